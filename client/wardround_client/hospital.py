@@ -1,0 +1,129 @@
+"""A hospital: one home folder, and what stays warm in memory between rounds.
+
+    hospital.toml   what the hospital is and permits         secret.key      key of the pseudonyms (0600)
+    ledger.sqlite   every price, before it was paid          node.key, .pub  the node's identity (0600)
+    cohort/         pseudonymous images and labels           approved/       federations, by digest
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from wardround.config import load_federation
+from wardround.errors import ConfigError, StorageError
+from wardround_client.agreement import Agreement, Approvals
+from wardround_client.cohort import CohortStore
+from wardround_client.config import HospitalConfig, load_hospital_config
+from wardround_client.examples import Examples, examples_of
+from wardround_client.privacy.ledger import Budget, Ledger
+
+PSEUDONYM_KEY_BYTES = 32
+
+
+class Hospital:
+    """Opened once by a daemon, kept over all rounds.
+
+    Args:
+        home: the hospital's folder.
+        config: its hospital.toml.
+        ledger: its ledger; a simulation may pass one that lives in memory.
+    """
+
+    def __init__(self, home: Path, config: HospitalConfig, ledger: Ledger) -> None:
+        self.home, self.config, self.ledger = home, config, ledger
+        self.approvals = Approvals(home / "approved")
+        self.paused = threading.Event()
+        self.lock = threading.Lock()  # one round at a time: the ledger's order is the order of the answers
+        self._agreements: dict[str, Agreement] = {}
+        self._examples: dict[str, Examples] = {}
+
+    @classmethod
+    def open(cls, home: Path, *, ledger: Ledger | None = None) -> Hospital:
+        """Open an existing home. Raises: ConfigError, StorageError."""
+        config = load_hospital_config(home / "hospital.toml")
+        return cls(home, config, ledger or Ledger(home / "ledger.sqlite"))
+
+    @classmethod
+    def create(cls, home: Path, hospital_toml: str, *, ledger: Ledger | None = None) -> Hospital:
+        """Make a home with this hospital.toml and a fresh pseudonym key; an existing home is left alone.
+
+        Raises:
+            ConfigError: a hospital lives there already, or the text is not a hospital.toml.
+            StorageError: the folder cannot be written.
+        """
+        if (home / "hospital.toml").exists():
+            raise ConfigError(f"{home} is a hospital's home already", do="choose another folder")
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            home.chmod(0o700)
+            (home / "approved").mkdir(exist_ok=True)
+            write_private(home / "secret.key", secrets.token_bytes(PSEUDONYM_KEY_BYTES))
+            (home / "hospital.toml").write_text(hospital_toml, encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{home} cannot be written ({error.strerror})") from None
+        return cls.open(home, ledger=ledger)
+
+    @cached_property
+    def key(self) -> bytes:
+        """Secret key of the pseudonyms, 32 bytes. Raises: StorageError."""
+        try:
+            key = (self.home / "secret.key").read_bytes()
+        except OSError as error:
+            raise StorageError(f"{self.home / 'secret.key'} cannot be read ({error.strerror})") from None
+        if len(key) != PSEUDONYM_KEY_BYTES:
+            raise StorageError(f"{self.home / 'secret.key'} is damaged", do="restore it from your backup")
+        return key
+
+    @property
+    def budget(self) -> Budget:
+        """What the cohort may spend over its lifetime."""
+        return Budget(self.config.budget.epsilon, self.config.delta, self.config.budget.epsilon_per_round)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the training runs. Raises: ConfigError, when CUDA is demanded and absent."""
+        wanted = self.config.device.compute
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ConfigError('device.compute = "cuda", but torch sees no CUDA device', do='write "auto" or "cpu"')
+        return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def approve(self, file: Path) -> Agreement:
+        """Approve a federation.toml: check it against the policy first, then keep a copy.
+
+        Raises: ConfigError, PolicyRefusal.
+        """
+        agreement = self.agreement_of(file)
+        self.approvals.add(file)
+        return agreement
+
+    def agreement_of(self, file: Path) -> Agreement:
+        """What approving this file would mean; changes nothing. Raises: ConfigError, PolicyRefusal."""
+        return Agreement.of(load_federation(file), self.config, file.parent)
+
+    def agreement(self, digest: str) -> Agreement:
+        """The approved agreement of that digest, kept warm. Raises: PolicyRefusal, ConfigError."""
+        federation = self.approvals.federation(digest)  # asked each time: an approval can be withdrawn
+        if digest not in self._agreements:
+            self._agreements[digest] = Agreement.of(federation, self.config, self.approvals.folder(digest))
+        return self._agreements[digest]
+
+    def examples(self, agreement: Agreement) -> Examples:
+        """The cohort as this federation's model sees it, encoded once and kept warm. Raises: DataError."""
+        digest = agreement.federation.digest
+        if digest not in self._examples:
+            store = CohortStore.open(self.home / "cohort")
+            self._examples[digest] = examples_of(store, agreement.federation.task, agreement.model, self.device)
+        return self._examples[digest]
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner can read. Raises: OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)

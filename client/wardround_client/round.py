@@ -1,0 +1,194 @@
+"""A hospital's whole round, top to bottom: a blob arrives, a blob leaves, and nothing else does."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wardround.config import Privacy
+from wardround.errors import MessageError, PolicyRefusal, WardroundError
+from wardround.meta import algorithm_named
+from wardround.models import Objective
+from wardround.models.scaling import log_prior
+from wardround.questions import Cohort, Statistics
+from wardround.schedule import RoundPlan, answer_size
+from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
+from wardround_client.agreement import Agreement
+from wardround_client.examples import Examples
+from wardround_client.hospital import Hospital
+from wardround_client.privacy.accountant import Answers, Calibration, rows_for
+from wardround_client.privacy.cohort import PrivateCohort
+
+log = logging.getLogger(__name__)
+
+
+class OpenCohort(Protocol):
+    """How a round gets at its cohort: `PrivateCohort` in every hospital; a simulation may pass an exact one."""
+
+    def __call__(
+        self,
+        examples: Examples,
+        *,
+        calibration: Calibration,
+        privacy: Privacy,
+        declared_patients: int,
+        reserved: tuple[Answers, ...],
+    ) -> Cohort: ...
+
+
+def answer(hospital: Hospital, blob: bytes, open_cohort: OpenCohort = PrivateCohort) -> bytes:
+    """Answer a round's request. Never raises: what cannot be answered becomes a refusal without data in it.
+
+    Args:
+        hospital: whose patients are asked.
+        blob: a packed RoundRequest, from anybody.
+        open_cohort: makes the object that the algorithm asks.
+
+    Returns:
+        A packed RoundReply.
+    """
+    header: RequestHeader | None = None
+    try:
+        header = peek_request(blob)
+        with hospital.lock:
+            return _answer(hospital, header, blob, open_cohort)
+    except WardroundError as error:
+        log.warning("refused: %s", error)
+        return _refuse(hospital, header, error)
+    except Exception as error:  # whatever it is, its text may hold data: it stays in the hospital's own log
+        log.exception("a round failed")
+        return _refuse(hospital, header, error)
+
+
+def _answer(hospital: Hospital, header: RequestHeader, blob: bytes, open_cohort: OpenCohort) -> bytes:
+    request_sha256 = hashlib.sha256(blob).hexdigest()
+
+    # 1. Only what was approved, within its own schedule, and well formed.
+    if hospital.paused.is_set():
+        raise PolicyRefusal("pause", asked="a round", allowed="none until the hospital resumes")
+    agreement = hospital.agreement(header.federation)
+    plan = _plan(agreement, header.round)
+    model = agreement.model
+    request = RoundRequest.unpack(blob, size=model.layout.size, scaling_size=model.scaling_size)
+
+    # 2. A retry gets the stored reply byte for byte, never fresh noise.
+    ledger = hospital.ledger
+    if stored := ledger.stored_reply(header.run, header.round, request_sha256):
+        return stored
+
+    # 3. Money is counted before it is spent: the reservation is on disk before the first answer is computed.
+    examples = hospital.examples(agreement)
+    rows = rows_for(agreement.calibration, plan)
+    reservation = ledger.reserve(
+        run=header.run,
+        round=header.round,
+        request_sha256=request_sha256,
+        federation=header.federation,
+        coordinator=hospital.config.coordinator.address,
+        rows=rows,
+        budget=hospital.budget,
+    )
+
+    # 4. The algorithm asks; what it makes of the answers is post-processing.
+    cohort = open_cohort(
+        examples,
+        calibration=agreement.calibration,
+        privacy=agreement.federation.privacy,
+        declared_patients=hospital.config.hospital.declared_patients,
+        reserved=rows,
+    )
+    result = _ask(plan, cohort, request, agreement, _own_prior(hospital, header.run, agreement), hospital.device)
+
+    # 5. Stored, with its receipt, before it may leave.
+    reply = RoundReply(
+        _reply_header(hospital, header, ledger.spent_by_run(header.run, hospital.config.delta)),
+        result.detach().float().cpu().numpy(),
+    ).pack()
+    ledger.release(reservation, reply, norm=float(result.norm()), size=result.numel())
+    return reply
+
+
+def _plan(agreement: Agreement, number: int) -> RoundPlan:
+    rounds = len(agreement.schedule)
+    if number >= rounds:
+        raise PolicyRefusal("approved", asked=f"round {number}", allowed=f"rounds 0 to {rounds - 1}, as approved")
+    return agreement.schedule[number]
+
+
+def _ask(
+    plan: RoundPlan,
+    cohort: Cohort,
+    request: RoundRequest,
+    agreement: Agreement,
+    prior: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """The round's one question -> float32 [answer_size]."""
+    model, choice = agreement.model, agreement.federation.algorithm
+    theta, shift, scale = (
+        torch.from_numpy(array.copy()).to(device) for array in (request.theta, request.shift, request.scale)
+    )
+    match plan.question:
+        case "statistics":
+            return cohort.statistics().pack()
+        case "gradient":
+            loss = Objective(model, shift, scale, None if prior is None else prior.to(device))
+            return algorithm_named(choice.name).inner(theta, cohort, loss, choice)
+        case "confusion":
+            return cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).reshape(-1)
+
+
+def _own_prior(hospital: Hospital, run: str, agreement: Agreement) -> Tensor | None:
+    """This hospital's log class frequencies, from the noised counts that it released in round 0; None without them."""
+    stored = hospital.ledger.reply_of(run, 0)
+    if stored is None:
+        return None
+    model = agreement.model
+    size = answer_size("statistics", model)
+    answer_ = RoundReply.unpack(stored, run=run, round=0, size=size).answer
+    return log_prior(Statistics.unpack(torch.from_numpy(answer_.copy()), model.classes).counts)
+
+
+def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> ReplyHeader:
+    identity = hospital.config.hospital
+    return ReplyHeader(
+        run=header.run,
+        round=header.round,
+        hospital=identity.name,
+        declared_patients=identity.declared_patients,
+        epsilon=round(epsilon, 6),
+    )
+
+
+def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception) -> bytes:
+    """A refusal says the rule, what was asked and what is allowed, all of it public; of other errors only the kind."""
+    identity = hospital.config.hospital
+    refusal = Refusal(error="InternalError")
+    if isinstance(error, PolicyRefusal):
+        refusal = Refusal(
+            error="PolicyRefusal", rule=error.rule[:128], asked=error.asked[:256], allowed=error.allowed[:256]
+        )
+    elif isinstance(error, MessageError):
+        refusal = Refusal(error="MessageError", asked=error.what[:256], allowed=error.allowed[:256])
+    elif isinstance(error, WardroundError):
+        refusal = Refusal(error=type(error).__name__)
+    empty = torch.zeros(0).numpy()
+    return RoundReply(
+        ReplyHeader(
+            run=header.run if header else "unknown",
+            round=header.round if header else 0,
+            hospital=identity.name,
+            declared_patients=identity.declared_patients,
+            epsilon=0.0,
+            refusal=refusal,
+        ),
+        empty,
+    ).pack()
+
+
+Answer = Callable[[bytes], bytes]

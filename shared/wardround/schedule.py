@@ -1,0 +1,79 @@
+"""Which rounds a run has, what each asks, and so what the whole run will cost, all known before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from wardround.config import Federation
+from wardround.meta import algorithm_named
+from wardround.vector import Layout
+
+Question = Literal["statistics", "gradient", "confusion"]
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One round: its number (from 0), the one question it asks and how often it asks it."""
+
+    number: int
+    question: Question
+    times: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All rounds of a run, in order. Round 0 asks for statistics; evaluations follow the rounds they judge."""
+
+    rounds: tuple[RoundPlan, ...]
+
+    @classmethod
+    def of(cls, federation: Federation) -> Schedule:
+        """The schedule that a federation's agreement implies; hospital and coordinator derive the same one."""
+        steps = algorithm_named(federation.algorithm.name).gradients_per_round(federation.algorithm)
+        return cls(tuple(_rounds(federation, steps)))
+
+    def times(self, question: Question) -> int:
+        """How often the whole run asks this question."""
+        return sum(plan.times for plan in self.rounds if plan.question == question)
+
+    def __getitem__(self, number: int) -> RoundPlan:
+        return self.rounds[number]
+
+    def __len__(self) -> int:
+        return len(self.rounds)
+
+
+def _rounds(federation: Federation, steps: int) -> Iterator[RoundPlan]:
+    number = 0
+    yield RoundPlan(number, "statistics", 1)
+    every = federation.rounds.evaluate_every
+    for train in range(1, federation.rounds.rounds + 1):
+        number += 1
+        yield RoundPlan(number, "gradient", steps)
+        if every and train % every == 0:
+            number += 1
+            yield RoundPlan(number, "confusion", 1)
+
+
+class Sizes(Protocol):
+    """What of a model decides how long an answer is."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def scaling_size(self) -> int: ...
+
+
+def answer_size(question: Question, model: Sizes) -> int:
+    """Float32 numbers in the answer to a question: public, and the same whatever the data are."""
+    match question:
+        case "statistics":
+            return model.classes + 2 * model.scaling_size
+        case "gradient":
+            return model.layout.size
+        case "confusion":
+            return model.classes**2
