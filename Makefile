@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED = 0
 
-.PHONY: demo test lint types imports unit format proto clean
+.PHONY: demo test lint types imports unit format proto hospital-wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wardround simulate --out demo-run
@@ -30,6 +30,10 @@ format: $(VENV)/.installed
 
 proto: $(VENV)/.installed
 	$(BIN)/python client/wardround_client/_proto/generate.py
+
+# What a hospital installs: the library and its own program, without the coordinator's or the simulation's.
+hospital-wheel: $(VENV)/.installed
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist ./deploy/hospital
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("wardround needs Python >= 3.11; try: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'

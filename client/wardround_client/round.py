@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -109,8 +108,7 @@ def _answer(hospital: Hospital, header: RequestHeader, blob: bytes, open_cohort:
         _reply_header(hospital, header, ledger.spent_by_run(header.run, hospital.config.delta)),
         result.detach().float().cpu().numpy(),
     ).pack()
-    ledger.release(reservation, reply, norm=float(result.norm()), size=result.numel())
-    return reply
+    return ledger.release(reservation, reply, norm=float(result.norm()), size=result.numel())
 
 
 def _plan(agreement: Agreement, number: int) -> RoundPlan:
@@ -190,5 +188,3 @@ def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception) 
         empty,
     ).pack()
 
-
-Answer = Callable[[bytes], bytes]

@@ -1,0 +1,138 @@
+"""Real `wardround` processes for the stories: started, awaited by what they print, and always ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+COMMAND = [sys.executable, "-m", "wardround"]
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with one thread a process and no telemetry."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+
+
+def wardround(*arguments: object, expect: int = 0) -> str:
+    """Run a command to its end and return what it printed. Asserts its exit code, and that no traceback was shown."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment(), timeout=120, check=False
+    )
+    shown = f"$ wardround {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == expect, shown
+    assert "Traceback" not in done.stderr + done.stdout, shown
+    return done.stdout if expect == 0 else done.stdout + done.stderr
+
+
+class Process:
+    """A long-running `wardround` command; its lines are read as they come."""
+
+    def __init__(self, *arguments: object, cwd: Path) -> None:
+        self.arguments = arguments
+        self.log: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._popen = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(),
+            cwd=cwd,
+            start_new_session=True,  # so that kill -9 can take its children along
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        with self._popen.stdout:
+            for line in self._popen.stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def wait_for(self, wanted: Callable[[str], bool], what: str, timeout_s: float = 90.0) -> str:
+        """The first new line that is wanted. Fails when the process ends before, or after the timeout."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {what} from {self} in {timeout_s} s; it said:\n{self.text}") from None
+            if line is None:
+                self._lines.put(None)
+                raise AssertionError(f"{self} ended ({self._popen.wait(10)}) before {what}; it said:\n{self.text}")
+            self.log.append(line)
+            if wanted(line):
+                return line
+
+    def wait_for_event(self, wanted: Callable[[dict[str, Any]], bool], what: str, timeout_s: float = 90.0) -> Any:
+        """The first new JSON line that is wanted."""
+        found: list[Any] = []
+
+        def look(line: str) -> bool:
+            if line.startswith("{") and wanted(event := json.loads(line)):
+                found.append(event)
+            return bool(found)
+
+        self.wait_for(look, what, timeout_s)
+        return found[0]
+
+    def kill(self) -> None:
+        """kill -9, children too."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """TERM, then the exit code."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+        return self._popen.wait(30)
+
+    def wait(self, timeout_s: float = 90.0) -> int:
+        """The exit code, once the process has ended by itself."""
+        return self._popen.wait(timeout_s)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._popen.pid, number)
+        except ProcessLookupError:
+            return
+        self._popen.wait(30)
+
+    @property
+    def text(self) -> str:
+        """Everything that it has said so far."""
+        while not self._lines.empty():
+            line = self._lines.get()
+            if line is None:
+                self._lines.put(None)
+                break
+            self.log.append(line)
+        return "".join(self.log)
+
+    def __str__(self) -> str:
+        return "wardround " + " ".join(map(str, self.arguments))
+
+
+@contextmanager
+def running(cwd: Path) -> Iterator[Callable[..., Process]]:
+    """A function that starts processes; all that still run at the end are killed."""
+    started: list[Process] = []
+
+    def start(*arguments: object) -> Process:
+        started.append(Process(*arguments, cwd=cwd))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in reversed(started):
+            process.kill()
