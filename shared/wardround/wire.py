@@ -21,7 +21,7 @@ from wardround.errors import MessageError
 
 Vector = npt.NDArray[np.float32]
 VERSION = 1
-HEADER_BYTES = 4096  # every header is padded to this, whatever names and numbers it holds
+HEADER_BYTES = 8192  # every header is padded to this, whatever names and numbers it holds; the longest fits
 LIMIT_BYTES = 1 << 30
 H = TypeVar("H", bound=BaseModel)
 _DIGEST = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -120,8 +120,13 @@ def peek_request(blob: bytes) -> RequestHeader:
     return _unpack(blob, RequestHeader, ("theta", "shift", "scale"))[0]
 
 
+def peek_reply(blob: bytes) -> ReplyHeader:
+    """The header of a reply, before the arrays are looked at. Raises: MessageError."""
+    return _unpack(blob, ReplyHeader, ("answer",))[0]
+
+
 def _pack(header: BaseModel, arrays: dict[str, Vector]) -> bytes:
-    text = header.model_dump_json().encode("ascii", "backslashreplace").decode()
+    text = header.model_dump_json().encode("ascii", "replace").decode()  # one byte a character, and still JSON
     if len(text) > HEADER_BYTES:
         raise MessageError(f"a header of {len(text)} bytes", allowed=f"at most {HEADER_BYTES}")
     tensors = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in arrays.items()}

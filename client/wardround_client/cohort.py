@@ -1,0 +1,247 @@
+"""A hospital's cohort on disk: small images or table rows, pseudonymous patients, labels. Nothing else.
+
+    inputs.bin      the rows, uint16 [n, channels, S, S] or float32 [n, F], little-endian, append only; memory-mapped
+    index.sqlite    which rows belong to which pseudonymous patient, and the labels
+    quarantine.csv  the files that could not be used and why (their paths: this file stays at home)
+
+Rows are appended and synced first, then the index commits. So after a crash the index never points at a row that is
+not there; rows that no index knows are cut off when the next ingest opens the cohort.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.errors import DataError, StorageError, WardroundError
+
+FORMAT = 1
+INPUTS, INDEX, QUARANTINE = "inputs.bin", "index.sqlite", "quarantine.csv"
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE patients (id INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE);
+CREATE TABLE instances (
+    instance BLOB PRIMARY KEY, study BLOB NOT NULL, patient INTEGER NOT NULL REFERENCES patients,
+    first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX instances_of_patient ON instances (patient);
+CREATE INDEX instances_of_study ON instances (study);
+CREATE TABLE files (file BLOB PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE label_columns (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE labels (subject BLOB, column INTEGER, value TEXT NOT NULL, PRIMARY KEY (subject, column)) WITHOUT ROWID;
+"""
+
+# The label of the image itself goes before that of its study, and that before the patient's.
+LABELS = """
+SELECT i.rows, COALESCE(own.value, study.value, patient.value) FROM instances i JOIN patients p ON p.id = i.patient
+LEFT JOIN labels own ON own.subject = i.instance AND own.column = :column
+LEFT JOIN labels study ON study.subject = i.study AND study.column = :column
+LEFT JOIN labels patient ON patient.subject = p.pseudonym AND patient.column = :column
+ORDER BY i.first_row
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one row of a cohort is. kind "image": [channels, S, S] uint16; kind "table": [features] float32.
+
+    recipe: every setting that decides a row's values; a cohort keeps one for life.
+    """
+
+    kind: Literal["image", "table"]
+    image_size_px: int = 0
+    channels: int = 0
+    features: tuple[str, ...] = ()
+    recipe: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        if self.kind == "table":
+            return (len(self.features),)
+        return (self.channels, self.image_size_px, self.image_size_px)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Little-endian on every machine."""
+        return np.dtype("<f4" if self.kind == "table" else "<u2")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in inputs.bin."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def dumps(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def loads(cls, text: str) -> Layout:
+        """From `dumps`."""
+        layout = cls(**json.loads(text))
+        return replace(layout, features=tuple(layout.features))
+
+
+@dataclass(frozen=True)
+class CohortStore:
+    """A finished cohort, opened for reading.
+
+    Attributes:
+        path: its folder.
+        layout: what a row is.
+        inputs: memory-mapped, read-only; uint16 [n, channels, S, S] (scale 1/65535), or float32 [n, features].
+        patients: int64 [n], index of each row's patient in `pseudonyms`.
+        pseudonyms: keyed hash of each patient, bytes [32]; never leaves the hospital.
+        label_columns: names, in order of first sight.
+    """
+
+    path: Path
+    layout: Layout
+    inputs: NDArray[Any]
+    patients: NDArray[np.int64]
+    pseudonyms: tuple[bytes, ...]
+    label_columns: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> CohortStore:
+        """Open a cohort that an ingest finished.
+
+        Raises:
+            DataError: absent, empty, damaged, of another version, or left unfinished by an interrupted ingest.
+            StorageError: it cannot be read.
+        """
+        if not (path / INDEX).is_file():
+            raise DataError(f"{path} holds no cohort", do="make one with `wardround hospital ingest`")
+        with storage(path), closing(connect(path, must_exist=True)) as index:
+            layout, meta = read_meta(path, index)
+            if meta["state"] != "complete":
+                raise DataError(
+                    f"{path}: the ingest of this cohort did not finish",
+                    do="run `wardround hospital ingest` again with the same files; it continues where it stopped",
+                )
+            count = count_rows(index)
+            if not count:
+                raise DataError(f"{path}: the cohort is empty", do=f"see {path / QUARANTINE} for the reasons, then ingest again")
+            inputs = mapped(path, layout, count)
+            owners = np.array(index.execute("SELECT patient, rows FROM instances ORDER BY first_row").fetchall(), np.int64)
+            ids, dense = np.unique(owners[:, 0], return_inverse=True)
+            known = dict(index.execute("SELECT id, pseudonym FROM patients"))
+            columns = tuple(name for (name,) in index.execute("SELECT name FROM label_columns ORDER BY position"))
+        patients = np.repeat(dense.astype(np.int64), owners[:, 1])
+        patients.flags.writeable = False
+        return cls(path, layout, inputs, patients, tuple(known[i] for i in ids.tolist()), columns)
+
+    def __len__(self) -> int:
+        """Rows: images, or rows of the table."""
+        return len(self.patients)
+
+    @property
+    def kind(self) -> Literal["image", "table"]:
+        """What the rows are."""
+        return self.layout.kind
+
+    @property
+    def image_size_px(self) -> int:
+        """Side of an image; 0 for a table."""
+        return self.layout.image_size_px
+
+    @property
+    def channels(self) -> int:
+        """1 or 3; 0 for a table."""
+        return self.layout.channels
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of a table's columns; () for images."""
+        return self.layout.features
+
+    def labels(self, column: str) -> list[str | None]:
+        """The label of each row, [n]; None where there is none. Raises: DataError, for an unknown column."""
+        if column not in self.label_columns:
+            near = difflib.get_close_matches(column, self.label_columns, n=1)
+            raise DataError(
+                f"{self.path}: no label column {column!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                allowed=", ".join(self.label_columns) or "none, no labels were ingested",
+                do="correct task.label_column, or ingest a CSV that holds it",
+            )
+        with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
+            (position,) = index.execute("SELECT position FROM label_columns WHERE name = ?", (column,)).fetchone()
+            result: list[str | None] = []
+            for rows, value in index.execute(LABELS, {"column": position}):
+                result.extend([value] * rows)
+        # An ingest may have appended since this store was opened.
+        return result[: len(self)]
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn what the disk and SQLite raise into errors that a user can act on."""
+    try:
+        yield
+    except WardroundError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise StorageError(
+            f"{path}: cannot be read or written ({why})",
+            do="make room or correct the permissions, then run the same command again; nothing that was stored is lost",
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """The error for an index that is not what we wrote."""
+    return DataError(
+        f"{path}: the cohort is damaged ({type(error).__name__})",
+        do="move the folder away and ingest again; the DICOM files are untouched",
+    )
+
+
+def connect(path: Path, *, must_exist: bool = False) -> sqlite3.Connection:
+    """Open the index; every commit is synced."""
+    mode = "ro" if must_exist else "rwc"
+    index = sqlite3.connect(f"{(path / INDEX).absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None)
+    index.execute("PRAGMA synchronous = FULL")
+    return index
+
+
+def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, str]]:
+    """The layout, and everything that stands beside it. Raises: DataError."""
+    try:
+        meta = dict(index.execute("SELECT name, value FROM meta"))
+        if meta["format"] != str(FORMAT):
+            raise DataError(
+                f"{path}: cohort format {meta['format']}", allowed=str(FORMAT), do="ingest again into a new folder"
+            )
+        return Layout.loads(meta["layout"]), meta
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from None
+    except sqlite3.OperationalError as error:
+        raise (damaged(path, error) if "no such" in str(error) else error) from None
+
+
+def count_rows(index: sqlite3.Connection) -> int:
+    """Rows that the index knows."""
+    return int(index.execute("SELECT COALESCE(SUM(rows), 0) FROM instances").fetchone()[0])
+
+
+def mapped(path: Path, layout: Layout, count: int) -> NDArray[Any]:
+    """The first `count` rows, read-only. Raises: DataError, when there are fewer."""
+    size = (path / INPUTS).stat().st_size
+    if size < count * layout.row_bytes:
+        raise DataError(
+            f"{path}: {INPUTS} holds {size // layout.row_bytes} rows, the index knows {count}",
+            do="move the folder away and ingest again; the DICOM files are untouched",
+        )
+    return np.memmap(path / INPUTS, layout.dtype, mode="r", shape=(count, *layout.shape))

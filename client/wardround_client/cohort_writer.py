@@ -1,0 +1,252 @@
+"""Writing a cohort: rows first, then the index, a batch at a time; see cohort.py for the files."""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.errors import DataError, StorageError
+from wardround_client.cohort import (
+    FORMAT,
+    INDEX,
+    INPUTS,
+    SCHEMA,
+    Layout,
+    connect,
+    count_rows,
+    mapped,
+    read_meta,
+    storage,
+)
+
+
+class CohortWriter:
+    """Appends to a cohort. One at a time (a lock); every `batch` is all or nothing.
+
+    Use as a context manager around the whole ingest; call `finish` when it is complete.
+    """
+
+    def __init__(self, path: Path, layout: Layout, key: bytes) -> None:
+        """Open or create; cut off what an interrupted ingest left behind.
+
+        Raises:
+            DataError: a cohort of another layout, recipe or key is there; or it is damaged.
+            StorageError: no room, no permission, or another ingest is running.
+        """
+        self.path, self.layout = path, layout
+        with storage(path):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._open(hmac.digest(key, b"cohort", "sha256").hex())
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    def _open(self, key_check: str) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StorageError(f"{self.path}: another ingest is running", do="wait until it has ended") from None
+        # Private files from the first byte on, also the journal that SQLite makes beside the index.
+        os.close(os.open(self.path / INDEX, os.O_RDWR | os.O_CREAT, 0o600))
+        self._inputs = os.open(self.path / INPUTS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._index = connect(self.path)
+        try:
+            self._prepare(key_check)
+        except BaseException:
+            self._index.close()
+            os.close(self._inputs)
+            raise
+
+    def _prepare(self, key_check: str) -> None:
+        if not self._index.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            wanted = [("format", str(FORMAT)), ("layout", self.layout.dumps()), ("key", key_check), ("state", "ingesting")]
+            self._index.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA.split(";"):
+                self._index.execute(statement)
+            self._index.executemany("INSERT INTO meta VALUES (?, ?)", wanted)
+            self._index.execute("COMMIT")
+        stored, meta = read_meta(self.path, self._index)
+        if stored != self.layout:
+            raise DataError(
+                f"{self.path}: asked for {_differences(self.layout, stored)}",
+                allowed=_differences(stored, self.layout) + ", as this cohort was made",
+                do="use the same settings, or ingest into a new folder",
+            )
+        if not hmac.compare_digest(meta["key"], key_check):
+            raise DataError(
+                f"{self.path}: this cohort was made with another pseudonym key",
+                do="restore the hospital's secret.key, or ingest everything again into a new folder",
+            )
+        self.rows, self.added = count_rows(self._index), 0
+        if os.fstat(self._inputs).st_size < self.rows * self.layout.row_bytes:
+            mapped(self.path, self.layout, self.rows)  # raises
+        os.ftruncate(self._inputs, self.rows * self.layout.row_bytes)
+        self._index.execute("UPDATE meta SET value = 'ingesting' WHERE name = 'state'")
+        # This run's knowledge; SQLite spills it to a nameless temporary file, so memory stays flat.
+        self._index.execute("CREATE TEMP TABLE claimed (instance BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._index.execute("CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID")
+
+    def __enter__(self) -> CohortWriter:
+        """Open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files and let the lock go."""
+        self._index.close()
+        os.close(self._inputs)
+        os.close(self._lock)
+
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """One transaction: on leaving, rows are synced to disk, then the index commits. Raises: StorageError."""
+        with storage(self.path):
+            self._index.execute("BEGIN IMMEDIATE")
+            batch = Batch(self, self._index)
+            try:
+                yield batch
+                self._append(batch.arrays)
+                self._commit()
+            except BaseException:
+                if self._index.in_transaction:
+                    self._index.execute("ROLLBACK")
+                os.ftruncate(self._inputs, self.rows * self.layout.row_bytes)
+                raise
+            self.rows += batch.added
+            self.added += batch.added
+
+    def _append(self, arrays: Sequence[NDArray[Any]]) -> None:
+        offset = self.rows * self.layout.row_bytes
+        for array in arrays:
+            block = memoryview(np.ascontiguousarray(array, self.layout.dtype).tobytes())
+            while block:
+                written = os.pwrite(self._inputs, block, offset)
+                offset, block = offset + written, block[written:]
+        if arrays:
+            os.fsync(self._inputs)
+
+    def _commit(self) -> None:
+        self._index.execute("COMMIT")
+
+    def stored(self, instance: bytes) -> NDArray[Any] | None:
+        """The rows of an instance that earlier batches stored; None when there is none."""
+        found = self._index.execute("SELECT first_row, rows FROM instances WHERE instance = ?", (instance,)).fetchone()
+        if found is None or found[0] >= self.rows:
+            return None
+        block = os.pread(self._inputs, found[1] * self.layout.row_bytes, found[0] * self.layout.row_bytes)
+        return np.frombuffer(block, self.layout.dtype).reshape(found[1], *self.layout.shape)
+
+    def knows(self, file: bytes) -> bool:
+        """Whether a file, unchanged since, was ingested before."""
+        return self._index.execute("SELECT 1 FROM files WHERE file = ?", (file,)).fetchone() is not None
+
+    def finish(self) -> None:
+        """Declare the cohort complete. Raises: StorageError."""
+        with storage(self.path):
+            self._index.execute("UPDATE meta SET value = 'complete' WHERE name = 'state'")
+
+    def totals(self) -> tuple[int, int]:
+        """(patients, rows) of the whole cohort."""
+        (patients,) = self._index.execute("SELECT COUNT(*) FROM patients").fetchone()
+        return int(patients), self.rows
+
+    def unlabelled(self, columns: Sequence[str]) -> int:
+        """How many rows have no label in any of these columns."""
+        positions = [self._index.execute("SELECT position FROM label_columns WHERE name = ?", (c,)).fetchone() for c in columns]
+        marks = ",".join(str(int(position[0])) for position in positions if position)
+        found = self._index.execute(
+            f"""SELECT COALESCE(SUM(i.rows), 0) FROM instances i JOIN patients p ON p.id = i.patient WHERE NOT EXISTS
+            (SELECT 1 FROM labels WHERE subject IN (i.instance, i.study, p.pseudonym) AND column IN ({marks}))"""
+        )
+        return int(found.fetchone()[0])
+
+
+class Batch:
+    """What one transaction adds; made by `CohortWriter.batch`."""
+
+    def __init__(self, writer: CohortWriter, index: sqlite3.Connection) -> None:
+        self._writer, self._index = writer, index
+        self.arrays: list[NDArray[Any]] = []
+        self.added = 0
+
+    def claim(self, instance: bytes) -> bool:
+        """True the first time in this ingest that an instance is met."""
+        return self._index.execute("INSERT OR IGNORE INTO claimed VALUES (?)", (instance,)).rowcount == 1
+
+    def instance_of(self, file: bytes) -> bytes | None:
+        """The instance that a file, unchanged since, was ingested as."""
+        found = self._index.execute("SELECT instance FROM files WHERE file = ?", (file,)).fetchone()
+        return found[0] if found else None
+
+    def remember(self, file: bytes, instance: bytes) -> None:
+        """Know this file next time without opening it."""
+        self._index.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (file, instance))
+
+    def add(self, *, patient: bytes, study: bytes, instance: bytes, rows: NDArray[Any]) -> None:
+        """Append the rows of a new instance. rows: [k, ...] of the cohort's layout."""
+        if not len(rows) or rows.shape[1:] != self._writer.layout.shape:
+            raise ValueError(f"rows {rows.shape} do not fit {self._writer.layout.shape}")
+        self._index.execute("INSERT OR IGNORE INTO patients (pseudonym) VALUES (?)", (patient,))
+        (owner,) = self._index.execute("SELECT id FROM patients WHERE pseudonym = ?", (patient,)).fetchone()
+        first = self._writer.rows + self.added
+        self._index.execute("INSERT INTO instances VALUES (?, ?, ?, ?, ?)", (instance, study, owner, first, len(rows)))
+        self.arrays.append(rows)
+        self.added += len(rows)
+
+    def owner(self, instance: bytes) -> bytes | None:
+        """Pseudonym of the patient of a stored instance."""
+        found = self._index.execute(
+            "SELECT pseudonym FROM instances JOIN patients ON id = patient WHERE instance = ?", (instance,)
+        ).fetchone()
+        return found[0] if found else None
+
+    def stage(self, subject: bytes, line: int, labels: Sequence[str | None]) -> int | None:
+        """Note the labels of a CSV line. Returns the earlier line that says otherwise of the same subject, or None."""
+        told = json.dumps(list(labels))
+        added = self._index.execute("INSERT OR IGNORE INTO staged VALUES (?, ?, ?)", (subject, line, told)).rowcount
+        if added:
+            return None
+        earlier, other = self._index.execute("SELECT line, labels FROM staged WHERE subject = ?", (subject,)).fetchone()
+        return int(earlier) if other != told else None
+
+    def label(self, columns: Sequence[str], named_lines: int) -> tuple[int, int, tuple[int, ...]]:
+        """Give the staged labels to the subjects that the cohort holds; an empty cell takes a label away.
+
+        Returns: how many CSV keys the cohort holds, how many it does not, and the first lines of the latter.
+        """
+        for column in columns:
+            self._index.execute("INSERT OR IGNORE INTO label_columns (name) VALUES (?)", (column,))
+        known = dict(self._index.execute("SELECT name, position FROM label_columns"))
+        held = """EXISTS (SELECT 1 FROM instances WHERE instance = subject) OR EXISTS (SELECT 1 FROM instances WHERE
+            study = subject) OR EXISTS (SELECT 1 FROM patients WHERE pseudonym = subject)"""
+        matched = unmatched = 0
+        lines: list[int] = []
+        for subject, line, told, is_held in self._index.execute(f"SELECT subject, line, labels, {held} FROM staged ORDER BY line"):
+            if not is_held:
+                unmatched += 1
+                if len(lines) < named_lines:
+                    lines.append(int(line))
+                continue
+            matched += 1
+            for column, value in zip(columns, json.loads(told), strict=True):
+                self._index.execute("DELETE FROM labels WHERE subject = ? AND column = ?", (subject, known[column]))
+                if value is not None:
+                    self._index.execute("INSERT INTO labels VALUES (?, ?, ?)", (subject, known[column], value))
+        return matched, unmatched, tuple(lines)
+
+
+def _differences(of: Layout, other: Layout) -> str:
+    mine, theirs = asdict(of), asdict(other)
+    return ", ".join(f"{name} {mine[name]!r}" for name in mine if mine[name] != theirs[name])

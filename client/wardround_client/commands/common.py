@@ -1,0 +1,52 @@
+"""What the hospital's commands share: the app, the home argument, help texts and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround.errors import ConfigError
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 other error or a broken ledger, 2 impossible file or option, 3 the cohort or its files, "
+    "4 policy or budget, 6 the coordinator or the daemon does not answer or is not trusted, 7 disk, 130 interrupted."
+)
+app = typer.Typer(no_args_is_help=True, help="A hospital: its images stay here, private answers leave.")
+console = Console()
+HomeArgument = Annotated[
+    Path, typer.Argument(help="The hospital's home folder.", envvar="WARDROUND_HOSPITAL", metavar="[HOME]")
+]
+NewHome = Annotated[Path, typer.Argument(help="The hospital's home folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+def example(*lines: str) -> str:
+    """The epilog of a command: examples, then the exit codes."""
+    return "\n\n".join(["Examples:", *(f"    {line}" for line in lines), EXIT_CODES])
+
+
+def checked(home: Path) -> Path:
+    """The home, made absolute. Raises: ConfigError, when no hospital lives there."""
+    if not (home / "hospital.toml").is_file():
+        raise ConfigError(
+            f"{home} is no hospital's home", do=f"make it with `wardround hospital init {home} --name NAME --patients N`"
+        )
+    return home.absolute()
+
+
+def emit(**fields: Any) -> None:
+    """One JSON object on a line."""
+    typer.echo(json.dumps(fields))
+
+
+def show(rows: dict[str, str], title: str = "") -> None:
+    """Two columns for a person."""
+    table = Table(title=title or None, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,310 @@
+"""`wardround hospital init | join | ingest | approve`: everything before the daemon runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wardround.errors import ConfigError, DataError, StorageError
+from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, show
+from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
+
+if TYPE_CHECKING:
+    from wardround_client.agreement import Agreement
+    from wardround_client.hospital import Hospital
+    from wardround_client.ingest import IngestSummary
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+CA_FILE = "coordinator-ca.pem"
+
+
+@app.command(epilog=example("wardround hospital init ~/st-anna --name st-anna --patients 400"))
+def init(
+    home: NewHome,
+    name: Annotated[str, typer.Option(help="How the federation calls this hospital.", show_default=False)],
+    patients: Annotated[
+        int,
+        typer.Option(help="A round PUBLIC number near the cohort's size. Never the exact one.", min=1, show_default=False),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a hospital's home: hospital.toml, the secret key of the pseudonyms, the node's key, and its card join.json."""
+    if not NAME.match(name):
+        raise ConfigError(f"the name {name!r}", allowed="up to 63 letters, digits, dots, dashes and underscores")
+    from wardround_client.hospital import Hospital
+    from wardround_client.keys import create_node_key, write_card
+
+    hospital = Hospital.create(home, HOSPITAL_TOML.format(name=name, patients=patients))
+    hospital.ledger.close()
+    card = write_card(home, name=name, declared_patients=patients, public_key=create_node_key(home))
+    if as_json:
+        emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
+        return
+    console.print(f"The home of [bold]{name}[/] is {home}. Only its owner can read it; keep a backup of secret.key.", soft_wrap=True)
+    console.print("Next:", style="bold")
+    console.print(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone", highlight=False, soft_wrap=True)
+    console.print(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv", highlight=False, soft_wrap=True)
+    console.print(f"  3. give {card} to the coordinator; it holds no secret", highlight=False, soft_wrap=True)
+    console.print(f"  4. wardround hospital join {home} invitation.toml      (from the coordinator)", highlight=False, soft_wrap=True)
+    console.print(f"  5. wardround hospital approve {home} federation.toml   (from the coordinator)", highlight=False, soft_wrap=True)
+    console.print(f"  6. wardround hospital up {home}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital join ~/st-anna invitation.toml",
+        "wardround hospital join ~/st-anna --address fl.example.org:9092 --ca ca.crt",
+    )
+)
+def join(
+    home: NewHome,
+    invitation: Annotated[Path | None, typer.Argument(help="The coordinator's invitation.toml.")] = None,
+    address: Annotated[str, typer.Option(help="host:port of the coordinator, instead of an invitation.")] = "",
+    ca: Annotated[Path | None, typer.Option(help="The coordinator's CA certificate (PEM), with --address.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write down where the coordinator is and by which certificate it is known. Nothing is connected yet."""
+    home = checked(home)
+    if invitation is not None and (address or ca):
+        raise ConfigError("an invitation and --address or --ca", allowed="one of the two")
+    if invitation is not None:
+        address, pem = _invitation(invitation)
+    elif address and ca:
+        pem = _text(ca)
+    else:
+        raise ConfigError("neither an invitation nor --address and --ca", do="name the coordinator's invitation.toml")
+    _check_certificate(pem)
+    file = home / "hospital.toml"
+    before = _text(file)
+    after = with_coordinator(before, address, CA_FILE)
+    from wardround.toml import loads
+    from wardround_client.config import HospitalConfig
+
+    config = loads(after, HospitalConfig, name=str(file))
+    _replace(home / CA_FILE, pem)
+    _replace(file, after)
+    if as_json:
+        emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE)
+        return
+    console.print(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).", soft_wrap=True)
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
+        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1",
+        "wardround hospital ingest ~/st-anna --table heart.csv --federation federation.toml --patient-column id",
+    )
+)
+def ingest(
+    home: NewHome,
+    dicom_dir: Annotated[Path | None, typer.Argument(help="Folder of DICOM files, searched with its sub-folders.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns.")
+    ] = None,
+    federation: Annotated[Path | None, typer.Option(help="Take size, channels or features from this agreement.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the stored images in pixels.", min=8, max=1024)] = 64,
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).", min=1, max=3)] = 1,
+    table: Annotated[Path | None, typer.Option(help="A CSV of measurements instead of DICOM files.")] = None,
+    patient_column: Annotated[
+        str, typer.Option(help="With --table: whose row it is; empty: each row is another patient.")
+    ] = "",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn DICOM files and labels, or a table, into the cohort. May be run again: it adds what is new and loses nothing.
+
+    No name, date, UID or free text is kept. Files that cannot be used are listed in cohort/quarantine.csv with a reason.
+    """
+    home = checked(home)
+    from wardround.config import load_federation
+    from wardround_client import ingest as intake
+    from wardround_client.hospital import Hospital
+
+    hospital = Hospital.open(home)
+    cohort = home / "cohort"
+    task = load_federation(federation).task if federation else None
+    try:
+        if table is not None:
+            if task is None or task.kind != "table":
+                raise ConfigError("--table without the agreement of a table", do="add --federation FEDERATION.toml")
+            summary = intake.ingest_table(
+                table,
+                cohort,
+                key=hospital.key,
+                features=task.features,
+                patient_column=patient_column or None,
+                label_columns=(task.label_column,),
+            )
+        else:
+            if dicom_dir is None or labels is None:
+                raise ConfigError("a folder of DICOM files and --labels are needed", do="or name a --table")
+            if channels == 2:
+                raise ConfigError("--channels 2", allowed="1 or 3")
+            if not dicom_dir.is_dir():
+                raise DataError(f"{dicom_dir} is no folder", do="name the folder that holds the DICOM files")
+            with _bar(as_json) as progress:
+                bar = progress.add_task("reading DICOM", total=None)
+                summary = intake.ingest(
+                    dicom_dir,
+                    labels,
+                    cohort,
+                    key=hospital.key,
+                    image_size_px=task.image_size_px if task else size,
+                    channels=task.channels if task else channels,
+                    workers=workers or None,
+                    progress=lambda done, total: progress.update(bar, completed=done, total=total),
+                    allow_burned_in=allow_burned_in,
+                )
+    finally:
+        hospital.ledger.close()
+    _print_summary(summary, cohort, as_json)
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital approve ~/st-anna federation.toml", "wardround hospital approve ~/st-anna federation.toml --yes"
+    )
+)
+def approve(
+    home: NewHome,
+    federation: Annotated[Path, typer.Argument(help="The agreement: federation.toml.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an agreement would ask and cost, check it against the policy, and approve it. A daemon sees it at once."""
+    home = checked(home)
+    from wardround_client.hospital import Hospital
+
+    hospital = Hospital.open(home)
+    try:
+        agreement = hospital.agreement_of(federation)
+        terms = _terms(hospital, agreement)
+        if not as_json:
+            show({name.replace("_", " "): _said(value) for name, value in terms.items()}, title="This agreement")
+            if not yes and not typer.confirm("Approve it?"):
+                console.print("Not approved. Nothing was changed.")
+                raise typer.Exit(4)
+        elif not yes:
+            raise ConfigError("--json cannot ask", do="add --yes")
+        hospital.approve(federation)
+    finally:
+        hospital.ledger.close()
+    if as_json:
+        emit(event="approve", **terms)
+    else:
+        console.print(f"Approved: {agreement.federation.name} ({agreement.federation.digest[:12]}).")
+
+
+def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
+    """What a person has to know before saying yes; all of it from public numbers and the ledger."""
+    from wardround.schedule import answer_size
+    from wardround.wire import HEADER_BYTES
+    from wardround_client.privacy.accountant import epsilon, rows_for
+
+    federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
+    delta, ledger = hospital.config.delta, hospital.ledger
+    rows = [row for plan in schedule.rounds for row in rows_for(agreement.calibration, plan)]
+    asked = Counter({question: schedule.times(question) for question in ("statistics", "gradient", "confusion")})
+    numbers = sum(answer_size(plan.question, model) for plan in schedule.rounds)
+    return {
+        "name": federation.name,
+        "digest": federation.digest,
+        "bundle_sha256": agreement.bundle_sha256,
+        "task": f"{federation.task.label_column}: {', '.join(federation.task.classes)} ({federation.task.kind})",
+        "model": f"{federation.model.family}, {model.layout.size} parameters",
+        "algorithm": federation.algorithm.name,
+        "rounds": len(schedule),
+        "questions": {question: times for question, times in asked.items() if times},
+        "epsilon_of_this_run": round(epsilon(rows, delta), 4),
+        "epsilon_spent_before": round(ledger.spent(delta), 4),
+        "epsilon_after_this_run": round(epsilon([*ledger.history(), *rows], delta), 4),
+        "epsilon_budget": hospital.budget.epsilon,
+        "delta": delta,
+        "outbound_bytes": 4 * numbers + len(schedule) * HEADER_BYTES,
+    }
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} x {times}" for name, times in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
+    if as_json:
+        emit(event="ingest", **asdict(summary), quarantine=str(cohort / "quarantine.csv"))
+        return
+    rows = {
+        "read": str(summary.read),
+        "used": f"{summary.used} ({summary.already} were there before)",
+        "quarantined": str(summary.quarantined),
+    }
+    rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
+    rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
+    rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
+    show(rows, title="Ingest")
+    if summary.quarantined:
+        console.print(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
+
+
+def _bar(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def _invitation(path: Path) -> tuple[str, str]:
+    """(address, CA in PEM) of an invitation.toml. Raises: ConfigError."""
+    try:
+        given = tomllib.loads(_text(path))
+        address, pem = given["address"], given["ca_pem"]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no invitation ({error})", allowed="address and ca_pem", do="ask the coordinator for it again"
+        ) from None
+    if not (isinstance(address, str) and isinstance(pem, str)):
+        raise ConfigError(f"{path} is no invitation", allowed="address and ca_pem, both text")
+    return address, pem
+
+
+def _check_certificate(pem: str) -> None:
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificates(pem.encode("ascii"))
+    except ValueError:
+        raise ConfigError("the coordinator's CA is no PEM certificate", do="ask the coordinator for it again") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error})") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None

@@ -1,0 +1,66 @@
+"""hospital.toml as `init` writes it, with a comment at each key, and its [coordinator] section as `join` rewrites it."""
+
+from __future__ import annotations
+
+import re
+
+HOSPITAL_TOML = """\
+# This hospital. Nothing that arrives from outside can widen what stands here.
+# Changes count from the next `wardround hospital up`.
+
+[hospital]
+name = "{name}"                  # how the federation calls this hospital
+declared_patients = {patients}       # a round PUBLIC number near the cohort's size, never the exact one
+
+[device]
+compute = "auto"                 # auto (CUDA when it is there), cpu or cuda
+threads = 0                      # CPU threads of the training; 0: as many as cores
+
+[budget]
+epsilon = 10.0                   # the most that each patient's privacy may cost, over all runs and coordinators
+delta = 0.0                      # 0: a value just below 1/(10 declared_patients)
+# epsilon_per_round = 1.0        # the most that one round may cost when it is looked at alone
+
+[policy]
+least_noise_multiplier = 0.3     # the weakest noise that is accepted, in units of the clip norm
+greatest_clip_norm = 10.0
+least_patients = 20              # a smaller cohort takes no part
+greatest_gradients_per_round = 100
+greatest_sampling_rate = 1.0     # 1: a step may use everybody
+greatest_images_per_patient = 16
+families = ["encoder-head", "conv4", "logistic", "mlp"]
+greatest_parameters = 5_000_000
+labels = []                      # label codes that may be asked about; none listed: every one
+questions = ["statistics", "gradient", "confusion"]
+
+[coordinator]
+address = ""                     # host:port; `wardround hospital join` writes it
+ca_file = "coordinator-ca.pem"   # the only certificate authority that is believed, relative to this file
+"""
+
+
+def with_coordinator(text: str, address: str, ca_file: str) -> str:
+    """hospital.toml with another coordinator; every other line, comments included, stays as it is."""
+    for key, value in (("address", address), ("ca_file", ca_file)):
+        text = _set(text, key, value)
+    return text
+
+
+def _set(text: str, key: str, value: str) -> str:
+    """Set a string in [coordinator], which is added at the end where it is missing."""
+    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    lines = text.splitlines()
+    try:
+        start = next(i for i, line in enumerate(lines) if re.match(r"\s*\[\s*coordinator\s*\]", line)) + 1
+    except StopIteration:
+        lines += ["", "[coordinator]"]
+        start = len(lines)
+    end = next((i for i in range(start, len(lines)) if re.match(r"\s*\[", lines[i])), len(lines))
+    for i in range(start, end):
+        found = re.match(rf"\s*{key}\s*=\s*(\"(?:[^\"\\]|\\.)*\"|'[^']*')(.*)$", lines[i])
+        if found:
+            lines[i] = f"{key} = {quoted}{found.group(2)}"
+            break
+    else:
+        lines.insert(start, f"{key} = {quoted}")
+    return "\n".join(lines) + "\n"

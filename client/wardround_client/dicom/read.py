@@ -1,0 +1,255 @@
+"""A DICOM file -> the few attributes that wardround may know, checked; or `Unusable`, which names the tag."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom import config
+from pydicom.datadict import dictionary_description
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+IDENTITY = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+"""Read to be hashed with the hospital's key, and for nothing else."""
+
+PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+APPEARANCE = (
+    "Modality",
+    "BurnedInAnnotation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "PixelAspectRatio",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+"""What decides how the pixels look."""
+
+ALLOWED = (*IDENTITY, *APPEARANCE, *PIXEL_DATA)
+"""The allowlist. The value of any other attribute is skipped while the file is parsed: it is never in memory as such."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every image of a cohort is made. A cohort keeps one recipe for life.
+
+    image_size_px: side of the square result. channels: 1 (luminance) or 3 (RGB; grey is repeated).
+    frames_per_file: of a multi-frame file at most this many frames, evenly spaced, each an image of its own.
+    allow_burned_in: also use files that say that text is burned into the pixels.
+    greatest_pixels, greatest_bytes: a frame of more pixels, or a file (inflated) of more bytes, is refused.
+    """
+
+    image_size_px: int
+    channels: int
+    frames_per_file: int = 32
+    allow_burned_in: bool = False
+    greatest_pixels: int = 1 << 26
+    greatest_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a file cannot be used.
+
+    reason: one of few fixed sentences; holds no value of the file, so it may be counted, printed and logged.
+    detail: more for the person at the hospital; may quote the file, so it goes to the quarantine list only.
+    """
+
+    reason: str
+    detail: str = ""
+
+
+class Unusable(Exception):
+    """The file cannot be used; caught in `deidentify.instance_of`, never seen by a user."""
+
+    def __init__(self, reason: str, detail: object = "") -> None:
+        self.rejection = Rejection(reason, " ".join(str(detail).split())[:500])
+        super().__init__(reason)
+
+
+def named(keyword: str) -> str:
+    """An attribute as the standard writes it: "Rows (0028,0010)"."""
+    return f"{dictionary_description(keyword)} {Tag(keyword)}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings and logs to ourselves: they quote values, and a cohort's log may be shown to others."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read(path: Path, recipe: Recipe) -> Dataset:
+    """The allowed attributes of a DICOM file (PS3.10 section 7).
+
+    Raises:
+        Unusable: not DICOM, no pixel data, no identity, burned-in text, or sizes past the recipe's limits.
+        OSError: the file cannot be read.
+    """
+    _check_container(path, recipe)
+    try:
+        dataset = pydicom.dcmread(path, specific_tags=[Tag(keyword) for keyword in ALLOWED])
+    except OSError:
+        raise
+    except Exception as error:  # any kind: a damaged header can make a parser fail in any way
+        raise Unusable("DICOM data set is damaged", repr(error)) from None
+    if not any(keyword in dataset for keyword in PIXEL_DATA):
+        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
+        raise Unusable(f"no {named('PixelData')}", getattr(kind, "name", ""))
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        raise Unusable(f"no {named('TransferSyntaxUID')}")
+    for keyword in ("PatientID", "SOPInstanceUID"):
+        if not text(dataset, keyword):
+            raise Unusable(f"no {named(keyword)}")
+    if text(dataset, "BurnedInAnnotation").upper() == "YES" and not recipe.allow_burned_in:
+        raise Unusable(f"{named('BurnedInAnnotation')} is YES")
+    _check_sizes(dataset, recipe)
+    return dataset
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """The first value of an attribute as stripped text; "" when absent. Raises: Unusable."""
+    value = _value(dataset, keyword)
+    return "" if value is None else str(value).strip().strip("\0").strip()
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """The first value of an attribute as a finite number; None when absent or empty. Raises: Unusable."""
+    value = _value(dataset, keyword)
+    if value is None or value == "":
+        return None
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise Unusable(f"{named(keyword)} is not a number", repr(value)) from None
+    if not math.isfinite(result):
+        raise Unusable(f"{named(keyword)} is not a finite number")
+    return result
+
+
+def whole(dataset: Dataset, keyword: str, *, least: int) -> int:
+    """A required whole number of at least `least`. Raises: Unusable."""
+    value = number(dataset, keyword)
+    if value is None:
+        raise Unusable(f"no {named(keyword)}")
+    if value != int(value) or value < least:
+        raise Unusable(f"{named(keyword)} is less than {least}" if value < least else f"{named(keyword)} is not whole")
+    return int(value)
+
+
+def numbers(dataset: Dataset, keyword: str) -> list[float]:
+    """All values of an attribute as finite numbers; [] when absent or empty. Raises: Unusable."""
+    value = _get(dataset, keyword)
+    if value is None or value == "":
+        return []
+    try:
+        result = [float(v) for v in value] if isinstance(value, list | pydicom.multival.MultiValue) else [float(value)]
+    except (TypeError, ValueError):
+        raise Unusable(f"{named(keyword)} is not a number", repr(value)) from None
+    if not all(map(math.isfinite, result)):
+        raise Unusable(f"{named(keyword)} is not a finite number")
+    return result
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    value = _get(dataset, keyword)
+    if isinstance(value, list | pydicom.multival.MultiValue):
+        return value[0] if len(value) else None
+    return value
+
+
+def _get(dataset: Dataset, keyword: str) -> Any:
+    try:
+        return dataset.get(keyword)
+    except Exception as error:  # values are parsed when first asked for
+        raise Unusable(f"{named(keyword)} cannot be read", repr(error)) from None
+
+
+def _check_container(path: Path, recipe: Recipe) -> None:
+    """Refuse what is not DICOM, and what is, or inflates to, too much."""
+    if not path.is_file():
+        raise Unusable("not a regular file")
+    if path.stat().st_size > recipe.greatest_bytes:
+        raise Unusable("file is larger than the limit", f"{path.stat().st_size} bytes, limit {recipe.greatest_bytes}")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head[128:132] != b"DICM":
+        raise Unusable("not DICOM", "no 'DICM' prefix (PS3.10 section 7.1)")
+    if DeflatedExplicitVRLittleEndian.encode() in head:
+        _check_inflated(path, recipe)
+
+
+def _check_inflated(path: Path, recipe: Recipe) -> None:
+    """A deflated data set (PS3.5 annex A.5) can be a thousand times its file; measure before pydicom inflates it."""
+    try:
+        meta = pydicom.filereader.read_file_meta_info(path)
+        start = 144 + int(meta.FileMetaInformationGroupLength)  # preamble, prefix, and the group length element itself
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        size = 0
+        with path.open("rb") as file:
+            file.seek(start)
+            while block := file.read(1 << 16):
+                while block and size <= recipe.greatest_bytes:
+                    size += len(inflater.decompress(block, 1 << 20))
+                    block = inflater.unconsumed_tail
+    except OSError:
+        raise
+    except Exception as error:
+        raise Unusable("deflated data set is damaged, Transfer Syntax UID (0002,0010)", repr(error)) from None
+    if size > recipe.greatest_bytes:
+        raise Unusable("deflated data set is larger than the limit", f"limit {recipe.greatest_bytes} bytes")
+
+
+def _check_sizes(dataset: Dataset, recipe: Recipe) -> None:
+    rows, columns = whole(dataset, "Rows", least=1), whole(dataset, "Columns", least=1)
+    if rows * columns > recipe.greatest_pixels:
+        limit = f"{rows} x {columns}, limit {recipe.greatest_pixels} pixels"
+        raise Unusable(f"{named('Rows')} x {named('Columns')} is larger than the limit", limit)
+    if number(dataset, "NumberOfFrames") is not None:
+        whole(dataset, "NumberOfFrames", least=1)

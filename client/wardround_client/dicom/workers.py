@@ -1,0 +1,114 @@
+"""Many files at once: worker processes that read, hash and render, and that may crash without ending an ingest."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from wardround_client.dicom.deidentify import Instance, Pseudonyms, instance_of
+from wardround_client.dicom.read import Recipe, Rejection
+
+Outcome = Instance | Rejection
+
+CHUNK_BYTES = 1 << 22
+"""About how many bytes of images one message of a worker holds; few enough that memory stays flat."""
+
+AHEAD = 3
+"""Chunks in flight a worker: enough that none waits, few enough that memory stays flat."""
+
+
+def chunk_files(recipe: Recipe) -> int:
+    """How many files a worker does between two messages."""
+    image_bytes = 2 * recipe.channels * recipe.image_size_px**2
+    return max(1, min(16, CHUNK_BYTES // image_bytes))
+
+
+def outcomes(
+    files: Iterable[Path], recipe: Recipe, pseudonyms: Pseudonyms, workers: int | None
+) -> Iterator[tuple[Path, Outcome]]:
+    """What becomes of each file, in the order given, whatever the number of workers.
+
+    A native decoder that crashes takes its worker along: the files that the worker had are then done one by one, each
+    in a process of its own, and the one that crashes again is rejected.
+
+    Args:
+        files: absolute paths; consumed only as fast as results are taken.
+        recipe: how images are made.
+        pseudonyms: the hospital's keyed hashes.
+        workers: processes; None: one for each core; 1: this very process, which a crash would end.
+    """
+    if workers is not None and workers <= 1:
+        for file in files:
+            yield file, instance_of(file, recipe, pseudonyms)
+        return
+    count = workers or len(os.sched_getaffinity(0))
+    todo = iter(files)
+    size = chunk_files(recipe)
+    flying: deque[tuple[list[Path], Future[list[Outcome]]]] = deque()
+    pool = _pool(count, recipe, pseudonyms)
+    try:
+        while True:
+            while len(flying) < AHEAD * count and (chunk := list(islice(todo, size))):
+                flying.append((chunk, pool.submit(_work, chunk)))
+            if not flying:
+                return
+            chunk, future = flying.popleft()
+            try:
+                results = future.result()
+            except BrokenProcessPool:
+                results = [_alone(file, recipe, pseudonyms) for file in chunk]
+                pool.shutdown(cancel_futures=True)
+                pool = _pool(count, recipe, pseudonyms)
+                flying = deque((later, pool.submit(_work, later)) for later, _ in flying)
+            yield from zip(chunk, results, strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _alone(file: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
+    with _pool(1, recipe, pseudonyms) as pool:
+        try:
+            return pool.submit(_work, [file]).result()[0]
+        except BrokenProcessPool:
+            return Rejection("a decoder crashed on Pixel Data (7FE0,0010)", "the process died; the file may be malicious")
+
+
+def _pool(count: int, recipe: Recipe, pseudonyms: Pseudonyms) -> ProcessPoolExecutor:
+    # Never fork: the caller may hold torch's or gRPC's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(recipe, pseudonyms))
+
+
+_worker: tuple[Recipe, Pseudonyms]
+
+
+def _start(recipe: Recipe, pseudonyms: Pseudonyms) -> None:
+    global _worker  # noqa: PLW0603: a worker process is set up once
+    _worker = (recipe, pseudonyms)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Native decoders write to stderr, quoting the file; the outcome says what is needed.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers; they must notice."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(files: list[Path]) -> list[Outcome]:
+    recipe, pseudonyms = _worker
+    return [instance_of(file, recipe, pseudonyms) for file in files]

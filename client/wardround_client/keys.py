@@ -1,0 +1,81 @@
+"""The node's identity: an elliptic-curve key on P-384 that never leaves the hospital, and the card that does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from wardround.errors import ConfigError, StorageError
+from wardround_client.hospital import write_private
+
+PRIVATE, PUBLIC, CARD = "node.key", "node.pub", "join.json"
+
+
+def create_node_key(home: Path) -> str:
+    """Write node.key (0600) and node.pub into the home -> the public key as OpenSSH text.
+
+    A key that is there is kept: the coordinator knows the hospital by it.
+
+    Raises: StorageError; ConfigError, when the key that is there cannot be used.
+    """
+    if (home / PRIVATE).exists():
+        return public_text(load_node_key(home))
+    key = ec.generate_private_key(ec.SECP384R1())
+    try:
+        write_private(
+            home / PRIVATE,
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+            ),
+        )
+        (home / PUBLIC).write_text(public_text(key) + "\n", encoding="ascii")
+    except OSError as error:
+        raise StorageError(f"{home / PRIVATE} cannot be written ({error.strerror})", do="check the disk") from None
+    return public_text(key)
+
+
+def load_node_key(home: Path) -> ec.EllipticCurvePrivateKey:
+    """The node's private key. Raises: ConfigError, when it is missing, damaged or open to other users."""
+    path = home / PRIVATE
+    try:
+        data, mode = path.read_bytes(), path.stat().st_mode
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror})", do="restore it, or make a new home with `wardround hospital init`"
+        ) from None
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError(f"{path} can be read by other users", do=f"chmod 600 {path}")
+    try:
+        if b"OPENSSH" in data[:64]:
+            key = serialization.load_ssh_private_key(data, None)
+        else:
+            key = serialization.load_pem_private_key(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"{path} is damaged or protected by a password", do="restore it from your backup") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{path} is no elliptic-curve key", allowed="a key on P-384, as `hospital init` makes it")
+    return key
+
+
+def public_text(key: ec.EllipticCurvePrivateKey) -> str:
+    """The public half, as one OpenSSH line."""
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def write_card(home: Path, *, name: str, declared_patients: int, public_key: str) -> Path:
+    """Write join.json, the card that the coordinator registers: name, public key, declared patients. No secret.
+
+    Raises: StorageError.
+    """
+    path = home / CARD
+    card = {"name": name, "public_key": public_key, "declared_patients": declared_patients}
+    try:
+        path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
+    return path

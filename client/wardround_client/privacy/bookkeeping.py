@@ -1,0 +1,283 @@
+"""Gradients of single images out of ONE batched backward pass.
+
+In a network that treats images apart, a layer's weight gradient is a sum over images of a product of the layer's input
+and of the gradient at its output (Goodfellow, "Efficient per-example gradient computations", 2015; for convolutions
+Rochette et al., "Efficient per-example gradient computations in convolutional neural networks", 2019). So the layers
+that hold parameters, while the loss is computed, are replaced by ones that keep the terms of that sum instead of adding
+them. Nothing of the model has to change: any function of (theta, x, y) is run under a torch function mode, and a weight
+is known by its place in theta's memory.
+
+Covered: linear, conv2d without groups, group_norm. Any other use of theta is noticed (autograd then still finds a path
+to theta) and raises `UnsupportedError`; layers that mix images are for the caller's check to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from wardround.questions import Loss
+
+_aten = torch.ops.aten
+_CHANNELS_LAST = 8  # from so many input channels on, patches are copied faster with channels last
+
+
+class UnsupportedError(Exception):
+    """The loss uses theta in a way that book-keeping does not cover."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The gradients of single images for one stretch of theta.
+
+    terms: float32 [images, length]. kernel: (outputs, height, width, inputs), where a convolution's terms lie in that
+    order because it is faster to compute, else (). `in_order` brings a vector [length] into theta's order.
+    """
+
+    terms: Tensor
+    kernel: tuple[int, ...] = ()
+
+    def in_order(self, vector: Tensor) -> Tensor:
+        """A vector [length], such as a weighted sum of the terms, in theta's order."""
+        return vector.view(self.kernel).permute(0, 3, 1, 2).reshape(-1) if self.kernel else vector
+
+
+class _Book:
+    """Where the terms are kept: offset into theta -> page."""
+
+    def __init__(self, theta: Tensor) -> None:
+        self.theta = theta
+        # Something that asks for a gradient, so that the first layer's backward runs though its input asks for none.
+        self.anchor = torch.zeros((), device=theta.device, requires_grad=True)
+        self.pages: dict[int, Page] = {}
+
+    def holds(self, *parameters: Tensor | None) -> bool:
+        """Whether all of these are stretches of theta or constants, and at least one is a stretch."""
+        learned = [each for each in parameters if each is not None and each.requires_grad]
+        return bool(learned) and all(self._is_stretch(each) for each in learned)
+
+    def place(self, parameter: Tensor | None) -> int | None:
+        """Offset of a stretch of theta; None of a constant."""
+        if parameter is None or not parameter.requires_grad:
+            return None
+        return int(parameter.storage_offset() - self.theta.storage_offset())
+
+    def keep(self, place: int | None, terms: Callable[[], Tensor], kernel: tuple[int, ...] = ()) -> None:
+        """Note the terms [images, ...] of the parameter at a place; a parameter used twice adds up."""
+        if place is None:
+            return
+        new = terms().flatten(1)
+        if place in self.pages:
+            before = self.pages[place]
+            if before.kernel != kernel:
+                raise UnsupportedError("a parameter shared by layers of different kinds")
+            new += before.terms
+        self.pages[place] = Page(new, kernel)
+
+    def _is_stretch(self, tensor: Tensor) -> bool:
+        return tensor.is_contiguous() and (
+            tensor.untyped_storage().data_ptr() == self.theta.untyped_storage().data_ptr()
+        )
+
+
+def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int, Page]:
+    """The gradient of each image's own loss.
+
+    Args:
+        loss: the mean over images of a loss of each.
+        theta: float32 [P], contiguous.
+        x: [images, ...].
+        y: int64 [images].
+
+    Returns:
+        Offset into theta -> page; stretches of theta that no layer used are absent (zero).
+
+    Raises: UnsupportedError.
+    """
+    theta = theta.detach().contiguous().requires_grad_()
+    book = _Book(theta)
+    with _Keeping(book):
+        value = loss(theta, x, y)
+    beside: Tensor | None = torch.autograd.grad(value, (theta, book.anchor), allow_unused=True)[0]
+    if beside is not None:
+        raise UnsupportedError("parameters are used beside linear, conv2d and group_norm")
+    for page in book.pages.values():
+        page.terms.mul_(len(x))  # the loss is a mean over the images
+    return book.pages
+
+
+class _Conv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, options: Any, book: _Book, places: Any
+    ) -> Tensor:
+        ctx.book, ctx.options, ctx.places = book, options, places
+        ctx.save_for_backward(x, weight)
+        return torch.conv2d(x, weight, bias, *options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation = ctx.options
+
+        outputs, inputs, height, width = weight.shape
+        channels_last = inputs >= _CHANNELS_LAST
+
+        def weight_terms() -> Tensor:
+            patches = _patches(x, weight, g, ctx.options, channels_last)
+            return torch.bmm(g.flatten(2), patches if channels_last else patches.transpose(1, 2))
+
+        kernel = (outputs, height, width, inputs) if channels_last else ()
+        ctx.book.keep(ctx.places[0], weight_terms, kernel)
+        ctx.book.keep(ctx.places[1], lambda: g.sum((2, 3)))
+        gx = None
+        if ctx.needs_input_grad[0]:
+            gx = _aten.convolution_backward(
+                g, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [True, False, False]
+            )[0]
+        return gx, *[None] * 6
+
+
+def _patches(x: Tensor, weight: Tensor, g: Tensor, options: Any, channels_last: bool) -> Tensor:
+    """What each output pixel sees: [images, pixels, height x width x inputs], or, not channels_last, [images, inputs x
+    height x width, pixels]. Copied from a strided view in runs as long as the memory format allows (unlike unfold)."""
+    (sh, sw), (ph, pw), (dh, dw) = options
+    _, inputs, height, width = weight.shape
+    images, _, rows, columns = g.shape
+    if channels_last:
+        x = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)).contiguous()
+        n, h, w, c = x.stride()
+        view = x.as_strided((images, rows, columns, height, width, inputs), (n, h * sh, w * sw, h * dh, w * dw, c))
+        return view.reshape(images, rows * columns, -1)
+    x = torch.nn.functional.pad(x, (pw, pw, ph, ph)).contiguous()
+    n, c, h, w = x.stride()
+    view = x.as_strided((images, inputs, height, width, rows, columns), (n, c, h * dh, w * dw, h * sh, w * sw))
+    return view.reshape(images, -1, rows * columns)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, book: _Book, places: Any
+    ) -> Tensor:
+        ctx.book, ctx.places = book, places
+        ctx.save_for_backward(x, weight)
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        ctx.book.keep(ctx.places[0], lambda: torch.einsum("b...o,b...i->boi", g, x))
+        ctx.book.keep(ctx.places[1], lambda: g.flatten(1, -2).sum(1) if g.dim() > 2 else g.clone())
+        return g @ weight if ctx.needs_input_grad[0] else None, *[None] * 5
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor, options: Any, book: _Book, places: Any
+    ) -> Tensor:
+        ctx.book, ctx.places = book, places
+        groups, eps = options
+        x = x.contiguous()
+        ctx.sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
+        out, mean, rstd = _aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return torch.as_tensor(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        _, channels, _, groups = ctx.sizes
+        g = g.contiguous()
+        g_sum = g.flatten(2).sum(2)
+
+        def weight_terms() -> Tensor:
+            # sum of g (x - mean) rstd over pixels, without making the normalised image again
+            products = (g * x).flatten(2).sum(2)
+            means, rstds = (each.repeat_interleave(channels // groups, 1) for each in (mean, rstd))
+            return (products - means * g_sum) * rstds
+
+        ctx.book.keep(ctx.places[0], weight_terms)
+        ctx.book.keep(ctx.places[1], lambda: g_sum)
+        gx = None
+        if ctx.needs_input_grad[0]:
+            gx = _aten.native_group_norm_backward(g, x, mean, rstd, weight, *ctx.sizes, [True, False, False])[0]
+        return gx, *[None] * 6
+
+
+class _Keeping(TorchFunctionMode):
+    """Replaces layers whose parameters lie in theta, and leaves everything else to autograd."""
+
+    def __init__(self, book: _Book) -> None:
+        super().__init__()
+        self.book = book
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        replace = _REPLACED.get(func)
+        kept = None if replace is None else replace(self.book, *args, **kwargs)
+        return func(*args, **kwargs) if kept is None else kept
+
+
+def _conv2d(
+    book: _Book,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    if groups != 1 or isinstance(padding, str) or input.dim() != 4 or not book.holds(weight, bias):
+        return None
+    options = [list(each) if isinstance(each, tuple | list) else [each] * 2 for each in (stride, padding, dilation)]
+    places = book.place(weight), book.place(bias)
+    return _applied(_Conv2d, input, book, weight, bias, options, book, places)
+
+
+def _linear(book: _Book, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    if input.dim() < 2 or not book.holds(weight, bias):
+        return None
+    return _applied(_Linear, input, book, weight, bias, book, (book.place(weight), book.place(bias)))
+
+
+def _group_norm(
+    book: _Book,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor | None:
+    if weight is None or bias is None or not book.holds(weight, bias):
+        return None
+    places = book.place(weight), book.place(bias)
+    return _applied(_GroupNorm, input, book, weight, bias, (num_groups, eps), book, places)
+
+
+def _applied(function: Any, input: Tensor, book: _Book, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    """Detached parameters: autograd shall find no second way to theta."""
+    kept: Tensor = function.apply(input, book.anchor, weight.detach(), None if bias is None else bias.detach(), *rest)
+    return kept
+
+
+_REPLACED: dict[Any, Callable[..., Tensor | None]] = {
+    torch.conv2d: _conv2d,
+    torch.nn.functional.linear: _linear,
+    torch.nn.functional.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+}

@@ -1,0 +1,121 @@
+"""Clipping, Poisson sampling and Gaussian noise. Every random bit comes from the operating system; there is no seed.
+
+Floating point (Mironov, "On significance of the least significant bits for differential privacy", 2012; Jin et al.,
+"Are we there yet? Timing and floating-point attacks on differential privacy systems", 2022). Two defences are stacked:
+
+1. Each normal number is a scaled sum of two float64 Box-Muller draws from independent uniforms, so that undoing one
+   means solving for four 53-bit unknowns from two outputs (Holohan and Braghin, "Secure random sampling in
+   differential privacy", 2021, section 4; Opacus' secure mode sums four numbers for the same purpose).
+2. The noised sum is computed in float64 and rounded to a PUBLIC grid, a power of two about a millionth of the noise's
+   standard deviation, before anything sees it. The low bits, on which those attacks live, are gone; rounding is
+   post-processing, and each grid point is reached from an astronomical number of draws.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from torch import Tensor
+
+GRID_BITS = 20  # the grid is 2^-20 of the noise's standard deviation: its own error is a millionth of the noise
+CLIP_MARGIN = 1e-4  # computed norms and sums may be off by rounding; nobody may pass C for it
+
+
+def uniform(size: int) -> Tensor:
+    """Float64 [size] in the open interval (0, 1), 52 bits each, never 0 or 1.
+
+    A ChaCha20 keystream under a fresh 256-bit key from `os.urandom`: as unpredictable as the system's own generator,
+    and twice as fast. Nothing is kept between calls, so neither a fork nor a snapshot can repeat a stream.
+    """
+    key = os.urandom(48)
+    # bytearray, because torch wants memory that it may write to.
+    stream = bytearray(Cipher(algorithms.ChaCha20(key[:32], key[32:]), None).encryptor().update(bytes(8 * size)))
+    bits = torch.from_numpy(np.frombuffer(stream, dtype=np.int64)) if size else torch.zeros(0, dtype=torch.int64)
+    return bits.bitwise_right_shift_(12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(2.0**-52)
+
+
+def standard_normal(size: int) -> Tensor:
+    """Float64 [size], N(0, 1): the sum of two independent Box-Muller draws over sqrt 2 (module docstring)."""
+    half = (size + 1) // 2
+    radius, angle = uniform(4 * half).view(2, 2, half)
+    radius = radius.log_().mul_(-2).sqrt_()
+    angle = angle.mul_(2 * math.pi)
+    # Cosine and sine of one pair are independent normals; each output sums over two pairs.
+    draws = torch.cat([angle.cos().mul_(radius).sum(0), angle.sin_().mul_(radius).sum(0)])
+    return draws[:size].mul_(math.sqrt(0.5))
+
+
+def gaussian(size: int, std: float, device: torch.device | str = "cpu") -> Tensor:
+    """Noise alone: float32 [size], N(0, std^2). Prefer `noised`, which also rounds to the public grid."""
+    return standard_normal(size).mul_(std).float().to(device)
+
+
+def noised(total: Tensor, std: float) -> Tensor:
+    """The only exit for a private sum: total [P] plus N(0, std^2), on the public grid; float32 [P], on total's device.
+
+    Noise is drawn on the CPU whatever the device, because that is where the system's entropy is.
+
+    Raises: ValueError, if std is not positive and finite.
+    """
+    if not (math.isfinite(std) and std > 0):
+        raise ValueError(f"a noise of standard deviation {std} is no noise")
+    grid = 2.0 ** (math.floor(math.log2(std)) - GRID_BITS)
+    values = standard_normal(total.numel()).mul_(std).add_(total.detach().to("cpu", torch.float64))
+    return values.div_(grid).round_().mul_(grid).float().to(total.device)
+
+
+def poisson_sample(n: int, rate: float) -> Tensor:
+    """int64 indices, ascending, of those of n patients that are in a Poisson sample: each alone with the same rate.
+
+    The rate is met to 2^-52. Raises: ValueError, if rate is not in (0, 1].
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"a sampling rate of {rate} is not in (0, 1]")
+    if rate == 1:
+        return torch.arange(n)
+    return torch.nonzero(uniform(n) < rate).flatten()
+
+
+def choose_images(images: Tensor, limit: int) -> Tensor:
+    """For each patient i, who has images[i] images: which to use, int64 [patients, limit], -1 where there are no more.
+
+    At most `limit` different images each, every subset equally likely. Time and memory grow with all images.
+    """
+    patients = len(images)
+    most = int(images.max()) if patients else 0
+    if limit == 1:
+        return (uniform(patients) * images).long().clamp_max_(images - 1).unsqueeze(1)
+    # Random keys, absent images last; the `limit` smallest keys of each patient are a uniform subset.
+    keys = uniform(patients * most).view(patients, most)
+    keys[torch.arange(most) >= images.unsqueeze(1)] = 2.0
+    smallest, chosen = keys.topk(min(limit, most), dim=1, largest=False)
+    chosen[smallest > 1] = -1
+    return chosen
+
+
+def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
+    """Norms [n] -> factors [n] that bring each to at most clip_norm; a norm of NaN or infinity gets 0.
+
+    A margin of CLIP_MARGIN keeps the bound true in exact arithmetic, though norms and sums are computed with rounding
+    (Casacuberta et al., "Widespread underestimation of sensitivity in differentially private libraries", 2022).
+    """
+    factors = (clip_norm * (1 - CLIP_MARGIN) / norms).clamp_max(1 - CLIP_MARGIN)
+    return torch.where(torch.isfinite(norms), factors, 0.0)
+
+
+def clip(vector: Tensor, clip_norm: float) -> Tensor:
+    """Vector [P] scaled to an L2 norm of at most clip_norm; one that holds NaN or infinity becomes zero."""
+    return rows_clipped(vector.unsqueeze(0), clip_norm)[0]
+
+
+def rows_clipped(rows: Tensor, clip_norm: float) -> Tensor:
+    """Rows [n, P], each clipped as `clip` does. The input may be overwritten."""
+    factors = clip_factors(torch.linalg.vector_norm(rows, dim=1), clip_norm)
+    # 0 x NaN is NaN: what is not finite is removed by value, not by its factor.
+    if not bool(factors.all()):
+        rows = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    return rows * factors.unsqueeze(1)

@@ -1,0 +1,188 @@
+"""What a run must remember to go on: one safetensors file, replaced in one step after every round.
+
+A reader sees the whole old file or the whole new one, whatever happens in between: the new one is written beside it,
+forced to the disk, and renamed over it (POSIX rename(2)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wardround.errors import ConfigError, FederationError, StorageError
+from wardround.meta.optimizers import OptimizerState
+
+FORMAT = "1"
+FILE = "checkpoint.safetensors"
+PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two rounds.
+
+    run: its name. federation: `Federation.digest`. round: number of the next round. theta float32 [P]; shift, scale
+    float32 [d]. epsilon: what each hospital said that the run has cost it so far.
+    """
+
+    run: str
+    federation: str
+    round: int
+    theta: Tensor
+    shift: Tensor
+    scale: Tensor
+    optimizer: OptimizerState
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+
+
+class Checkpointer:
+    """Keeps the state of one run in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make sure that nobody else works on this run meanwhile. Raises: FederationError, StorageError."""
+        with locked(
+            self.folder,
+            patience_s=PATIENCE_S,  # the process of a coordinator that was killed a moment ago is about to end
+            otherwise=f"run {self.folder.name!r} is going on already",
+            do="wait for it, stop it, or choose another --run",
+        ):
+            yield
+
+    def save(self, state: State) -> None:
+        """Replace the checkpoint. Raises: StorageError; the previous checkpoint is then still whole."""
+        blob = safetensors.torch.save(
+            {
+                # Cloned: safetensors refuses tensors that share memory, and a state may hold one tensor twice.
+                name: tensor.clone().contiguous()
+                for name, tensor in {
+                    "theta": state.theta,
+                    "shift": state.shift,
+                    "scale": state.scale,
+                    **state.optimizer.pack(),
+                }.items()
+            },
+            metadata={
+                "format": FORMAT,
+                "run": state.run,
+                "federation": state.federation,
+                "round": str(state.round),
+                "epsilon": json.dumps(dict(state.epsilon), sort_keys=True),
+            },
+        )
+        try:
+            write_atomically(self.path, blob)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be written ({error.strerror})",
+                do="make room, then run again with --resume: the last finished round is kept",
+            ) from None
+
+    def load(self, *, run: str, federation: str) -> State | None:
+        """The state saved last; None without a checkpoint.
+
+        Raises:
+            ConfigError: it belongs to another run or to another federation.
+            StorageError: it cannot be read.
+        """
+        try:
+            tensors, metadata = _read(self.path)
+            found = State(
+                run=metadata["run"],
+                federation=metadata["federation"],
+                round=int(metadata["round"]),
+                theta=tensors["theta"],
+                shift=tensors["shift"],
+                scale=tensors["scale"],
+                optimizer=OptimizerState.unpack(tensors),
+                epsilon=json.loads(metadata["epsilon"]),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise StorageError(
+                f"{self.path}: not a checkpoint of wardround ({type(error).__name__}: {error})",
+                do="restore it from a copy, or start a new run",
+            ) from None
+        if metadata["format"] != FORMAT:
+            raise StorageError(f"{self.path}: format {metadata['format']}", allowed=f"format {FORMAT}")
+        if (found.run, found.federation) != (run, federation):
+            raise ConfigError(
+                f"{self.path} belongs to run {found.run!r} of federation {found.federation[:12]}",
+                allowed=f"run {run!r} of federation {federation[:12]}",
+                do="resume with the federation.toml of that run, or start a new run",
+            )
+        return found
+
+
+def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644) -> None:
+    """Replace a file in one step, durably. Raises: OSError; the previous file is then still whole."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself lives in the folder
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path, *, otherwise: str, do: str, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold a folder for this process (flock(2)); the system lets go when the process dies.
+
+    Waits up to `patience_s` for another process to let go.
+
+    Raises: FederationError, saying `otherwise` and `do`, when another process holds it; StorageError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror})", do="check the disk") from None
+    with lock:
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise FederationError(otherwise, do=do) from None
+                time.sleep(0.1)
+        yield
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, dict(file.metadata() or {})
+
+
+def initial(run: str, federation: str, theta: Tensor, scaling_size: int, optimizer: OptimizerState) -> State:
+    """The state before the first round: no scaling is known yet (shift 0, scale 1)."""
+    return State(run, federation, 0, theta, torch.zeros(scaling_size), torch.ones(scaling_size), optimizer)

@@ -1,0 +1,249 @@
+"""`wardround coordinator ...`: set up, start, run a federation, look at it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wardround.config import load_federation
+from wardround.errors import ConfigError, Unreachable
+from wardround_server import tls
+from wardround_server.checkpoint import locked
+from wardround_server.follow import follow, last_event
+from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
+from wardround_server.hospitals import Registry, load_card
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 other error, 2 impossible file or option, 5 malformed message, "
+    "6 the federation cannot go on (unreachable, untrusted, quorum missed), 7 disk, 8 port in use, 130 interrupted."
+)
+app = typer.Typer(no_args_is_help=True, help="The coordinator: it asks hospitals and never sees a patient.")
+console = Console()
+HomeArgument = Annotated[Path, typer.Argument(help="The coordinator's home folder.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+def _example(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"    {line}" for line in lines), EXIT_CODES])
+
+
+@app.command(epilog=_example("wardround coordinator init ~/coordinator --host fl.example.org --port 9092"))
+def init(
+    home: HomeArgument,
+    host: Annotated[str, typer.Option(help="Host name or IP address that hospitals dial.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port that hospitals dial; 0: any free one.", min=0, max=65535)] = 9092,
+    listen: Annotated[
+        str, typer.Option(help="Address to listen on; default: --host if it is loopback, else all.")
+    ] = "",
+    admin_port: Annotated[int, typer.Option(help="Loopback port of the commands.", min=0, max=65535)] = 9093,
+    health_port: Annotated[int, typer.Option(help="Loopback port of health checks.", min=0, max=65535)] = 9094,
+) -> None:
+    """Make a home: certificates, coordinator.toml, an example federation.toml and the hospitals' invitation.toml.
+
+    Done again it keeps what is there and renews only a certificate that no longer fits.
+    """
+    place = Home(home)
+    loopback = host in ("localhost", "127.0.0.1", "::1")
+    if not place.config_file.exists():
+        tls.create(place.tls.folder, [host])
+        text = COORDINATOR_TOML.format(
+            address=host,
+            host=listen or ("127.0.0.1" if loopback else "0.0.0.0"),
+            port=port,
+            admin_port=admin_port,
+            health_port=health_port,
+        )
+        place.write("coordinator.toml", text)
+    config = place.config()
+    tls.create(place.tls.folder, [config.address])
+    if not (home / "federation.toml").exists():
+        place.write("federation.toml", FEDERATION_TOML)
+    invitation = place.invite(config, config.listen.port)
+    console.print(f"The coordinator's home is [bold]{home}[/].")
+    console.print(f"Give {invitation} to each hospital; it answers with a join.json for `coordinator register`.")
+
+
+@app.command(epilog=_example("wardround coordinator register ~/coordinator st-anna/join.json"))
+def register(
+    home: HomeArgument,
+    card: Annotated[Path, typer.Argument(help="The hospital's join.json.", show_default=False)],
+) -> None:
+    """Let a hospital take part. While the coordinator is down this is noted, and done at the next `up`."""
+    place = Home(home)
+    place.config()
+    hospital = Registry(home).add(load_card(card))
+    try:
+        node_id = _register_nodes(place, int(place.running()["admin"]))[hospital.name]
+        console.print(f"{hospital.name} is registered, as node {node_id}.")
+    except Unreachable:
+        console.print(f"{hospital.name} is noted; it can connect after the next `wardround coordinator up {home}`.")
+
+
+@app.command(epilog=_example("wardround coordinator up ~/coordinator"))
+def up(home: HomeArgument) -> None:
+    """Start the coordinator and stay until SIGTERM or Ctrl-C. Flower's own log goes to coordinator.log."""
+    place = Home(home.absolute())
+    config = place.config()
+    tls.create(place.tls.folder, [config.address])
+    _prepare_flower(place)
+    # Flower reads its environment when it is imported.
+    from wardround_server.superlink import Ports, serve
+
+    def ready(ports: Ports) -> None:
+        place.announce({"fleet": ports.fleet, "admin": ports.admin, "health": ports.health})
+        _register_nodes(place, ports.admin)
+        place.invite(config, ports.fleet)
+        console.print(f"The coordinator is up: hospitals dial {config.address}:{ports.fleet}.", highlight=False)
+
+    wanted = Ports(config.listen.host, config.listen.port, config.listen.admin_port, config.listen.health_port)
+    with locked(place.folder, otherwise=f"a coordinator runs on {home} already", do="stop it, or use another home"):
+        try:
+            serve(place.folder, place.tls, wanted, ready)
+        except KeyboardInterrupt:
+            console.print("The coordinator has stopped.")
+            raise
+        finally:
+            place.retire()
+
+
+@app.command(
+    epilog=_example(
+        "wardround coordinator run ~/coordinator federation.toml",
+        "wardround coordinator run ~/coordinator federation.toml --run spring --resume",
+        "wardround coordinator run ~/coordinator federation.toml --json",
+    )
+)
+def run(
+    home: HomeArgument,
+    federation: Annotated[
+        Path, typer.Argument(help="The agreement, as the hospitals approved it.", show_default=False)
+    ],
+    run_name: Annotated[str, typer.Option("--run", help="The run's name; default: the federation's.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a federation to its end and write the report. Ctrl-C stops it; --resume goes on where it was."""
+    agreement = load_federation(federation)
+    place = Home(home.absolute())
+    place.config()
+    admin = int(place.running()["admin"])
+    name = run_name or agreement.name
+    folder = place.run_folder(name)
+    if not resume and (folder / "checkpoint.safetensors").exists():
+        raise ConfigError(f"run {name!r} exists already", do="continue it with --resume, or choose another --run")
+    if resume and not folder.is_dir():
+        raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
+    _keep_agreement(place, federation, folder, agreement.model.encoder)
+
+    from wardround import bundle
+    from wardround_server.superlink import Control
+
+    with Control(admin, place.tls.ca) as control:
+        start = (folder / "events.jsonl").stat().st_size if (folder / "events.jsonl").exists() else 0
+        run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume})
+        follow(control, run_id, folder, start, as_json=as_json, console=console)
+
+    from wardround_server.report import write_report
+
+    report = write_report(folder)
+    done = {"event": "done", "run": name, "report": str(report)}
+    print(json.dumps(done)) if as_json else console.print(f"The report is {report}.")
+
+
+@app.command(epilog=_example("wardround coordinator status ~/coordinator"))
+def status(home: HomeArgument, as_json: JsonOption = False) -> None:
+    """Who is registered, who is connected, and how far each run is."""
+    place = Home(home)
+    place.config()
+    up_, nodes = False, dict[int, str]()
+    try:
+        admin = int(place.running()["admin"])
+        from wardround_server.superlink import Control
+
+        with Control(admin, place.tls.ca) as control:
+            nodes, up_ = control.nodes(), True
+    except Unreachable:
+        pass
+    hospitals = [
+        {
+            "hospital": hospital.name,
+            "declared_patients": hospital.declared_patients,
+            "status": nodes.get(hospital.node_id or 0, "unknown" if up_ else "coordinator down"),
+        }
+        for hospital in Registry(home)
+    ]
+    runs = [
+        {"run": folder.name, **last_event(folder)} for folder in sorted((home / "runs").glob("*")) if folder.is_dir()
+    ]
+    if as_json:
+        print(json.dumps({"up": up_, "hospitals": hospitals, "runs": runs}))
+        return
+    console.print(f"The coordinator is {'up' if up_ else 'down'}.")
+    _print_table("hospital", "declared patients", "status", rows=[[str(v) for v in h.values()] for h in hospitals])
+    shown = ("run", "event", "round", "replied")
+    _print_table("run", "last", "round", "replied", rows=[[str(r.get(k, "")) for k in shown] for r in runs])
+
+
+@app.command(epilog=_example("wardround coordinator report ~/coordinator spring"))
+def report(home: HomeArgument, run_name: Annotated[str, typer.Argument(metavar="RUN", show_default=False)]) -> None:
+    """Write report.html of a run, finished or not."""
+    from wardround_server.report import write_report
+
+    console.print(f"The report is {write_report(Home(home).run_folder(run_name))}.")
+
+
+def _register_nodes(place: Home, admin: int) -> dict[str, int]:
+    """Tell the SuperLink of every hospital in the registry; done again it changes nothing. -> name, node id."""
+    from wardround_server.superlink import Control
+
+    registry, nodes = Registry(place.folder), dict[str, int]()
+    with Control(admin, place.tls.ca) as control:
+        for hospital in list(registry):
+            nodes[hospital.name] = control.register(hospital.name, hospital.key_pem)
+            if nodes[hospital.name] != hospital.node_id:
+                registry.set_node(hospital.name, nodes[hospital.name])
+    return nodes
+
+
+def _prepare_flower(place: Home) -> None:
+    """Flower's environment, here and in the processes it starts; its log into a file of the home."""
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+    os.environ["FLWR_HOME"] = str(place.folder / "flower")
+    os.environ["WARDROUND_COORDINATOR_HOME"] = str(place.folder)
+    import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
+
+    handler = logging.handlers.RotatingFileHandler(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("flwr", "uvicorn", "wardround_server"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def _keep_agreement(place: Home, federation: Path, folder: Path, encoder: str) -> None:
+    """Copy the agreement, and the encoder it names, into the run's folder. Raises: ConfigError, StorageError."""
+    place.write(f"runs/{folder.name}/federation.toml", federation.read_text(encoding="utf-8"))
+    if encoder == "builtin":
+        return
+    weights = federation.parent / encoder
+    if not weights.is_file():
+        raise ConfigError(f"{federation}: model.encoder names {weights}, which is not there", do="put it there")
+    (folder / encoder).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, folder / encoder)
+
+
+def _print_table(*columns: str, rows: list[list[str]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

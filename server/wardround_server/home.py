@@ -1,0 +1,150 @@
+"""The coordinator's home folder: what lies where, and coordinator.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from wardround.errors import ConfigError, StorageError, Unreachable
+from wardround.toml import Section, load
+from wardround_server.checkpoint import write_atomically
+from wardround_server.tls import TlsFiles
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Listen(Section):
+    """host, port: where hospitals connect. admin_port, health_port: on loopback. Port 0 takes any free one."""
+
+    host: str
+    port: Port
+    admin_port: Port
+    health_port: Port
+
+
+class CoordinatorConfig(Section):
+    """coordinator.toml. address: the host name or IP address that hospitals dial; the certificate is made for it."""
+
+    address: Annotated[str, Field(min_length=1)]
+    listen: Listen
+
+
+COORDINATOR_TOML = """\
+# The coordinator. Changes count from the next `wardround coordinator up`.
+
+# The host name or IP address that hospitals dial. The server's certificate is made for it.
+address = "{address}"
+
+[listen]
+# Hospitals connect here. Only this port needs to be open to them; it serves nothing but the hospitals' own paths.
+host = "{host}"
+port = {port}
+# These two are on loopback only. admin_port: for `run`, `register` and `status`. health_port: the gRPC health service.
+admin_port = {admin_port}
+health_port = {health_port}
+"""
+
+FEDERATION_TOML = """\
+# The agreement. Every hospital reads it and approves it as a whole; each number below is then fixed.
+name = "example"
+
+[task]
+label_column = "finding"          # a column of every hospital's labels CSV
+classes = ["none", "nodule"]      # its values, in the order of the model's outputs
+image_size_px = 64
+
+[model]
+family = "encoder-head"           # a frozen public encoder, and a small head that is trained privately
+
+[algorithm]
+name = "reptile"                  # or fomaml, fedavg
+local_steps = 1
+local_learning_rate = 1.0
+
+[outer]
+optimizer = "sgd"                 # or adam, yogi
+learning_rate = 1.0
+
+[privacy]
+epsilon = 8.0                     # for the whole run, for each patient of each hospital
+clip_norm = 1.0
+
+[rounds]
+rounds = 20
+quorum = 2                        # a round needs so many good replies
+deadline_s = 120.0                # and is closed at this time if it has them
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A coordinator's home folder."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        """coordinator.toml."""
+        return self.folder / "coordinator.toml"
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The certificates."""
+        return TlsFiles(self.folder / "tls")
+
+    def config(self) -> CoordinatorConfig:
+        """Read coordinator.toml. Raises: ConfigError, also when this is no coordinator's home."""
+        if not self.config_file.exists():
+            raise ConfigError(
+                f"{self.folder} is no coordinator's home", do=f"make it with `wardround coordinator init {self.folder}`"
+            )
+        return load(self.config_file, CoordinatorConfig)
+
+    def run_folder(self, run: str) -> Path:
+        """Where a run keeps its agreement, checkpoint, events and report."""
+        return self.folder / "runs" / run
+
+    def write(self, name: str, text: str) -> Path:
+        """Replace a text file of the home. Raises: StorageError."""
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text.encode())
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror})", do="check the disk") from None
+        return path
+
+    def invite(self, config: CoordinatorConfig, port: int) -> Path:
+        """Write invitation.toml: the address, and the CA by which hospitals know that it is us."""
+        host = f"[{config.address}]" if ":" in config.address else config.address
+        pem = self.tls.ca.read_text(encoding="ascii")
+        return self.write(
+            "invitation.toml",
+            "# For the hospitals, over any road that both sides trust. It holds no secret.\n"
+            f'address = "{host}:{port}"\nca_pem = """\n{pem}"""\n',
+        )
+
+    def announce(self, ports: Mapping[str, int]) -> None:
+        """Say in up.json that the coordinator runs, and where."""
+        self.write("up.json", json.dumps({"pid": os.getpid(), **ports}) + "\n")
+
+    def retire(self) -> None:
+        """Take up.json away."""
+        (self.folder / "up.json").unlink(missing_ok=True)
+
+    def running(self) -> dict[str, Any]:
+        """What `announce` said. Raises: Unreachable, when no coordinator runs on this home."""
+        try:
+            said: dict[str, Any] = json.loads((self.folder / "up.json").read_text(encoding="utf-8"))
+            os.kill(int(said["pid"]), 0)
+        except (OSError, ValueError, KeyError):
+            raise Unreachable(
+                f"no coordinator runs on {self.folder}", do=f"start it with `wardround coordinator up {self.folder}`"
+            ) from None
+        return said

@@ -1,0 +1,138 @@
+"""Who may take part: the registry hospitals.json, filled from the cards (join.json) that hospitals hand over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from wardround.config import Name
+from wardround.errors import ConfigError, StorageError
+from wardround_server.checkpoint import write_atomically
+
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+class Card(BaseModel):
+    """What a hospital hands to the coordinator once, by any road that both trust.
+
+    public_key: of its node, EC on a NIST curve, in OpenSSH or PEM form; kept in OpenSSH form.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    public_key: Annotated[str, Field(max_length=4096)]
+    declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+
+    @field_validator("public_key")
+    @classmethod
+    def _nist_curve(cls, text: str) -> str:
+        key = _load(text)
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
+            raise ValueError("not an elliptic-curve key on P-256, P-384 or P-521")
+        return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+    @property
+    def key_pem(self) -> bytes:
+        """The key as PEM SubjectPublicKeyInfo, as Flower registers it."""
+        return _load(self.public_key).public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+
+class Hospital(Card):
+    """A registered hospital. node_id: Flower's number for it; None until the SuperLink has been told."""
+
+    node_id: int | None = None
+
+
+class Registry:
+    """hospitals.json of a coordinator's home; an absent file is an empty registry."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "hospitals.json"
+
+    def __iter__(self) -> Iterator[Hospital]:
+        """Every hospital, by name. Raises: ConfigError, when the file is not a registry."""
+        try:
+            entries = json.loads(self.path.read_text(encoding="utf-8"))["hospitals"]
+            hospitals = [Hospital.model_validate(entry) for entry in entries]
+        except FileNotFoundError:
+            hospitals = []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.path}: not a registry of hospitals ({type(error).__name__})", do="restore it, or register again"
+            ) from None
+        return iter(sorted(hospitals, key=lambda hospital: hospital.name))
+
+    def by_node(self) -> dict[int, Hospital]:
+        """Hospitals by Flower's node id, as far as they have one."""
+        return {hospital.node_id: hospital for hospital in self if hospital.node_id is not None}
+
+    def add(self, card: Card) -> Hospital:
+        """Register a card; the same card again changes nothing, a new number of patients is taken over.
+
+        Raises: ConfigError, when the name has another key or the key another name; StorageError.
+        """
+        known = list(self)
+        for other in known:
+            if other.name == card.name and other.public_key != card.public_key:
+                raise ConfigError(
+                    f"a hospital named {card.name!r} is registered with another key",
+                    do=f"choose another name, or remove the old entry from {self.path} if the hospital was set up anew",
+                )
+            if other.public_key == card.public_key and other.name != card.name:
+                raise ConfigError(f"this key is registered already, as {other.name!r}", do="use that name")
+        before = next((other for other in known if other.name == card.name), None)
+        hospital = Hospital(**card.model_dump(exclude={"node_id"}), node_id=before.node_id if before else None)
+        self._save([*(other for other in known if other.name != card.name), hospital])
+        return hospital
+
+    def set_node(self, name: str, node_id: int) -> None:
+        """Remember Flower's number for a hospital. Raises: StorageError."""
+        self._save([h.model_copy(update={"node_id": node_id}) if h.name == name else h for h in self])
+
+    def _save(self, hospitals: list[Hospital]) -> None:
+        entries = [hospital.model_dump() for hospital in sorted(hospitals, key=lambda hospital: hospital.name)]
+        try:
+            write_atomically(self.path, (json.dumps({"hospitals": entries}, indent=2) + "\n").encode())
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written ({error.strerror})", do="check the disk") from None
+
+
+def load_card(path: Path) -> Card:
+    """Read a hospital's join.json. Raises: ConfigError, which says what is wrong with it."""
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", do="name the hospital's join.json") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(
+            f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}",
+            allowed="name, public_key and declared_patients",
+            do="ask the hospital for the join.json that `wardround hospital init` wrote",
+        ) from None
+
+
+def _load(text: str) -> ec.EllipticCurvePublicKey:
+    """An EC public key from OpenSSH or PEM text. Raises: ValueError."""
+    data = text.strip().encode()
+    try:
+        if data.startswith(b"-----BEGIN"):
+            key = serialization.load_pem_public_key(data)
+        else:
+            key = serialization.load_ssh_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("neither an OpenSSH nor a PEM public key") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("not an elliptic-curve key")
+    return key

@@ -1,0 +1,187 @@
+"""Charts as inline SVG: no script, no network, colours from the page's style sheet, so they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. style: a class of style.css (`main`, `faint`, `second`)."""
+
+    label: str
+    points: Points
+    style: str = "main"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A drawing's size and its plot area, in px, and the values at the area's edges."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Values -> px."""
+        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
+        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
+        return (
+            self.left + across * (self.width - self.left - self.right),
+            self.height - self.bottom - up * (self.height - self.top - self.bottom),
+        )
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    percent: bool = False,
+    y_range: tuple[float, float] | None = None,
+    marks: Sequence[tuple[float, str]] = (),
+    width: int = 520,
+    height: int = 260,
+) -> str:
+    """Curves over rounds. marks: horizontal dashed lines, (value, what it is). An empty chart says so."""
+    values = [p for line in lines for p in line.points]
+    if not values:
+        return f'<p class="empty">{escape(title)}: nothing was measured.</p>'
+    xs = [x for x, _ in values]
+    low, high = y_range or _range([y for _, y in values] + [v for v, _ in marks])
+    ticks = nice_ticks(low, high)
+    frame = Frame(width, height, 48, 16, 26, 40, (min(xs), max(max(xs), min(xs) + 1)), (min(low, ticks[0]), max(high, ticks[-1])))
+    parts = [_grid(frame, ticks, percent), _x_axis(frame, x_label)]
+    parts.append(f'<text class="axis" x="{frame.left - 40}" y="{frame.top - 14:.0f}">{escape(y_label)}</text>')
+    for value, what in marks:
+        x, y = frame.at(frame.x[1], value)
+        parts.append(f'<line class="mark" x1="{frame.left}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="note" x="{x:.1f}" y="{y - 4:.1f}" text-anchor="end">{escape(what)}</text>')
+    parts += [_curve(frame, line, percent) for line in lines]
+    return _svg(frame, title, "".join(parts))
+
+
+def spark(lines: Sequence[Line], *, title: str, x: tuple[float, float], y: tuple[float, float], percent: bool) -> str:
+    """A small multiple: curves on shared axes with the last value written at its end."""
+    frame = Frame(210, 74, 4, 46, 8, 8, x, y)
+    base = frame.at(x[0], y[0])[1]
+    parts = [f'<line class="grid" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{base:.1f}" y2="{base:.1f}"/>']
+    for line in lines:
+        parts.append(_curve(frame, line, percent))
+        if line.points:
+            px, py = frame.at(*line.points[-1])
+            parts.append(f'<circle class="dot {line.style}" cx="{px:.1f}" cy="{py:.1f}" r="2.5"/>')
+            shown = number(line.points[-1][1], percent)
+            parts.append(f'<text class="value {line.style}" x="{px + 7:.1f}" y="{py + 4:.1f}">{shown}</text>')
+    return _svg(frame, title, "".join(parts))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar with its interval."""
+
+    value: float
+    low: float
+    high: float
+    style: str
+    label: str
+
+
+def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance: float | None, y_label: str) -> str:
+    """Groups of bars in percent, each with its interval and its value written above."""
+    frame = Frame(520, 260, 48, 58, 26, 40, (0, len(groups)), (0, 1))
+    parts = [_grid(frame, [0, 0.25, 0.5, 0.75, 1.0], True)]
+    parts.append(f'<text class="axis" x="{frame.left - 40}" y="{frame.top - 14:.0f}">{escape(y_label)}</text>')
+    for index, (name, bars) in enumerate(groups):
+        wide = 0.62 / max(len(bars), 1)
+        for place, bar in enumerate(bars):
+            left, top = frame.at(index + 0.19 + place * wide, bar.value)
+            right, base = frame.at(index + 0.19 + (place + 0.92) * wide, 0)
+            middle = (left + right) / 2
+            _, high = frame.at(0, min(bar.high, 1))
+            _, low = frame.at(0, max(bar.low, 0))
+            parts.append(
+                f'<rect class="bar {bar.style}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+                f'height="{max(base - top, 0):.1f}" rx="2"><title>{escape(bar.label)}: {number(bar.value, True)}</title></rect>'
+                f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{high:.1f}" y2="{low:.1f}"/>'
+                f'<text class="value" text-anchor="middle" x="{middle:.1f}" y="{min(top, high) - 5:.1f}">{number(bar.value, True)}</text>'
+            )
+        x, _ = frame.at(index + 0.5, 0)
+        parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{frame.height - 20}">{escape(name)}</text>')
+    if chance is not None:
+        x, y = frame.at(len(groups), chance)
+        parts.append(f'<line class="mark" x1="{frame.left}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="note" x="{x + 5:.1f}" y="{y + 4:.1f}">chance</text>')
+    return _svg(frame, title, "".join(parts))
+
+
+def number(value: float, percent: bool = False) -> str:
+    """A value as it is written beside a curve."""
+    if percent:
+        return f"{100 * value:.0f}\u202f%"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / about))
+    step = next(s * power for s in (1, 2, 5, 10) if span / (s * power) <= about)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    return min(0.0, min(values)), max(values) if max(values) > min(0.0, min(values)) else min(values) + 1.0
+
+
+def _grid(frame: Frame, ticks: Sequence[float], percent: bool) -> str:
+    parts = []
+    for tick in ticks:
+        _, y = frame.at(frame.x[0], tick)
+        parts.append(
+            f'<line class="grid" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="axis" text-anchor="end" x="{frame.left - 6}" y="{y + 4:.1f}">{number(tick, percent)}</text>'
+        )
+    return "".join(parts)
+
+
+def _x_axis(frame: Frame, label: str) -> str:
+    ticks = [t for t in nice_ticks(*frame.x, about=8) if t == int(t) and frame.x[0] <= t <= frame.x[1]]
+    parts = []
+    for tick in ticks:
+        x, _ = frame.at(tick, 0)
+        parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{frame.height - frame.bottom + 16}">{tick:.0f}</text>')
+    middle = (frame.left + frame.width - frame.right) / 2
+    parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">{escape(label)}</text>')
+    return "".join(parts)
+
+
+def _curve(frame: Frame, line: Line, percent: bool) -> str:
+    if not line.points:
+        return ""
+    places = " ".join("{:.1f},{:.1f}".format(*frame.at(x, y)) for x, y in line.points)
+    last = number(line.points[-1][1], percent)
+    note = f"<title>{escape(line.label)}: {last} at the end</title>"
+    if len(line.points) == 1:
+        x, y = frame.at(*line.points[0])
+        return f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="3">{note}</circle>'
+    return f'<polyline class="curve {line.style}" points="{places}">{note}</polyline>'
+
+
+def _svg(frame: Frame, title: str, body: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {frame.width:.0f} {frame.height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
+        f"<title>{escape(title)}</title>{body}</svg>"
+    )

@@ -1,0 +1,275 @@
+"""The coordinator's round, top to bottom: one question to every hospital, checked replies, one step, one checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from wardround.config import Federation
+from wardround.errors import ConfigError, FederationError, MessageError, QuorumMissed, WardroundError
+from wardround.meta import algorithm_named, optimizers
+from wardround.models import Model
+from wardround.models.scaling import pool_statistics
+from wardround.questions import Statistics
+from wardround.schedule import RoundPlan, Schedule, answer_size
+from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround_server.aggregate import AggregationRule, greatest_norm, weighted_mean
+from wardround_server.checkpoint import Checkpointer, State, initial
+
+# A hospital's node that was killed is not let in again for up to 60 s.
+RECONNECT_S = 90.0
+Event = dict[str, Any]
+"""What happened, ready for JSON: `event` is "start", "waiting", "round", "missed" or "done"."""
+
+
+class Transport(Protocol):
+    """How the coordinator reaches hospitals: Flower's Grid in production, a function call in tests."""
+
+    def hospitals(self) -> Sequence[str]:
+        """Names of those reachable now."""
+        ...
+
+    def declared_patients(self, name: str) -> int | None:
+        """What the hospital registered with; None when nobody vouches for the name, and it states both itself."""
+        ...
+
+    def exchange(
+        self, requests: Mapping[str, bytes], deadline_s: float
+    ) -> Iterator[tuple[str, bytes | WardroundError]]:
+        """Send; yield replies and failures as they arrive; end when all have answered or the deadline has passed."""
+        ...
+
+
+@dataclass
+class Replies:
+    """One round's replies. accepted: hospital -> its checked reply. rejected: hospital -> the reason."""
+
+    accepted: dict[str, RoundReply] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def run(
+    federation: Federation,
+    model: Model,
+    transport: Transport,
+    checkpointer: Checkpointer,
+    *,
+    run_name: str,
+    resume: bool = False,
+    rule: AggregationRule = weighted_mean,
+    reconnect_s: float = RECONNECT_S,
+) -> Iterator[Event]:
+    """Run a federation from its first round, or from the one after its checkpoint, to its last.
+
+    Before each round it waits up to `reconnect_s` until a quorum is reachable; a round itself ends at its deadline.
+
+    Raises:
+        ConfigError: the run exists and is not to be resumed, or its checkpoint is another federation's.
+        QuorumMissed: too few good replies before the deadline; the checkpoint stays at the round before.
+        FederationError: the model is no longer finite; the checkpoint stays at the round before.
+        StorageError: the checkpoint cannot be written.
+    """
+    with checkpointer.held():
+        schedule = Schedule.of(federation)
+        state = _begin(federation, model, checkpointer, run_name, resume)
+        yield _started(federation, schedule, state, transport)
+        for plan in schedule.rounds[state.round :]:
+            started = time.monotonic()
+            if len(transport.hospitals()) < federation.rounds.quorum:
+                yield {"event": "waiting", "round": plan.number, "quorum": federation.rounds.quorum}
+            hospitals = _wait_for_quorum(transport, federation.rounds.quorum, reconnect_s)
+            request = RoundRequest(
+                RequestHeader(run=run_name, federation=federation.digest, round=plan.number),
+                *(vector.numpy() for vector in (state.theta, state.shift, state.scale)),
+            ).pack()
+            replies = _ask(federation, model, plan, transport, dict.fromkeys(hospitals, request), run_name)
+            if len(replies.accepted) < federation.rounds.quorum:
+                yield {"event": "missed", **_who(plan, hospitals, replies)}
+                raise _quorum_missed(federation, plan, replies)
+            state, findings = _learn(federation, model, plan, state, replies, rule)
+            checkpointer.save(state)
+            yield {
+                "event": "round",
+                **_who(plan, hospitals, replies),
+                "epsilon_max": max(state.epsilon.values()),
+                "epsilon": dict(state.epsilon),
+                **findings,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+        yield {"event": "done", "run": run_name, "rounds": len(schedule), "checkpoint": str(checkpointer.path)}
+
+
+def _begin(federation: Federation, model: Model, checkpointer: Checkpointer, run_name: str, resume: bool) -> State:
+    found = checkpointer.load(run=run_name, federation=federation.digest)
+    if found is not None and not resume:
+        raise ConfigError(f"run {run_name!r} exists already", do="continue it with --resume, or choose another --run")
+    if found is not None and found.theta.shape != (model.layout.size,):
+        raise ConfigError(
+            f"{checkpointer.path} holds {len(found.theta)} parameters", allowed=f"{model.layout.size}, as the model has"
+        )
+    if found is not None:
+        return found
+    theta = model.initial().detach()
+    state = initial(
+        run_name,
+        federation.digest,
+        theta,
+        model.scaling_size,
+        optimizers.initial_state(federation.outer, theta),
+    )
+    checkpointer.save(state)
+    return state
+
+
+def _wait_for_quorum(transport: Transport, quorum: int, reconnect_s: float) -> Sequence[str]:
+    """Whoever is reachable once enough are, or when the time to reconnect is over."""
+    until = time.monotonic() + reconnect_s
+    while len(hospitals := transport.hospitals()) < quorum and time.monotonic() < until:
+        time.sleep(0.1)
+    return hospitals
+
+
+def _ask(
+    federation: Federation,
+    model: Model,
+    plan: RoundPlan,
+    transport: Transport,
+    requests: Mapping[str, bytes],
+    run_name: str,
+) -> Replies:
+    """One exchange. A reply that cannot be used is rejected with its reason, and the round goes on."""
+    replies, silent, size = Replies(), set(requests), answer_size(plan.question, model)
+    for name, outcome in transport.exchange(requests, federation.rounds.deadline_s):
+        who = name
+        try:
+            if isinstance(outcome, WardroundError):
+                raise outcome
+            reply = RoundReply.unpack(outcome, run=run_name, round=plan.number, size=size)
+            who = _identify(transport, name, reply)
+            if name not in silent or who in replies.accepted:
+                raise MessageError("it was not asked, or has answered already", allowed="one reply a round")
+            replies.accepted[who] = _plausible(federation, plan, reply)
+        except WardroundError as error:
+            replies.rejected[who] = str(error)
+        silent.discard(name)
+    for name in silent:
+        replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"
+    # In the order of names, not of arrival: the same replies give the same model, bit for bit.
+    return Replies(dict(sorted(replies.accepted.items())), dict(sorted(replies.rejected.items())))
+
+
+def _identify(transport: Transport, name: str, reply: RoundReply) -> str:
+    """Whose reply it is. Raises: MessageError, when it claims another name or size than was registered."""
+    header = reply.header
+    declared = transport.declared_patients(name)
+    if declared is None and transport.declared_patients(header.hospital) is None:
+        return header.hospital
+    if header.hospital != name:
+        raise MessageError(f"a reply of {name} in the name of {header.hospital}", allowed="its own name")
+    if header.declared_patients != declared:
+        raise MessageError(
+            f"declares {header.declared_patients} patients", allowed=f"{declared}, as registered", do="register again"
+        )
+    return name
+
+
+def _plausible(federation: Federation, plan: RoundPlan, reply: RoundReply) -> RoundReply:
+    """The reply, if it is an answer that an honest hospital could give. Raises: MessageError, FederationError."""
+    header = reply.header
+    if header.refusal:
+        refusal = header.refusal
+        what = f"refused: {refusal.error} {refusal.rule} {refusal.asked}".strip()
+        raise FederationError(what, allowed=refusal.allowed)
+    norm = float(torch.from_numpy(reply.answer).double().norm())
+    bound = greatest_norm(federation, plan, size=len(reply.answer), declared_patients=header.declared_patients)
+    if norm > bound:
+        raise MessageError(f"an answer of length {norm:.3g}", allowed=f"at most {bound:.3g}, from public numbers")
+    return reply
+
+
+def _learn(
+    federation: Federation, model: Model, plan: RoundPlan, state: State, replies: Replies, rule: AggregationRule
+) -> tuple[State, Event]:
+    """What the answers teach: the next state, and what the event says of it. Raises: FederationError."""
+    answers = torch.stack([torch.from_numpy(reply.answer.copy()) for reply in replies.accepted.values()])
+    epsilon = dict(state.epsilon) | {who: reply.header.epsilon for who, reply in replies.accepted.items()}
+    state = replace(state, round=plan.number + 1, epsilon=epsilon)
+    findings: Event = {"delta_norm": None, "accuracy": None}
+    match plan.question:
+        case "statistics":
+            shift, scale = pool_statistics([Statistics.unpack(answer, model.classes) for answer in answers])
+            state = replace(state, shift=shift, scale=scale)
+        case "gradient":
+            delta = rule(answers, _weights(federation, replies))
+            gradient = algorithm_named(federation.algorithm.name).outer_gradient(delta)
+            optimizer, theta = optimizers.step(federation.outer, state.optimizer, state.theta, gradient)
+            state = replace(state, theta=theta, optimizer=optimizer)
+            findings["delta_norm"] = float(delta.norm())
+        case "confusion":
+            confusions = answers.view(-1, model.classes, model.classes)
+            findings |= _scores(confusions.sum(0))
+            findings["accuracy_by_hospital"] = {
+                who: _scores(confusion)["accuracy"] for who, confusion in zip(replies.accepted, confusions, strict=True)
+            }
+    if not all(bool(tensor.isfinite().all()) for tensor in (state.theta, state.shift, state.scale)):
+        raise FederationError(
+            f"after round {plan.number} the model is no longer finite",
+            do="lower outer.learning_rate or algorithm.local_learning_rate in a new federation.toml",
+        )
+    return state, findings
+
+
+def _weights(federation: Federation, replies: Replies) -> Tensor:
+    """float32 [hospitals]: declared patients, which are public, or all the same."""
+    if federation.outer.weighting == "uniform":
+        return torch.ones(len(replies.accepted))
+    return torch.tensor([float(reply.header.declared_patients) for reply in replies.accepted.values()])
+
+
+def _scores(confusion: Tensor) -> Event:
+    """Estimates from noised counts [classes, classes]; None where the noise leaves nobody to count."""
+    total, rows = float(confusion.sum()), confusion.sum(dim=1)
+    seen = rows > 0
+    recalls = (confusion.diagonal()[seen] / rows[seen]).clamp(0, 1)
+    return {
+        "accuracy": min(max(float(confusion.trace()) / total, 0.0), 1.0) if total > 0 else None,
+        "balanced_accuracy": float(recalls.mean()) if len(recalls) else None,
+    }
+
+
+def _started(federation: Federation, schedule: Schedule, state: State, transport: Transport) -> Event:
+    return {
+        "event": "start",
+        "run": state.run,
+        "federation": federation.name,
+        "digest": federation.digest,
+        "from_round": state.round,
+        "rounds": len(schedule),
+        "hospitals": list(transport.hospitals()),
+    }
+
+
+def _who(plan: RoundPlan, hospitals: Sequence[str], replies: Replies) -> Event:
+    declared = {who: reply.header.declared_patients for who, reply in replies.accepted.items()}
+    return {
+        "round": plan.number,
+        "question": plan.question,
+        "hospitals": len(hospitals),
+        "replied": len(replies.accepted),
+        "rejected": replies.rejected,
+        "declared_patients": declared,
+    }
+
+
+def _quorum_missed(federation: Federation, plan: RoundPlan, replies: Replies) -> QuorumMissed:
+    reasons = "; ".join(f"{who}: {reason}" for who, reason in replies.rejected.items()) or "nobody was reachable"
+    return QuorumMissed(
+        f"round {plan.number}: {len(replies.accepted)} hospitals gave a good reply ({reasons})",
+        allowed=f"a quorum of {federation.rounds.quorum}",
+        do="mend what they report, then run again with --resume: nothing that was answered is lost or paid twice",
+    )

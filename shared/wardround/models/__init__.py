@@ -1,0 +1,41 @@
+"""Models: what is frozen and public, and what hospitals train together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wardround.config import Federation
+from wardround.models.base import Model
+from wardround.models.conv4 import Conv4
+from wardround.models.encoder import BuiltinEncoder
+from wardround.models.head import Encoder, EncoderHead
+from wardround.models.objective import Objective
+from wardround.models.own_encoder import OwnEncoder
+from wardround.models.tabular import Tabular
+
+__all__ = ["Model", "Objective", "build_model"]
+
+
+def build_model(federation: Federation, base: Path | None = None) -> Model:
+    """The model that a federation agreed on; `base` is the folder of a relative `model.encoder` (default: here).
+
+    Raises: ConfigError: an encoder file that is missing, not the pinned one, or does not fit the task.
+    """
+    task, choice = federation.task, federation.model
+    classes = len(task.classes)
+    if choice.family == "logistic":
+        return Tabular.logistic(len(task.features), classes)
+    if choice.family == "mlp":
+        return Tabular.mlp(len(task.features), classes, choice.width)
+    if choice.family == "conv4":
+        return Conv4.of(task.channels, choice.width, classes)
+    return EncoderHead.of(_encoder(federation, base or Path()), classes)
+
+
+def _encoder(federation: Federation, base: Path) -> Encoder:
+    task, choice = federation.task, federation.model
+    if choice.encoder == "builtin":
+        return BuiltinEncoder.of(task.image_size_px, task.channels, choice.features)
+    return OwnEncoder.load(
+        base / choice.encoder, choice.encoder_sha256, channels=task.channels, features=choice.features
+    )

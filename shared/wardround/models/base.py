@@ -1,0 +1,51 @@
+"""What a model is to the rest of wardround."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from wardround.vector import Layout
+
+
+class Model(Protocol):
+    """A frozen public part, `encode`, and a trained part, `logits`, whose parameters are one vector theta.
+
+    layout: of theta. scaling_size: d, the length of shift and scale. classes: number of outputs.
+    fingerprint: SHA-256, 64 hex digits, of everything frozen. per_patient: how per-patient gradients are computed
+    fastest, "vmap" (small models) or "loop" (convolutions).
+    """
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def scaling_size(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def per_patient(self) -> str: ...
+
+    def encode(self, x: Tensor) -> Tensor:
+        """float32 [n, *task.input_shape], images in [0, 1], tables as they are -> float32 z [n, ...], on x's device.
+
+        Public and frozen, so a hospital encodes an image once and keeps z.
+        """
+        ...
+
+    def summary(self, z: Tensor) -> Tensor:
+        """From z [n, ...], float32 [n, d]: what `Cohort.statistics` takes moments of, near mean 0 and variance 1."""
+        ...
+
+    def logits(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """From theta float32 [P], z [n, ...], shift and scale float32 [d]: float32 [n, classes].
+
+        Differentiable in theta, and safe under torch.func.vmap over theta, z or both.
+        """
+        ...
+
+    def initial(self) -> Tensor:
+        """Where meta-learning starts: float32 [P], the same on every machine."""
+        ...

@@ -1,0 +1,128 @@
+"""`wardround simulate`: what a newcomer types first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wardround.config import Federation, load_federation
+from wardround.errors import ConfigError
+from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
+
+app = typer.Typer(add_completion=False, help="Simulate a whole federation in this process.")
+
+
+@app.command("simulate")
+def simulate_command(
+    federation: Annotated[Path | None, typer.Argument(metavar="[FEDERATION.toml]", help="Default: an embedded one.")] = None,
+    hospitals: Annotated[int, typer.Option(help="Hospitals that take part; one more is made that does not.")] = 8,
+    rounds: Annotated[int | None, typer.Option(help="Training rounds. [default: the federation's]")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the SYNTHETIC DATA only. Noise comes from the operating system and cannot be seeded.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for everything. [default: simulations/DATE-TIME]", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Read this folder (a subfolder a hospital: DICOM files, labels.csv) instead of phantoms."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}. [default: {DEFAULT_TASK}]")] = None,
+    engine: Annotated[str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")] = "local",
+    algorithm: Annotated[str | None, typer.Option(help="reptile, fomaml or fedavg. [default: the federation's]")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")] = None,
+    no_privacy: Annotated[
+        bool, typer.Option("--no-privacy", help="DANGER: exact answers, no clipping, no noise. Protects nobody.")
+    ] = False,
+    shots: Annotated[int, typer.Option(help="Labelled patients a class in the last comparison, at most.")] = 5,
+    patients: Annotated[str, typer.Option(help="Least and greatest size of a synthetic cohort.")] = "60-220",
+    compute: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: each round, and last `done`.")] = False,
+) -> None:
+    """Hospitals are made and learn together in this process; then a hospital that took no part is asked what it gained.
+
+    Privacy is on: every hospital clips, adds noise and keeps a ledger, as a deployed one does. The accuracy shown after
+    each round is measured without noise at the hospital that took no part; that is legal only because its data are
+    synthetic (or, with --data, your own to look at).
+    """
+    chosen, base = _federation(federation, task)
+    changes: dict[str, dict[str, Any]] = {
+        "rounds": _given(rounds=rounds) if rounds is not None else {},
+        "algorithm": _given(name=algorithm),
+        "privacy": _given(epsilon=epsilon),
+    }
+    from wardround_simulation.federation import changed
+
+    chosen = changed(chosen, **changes)
+    _check(hospitals, shots, seed, engine, compute)
+    low, high = _range(patients)
+    folder = out or Path("simulations") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+
+    # torch is slow to import: mistakes above are told at once.
+    from wardround_simulation.simulate import Settings
+    from wardround_simulation.watch import watching
+
+    settings = Settings(
+        federation=chosen,
+        base=base,
+        out=folder,
+        hospitals=hospitals,
+        data=data,
+        patients=(low, high),
+        seed=seed,
+        privacy=not no_privacy,
+        shots=shots,
+        compute=compute,
+    )
+    with watching(as_json=as_json) as watch:
+        if engine == "ray":
+            from wardround_simulation.ray_engine import simulate_with_ray
+
+            simulate_with_ray(settings, watch)
+        else:
+            from wardround_simulation.simulate import simulate
+
+            simulate(settings, watch)
+
+
+def _federation(path: Path | None, task: str | None) -> tuple[Federation, Path]:
+    """The agreement and the folder of its encoder file. Raises: ConfigError."""
+    from wardround_simulation.federation import changed, embedded
+
+    if path is None:
+        return embedded(task or DEFAULT_TASK), Path()
+    federation = load_federation(path)
+    if task is not None and task != federation.task.label_column:
+        classes = {"classes": list(TASKS[task])} if task in TASKS else {}
+        federation = changed(federation, task={"label_column": task} | classes)
+    return federation, path.parent
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _check(hospitals: int, shots: int, seed: int, engine: str, compute: str) -> None:
+    """Raises: ConfigError."""
+    if not 1 <= hospitals <= 10_000:
+        raise ConfigError(f"--hospitals {hospitals}", allowed="1 to 10000")
+    if not 1 <= shots <= 100:
+        raise ConfigError(f"--shots {shots}", allowed="1 to 100")
+    if seed < 0:
+        raise ConfigError(f"--seed {seed}", allowed="0 or more")
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"--engine {engine}", allowed="local, ray")
+    if compute not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--compute {compute}", allowed="auto, cpu, cuda")
+
+
+def _range(text: str) -> tuple[int, int]:
+    """"60-220" -> (60, 220). Raises: ConfigError."""
+    least, _, greatest = text.partition("-")
+    try:
+        return int(least), int(greatest or least)
+    except ValueError:
+        raise ConfigError(f"--patients {text}", allowed="two numbers, such as 60-220") from None

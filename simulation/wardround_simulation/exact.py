@@ -1,0 +1,74 @@
+"""The questions of a cohort answered exactly: no clipping, no sampling, no noise, and so no privacy at all.
+
+For research, and to see what privacy costs. It lives in the simulation package alone: a hospital's installation does
+not contain it. It is made like `wardround_client.privacy.cohort.PrivateCohort` and answers in the same units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from wardround.config import Privacy
+from wardround.questions import Loss, Predict, Statistics
+from wardround_client.examples import Examples
+from wardround_client.privacy.accountant import Answers, Calibration
+
+
+class ExactCohort:
+    """A hospital's patients, without protection.
+
+    Args:
+        examples: the cohort.
+        calibration, privacy, reserved: taken so that it is made as a PrivateCohort is; nothing is clipped, drawn,
+            noised or counted by them.
+        declared_patients: the denominator of a gradient, as it is with privacy on.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        calibration: Calibration,
+        privacy: Privacy,
+        declared_patients: int,
+        reserved: tuple[Answers, ...],
+    ) -> None:
+        self._examples, self._declared = examples, declared_patients
+        images = torch.bincount(examples.patient, minlength=examples.patients).clamp(min=1)
+        # Each patient weighs 1 in all, whatever the number of images: the weights of a patient's images sum to 1.
+        self._weights = 1.0 / images[examples.patient].to(examples.summary.dtype)
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        """float32 [P]: the sum over ALL patients of the mean gradient of a patient's images, divided by the declared
+        patients."""
+        examples = self._examples
+
+        def total(parameters: Tensor) -> Tensor:
+            # A loss is the mean over the images that it gets, so equal weights within a group of patients with the
+            # same number of images: sum over patients of their means = sum over groups of (patients x group's mean).
+            images = torch.bincount(examples.patient)[examples.patient]
+            value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
+            for count in torch.unique(images).tolist():
+                chosen = images == count
+                patients = int(chosen.sum()) / count
+                value = value + patients * loss(parameters, examples.z[chosen], examples.y[chosen])
+            return value
+
+        return grad(total)(theta) / self._declared
+
+    def statistics(self) -> Statistics:
+        """Class counts (patients; one with several images counts as shares) and sums of features and their squares."""
+        y, z, weights = self._examples.y, self._examples.summary, self._weights
+        one_hot = torch.nn.functional.one_hot(y, self._examples.classes).to(z.dtype)
+        return Statistics(weights @ one_hot, weights @ z, weights @ z.square())
+
+    def confusion(self, predict: Predict) -> Tensor:
+        """float32 [classes, classes]: rows truth, columns prediction; each patient weighs 1."""
+        classes = self._examples.classes
+        with torch.no_grad():
+            predicted = predict(self._examples.z).argmax(dim=1)
+        cells = torch.zeros(classes * classes, dtype=self._weights.dtype, device=self._weights.device)
+        cells.index_add_(0, self._examples.y * classes + predicted, self._weights)
+        return cells.view(classes, classes)

@@ -1,0 +1,77 @@
+"""The federation that `wardround simulate` runs when it is given none, and how a federation is written as TOML."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wardround.config import Federation
+from wardround.errors import ConfigError
+from wardround.toml import loads
+from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
+
+EMBEDDED = """\
+name = "demo"
+
+[task]
+label_column = "finding"
+classes = ["normal", "nodule", "diffuse", "effusion"]
+image_size_px = 64
+
+[model]
+family = "encoder-head"
+features = 32
+
+[algorithm]
+name = "reptile"
+local_steps = 1
+local_learning_rate = 1.0
+
+[outer]
+optimizer = "sgd"
+learning_rate = 5.0
+momentum = 0.8
+
+[privacy]
+epsilon = 8.0
+clip_norm = 1.0
+
+[rounds]
+rounds = 20
+quorum = 2
+deadline_s = 120.0
+"""
+
+
+def embedded(task: str = DEFAULT_TASK) -> Federation:
+    """The default federation, for one of the synthetic hospitals' label columns. Raises: ConfigError."""
+    if task not in TASKS:
+        raise ConfigError(f"no synthetic hospital has labels for {task!r}", allowed=", ".join(TASKS))
+    federation = loads(EMBEDDED, Federation, name="the embedded federation")
+    return changed(federation, task={"label_column": task, "classes": list(TASKS[task])})
+
+
+def changed(federation: Federation, **sections: dict[str, Any]) -> Federation:
+    """The federation with some keys of some sections replaced, checked again. Raises: ConfigError."""
+    data = federation.model_dump(mode="json")
+    for section, values in sections.items():
+        data[section] = {**data[section], **values}
+    return loads(_dump(data), Federation, name="the federation with the options' values")
+
+
+def to_toml(federation: Federation) -> str:
+    """The federation as TOML text, every value written out; reading it again gives the same federation."""
+    return _dump(federation.model_dump(mode="json"))
+
+
+def _dump(data: dict[str, Any]) -> str:
+    lines = [f"{key} = {_value(value)}" for key, value in data.items() if not isinstance(value, dict)]
+    for section, values in data.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    """A scalar or a list of scalars. JSON's spelling of them is TOML's too, but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

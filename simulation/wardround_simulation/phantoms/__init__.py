@@ -1,0 +1,19 @@
+"""Synthetic hospitals: phantoms with findings, written as real DICOM files that differ as hospitals differ.
+
+Everything here is drawn from seeded numpy generators: no patient is in it, and no privacy is claimed for it.
+"""
+
+from wardround_simulation.phantoms.dicom import write_hospital, write_small_hospital
+from wardround_simulation.phantoms.hospitals import HospitalProfile, Scanner, make_profiles
+from wardround_simulation.phantoms.tasks import DEFAULT_TASK, FINDINGS, TASKS
+
+__all__ = [
+    "DEFAULT_TASK",
+    "FINDINGS",
+    "TASKS",
+    "HospitalProfile",
+    "Scanner",
+    "make_profiles",
+    "write_hospital",
+    "write_small_hospital",
+]

@@ -1,0 +1,287 @@
+"""A whole federation in one process, read top to bottom: hospitals are made, they learn, a newcomer is asked, a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.clientapp import ClientApp
+
+from wardround.config import Federation
+from wardround.errors import ConfigError, StorageError
+from wardround_client.agreement import Agreement
+from wardround_client.app import make_app
+from wardround_client.hospital import Hospital
+from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.round import OpenCohort, answer
+from wardround_server.app import EventLog, GridTransport
+from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.hospitals import Hospital as Registered
+from wardround_server.report import write_report
+from wardround_server.rounds import run
+from wardround_simulation.evaluate import accuracy, compare_shots
+from wardround_simulation.exact import ExactCohort
+from wardround_simulation.federation import to_toml
+from wardround_simulation.grid import App, LocalGrid
+from wardround_simulation.phantoms import make_profiles
+from wardround_simulation.sites import Site, prepare, sites_of_folders, synthetic_sites
+from wardround_simulation.watch import Watch
+
+MARK = "simulation.json"
+RUN = "simulation"
+PATIENTS = (60, 220)
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `wardround simulate` was asked for.
+
+    federation: the agreement, options applied. base: the folder of its relative encoder file. out: a folder of its own.
+    hospitals: how many take part; one more is made that does not. data: folders to read instead of phantoms.
+    patients: least and greatest size of a synthetic cohort. seed: of the synthetic DATA only.
+    privacy: False answers exactly. shots: the largest k of the comparison. compute: "auto", "cpu" or "cuda".
+    """
+
+    federation: Federation
+    base: Path
+    out: Path
+    hospitals: int = 8
+    data: Path | None = None
+    patients: tuple[int, int] = PATIENTS
+    seed: int = 0
+    privacy: bool = True
+    shots: int = 5
+    compute: str = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A simulation whose hospitals are open, have approved and hold their cohorts in memory."""
+
+    settings: Settings
+    sites: Sequence[Site]
+    hospitals: Sequence[Hospital]
+    agreements: Sequence[Agreement]
+
+
+Rounds = Callable[[Ready], Iterator[tuple[Event, State]]]
+
+
+def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> Path:
+    """Run it all.
+
+    Args:
+        engine: yields (round event, state after it); default: threads in this process. Another engine works in other
+            processes, so that ledgers then lie in the hospitals' homes.
+
+    Returns:
+        The report's path.
+
+    Raises: ConfigError, DataError, StorageError, PolicyRefusal, QuorumMissed, FederationError.
+    """
+    begun = time.monotonic()
+    sites = plan_sites(settings)
+    federation = settings.federation
+    with _folder(settings):
+        watch.begin(_title(settings, sites), privacy_on=settings.privacy, rounds=federation.rounds.rounds)
+        in_memory = engine is None
+        hospitals = prepare(sites, federation, compute=settings.compute, step=watch.step, ledgers_in_memory=in_memory)
+        ready = _approve(settings, sites, hospitals, watch)
+        _describe(ready)
+        with EventLog(settings.out) as log:
+            state = None
+            training = 0
+            for event, state in (engine or local_rounds)(ready):
+                training += event.get("question") == "gradient"
+                told = _marked(settings) | _enriched(event, ready, state, training)
+                log.write(told)
+                watch.event(told)
+            assert state is not None
+            comparison = compare_shots(
+                hospitals[-1], ready.agreements[-1], state, shots=settings.shots, seed=settings.seed
+            )
+            _write(settings.out / "comparison.json", comparison)
+            done = _marked(settings) | {
+                "event": "done",
+                "report": str(settings.out / "report.html"),
+                "seconds": round(time.monotonic() - begun, 3),
+                "comparison": comparison,
+                "versions": versions(),
+            }
+            log.write(done)
+        report = write_report(settings.out)
+        watch.event(done)
+    return report
+
+
+def plan_sites(settings: Settings) -> list[Site]:
+    """Which hospitals there will be; the last takes no part. Raises: ConfigError, DataError."""
+    if settings.data is not None:
+        sites = sites_of_folders(settings.data, settings.out)
+    elif settings.federation.task.kind == "table":
+        raise ConfigError("synthetic hospitals have images, the federation wants a table", do="give --data FOLDER")
+    else:
+        sites = synthetic_sites(
+            make_profiles(settings.hospitals + 1, patients=settings.patients, seed=settings.seed), settings.out
+        )
+    quorum = settings.federation.rounds.quorum
+    if len(sites) - 1 < quorum:
+        raise ConfigError(
+            f"{len(sites) - 1} hospital(s) take part, but rounds.quorum is {quorum}",
+            do="simulate more hospitals, or lower the quorum in the federation.toml",
+        )
+    return sites
+
+
+def _approve(settings: Settings, sites: Sequence[Site], hospitals: Sequence[Hospital], watch: Watch) -> Ready:
+    """Each hospital approves the federation and encodes its cohort once. The last only looks at the agreement."""
+    file = settings.out / "federation.toml"
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        agreements = [h.approve(file) if site.took_part else h.agreement_of(file) for site, h in zip(sites, hospitals, strict=True)]
+        encoded = pool.map(lambda pair: pair[0].examples(pair[1]), zip(hospitals, agreements, strict=True))
+        for done, _ in enumerate(encoded, start=1):
+            watch.step("encoding", done, len(hospitals))
+    return Ready(settings, sites, hospitals, agreements)
+
+
+def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
+    """The federation's own round loop over hospitals in this process; yields rounds with the state after them."""
+    settings = ready.settings
+    open_cohort: OpenCohort = PrivateCohort if settings.privacy else ExactCohort
+    part = [(site, h) for site, h in zip(ready.sites, ready.hospitals, strict=True) if site.took_part]
+    apps: dict[str, App] = {site.name: app_of(hospital, open_cohort) for site, hospital in part}
+    checkpointer = RememberingCheckpointer(settings.out)
+    model = ready.agreements[0].model
+    with LocalGrid(apps, workers=settings.workers) as grid:
+        transport = GridTransport(grid, registered(grid, {site.name: h for site, h in part}))
+        for event in run(settings.federation, model, transport, checkpointer, run_name=RUN):
+            if event["event"] not in ("round", "missed"):
+                continue
+            assert checkpointer.state is not None
+            yield event, checkpointer.state
+
+
+def _enriched(event: Event, ready: Ready, state: State, training: int) -> Event:
+    """The event with what only a simulation may know: accuracies without noise.
+
+    Those of participants are legal because nobody is a patient here; of somebody's own folders they are left out while
+    privacy is on. The last hospital took no part, so nobody was promised anything about it.
+    """
+    settings = ready.settings
+    event = event | {"training_round": training}
+    if not settings.privacy:
+        event |= {"epsilon": {}, "epsilon_max": None}
+    if event["event"] != "round":
+        return event
+    *part, (_, held_out, agreement) = zip(ready.sites, ready.hospitals, ready.agreements, strict=True)
+    event["accuracy"] = accuracy(held_out, agreement, state)
+    if agreement.model.per_patient == "vmap" and (settings.data is None or not settings.privacy):
+        event["accuracy_by_hospital"] = {site.name: accuracy(h, a, state) for site, h, a in part}
+    return event
+
+
+def app_of(hospital: Hospital, open_cohort: OpenCohort) -> ClientApp:
+    """The hospital's own ClientApp, over a hospital that is open already."""
+    answers = partial(answer, hospital, open_cohort=open_cohort)
+    return make_app(lambda context: answers)
+
+
+class RememberingCheckpointer(Checkpointer):
+    """Also keeps the last state in memory, for whoever evaluates it."""
+
+    state: State | None = None
+
+    def save(self, state: State) -> None:
+        """See Checkpointer."""
+        super().save(state)
+        self.state = state
+
+
+def registered(grid: LocalGrid, hospitals: Mapping[str, Hospital]) -> dict[int, Registered]:
+    """The hospitals as a coordinator's registry lists them, by node id, each with a node key of its own."""
+    return {
+        node: Registered(
+            name=name,
+            public_key=ec.generate_private_key(ec.SECP256R1())
+            .public_key()
+            .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            .decode(),
+            declared_patients=hospitals[name].config.hospital.declared_patients,
+            node_id=node,
+        )
+        for node, name in grid.names.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """What ran."""
+    names = ("wardround", "flwr", "torch", "opacus", "pydicom", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+@contextmanager
+def _folder(settings: Settings) -> Iterator[None]:
+    """The output folder, new or empty, with the agreement in it. Raises: ConfigError, StorageError."""
+    out = settings.out
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file", do="name a folder with --out")
+    if out.is_dir() and any(out.iterdir()):
+        what = "another simulation" if (out / MARK).exists() else "other files"
+        raise ConfigError(f"{out} holds {what} already", do="name another folder with --out, or remove that one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "federation.toml").write_text(to_toml(settings.federation), encoding="utf-8")
+        encoder = settings.federation.model.encoder
+        if encoder != "builtin":
+            target = out / encoder
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((settings.base / encoder).read_bytes())
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or out} cannot be used ({error.strerror})", do="name another folder with --out"
+        ) from None
+    _write(out / MARK, _marked(settings) | {"hospitals": [], "versions": versions()})
+    yield
+
+
+def _describe(ready: Ready) -> None:
+    settings = ready.settings
+    described = [site.described(hospital) for site, hospital in zip(ready.sites, ready.hospitals, strict=True)]
+    facts = {"synthetic": settings.data is None, "seed": None if settings.data else settings.seed}
+    _write(settings.out / MARK, _marked(settings) | facts | {"hospitals": described, "versions": versions()})
+
+
+def _marked(settings: Settings) -> Event:
+    """What every line of a run without privacy carries."""
+    return {} if settings.privacy else {"privacy": "OFF"}
+
+
+def _title(settings: Settings, sites: Sequence[Site]) -> str:
+    federation = settings.federation
+    protected = f"epsilon {federation.privacy.epsilon:g} a patient" if settings.privacy else "privacy OFF"
+    return (
+        f"{federation.name}: {len(sites) - 1} hospitals learn {federation.task.label_column!r} in {federation.rounds.rounds} "
+        f"rounds ({federation.algorithm.name}, {protected}); {sites[-1].name} takes no part. Folder: {settings.out}"
+    )
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})", do="free some space") from None
+

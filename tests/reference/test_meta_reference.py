@@ -1,0 +1,139 @@
+"""Meta-learners and optimizers against closed forms, torch.optim and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from wardround.config import AlgorithmChoice, OuterOptimizer
+from wardround.meta import algorithm_named, optimizers
+from wardround.questions import Loss, Predict, Statistics
+
+A = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]])
+B = torch.tensor([1.0, -1.0, 0.5])
+
+
+class Quadratic:
+    """1/2 theta' A theta - B' theta."""
+
+    per_patient = "vmap"
+
+    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * theta @ A @ theta - B @ theta
+
+
+class Exact:
+    """A cohort without clipping or noise."""
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        gradient: Tensor = torch.func.grad(loss)(theta, torch.zeros(1), torch.zeros(1))
+        return gradient
+
+    def statistics(self) -> Statistics:
+        raise NotImplementedError
+
+    def confusion(self, predict: Predict) -> Tensor:
+        raise NotImplementedError
+
+
+def after_steps(theta: Tensor, steps: int, alpha: float) -> Tensor:
+    """theta_k in closed form: the minimum plus (I - alpha A)^k of the way to it."""
+    minimum = torch.linalg.solve(A, B)
+    return minimum + torch.linalg.matrix_power(torch.eye(3) - alpha * A, steps) @ (theta - minimum)
+
+
+@pytest.mark.parametrize("name", ["reptile", "fedavg"])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_delta_of_local_steps_on_a_quadratic(name: str, steps: int) -> None:
+    theta = torch.tensor([0.5, 0.5, -2.0])
+    choice = AlgorithmChoice(name=name, local_steps=steps, local_learning_rate=0.2)
+    delta = algorithm_named(name).inner(theta, Exact(), Quadratic(), choice)
+    torch.testing.assert_close(delta, after_steps(theta, steps, 0.2) - theta)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_fomaml_on_a_quadratic_is_the_gradient_at_the_adapted_parameters(steps: int) -> None:
+    theta = torch.tensor([0.5, 0.5, -2.0])
+    choice = AlgorithmChoice(name="fomaml", local_steps=steps, local_learning_rate=0.2)
+    delta = algorithm_named("fomaml").inner(theta, Exact(), Quadratic(), choice)
+    torch.testing.assert_close(delta, -0.2 * (A @ after_steps(theta, steps, 0.2) - B))
+
+
+def test_fomaml_leaves_out_the_second_derivative_of_maml() -> None:
+    """MAML's meta-gradient on a quadratic is (I - alpha A)^k times FOMAML's (Finn et al. 2017, equation 1)."""
+    theta = torch.tensor([0.5, 0.5, -2.0], requires_grad=True)
+    adapted = theta
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(Quadratic()(adapted, B, B), adapted, create_graph=True)
+        adapted = adapted - 0.2 * gradient
+    (maml,) = torch.autograd.grad(Quadratic()(adapted, B, B), theta)
+    choice = AlgorithmChoice(name="fomaml", local_steps=3, local_learning_rate=0.2)
+    fomaml = -algorithm_named("fomaml").inner(theta.detach(), Exact(), Quadratic(), choice) / 0.2
+    torch.testing.assert_close(maml, torch.linalg.matrix_power(torch.eye(3) - 0.2 * A, 3) @ fomaml)
+
+
+def test_fedavg_with_server_rate_one_is_the_weighted_mean_of_the_models() -> None:
+    models, weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    theta = torch.tensor([3.0, 1.0, 2.0])
+    outer = OuterOptimizer(learning_rate=1.0, momentum=0.0)
+    mean_delta = weights @ (models - theta)
+    gradient = algorithm_named("fedavg").outer_gradient(mean_delta)
+    _, moved = optimizers.step(outer, optimizers.initial_state(outer, theta), theta, gradient)
+    torch.testing.assert_close(moved, weights @ models)
+
+
+def gradients(steps: int = 30) -> Tensor:
+    return torch.randn(steps, 5, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_sgd_is_torch_sgd(momentum: float) -> None:
+    choice = OuterOptimizer(optimizer="sgd", learning_rate=0.3, momentum=momentum)
+    parameter = torch.nn.Parameter(torch.ones(5))
+    theirs = torch.optim.SGD([parameter], lr=0.3, momentum=momentum)
+    theta, state = torch.ones(5), optimizers.initial_state(choice, torch.ones(5))
+    for gradient in gradients():
+        parameter.grad = gradient.clone()
+        theirs.step()
+        state, theta = optimizers.step(choice, state, theta, gradient)
+        torch.testing.assert_close(theta, parameter.data)
+
+
+def test_adam_is_torch_adam_once_the_bias_correction_is_moved_into_its_rate_and_tau() -> None:
+    """torch divides m by 1 - beta1^t and v by 1 - beta2^t; the same step has rate lr c / (1 - beta1^t) and tau eps c,
+    where c = sqrt(1 - beta2^t). FedAdam starts from v = tau^2, here 1e-24."""
+    parameter = torch.nn.Parameter(torch.ones(5))
+    theirs = torch.optim.Adam([parameter], lr=0.01, betas=(0.9, 0.99), eps=1e-8)
+    theta, state = torch.ones(5), optimizers.initial_state(OuterOptimizer(optimizer="adam", tau=1e-12), torch.ones(5))
+    for t, gradient in enumerate(gradients(), start=1):
+        parameter.grad = gradient.clone()
+        theirs.step()
+        c = math.sqrt(1 - 0.99**t)
+        choice = OuterOptimizer(optimizer="adam", learning_rate=0.01 * c / (1 - 0.9**t), tau=1e-8 * c)
+        state, theta = optimizers.step(choice, state, theta, gradient)
+        torch.testing.assert_close(theta, parameter.data)
+
+
+def test_adam_and_yogi_by_hand() -> None:
+    """beta1 = 0.5, beta2 = 0.75, tau = 0.1, eta = 1; gradients 2, then 0.4. v starts at tau^2 = 0.01.
+
+    m: 1, then 0.7. Adam v: 0.0075 + 1 = 1.0075; then 0.755625 + 0.04 = 0.795625.
+    Yogi v: 0.01 + 0.25 x 4 = 1.01 (4 is above 0.01); then 1.01 - 0.25 x 0.16 = 0.97 (0.16 is below 1.01).
+    """
+    expected = {"adam": (1.0075, 0.795625), "yogi": (1.01, 0.97)}
+    for name, (v1, v2) in expected.items():
+        choice = OuterOptimizer.model_validate(
+            {"optimizer": name, "learning_rate": 1.0, "beta1": 0.5, "beta2": 0.75, "tau": 0.1}
+        )
+        theta = torch.zeros(1)
+        state = optimizers.initial_state(choice, theta)
+        state, theta = optimizers.step(choice, state, theta, torch.tensor([2.0]))
+        torch.testing.assert_close(state.second, torch.tensor([v1]))
+        torch.testing.assert_close(theta, torch.tensor([-1 / (math.sqrt(v1) + 0.1)]))
+        before = float(theta)
+        state, theta = optimizers.step(choice, state, theta, torch.tensor([0.4]))
+        torch.testing.assert_close(state.second, torch.tensor([v2]))
+        torch.testing.assert_close(theta, torch.tensor([before - 0.7 / (math.sqrt(v2) + 0.1)]))

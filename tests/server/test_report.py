@@ -1,0 +1,245 @@
+"""The report tells a run's story from its own files, and nothing in it can do harm."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wardround.errors import ConfigError, DataError, StorageError
+from wardround_server.report import write_report
+from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, nice_ticks
+
+TOML = """
+name = "spring"
+[task]
+label_column = "finding"
+classes = ["normal", "nodule"]
+[privacy]
+epsilon = 8.0
+[rounds]
+rounds = 3
+"""
+NAMES = ("north", "south")
+
+
+def event(number: int, **more: Any) -> dict[str, Any]:
+    return {
+        "event": "round",
+        "round": number,
+        "question": "gradient" if number else "statistics",
+        "hospitals": 2,
+        "replied": 2,
+        "rejected": {},
+        "declared_patients": dict.fromkeys(NAMES, 100),
+        "epsilon": {"north": 2.0 + number, "south": 1.0 + number},
+        "epsilon_max": 2.0 + number,
+        "delta_norm": 0.5 / number if number else None,
+        "accuracy": 0.5 + number / 10 if number else None,
+        "accuracy_by_hospital": {"north": 0.6, "south": 0.7} if number else {},
+        "seconds": 0.25,
+    } | more
+
+
+def make_run(folder: Path, events: list[dict[str, Any]] | None = None, **files: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "federation.toml").write_text(TOML)
+    lines = [event(i) for i in range(4)] if events is None else events
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+COMPARISON = {
+    "hospital": "newcomer",
+    "repeats": 10,
+    "chance": 0.5,
+    "rows": [
+        {"shots": 1, "fresh": {"mean": 0.52, "low": 0.5, "high": 0.54}, "meta": {"mean": 0.7, "low": 0.6, "high": 0.8}},
+        {
+            "shots": 5,
+            "fresh": {"mean": 0.61, "low": 0.6, "high": 0.62},
+            "meta": {"mean": 0.83, "low": 0.8, "high": 0.9},
+        },
+    ],
+}
+SIMULATION = {
+    "synthetic": True,
+    "seed": 3,
+    "hospitals": [
+        {"name": "north", "declared_patients": 100, "delta": 0.00099, "modality": "CT", "manufacturer": "A", "took_part": True},
+        {"name": "south", "declared_patients": 80, "delta": 0.00124, "modality": "MR", "manufacturer": "B", "took_part": True},
+        {"name": "newcomer", "declared_patients": 60, "delta": 0.0016, "modality": "CR", "manufacturer": "C", "took_part": False},
+    ],
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text; raises when tags do not nest."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\u202f", " ").split())
+
+
+def read(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_a_simulation_with_privacy_tells_what_was_gained_and_what_it_cost(tmp_path: Path) -> None:
+    page = read(make_run(tmp_path / "r", comparison=COMPARISON, simulation=SIMULATION))
+    assert "2 hospitals learned to tell normal and nodule apart together in 3 rounds." in page.text
+    assert "With 5 labelled patients a class" in page.text
+    assert "83 % accuracy from the shared model, up from 61 % from a fresh one" in page.text
+    assert "at most epsilon 5.00 about any one patient" in page.text
+    assert "newcomer took no part" in page.text
+    assert "at most 8 for the whole run" in page.text
+    assert "9.9e-04 to 1.2e-03" in page.text  # the newcomer's delta is none of the run's
+    assert "one patient, with all of that patient's images" in page.text
+    assert "PRIVACY OFF" not in page.text
+    assert "4 of 4" in page.text
+
+
+def test_without_privacy_the_banner_is_the_first_thing_and_no_epsilon_is_claimed(tmp_path: Path) -> None:
+    off = [event(i, privacy="OFF", epsilon={}, epsilon_max=None) for i in range(3)]
+    page = read(make_run(tmp_path / "r", off, simulation=SIMULATION | {"privacy": "OFF"}))
+    assert page.text.split(": wardround report", 1)[1].strip().startswith("PRIVACY OFF.")
+    assert "No patient was protected." in page.text
+    assert "at most epsilon" not in page.text
+    assert "What was promised" not in page.text
+
+
+def test_a_real_run_without_simulation_or_comparison_is_reported_too(tmp_path: Path) -> None:
+    events = [event(i, accuracy_by_hospital=None, accuracy=None) for i in range(3)]
+    events.append({**event(3), "question": "confusion", "accuracy": 0.62, "accuracies": {"north": 0.6, "south": None}})
+    page = read(make_run(tmp_path / "r", events))
+    assert "Federation · spring" in page.text
+    assert "noised counts that hospitals released" in page.text
+    assert "took no part" not in page.text
+
+
+def test_the_file_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    html = write_report(make_run(tmp_path / "r", comparison=COMPARISON, simulation=SIMULATION)).read_text()
+    assert not re.search(r"https?://|//[a-z]|@import|url\(", html)
+    assert {tag for tag, _ in Page(html).tags}.isdisjoint({"script", "link", "img", "iframe", "object", "base", "form"})
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+
+
+def test_every_drawing_has_a_name_for_those_who_cannot_see_it(tmp_path: Path) -> None:
+    page = read(make_run(tmp_path / "r", comparison=COMPARISON, simulation=SIMULATION))
+    drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
+    assert len(drawings) == 3 + 2 * len(NAMES)
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in drawings)
+
+
+@given(text=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30))
+def test_no_string_of_a_run_becomes_markup(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    evil = f'"><script>alert(1)</script><b onload=x>{text}'
+    described = [{"name": evil, "modality": evil, "manufacturer": evil, "took_part": True}]
+    one = event(
+        1, epsilon={evil: 1.0}, rejected={evil: evil}, accuracy_by_hospital={evil: 0.5}, declared_patients={evil: 3}
+    )
+    events = [one, {"event": "done", "versions": {evil: evil}}]
+    files = {"simulation": {"hospitals": described}, "comparison": COMPARISON | {"hospital": evil}}
+    page = read(make_run(tmp_path_factory.mktemp("evil") / "r", events, **files))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b onload"})
+    assert not [attrs for _, attrs in page.tags if "onload" in attrs]
+
+
+def test_rejections_stand_in_the_table_with_their_round(tmp_path: Path) -> None:
+    events = [event(0), event(1, rejected={"south": "holds NaN"}, declared_patients={"north": 100}), event(2)]
+    page = read(make_run(tmp_path / "r", events))
+    assert "round 1: holds NaN" in page.text
+    assert "2 of 3" in page.text
+
+
+def test_a_resumed_run_counts_a_round_once(tmp_path: Path) -> None:
+    events = [event(0), event(1), event(2), event(1, replied=1), event(2), event(3)]
+    page = read(make_run(tmp_path / "r", events))
+    assert "in 3 rounds" in page.text
+
+
+def test_a_line_that_was_cut_off_by_a_kill_is_passed_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    with (run / "events.jsonl").open("a") as file:
+        file.write('{"event": "rou')
+    assert "in 3 rounds" in read(run).text
+
+
+def test_damage_within_the_events_is_named_by_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    lines = (run / "events.jsonl").read_text().splitlines()
+    (run / "events.jsonl").write_text("\n".join([lines[0], "{oops", *lines[1:]]))
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        write_report(run)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to report"):
+        write_report(tmp_path)
+
+
+def test_a_broken_agreement_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    (run / "federation.toml").write_text("name = 3")
+    with pytest.raises(ConfigError, match="federation.toml"):
+        write_report(run)
+
+
+def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    (run / "report.html.tmp").mkdir()
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_report(run)
+
+
+def test_a_run_with_no_finished_round_is_still_a_page(tmp_path: Path) -> None:
+    assert "nothing was measured" in read(make_run(tmp_path / "r", [{"event": "start"}])).text
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_cover_the_range_in_even_steps(low: float, span: float) -> None:
+    ticks = nice_ticks(low, low + span)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else span
+    assert 1 <= len(ticks) <= 9
+    assert ticks[0] <= low + 1e-6 * step + 1e-9
+    assert ticks[-1] >= low + span - 1e-6 * step - 1e-9
+
+
+def test_charts_of_one_point_and_of_equal_values_are_drawn() -> None:
+    assert "circle" in line_chart([Line("a", [(1, 0.5)])], title="t", x_label="x", y_label="y")
+    assert "polyline" in line_chart([Line("a", [(1, 0.0), (2, 0.0)])], title="t", x_label="x", y_label="y")
+    assert "nan" not in bar_chart([("g", [Bar(0.0, 0.0, 0.0, "main", "b")])], title="t", chance=None, y_label="y")
