@@ -11,8 +11,11 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
+settings.register_profile("wardround", deadline=None)  # a busy machine is no failure
+settings.load_profile("wardround")
 
 
 @pytest.fixture(scope="session")

@@ -131,9 +131,13 @@ class CohortStore:
                 )
             count = count_rows(index)
             if not count:
-                raise DataError(f"{path}: the cohort is empty", do=f"see {path / QUARANTINE} for the reasons, then ingest again")
+                raise DataError(
+                    f"{path}: the cohort is empty", do=f"see {path / QUARANTINE} for the reasons, then ingest again"
+                )
             inputs = mapped(path, layout, count)
-            owners = np.array(index.execute("SELECT patient, rows FROM instances ORDER BY first_row").fetchall(), np.int64)
+            owners = np.array(
+                index.execute("SELECT patient, rows FROM instances ORDER BY first_row").fetchall(), np.int64
+            )
             ids, dense = np.unique(owners[:, 0], return_inverse=True)
             known = dict(index.execute("SELECT id, pseudonym FROM patients"))
             columns = tuple(name for (name,) in index.execute("SELECT name FROM label_columns ORDER BY position"))
@@ -211,7 +215,9 @@ def damaged(path: Path, error: Exception) -> DataError:
 def connect(path: Path, *, must_exist: bool = False) -> sqlite3.Connection:
     """Open the index; every commit is synced."""
     mode = "ro" if must_exist else "rwc"
-    index = sqlite3.connect(f"{(path / INDEX).absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None)
+    index = sqlite3.connect(
+        f"{(path / INDEX).absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
+    )
     index.execute("PRAGMA synchronous = FULL")
     return index
 

@@ -72,7 +72,12 @@ class CohortWriter:
 
     def _prepare(self, key_check: str) -> None:
         if not self._index.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            wanted = [("format", str(FORMAT)), ("layout", self.layout.dumps()), ("key", key_check), ("state", "ingesting")]
+            wanted = [
+                ("format", str(FORMAT)),
+                ("layout", self.layout.dumps()),
+                ("key", key_check),
+                ("state", "ingesting"),
+            ]
             self._index.execute("BEGIN IMMEDIATE")
             for statement in SCHEMA.split(";"):
                 self._index.execute(statement)
@@ -97,7 +102,9 @@ class CohortWriter:
         self._index.execute("UPDATE meta SET value = 'ingesting' WHERE name = 'state'")
         # This run's knowledge; SQLite spills it to a nameless temporary file, so memory stays flat.
         self._index.execute("CREATE TEMP TABLE claimed (instance BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._index.execute("CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID")
+        self._index.execute(
+            "CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID"
+        )
 
     def __enter__(self) -> CohortWriter:
         """Open already."""
@@ -164,7 +171,9 @@ class CohortWriter:
 
     def unlabelled(self, columns: Sequence[str]) -> int:
         """How many rows have no label in any of these columns."""
-        positions = [self._index.execute("SELECT position FROM label_columns WHERE name = ?", (c,)).fetchone() for c in columns]
+        positions = [
+            self._index.execute("SELECT position FROM label_columns WHERE name = ?", (c,)).fetchone() for c in columns
+        ]
         marks = ",".join(str(int(position[0])) for position in positions if position)
         found = self._index.execute(
             f"""SELECT COALESCE(SUM(i.rows), 0) FROM instances i JOIN patients p ON p.id = i.patient WHERE NOT EXISTS
@@ -233,7 +242,9 @@ class Batch:
             study = subject) OR EXISTS (SELECT 1 FROM patients WHERE pseudonym = subject)"""
         matched = unmatched = 0
         lines: list[int] = []
-        for subject, line, told, is_held in self._index.execute(f"SELECT subject, line, labels, {held} FROM staged ORDER BY line"):
+        for subject, line, told, is_held in self._index.execute(
+            f"SELECT subject, line, labels, {held} FROM staged ORDER BY line"
+        ):
             if not is_held:
                 unmatched += 1
                 if len(lines) < named_lines:

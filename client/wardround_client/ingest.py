@@ -146,7 +146,9 @@ def ingest(
 
 def _pseudonyms(key: bytes) -> Pseudonyms:
     if len(key) < 16:
-        raise DataError(f"the pseudonym key has {len(key)} bytes", allowed="16 or more", do="use the hospital's secret.key")
+        raise DataError(
+            f"the pseudonym key has {len(key)} bytes", allowed="16 or more", do="use the hospital's secret.key"
+        )
     return Pseudonyms(key)
 
 
@@ -210,7 +212,7 @@ def _quarantine_list(cohort_dir: Path) -> Iterator[Callable[[str, Rejection], No
     """quarantine.csv, replaced in one step by this ingest's list; quarantined files are tried again each time."""
     draft = cohort_dir / f"{QUARANTINE}.part"
     with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        os.chmod(draft, 0o600)
+        draft.chmod(0o600)
         writer = csv.writer(file)
         writer.writerow(["file", "reason", "detail"])
         yield lambda what, rejection: writer.writerow([what, rejection.reason, rejection.detail]) and None
@@ -226,9 +228,9 @@ def _finish(writer: CohortWriter, labels: LabelsCsv, tally: _Tally) -> IngestSum
     patients, images = writer.totals()
     if images and not matched:
         raise DataError(
-            f"{labels.path}: no {labels.key} of this file is in the cohort; its {images} images are stored without labels",
+            f"{labels.path}: no {labels.key} of this file is in the cohort",
             allowed=f"the values of {labels.key} in the DICOM files, written exactly alike",
-            do="correct the CSV and run the same ingest again; stored images are not read again",
+            do="correct the CSV and ingest again; the images are stored, and are not read again",
         )
     return IngestSummary(
         read=tally.read,
@@ -347,7 +349,8 @@ def _example(
             return Rejection(f"column {feature} is not a number", cell)
         if not math.isfinite(values[-1]) or abs(values[-1]) > np.finfo(np.float32).max:
             return Rejection(f"column {feature} is not a finite number", cell)
-    content = pseudonyms.of("row", "\0".join(row.cells[name] for name in [*features, *([patient_column] * 1 if patient_column else [])]))
+    named = [*features, patient_column] if patient_column else features
+    content = pseudonyms.of("row", "\0".join(row.cells[name] for name in named))
     seen[content] += 1
     instance = pseudonyms.of("row", f"{content.hex()} {seen[content]}")
     if patient_column is None:

@@ -168,7 +168,7 @@ class Node:
                             raise
                         pause_s = random.uniform(0.5, 1.0) * wait_s  # jitter: hospitals must not come back in step
                         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-                        self._report(Link.RETRYING, f"{error} Trying again in {pause_s:.0f} s.")
+                        self._report(Link.RETRYING, f"{error} Trying again in {pause_s:.1f} s.")
                         stop.wait(pause_s)
                         continue
                     if not met or wait_s > FIRST_WAIT_S:
@@ -235,12 +235,11 @@ class Node:
         self._work = None
 
     def _reply(self, session: _Session, work: _Work) -> Message:
-        # Asked before anything of the message is fetched.
+        parts = session.fetch(work)
         if session.bundle(work.head) not in self._approved_bundles():
             log.warning("a run was refused: its bundle is not approved here")
-            session.confirm(work)
             return Message(Error(ErrorCode.INVALID_FAB, NOT_APPROVED), reply_to=work.head)
-        content = session.pull(work)
+        content = _content(work, parts)
         if content is None:
             return Message(Error(ERROR_CODE, CANNOT_ANSWER), reply_to=work.head)
         return reply_to(work.head, self._answer, content)
@@ -310,10 +309,15 @@ class _Session:
             response = self._client.GetRun(GetRunRequest(node=self._node, run_id=head.metadata.run_id))
         return response.run.fab_hash
 
-    def pull(self, work: _Work) -> RecordDict | None:
-        """The message's content; None, when it is none that can be read or is larger than any message of ours."""
-        run_id, identity = work.head.metadata.run_id, work.tree.object_id
-        fetch = make_pull_object_fn_protobuf(self._client.PullObject, self._node, run_id)
+    def fetch(self, work: _Work) -> dict[str, bytes]:
+        """The message's parts, unread, by their SHA-256; the coordinator then forgets them.
+
+        Also done for a message that will be refused. To confirm it without would take the parts away while the
+        coordinator may still be pushing them, and fail its run; not to confirm it would fill the coordinator's memory.
+
+        Raises: ObjectPullError, also when the message is larger than any message of ours.
+        """
+        fetch = make_pull_object_fn_protobuf(self._client.PullObject, self._node, work.head.metadata.run_id)
         size = 0
 
         def limited(object_id: str) -> bytes:
@@ -325,17 +329,11 @@ class _Session:
             return data
 
         with _known():
-            objects = pull_objects([part.object_id for part in iterate_object_tree(work.tree)], limited)
-        self.confirm(work)
-        try:
-            message = inflate_object_from_contents(identity, objects)
-            return message.content if isinstance(message, Message) and message.has_content() else None
-        except Exception as error:  # it was put together by somebody else: anything may be wrong with it
-            log.warning("a message cannot be read (%s)", type(error).__name__)
-            return None
+            parts = pull_objects([part.object_id for part in iterate_object_tree(work.tree)], limited)
+        self._confirm(work)
+        return parts
 
-    def confirm(self, work: _Work) -> None:
-        """Let the coordinator forget the message's parts."""
+    def _confirm(self, work: _Work) -> None:
         confirm = make_confirm_message_received_fn_protobuf(
             self._client.ConfirmMessageReceived, self._node, work.head.metadata.run_id
         )
@@ -376,6 +374,16 @@ class _Session:
                 pass  # the main loop meets the same broken line, and says so
             if self.lost.is_set():
                 return
+
+
+def _content(work: _Work, parts: dict[str, bytes]) -> RecordDict | None:
+    """The message's content out of its parts; None, when they are not those of a message."""
+    try:
+        message = inflate_object_from_contents(work.tree.object_id, parts)
+        return message.content if isinstance(message, Message) and message.has_content() else None
+    except Exception as error:  # somebody else put it together: anything may be wrong with it
+        log.warning("a message cannot be read (%s)", type(error).__name__)
+        return None
 
 
 @contextmanager

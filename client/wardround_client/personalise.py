@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from statistics import fmean, stdev
 
 import torch
@@ -16,8 +15,9 @@ from wardround.models import Model
 from wardround_client.examples import Examples
 
 MOMENTUM = 0.9
-# The settings among which `compare` chooses, the same for every start: steps and pull towards the start.
-STEPS, PULLS = (20, 200), (0.001, 0.01, 0.1)
+STEPS = 100
+# Among these `compare` chooses the pull towards the start, for every start alike.
+PULLS = (0.001, 0.01, 0.1)
 _Z95 = 1.96
 
 
@@ -34,7 +34,7 @@ class Score:
     """Balanced accuracy of one start, in [0, 1]. mean +- half_width is a 95 % interval over `repeats` random splits.
 
     The splits share one hospital's patients: the interval tells how much the choice of the support set matters, not
-    what another hospital would see. steps, pull: the setting that was chosen for this start.
+    what another hospital would see. pull: the setting that was chosen for this start; 0 where nothing was adapted.
     """
 
     start: str
@@ -42,7 +42,6 @@ class Score:
     mean: float
     half_width: float
     repeats: int
-    steps: int
     pull: float
 
 
@@ -53,7 +52,7 @@ def adapt(
     *,
     shift: Tensor,
     scale: Tensor,
-    steps: int = 200,
+    steps: int = STEPS,
     learning_rate: float = 1.0,
     pull: float = 0.01,
 ) -> Tensor:
@@ -145,12 +144,12 @@ def compare(
     scale: Tensor,
     shots: Sequence[int] = (1, 5, 10),
     repeats: int = 20,
-    tuning_repeats: int = 5,
+    tuning_repeats: int = 3,
     seed: int = 0,
 ) -> list[Score]:
     """k-shot balanced accuracy after adapting from each start, all starts on the same splits.
 
-    Every start is tuned alike: of STEPS x PULLS it gets the setting that is best on `tuning_repeats` splits of its own
+    Every start is tuned alike: of PULLS it gets the one that is best on `tuning_repeats` splits of its own
     number of shots; these splits are not among those that are reported. At 0 shots nothing is adapted.
 
     Args:
@@ -176,10 +175,10 @@ def compare(
         reported = [k_shot(examples, k, generator) for _ in range(repeats if k else 1)]
         for name, theta in starts.items():
             trial = _Trial(model, theta, shift, scale)
-            steps, pull = trial.best_setting(tuning)
-            results = [trial.score(split, steps, pull) for split in reported]
+            pull = trial.best_pull(tuning)
+            results = [trial.score(split, pull) for split in reported]
             half_width = _Z95 * stdev(results) / len(results) ** 0.5 if len(results) > 1 else 0.0
-            scores.append(Score(name, k, fmean(results), half_width, len(results), steps, pull))
+            scores.append(Score(name, k, fmean(results), half_width, len(results), pull))
     return scores
 
 
@@ -192,18 +191,18 @@ class _Trial:
     shift: Tensor
     scale: Tensor
 
-    def score(self, split: Split, steps: int, pull: float) -> float:
-        """Balanced accuracy on the query after adapting to the support; with 0 steps, of the start itself."""
+    def score(self, split: Split, pull: float) -> float:
+        """Balanced accuracy on the query after adapting to the support; without support, of the start itself."""
         model, theta, shift, scale = self.model, self.theta, self.shift, self.scale
-        if steps:
-            theta = adapt(model, theta, split.support, shift=shift, scale=scale, steps=steps, pull=pull)
+        if len(split.support.y):
+            theta = adapt(model, theta, split.support, shift=shift, scale=scale, pull=pull)
         return evaluate(model, theta, split.query, shift=shift, scale=scale)
 
-    def best_setting(self, splits: Sequence[Split]) -> tuple[int, float]:
-        """(steps, pull) of the best mean over the splits; (0, 0) without splits."""
+    def best_pull(self, splits: Sequence[Split]) -> float:
+        """The pull of the best mean over the splits; 0 without splits."""
         if not splits:
-            return 0, 0.0
-        return max(product(STEPS, PULLS), key=lambda setting: fmean(self.score(split, *setting) for split in splits))
+            return 0.0
+        return max(PULLS, key=lambda pull: fmean(self.score(split, pull) for split in splits))
 
 
 def _class_weights(examples: Examples) -> Tensor:

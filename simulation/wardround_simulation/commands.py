@@ -17,30 +17,44 @@ app = typer.Typer(add_completion=False, help="Simulate a whole federation in thi
 
 @app.command("simulate")
 def simulate_command(
-    federation: Annotated[Path | None, typer.Argument(metavar="[FEDERATION.toml]", help="Default: an embedded one.")] = None,
+    federation: Annotated[
+        Path | None, typer.Argument(metavar="[FEDERATION.toml]", help="Default: an embedded one.")
+    ] = None,
     hospitals: Annotated[int, typer.Option(help="Hospitals that take part; one more is made that does not.")] = 8,
     rounds: Annotated[int | None, typer.Option(help="Training rounds. [default: the federation's]")] = None,
     seed: Annotated[
-        int, typer.Option(help="Of the SYNTHETIC DATA only. Noise comes from the operating system and cannot be seeded.")
+        int,
+        typer.Option(help="Of the SYNTHETIC DATA only. Noise comes from the operating system and cannot be seeded."),
     ] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for everything. [default: simulations/DATE-TIME]", show_default=False)
+        Path | None,
+        typer.Option(help="A new folder for everything. [default: simulations/DATE-TIME]", show_default=False),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Read this folder (a subfolder a hospital: DICOM files, labels.csv) instead of phantoms."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}. [default: {DEFAULT_TASK}]")] = None,
-    engine: Annotated[str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")] = "local",
-    algorithm: Annotated[str | None, typer.Option(help="reptile, fomaml or fedavg. [default: the federation's]")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")] = None,
+    task: Annotated[
+        str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}. [default: {DEFAULT_TASK}]")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")
+    ] = "local",
+    algorithm: Annotated[
+        str | None, typer.Option(help="reptile, fomaml or fedavg. [default: the federation's]")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")
+    ] = None,
     no_privacy: Annotated[
         bool, typer.Option("--no-privacy", help="DANGER: exact answers, no clipping, no noise. Protects nobody.")
     ] = False,
     shots: Annotated[int, typer.Option(help="Labelled patients a class in the last comparison, at most.")] = 5,
     patients: Annotated[str, typer.Option(help="Least and greatest size of a synthetic cohort.")] = "60-220",
     compute: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: each round, and last `done`.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line: each round, and last `done`.")
+    ] = False,
 ) -> None:
     """Hospitals are made and learn together in this process; then a hospital that took no part is asked what it gained.
 
@@ -120,7 +134,7 @@ def _check(hospitals: int, shots: int, seed: int, engine: str, compute: str) -> 
 
 
 def _range(text: str) -> tuple[int, int]:
-    """"60-220" -> (60, 220). Raises: ConfigError."""
+    """Two numbers from text: 60-220 -> (60, 220). Raises: ConfigError."""
     least, _, greatest = text.partition("-")
     try:
         return int(least), int(greatest or least)

@@ -42,7 +42,8 @@ class ExactCohort:
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """float32 [P]: the sum over ALL patients of the mean gradient of a patient's images, divided by the declared
-        patients."""
+        patients.
+        """
         examples = self._examples
 
         def total(parameters: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ class ExactCohort:
                 value = value + patients * loss(parameters, examples.z[chosen], examples.y[chosen])
             return value
 
-        return grad(total)(theta) / self._declared
+        slope: Tensor = grad(total)(theta)
+        return slope / self._declared
 
     def statistics(self) -> Statistics:
         """Class counts (patients; one with several images counts as shares) and sums of features and their squares."""

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ FOLDER = "WARDROUND_SIMULATION"
 START_S, POLL_S = 60.0, 0.2
 
 
-@lru_cache(maxsize=None)
+@cache
 def _answers_of(partition: int) -> Answers:
     """Kept in the worker: its hospitals stay warm."""
     folder = Path(os.environ[FOLDER])
@@ -59,7 +59,7 @@ def simulate_with_ray(settings: Settings, watch: Watch) -> Path:
 
 
 def ray_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
-    """Submit the run, then follow the coordinator's own events and checkpoints. Raises: FederationError, Unreachable."""
+    """Submit the run, then follow the coordinator's events and checkpoints. Raises: FederationError, Unreachable."""
     out = ready.settings.out.resolve()
     folder = out / "ray"
     environment = _environment(out, folder)

@@ -1,4 +1,4 @@
-"""A whole federation in one process, read top to bottom: hospitals are made, they learn, a newcomer is asked, a report."""
+"""A whole federation in one process, top to bottom: hospitals are made, learn, a newcomer is judged, a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -76,6 +75,7 @@ class Ready:
     sites: Sequence[Site]
     hospitals: Sequence[Hospital]
     agreements: Sequence[Agreement]
+    open_cohort: OpenCohort
 
 
 Rounds = Callable[[Ready], Iterator[tuple[Event, State]]]
@@ -85,6 +85,8 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
     """Run it all.
 
     Args:
+        settings: what was asked for.
+        watch: is told what happens.
         engine: yields (round event, state after it); default: threads in this process. Another engine works in other
             processes, so that ledgers then lie in the hospitals' homes.
 
@@ -95,37 +97,45 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
     """
     begun = time.monotonic()
     sites = plan_sites(settings)
-    federation = settings.federation
-    with _folder(settings):
-        watch.begin(_title(settings, sites), privacy_on=settings.privacy, rounds=federation.rounds.rounds)
-        in_memory = engine is None
-        hospitals = prepare(sites, federation, compute=settings.compute, step=watch.step, ledgers_in_memory=in_memory)
-        ready = _approve(settings, sites, hospitals, watch)
-        _describe(ready)
-        with EventLog(settings.out) as log:
-            state = None
-            training = 0
-            for event, state in (engine or local_rounds)(ready):
-                training += event.get("question") == "gradient"
-                told = _marked(settings) | _enriched(event, ready, state, training)
-                log.write(told)
-                watch.event(told)
-            assert state is not None
-            comparison = compare_shots(
-                hospitals[-1], ready.agreements[-1], state, shots=settings.shots, seed=settings.seed
-            )
-            _write(settings.out / "comparison.json", comparison)
-            done = _marked(settings) | {
-                "event": "done",
-                "report": str(settings.out / "report.html"),
-                "seconds": round(time.monotonic() - begun, 3),
-                "comparison": comparison,
-                "versions": versions(),
-            }
-            log.write(done)
-        report = write_report(settings.out)
-        watch.event(done)
+    ready = open_hospitals(settings, sites, watch, ledgers_in_memory=engine is None)
+    with EventLog(settings.out) as log:
+        training, state = 0, None
+        for event, state in (engine or local_rounds)(ready):
+            training += event.get("question") == "gradient"
+            told = _marked(settings) | _enriched(event, ready, state, training)
+            log.write(told)
+            watch.event(told)
+        assert state is not None
+        newcomer, agreement = ready.hospitals[-1], ready.agreements[-1]
+        comparison = compare_shots(newcomer, agreement, state, shots=settings.shots, seed=settings.seed)
+        _write(settings.out / "comparison.json", comparison)
+        done = _marked(settings) | {
+            "event": "done",
+            "report": str(settings.out / "report.html"),
+            "seconds": round(time.monotonic() - begun, 3),
+            "comparison": comparison,
+            "versions": versions(),
+        }
+        log.write(done)
+    report = write_report(settings.out)
+    watch.event(done)
     return report
+
+
+def open_hospitals(settings: Settings, sites: Sequence[Site], watch: Watch, *, ledgers_in_memory: bool = True) -> Ready:
+    """Make the folder and all that lies in it: images, homes, cohorts; then have every hospital approve and warm up.
+
+    Raises: ConfigError, DataError, StorageError, PolicyRefusal.
+    """
+    federation = settings.federation
+    _make_folder(settings)
+    watch.begin(_title(settings, sites), privacy_on=settings.privacy, rounds=federation.rounds.rounds)
+    hospitals = prepare(
+        sites, federation, compute=settings.compute, step=watch.step, ledgers_in_memory=ledgers_in_memory
+    )
+    ready = _approve(settings, sites, hospitals, watch)
+    _describe(ready)
+    return ready
 
 
 def plan_sites(settings: Settings) -> list[Site]:
@@ -151,19 +161,21 @@ def _approve(settings: Settings, sites: Sequence[Site], hospitals: Sequence[Hosp
     """Each hospital approves the federation and encodes its cohort once. The last only looks at the agreement."""
     file = settings.out / "federation.toml"
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        agreements = [h.approve(file) if site.took_part else h.agreement_of(file) for site, h in zip(sites, hospitals, strict=True)]
+        agreements = [
+            h.approve(file) if site.took_part else h.agreement_of(file)
+            for site, h in zip(sites, hospitals, strict=True)
+        ]
         encoded = pool.map(lambda pair: pair[0].examples(pair[1]), zip(hospitals, agreements, strict=True))
         for done, _ in enumerate(encoded, start=1):
             watch.step("encoding", done, len(hospitals))
-    return Ready(settings, sites, hospitals, agreements)
+    return Ready(settings, sites, hospitals, agreements, PrivateCohort if settings.privacy else ExactCohort)
 
 
 def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
     """The federation's own round loop over hospitals in this process; yields rounds with the state after them."""
     settings = ready.settings
-    open_cohort: OpenCohort = PrivateCohort if settings.privacy else ExactCohort
     part = [(site, h) for site, h in zip(ready.sites, ready.hospitals, strict=True) if site.took_part]
-    apps: dict[str, App] = {site.name: app_of(hospital, open_cohort) for site, hospital in part}
+    apps: dict[str, App] = {site.name: app_of(hospital, ready.open_cohort) for site, hospital in part}
     checkpointer = RememberingCheckpointer(settings.out)
     model = ready.agreements[0].model
     with LocalGrid(apps, workers=settings.workers) as grid:
@@ -233,8 +245,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-@contextmanager
-def _folder(settings: Settings) -> Iterator[None]:
+def _make_folder(settings: Settings) -> None:
     """The output folder, new or empty, with the agreement in it. Raises: ConfigError, StorageError."""
     out = settings.out
     if out.exists() and not out.is_dir():
@@ -255,7 +266,6 @@ def _folder(settings: Settings) -> Iterator[None]:
             f"{error.filename or out} cannot be used ({error.strerror})", do="name another folder with --out"
         ) from None
     _write(out / MARK, _marked(settings) | {"hospitals": [], "versions": versions()})
-    yield
 
 
 def _describe(ready: Ready) -> None:
@@ -274,7 +284,8 @@ def _title(settings: Settings, sites: Sequence[Site]) -> str:
     federation = settings.federation
     protected = f"epsilon {federation.privacy.epsilon:g} a patient" if settings.privacy else "privacy OFF"
     return (
-        f"{federation.name}: {len(sites) - 1} hospitals learn {federation.task.label_column!r} in {federation.rounds.rounds} "
+        f"{federation.name}: {len(sites) - 1} hospitals learn {federation.task.label_column!r} in "
+        f"{federation.rounds.rounds} "
         f"rounds ({federation.algorithm.name}, {protected}); {sites[-1].name} takes no part. Folder: {settings.out}"
     )
 
@@ -284,4 +295,3 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="free some space") from None
-

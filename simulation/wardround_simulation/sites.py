@@ -1,4 +1,4 @@
-"""The hospitals of a simulation on disk: images and labels, and a real home whose cohort came through the real intake."""
+"""The hospitals of a simulation on disk: images, labels, and a real home with a cohort from the real intake."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def synthetic_sites(profiles: Sequence[HospitalProfile], out: Path) -> list[Site
 
 
 def sites_of_folders(data: Path, out: Path) -> list[Site]:
-    """One site a subfolder of `data` with DICOM files and labels.csv, in the order of their names; the last takes no part.
+    """One site a subfolder of `data` with DICOM files and labels.csv, by name; the last takes no part.
 
     Raises:
         DataError: fewer than two such folders, or one without labels.csv.
@@ -133,7 +133,10 @@ def prepare(
         for done, read in enumerate(as_completed(reading), start=1):
             read.result()
             step(READING, done, len(sites))
-    return [hospitals[site.name] if site.profile else _declare(site, hospitals[site.name], federation, compute) for site in sites]
+    return [
+        hospitals[site.name] if site.profile else _declare(site, hospitals[site.name], federation, compute)
+        for site in sites
+    ]
 
 
 def hospital_toml(site: Site, federation: Federation, compute: str) -> str:
@@ -163,7 +166,7 @@ labels = {labels}
 
 
 def _declare(site: Site, hospital: Hospital, federation: Federation, compute: str) -> Hospital:
-    """A real hospital declares a round number itself; of somebody's folders the simulation takes the true one, rounded."""
+    """A real hospital declares a round number itself; of somebody's folders it is the true one, rounded."""
     patients = len(set(CohortStore.open(site.home / "cohort").patients.tolist()))
     declared = replace(site, declared_patients=max(1, patients if patients < 20 else patients // 10 * 10))
     (site.home / "hospital.toml").write_text(hospital_toml(declared, federation, compute), encoding="utf-8")
@@ -207,8 +210,8 @@ def _workers(count: int) -> Iterator[Callable[..., Future[None]]]:
 def _at_once(work: Callable[..., None], *args: Any) -> Future[None]:
     future: Future[None] = Future()
     try:
-        future.set_result(work(*args))
+        work(*args)
+        future.set_result(None)
     except Exception as error:  # raised where the result is asked for, as a pool does
         future.set_exception(error)
     return future
-

@@ -16,7 +16,8 @@ from rich.text import Text
 
 Event = Mapping[str, Any]
 OFF = (
-    "PRIVACY OFF: no clipping, no noise. This run protects nobody. Use it for research on synthetic or public images only."
+    "PRIVACY OFF: no clipping, no noise. This run protects nobody. "
+    "Use it for research on synthetic or public images only."
 )
 
 
@@ -178,7 +179,9 @@ def facts(event: Event, privacy_on: bool) -> str:
     """What is worth knowing about a round, short."""
     parts = [f"{event.get('replied')}/{event.get('hospitals')} replied"]
     epsilon = event.get("epsilon_max")
-    parts.append(f"epsilon {epsilon:.2f}" if privacy_on and epsilon is not None else "privacy OFF" if not privacy_on else "")
+    parts.append(
+        f"epsilon {epsilon:.2f}" if privacy_on and epsilon is not None else "privacy OFF" if not privacy_on else ""
+    )
     accuracy = event.get("accuracy")
     parts.append(f"accuracy {100 * accuracy:.0f} %" if accuracy is not None else "")
     return ", ".join(part for part in parts if part)
@@ -196,8 +199,8 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     if not comparison:
         return
     table = Table(
-        title=f"Accuracy at {comparison['hospital']}, which took no part, after adapting to a few of its patients",
-        caption=f"mean over {comparison['repeats']} draws, 95 % interval of the mean; chance {100 * comparison['chance']:.0f} %",
+        title=f"Balanced accuracy at {comparison['hospital']}, which took no part, after adapting to a few patients",
+        caption=f"mean of {comparison['repeats']} draws (95 % interval); chance {100 * comparison['chance']:.0f} %",
         title_justify="left",
         caption_justify="left",
     )

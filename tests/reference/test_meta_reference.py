@@ -22,7 +22,8 @@ class Quadratic:
     per_patient = "vmap"
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return 0.5 * theta @ A @ theta - B @ theta
+        value: Tensor = 0.5 * theta @ A @ theta - B @ theta
+        return value
 
 
 class Exact:
@@ -42,14 +43,15 @@ class Exact:
 def after_steps(theta: Tensor, steps: int, alpha: float) -> Tensor:
     """theta_k in closed form: the minimum plus (I - alpha A)^k of the way to it."""
     minimum = torch.linalg.solve(A, B)
-    return minimum + torch.linalg.matrix_power(torch.eye(3) - alpha * A, steps) @ (theta - minimum)
+    theta_k: Tensor = minimum + torch.linalg.matrix_power(torch.eye(3) - alpha * A, steps) @ (theta - minimum)
+    return theta_k
 
 
 @pytest.mark.parametrize("name", ["reptile", "fedavg"])
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_delta_of_local_steps_on_a_quadratic(name: str, steps: int) -> None:
     theta = torch.tensor([0.5, 0.5, -2.0])
-    choice = AlgorithmChoice(name=name, local_steps=steps, local_learning_rate=0.2)
+    choice = AlgorithmChoice(local_steps=steps, local_learning_rate=0.2)
     delta = algorithm_named(name).inner(theta, Exact(), Quadratic(), choice)
     torch.testing.assert_close(delta, after_steps(theta, steps, 0.2) - theta)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_a_full_disk_is_a_storage_error_and_keeps_the_last_checkpoint(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left.*--resume"):
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"No space left.*--resume"):
         patch.setattr(os, "fsync", full)
         checkpointer.save(a_state(2))
     assert load(checkpointer).round == 1
@@ -100,9 +101,18 @@ def test_a_full_disk_is_a_storage_error_and_keeps_the_last_checkpoint(
 
 def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    for name in ("fsync", "replace"):
+
+    def noted(name: str) -> Callable[..., object]:
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, _n=name, _r=real: (done.append(_n), _r(*a)))
+
+        def call(*arguments: object) -> object:
+            done.append(name)
+            return real(*arguments)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noted(name))
     write_atomically(tmp_path / "file", b"text")
     assert done == ["fsync", "replace", "fsync"], "the file, its name, and the folder that holds the name"
 

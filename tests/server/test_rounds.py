@@ -13,7 +13,7 @@ from tests.server.conftest import FakeHospital, FakeTransport, Reply, a_federati
 from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, QuorumMissed
 from wardround.models import Model, build_model
-from wardround.wire import RoundReply, RoundRequest
+from wardround.wire import Refusal, RoundReply, RoundRequest
 from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.rounds import Event, run
 
@@ -63,11 +63,17 @@ def test_the_step_is_the_weighted_mean_of_the_deltas(checkpointer: Checkpointer)
     anna, bert = FakeHospital("anna", federation, declared=300), FakeHospital("bert", federation, declared=100)
     play(federation, FakeTransport(anna, bert), checkpointer)
     model = build_model(federation)
-    deltas = [RoundReply.unpack(h(h.seen[1]), run="spring", round=1, size=model.layout.size).answer for h in (anna, bert)]  # type: ignore[arg-type]  # fmt: skip
+    deltas = []
+    for hospital in (anna, bert):
+        reply = hospital(hospital.seen[1])
+        assert isinstance(reply, bytes)
+        deltas.append(RoundReply.unpack(reply, run="spring", round=1, size=model.layout.size).answer)
     expected = model.initial().numpy() + 0.75 * deltas[0] + 0.25 * deltas[1]
     np.testing.assert_allclose(state_of(federation, checkpointer).theta.numpy(), expected, atol=1e-6)
 
 
+EMPTY = np.zeros(0, np.float32)
+REFUSAL = Refusal(error="PolicyRefusal", rule="policy.families", asked="conv4", allowed="logistic")
 BAD: dict[str, tuple[Callable[[RoundRequest, RoundReply], Reply], str]] = {
     "nan": (poisoned(np.nan), "NaN"),
     "infinity": (poisoned(np.inf), "infinity"),
@@ -90,20 +96,15 @@ BAD: dict[str, tuple[Callable[[RoundRequest, RoundReply], Reply], str]] = {
         "9999",
     ),
     "refusal": (
-        lambda _, reply: RoundReply(ReplyRefused(reply), np.zeros(0, np.float32)).pack(),
+        lambda _, reply: RoundReply(
+            reply.header.model_copy(update={"refusal": REFUSAL}), np.zeros(0, np.float32)
+        ).pack(),
         "policy.families",
     ),
-    "garbage": (lambda *_: b"garbage", "not a ReplyHeader"),
+    "garbage": (lambda *_: b"", "not a ReplyHeader"),
     "failure": (lambda *_: FederationError("the node is gone"), "the node is gone"),
     "silence": (lambda *_: None, "no reply within 5 s"),
 }
-
-
-def ReplyRefused(reply: RoundReply):  # type: ignore[no-untyped-def]
-    from wardround.wire import Refusal
-
-    refusal = Refusal(error="PolicyRefusal", rule="policy.families", asked="conv4", allowed="logistic")
-    return reply.header.model_copy(update={"refusal": refusal})
 
 
 @pytest.mark.parametrize("kind", BAD)

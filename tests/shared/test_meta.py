@@ -54,7 +54,7 @@ def centre() -> Tensor:
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_round_asks_exactly_what_was_priced(name: str, steps: int, centre: Tensor) -> None:
     algorithm, cohort = algorithm_named(name), OnePatient(centre)
-    choice = AlgorithmChoice(name=name, local_steps=steps, local_learning_rate=0.1)
+    choice = AlgorithmChoice(local_steps=steps, local_learning_rate=0.1)
     delta = algorithm.inner(torch.zeros(3), cohort, Bowl(), choice)
     assert len(cohort.asked_at) == algorithm.gradients_per_round(choice)
     assert delta.shape == (3,)
@@ -63,7 +63,7 @@ def test_a_round_asks_exactly_what_was_priced(name: str, steps: int, centre: Ten
 @pytest.mark.parametrize("name", NAMES)
 def test_the_outer_step_moves_towards_the_hospital(name: str, centre: Tensor) -> None:
     algorithm = algorithm_named(name)
-    choice = AlgorithmChoice(name=name, local_steps=3, local_learning_rate=0.1)
+    choice = AlgorithmChoice(local_steps=3, local_learning_rate=0.1)
     outer = OuterOptimizer(learning_rate=1.0, momentum=0.0)
     theta = torch.zeros(3)
     state = optimizers.initial_state(outer, theta)
@@ -76,7 +76,7 @@ def test_the_outer_step_moves_towards_the_hospital(name: str, centre: Tensor) ->
 @pytest.mark.parametrize("name", NAMES)
 def test_the_theta_that_arrived_is_not_changed(name: str, centre: Tensor) -> None:
     theta = torch.zeros(3)
-    algorithm_named(name).inner(theta, OnePatient(centre), Bowl(), AlgorithmChoice(name=name, local_steps=2))
+    algorithm_named(name).inner(theta, OnePatient(centre), Bowl(), AlgorithmChoice(local_steps=2))
     assert torch.equal(theta, torch.zeros(3))
 
 

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import validate_file_meta
 
 from wardround.errors import ConfigError, StorageError
 from wardround_client.cohort import CohortStore
@@ -114,7 +115,7 @@ def test_files_are_valid_dicom_that_names_patients(images: Files) -> None:
     assert {str(ds.Modality) for ds in images.values()} == {"CT", "MR", "CR"}
     assert len({ds.SOPInstanceUID for ds in images.values()}) == len(images)
     for path, ds in images.items():
-        pydicom.filewriter.validate_file_meta(ds.file_meta)
+        validate_file_meta(ds.file_meta)
         assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
         assert ds.file_meta.MediaStorageSOPClassUID == ds.SOPClassUID
         assert ds.SOPClassUID.name.startswith({"CR": "Computed Radiography"}.get(ds.Modality, ds.Modality))

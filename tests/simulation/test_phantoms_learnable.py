@@ -16,7 +16,7 @@ from wardround_client.ingest import ingest
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS, make_profiles, write_hospital
 
 CLASSES = TASKS[DEFAULT_TASK]
-HOSPITALS, PATIENTS = 6, (60, 70)
+HOSPITALS, PATIENTS = 5, (44, 50)
 
 
 def read(folder: Path) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Tensor, Tens
 
 
 def balanced_accuracy(predicted: Tensor, y: Tensor) -> float:
-    return float(torch.stack([(predicted[y == c] == c).double().mean() for c in y.unique()]).mean())
+    return float(torch.stack([(predicted[y == c] == c).double().mean() for c in range(len(CLASSES))]).mean())
 
 
 def nearest_centroid(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
@@ -81,7 +81,6 @@ def test_a_trained_head_beats_nearest_centroid_on_pixels(cohorts: list[tuple[Ten
         head = linear_head(torch.cat([encoded[i] for i in rest]), y, encoded[held_out])
         pixels.append(balanced_accuracy(flat, new_y))
         features.append(balanced_accuracy(head, new_y))
-    print(pixels, features)
     assert max(pixels) < 0.45
     assert min(features) > 0.5
     assert min(features) < 0.95  # not trivial either

@@ -78,7 +78,7 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
             wardround("coordinator", "register", coordinator, home / "join.json")
 
         server = start("coordinator", "up", coordinator)
-        server.wait_for(lambda line: "ready" in line.lower(), "sign of life")
+        server.wait_for(lambda line: "is up" in line, "sign of life")
         daemons = {name: start("hospital", "up", home) for name, home in homes.items()}
         for daemon in daemons.values():
             daemon.wait_for(lambda line: "connected" in line.lower(), "connection")
@@ -98,7 +98,7 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
         before = last_round(coordinator / "runs" / "spring")
         assert before < ROUNDS
         server = start("coordinator", "up", coordinator)
-        server.wait_for(lambda line: "ready" in line.lower(), "sign of life")
+        server.wait_for(lambda line: "is up" in line, "sign of life")
         run = start("coordinator", "run", coordinator, federation, "--run", "spring", "--resume", "--json")
         first = run.wait_for_event(lambda e: e["event"] == "round", "round after the restart", 150)
         assert first["round"] in (before, before + 1)  # a round whose checkpoint was not written is asked again

@@ -210,14 +210,13 @@ def approve(
 def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
     """What a person has to know before saying yes; all of it from public numbers and the ledger."""
     from wardround.schedule import answer_size
-    from wardround.wire import HEADER_BYTES
     from wardround_client.privacy.accountant import epsilon, rows_for
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     delta, ledger = hospital.config.delta, hospital.ledger
     rows = [row for plan in schedule.rounds for row in rows_for(agreement.calibration, plan)]
     asked = Counter({question: schedule.times(question) for question in ("statistics", "gradient", "confusion")})
-    numbers = sum(answer_size(plan.question, model) for plan in schedule.rounds)
+    sizes = {question: _reply_bytes(hospital, answer_size(question, model)) for question in asked}
     return {
         "name": federation.name,
         "digest": federation.digest,
@@ -232,8 +231,21 @@ def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
         "epsilon_after_this_run": round(epsilon([*ledger.history(), *rows], delta), 4),
         "epsilon_budget": hospital.budget.epsilon,
         "delta": delta,
-        "outbound_bytes": 4 * numbers + len(schedule) * HEADER_BYTES,
+        "outbound_bytes": sum(sizes[plan.question] for plan in schedule.rounds),
     }
+
+
+def _reply_bytes(hospital: Hospital, numbers: int) -> int:
+    """Length of a reply that holds so many numbers: it depends on nothing else."""
+    import numpy as np
+
+    from wardround.wire import ReplyHeader, RoundReply
+
+    identity = hospital.config.hospital
+    header = ReplyHeader(
+        run="run", round=0, hospital=identity.name, declared_patients=identity.declared_patients, epsilon=0.0
+    )
+    return len(RoundReply(header, np.zeros(numbers, np.float32)).pack())
 
 
 def _said(value: object) -> str:

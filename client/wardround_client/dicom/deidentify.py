@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround_client.dicom.pixels import images_of
-from wardround_client.dicom.read import Recipe, Rejection, Unusable, quiet, read, text
+from wardround_client.dicom.read import Recipe, Rejection, UnusableError, quiet, read, text
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pseudonyms:
     key: bytes
 
     def of(self, domain: str, value: str) -> bytes:
-        """bytes [32]. Equal for values that differ in Unicode form, or in the padding that DICOM ignores (PS3.5 6.2)."""
+        """Pseudonym, bytes [32]; the same for values that differ only in Unicode form or DICOM padding (PS3.5 6.2)."""
         canonical = unicodedata.normalize("NFC", value).strip().strip("\0").strip()
         return hmac.digest(self.key, f"{domain}\0{canonical}".encode("utf-8", "surrogateescape"), hashlib.sha256)
 
@@ -68,7 +68,7 @@ def instance_of(path: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Instance 
                 instance=pseudonyms.instance(text(dataset, "SOPInstanceUID")),
                 images=images_of(dataset, recipe),
             )
-    except Unusable as unusable:
+    except UnusableError as unusable:
         return unusable.rejection
     except OSError as error:
         return Rejection("file cannot be read", error.strerror or "")

@@ -18,7 +18,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
-from wardround_client.dicom.read import Recipe, Unusable, named, number, numbers, text, whole
+from wardround_client.dicom.read import Recipe, UnusableError, named, number, numbers, text, whole
 
 Array = NDArray[Any]
 """Stored values: any integer or float type."""
@@ -37,11 +37,11 @@ CT_WINDOW = (40.0, 400.0)
 def images_of(dataset: Dataset, recipe: Recipe) -> NDArray[np.uint16]:
     """Every chosen frame of a file, rendered.
 
-    Returns: uint16 [frames, channels, S, S], 0 black, 65535 white. Raises: Unusable.
+    Returns: uint16 [frames, channels, S, S], 0 black, 65535 white. Raises: UnusableError.
     """
     photometric = text(dataset, "PhotometricInterpretation").upper()
     if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
-        raise Unusable(f"{named('PhotometricInterpretation')} is not supported", photometric or "absent")
+        raise UnusableError(f"{named('PhotometricInterpretation')} is not supported", photometric or "absent")
     _check_high_bit(dataset)
     count = whole(dataset, "NumberOfFrames", least=1) if number(dataset, "NumberOfFrames") is not None else 1
     chosen = np.unique(np.linspace(0, count - 1, min(count, recipe.frames_per_file)).round().astype(int)).tolist()
@@ -49,7 +49,7 @@ def images_of(dataset: Dataset, recipe: Recipe) -> NDArray[np.uint16]:
     out = np.zeros(shape, np.uint16)
     for place, (index, frame) in enumerate(_decoded(dataset, chosen)):
         if (frame.ndim == 3) != (photometric in COLOUR):
-            raise Unusable(f"{named('SamplesPerPixel')} does not fit {named('PhotometricInterpretation')}")
+            raise UnusableError(f"{named('SamplesPerPixel')} does not fit {named('PhotometricInterpretation')}")
         attributes = _FrameAttributes(dataset, index)
         image = grey(frame, attributes) if photometric in GREY else colour(frame, dataset, photometric)
         out[place] = quantise(fit(image, recipe, attributes.aspect()))
@@ -57,7 +57,7 @@ def images_of(dataset: Dataset, recipe: Recipe) -> NDArray[np.uint16]:
 
 
 def _decoded(dataset: Dataset, chosen: list[int]) -> Iterator[tuple[int, Array]]:
-    """The chosen frames one after the other, decoded; colour as RGB. Raises: Unusable."""
+    """The chosen frames one after the other, decoded; colour as RGB. Raises: UnusableError."""
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     frames = iter_pixels(dataset, indices=chosen)
     for index in chosen:
@@ -68,16 +68,19 @@ def _decoded(dataset: Dataset, chosen: list[int]) -> Iterator[tuple[int, Array]]
         yield index, frame
 
 
-def _undecodable(dataset: Dataset, syntax: UID, error: Exception) -> Unusable:
+def _undecodable(dataset: Dataset, syntax: UID, error: Exception) -> UnusableError:
     for keyword in ("SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"):
         if dataset.get(keyword) is None and "PixelData" in dataset:
-            return Unusable(f"no {named(keyword)}")
+            return UnusableError(f"no {named(keyword)}")
     if not syntax.is_private and not syntax.is_transfer_syntax:
-        return Unusable(f"{named('TransferSyntaxUID')} is not known", syntax)
+        return UnusableError(f"{named('TransferSyntaxUID')} is not known", syntax)
     if syntax.is_private or syntax.is_encapsulated:
-        return Unusable(f"cannot decode {'a private transfer syntax' if syntax.is_private else syntax.name} "
-                        f"with {_decoders(syntax)}", error)
-    return Unusable(f"{named('PixelData')} is truncated or does not fit its description", error)
+        return UnusableError(
+            f"cannot decode {'a private transfer syntax' if syntax.is_private else syntax.name} "
+            f"with {_decoders(syntax)}",
+            error,
+        )
+    return UnusableError(f"{named('PixelData')} is truncated or does not fit its description", error)
 
 
 def _decoders(syntax: UID) -> str:
@@ -90,10 +93,10 @@ def _decoders(syntax: UID) -> str:
 
 
 def _check_high_bit(dataset: Dataset) -> None:
-    """Since 1993 High Bit is Bits Stored - 1 (PS3.5 8.1.1); anything else is either ACR-NEMA or a mistake: ambiguous."""
+    """High Bit is Bits Stored - 1 (PS3.5 8.1.1); anything else is either ACR-NEMA or a mistake: ambiguous."""
     high, stored = number(dataset, "HighBit"), number(dataset, "BitsStored")
     if high is not None and stored is not None and high != stored - 1:
-        raise Unusable(f"{named('HighBit')} is not {named('BitsStored')} - 1", f"{high:g}, {stored:g}")
+        raise UnusableError(f"{named('HighBit')} is not {named('BitsStored')} - 1", f"{high:g}, {stored:g}")
 
 
 class _FrameAttributes:
@@ -123,7 +126,7 @@ class _FrameAttributes:
         if slope is None and intercept is None:
             return None
         if slope == 0:
-            raise Unusable(f"{named('RescaleSlope')} is 0")
+            raise UnusableError(f"{named('RescaleSlope')} is 0")
         return (1.0 if slope is None else slope), intercept or 0.0
 
     def window(self) -> tuple[float, float, str] | None:
@@ -189,16 +192,18 @@ def _table(function: Callable[[Array, Dataset], Array], values: Array, dataset: 
     try:
         return function(values, dataset)
     except Exception as error:
-        raise Unusable(f"{named(keyword)} cannot be applied", repr(error)) from None
+        raise UnusableError(f"{named(keyword)} cannot be applied", repr(error)) from None
 
 
 def apply_window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:
     """Modality values -> [0, 1] by a window: equations of PS3.3 C.11.2.1.2.1 and C.11.2.1.3 with y in [0, 1].
 
-    Raises: Unusable, for a width or a function that the standard does not allow.
+    Raises: UnusableError, for a width or a function that the standard does not allow.
     """
     if width < 1 if function == "LINEAR" else width <= 0:
-        raise Unusable(f"{named('WindowWidth')} is too small for {named('VOILUTFunction')}", f"{width:g}, {function}")
+        raise UnusableError(
+            f"{named('WindowWidth')} is too small for {named('VOILUTFunction')}", f"{width:g}, {function}"
+        )
     if function == "LINEAR":
         if width == 1:
             return (values > centre - 0.5).astype(values.dtype)
@@ -209,14 +214,17 @@ def apply_window(values: Floats, centre: float, width: float, function: str = "L
         # Beyond +-50 the sigmoid is 0 or 1 in float32, and exp would overflow.
         return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50))))
     else:
-        raise Unusable(f"{named('VOILUTFunction')} is not supported", function)
+        raise UnusableError(f"{named('VOILUTFunction')} is not supported", function)
     out += 0.5
     return np.asarray(np.clip(out, 0, 1, out=out))
 
 
 def _default_window(values: Floats, padding: NDArray[np.bool_] | None, dataset: Dataset, is_rescaled: bool) -> Floats:
-    """For files without VOI: CT in HU has a fixed window; up to 8 bits are shown whole; else the image's own 0.5 and
-    99.5 percentiles (padding left out) become black and white. Each rule looks at one image only, and is public."""
+    """How files without VOI are shown; each rule is public and looks at one image only.
+
+    CT in HU has a fixed window; up to 8 bits are shown whole; else the image's own 0.5 and 99.5 percentiles (padding
+    left out) become black and white.
+    """
     if is_rescaled and text(dataset, "Modality").upper() == "CT":
         return apply_window(values, *CT_WINDOW)
     stored = number(dataset, "BitsStored") or 0
@@ -262,7 +270,7 @@ def colour(frame: Array, dataset: Dataset, photometric: str) -> Floats:
         try:
             frame = apply_color_lut(frame, dataset)[..., :3]
         except Exception as error:
-            raise Unusable(f"{named('RedPaletteColorLookupTableData')} cannot be applied", repr(error)) from None
+            raise UnusableError(f"{named('RedPaletteColorLookupTableData')} cannot be applied", repr(error)) from None
         top = float(np.iinfo(frame.dtype).max)
     else:
         top = 2.0 ** whole(dataset, "BitsStored", least=1) - 1

@@ -1,4 +1,4 @@
-"""A DICOM file -> the few attributes that wardround may know, checked; or `Unusable`, which names the tag."""
+"""A DICOM file -> the few attributes that wardround may know, checked; or `UnusableError`, which names the tag."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ APPEARANCE = (
 """What decides how the pixels look."""
 
 ALLOWED = (*IDENTITY, *APPEARANCE, *PIXEL_DATA)
-"""The allowlist. The value of any other attribute is skipped while the file is parsed: it is never in memory as such."""
+"""The allowlist. The value of any other attribute is skipped while the file is parsed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Rejection:
     detail: str = ""
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """The file cannot be used; caught in `deidentify.instance_of`, never seen by a user."""
 
     def __init__(self, reason: str, detail: object = "") -> None:
@@ -129,7 +129,7 @@ def read(path: Path, recipe: Recipe) -> Dataset:
     """The allowed attributes of a DICOM file (PS3.10 section 7).
 
     Raises:
-        Unusable: not DICOM, no pixel data, no identity, burned-in text, or sizes past the recipe's limits.
+        UnusableError: not DICOM, no pixel data, no identity, burned-in text, or sizes past the recipe's limits.
         OSError: the file cannot be read.
     """
     _check_container(path, recipe)
@@ -138,62 +138,64 @@ def read(path: Path, recipe: Recipe) -> Dataset:
     except OSError:
         raise
     except Exception as error:  # any kind: a damaged header can make a parser fail in any way
-        raise Unusable("DICOM data set is damaged", repr(error)) from None
+        raise UnusableError("DICOM data set is damaged", repr(error)) from None
     if not any(keyword in dataset for keyword in PIXEL_DATA):
         kind = dataset.file_meta.get("MediaStorageSOPClassUID")
-        raise Unusable(f"no {named('PixelData')}", getattr(kind, "name", ""))
+        raise UnusableError(f"no {named('PixelData')}", getattr(kind, "name", ""))
     if not dataset.file_meta.get("TransferSyntaxUID"):
-        raise Unusable(f"no {named('TransferSyntaxUID')}")
+        raise UnusableError(f"no {named('TransferSyntaxUID')}")
     for keyword in ("PatientID", "SOPInstanceUID"):
         if not text(dataset, keyword):
-            raise Unusable(f"no {named(keyword)}")
+            raise UnusableError(f"no {named(keyword)}")
     if text(dataset, "BurnedInAnnotation").upper() == "YES" and not recipe.allow_burned_in:
-        raise Unusable(f"{named('BurnedInAnnotation')} is YES")
+        raise UnusableError(f"{named('BurnedInAnnotation')} is YES")
     _check_sizes(dataset, recipe)
     return dataset
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """The first value of an attribute as stripped text; "" when absent. Raises: Unusable."""
+    """The first value of an attribute as stripped text; "" when absent. Raises: UnusableError."""
     value = _value(dataset, keyword)
     return "" if value is None else str(value).strip().strip("\0").strip()
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
-    """The first value of an attribute as a finite number; None when absent or empty. Raises: Unusable."""
+    """The first value of an attribute as a finite number; None when absent or empty. Raises: UnusableError."""
     value = _value(dataset, keyword)
     if value is None or value == "":
         return None
     try:
         result = float(value)
     except (TypeError, ValueError):
-        raise Unusable(f"{named(keyword)} is not a number", repr(value)) from None
+        raise UnusableError(f"{named(keyword)} is not a number", repr(value)) from None
     if not math.isfinite(result):
-        raise Unusable(f"{named(keyword)} is not a finite number")
+        raise UnusableError(f"{named(keyword)} is not a finite number")
     return result
 
 
 def whole(dataset: Dataset, keyword: str, *, least: int) -> int:
-    """A required whole number of at least `least`. Raises: Unusable."""
+    """A required whole number of at least `least`. Raises: UnusableError."""
     value = number(dataset, keyword)
     if value is None:
-        raise Unusable(f"no {named(keyword)}")
+        raise UnusableError(f"no {named(keyword)}")
     if value != int(value) or value < least:
-        raise Unusable(f"{named(keyword)} is less than {least}" if value < least else f"{named(keyword)} is not whole")
+        raise UnusableError(
+            f"{named(keyword)} is less than {least}" if value < least else f"{named(keyword)} is not whole"
+        )
     return int(value)
 
 
 def numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """All values of an attribute as finite numbers; [] when absent or empty. Raises: Unusable."""
+    """All values of an attribute as finite numbers; [] when absent or empty. Raises: UnusableError."""
     value = _get(dataset, keyword)
     if value is None or value == "":
         return []
     try:
         result = [float(v) for v in value] if isinstance(value, list | pydicom.multival.MultiValue) else [float(value)]
     except (TypeError, ValueError):
-        raise Unusable(f"{named(keyword)} is not a number", repr(value)) from None
+        raise UnusableError(f"{named(keyword)} is not a number", repr(value)) from None
     if not all(map(math.isfinite, result)):
-        raise Unusable(f"{named(keyword)} is not a finite number")
+        raise UnusableError(f"{named(keyword)} is not a finite number")
     return result
 
 
@@ -208,19 +210,21 @@ def _get(dataset: Dataset, keyword: str) -> Any:
     try:
         return dataset.get(keyword)
     except Exception as error:  # values are parsed when first asked for
-        raise Unusable(f"{named(keyword)} cannot be read", repr(error)) from None
+        raise UnusableError(f"{named(keyword)} cannot be read", repr(error)) from None
 
 
 def _check_container(path: Path, recipe: Recipe) -> None:
     """Refuse what is not DICOM, and what is, or inflates to, too much."""
     if not path.is_file():
-        raise Unusable("not a regular file")
+        raise UnusableError("not a regular file")
     if path.stat().st_size > recipe.greatest_bytes:
-        raise Unusable("file is larger than the limit", f"{path.stat().st_size} bytes, limit {recipe.greatest_bytes}")
+        raise UnusableError(
+            "file is larger than the limit", f"{path.stat().st_size} bytes, limit {recipe.greatest_bytes}"
+        )
     with path.open("rb") as file:
         head = file.read(4096)
     if head[128:132] != b"DICM":
-        raise Unusable("not DICOM", "no 'DICM' prefix (PS3.10 section 7.1)")
+        raise UnusableError("not DICOM", "no 'DICM' prefix (PS3.10 section 7.1)")
     if DeflatedExplicitVRLittleEndian.encode() in head:
         _check_inflated(path, recipe)
 
@@ -241,15 +245,15 @@ def _check_inflated(path: Path, recipe: Recipe) -> None:
     except OSError:
         raise
     except Exception as error:
-        raise Unusable("deflated data set is damaged, Transfer Syntax UID (0002,0010)", repr(error)) from None
+        raise UnusableError("deflated data set is damaged, Transfer Syntax UID (0002,0010)", repr(error)) from None
     if size > recipe.greatest_bytes:
-        raise Unusable("deflated data set is larger than the limit", f"limit {recipe.greatest_bytes} bytes")
+        raise UnusableError("deflated data set is larger than the limit", f"limit {recipe.greatest_bytes} bytes")
 
 
 def _check_sizes(dataset: Dataset, recipe: Recipe) -> None:
     rows, columns = whole(dataset, "Rows", least=1), whole(dataset, "Columns", least=1)
     if rows * columns > recipe.greatest_pixels:
         limit = f"{rows} x {columns}, limit {recipe.greatest_pixels} pixels"
-        raise Unusable(f"{named('Rows')} x {named('Columns')} is larger than the limit", limit)
+        raise UnusableError(f"{named('Rows')} x {named('Columns')} is larger than the limit", limit)
     if number(dataset, "NumberOfFrames") is not None:
         whole(dataset, "NumberOfFrames", least=1)

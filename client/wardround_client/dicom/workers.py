@@ -78,7 +78,9 @@ def _alone(file: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
         try:
             return pool.submit(_work, [file]).result()[0]
         except BrokenProcessPool:
-            return Rejection("a decoder crashed on Pixel Data (7FE0,0010)", "the process died; the file may be malicious")
+            return Rejection(
+                "a decoder crashed on Pixel Data (7FE0,0010)", "the process died; the file may be malicious"
+            )
 
 
 def _pool(count: int, recipe: Recipe, pseudonyms: Pseudonyms) -> ProcessPoolExecutor:
@@ -92,7 +94,7 @@ _worker: tuple[Recipe, Pseudonyms]
 
 
 def _start(recipe: Recipe, pseudonyms: Pseudonyms) -> None:
-    global _worker  # noqa: PLW0603: a worker process is set up once
+    global _worker  # a worker process is set up once, before it does anything
     _worker = (recipe, pseudonyms)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Native decoders write to stderr, quoting the file; the outcome says what is needed.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -147,7 +147,8 @@ class _Conv2d(torch.autograd.Function):
 
 def _patches(x: Tensor, weight: Tensor, g: Tensor, options: Any, channels_last: bool) -> Tensor:
     """What each output pixel sees: [images, pixels, height x width x inputs], or, not channels_last, [images, inputs x
-    height x width, pixels]. Copied from a strided view in runs as long as the memory format allows (unlike unfold)."""
+    height x width, pixels]. Copied from a strided view in runs as long as the memory format allows (unlike unfold).
+    """
     (sh, sw), (ph, pw), (dh, dw) = options
     _, inputs, height, width = weight.shape
     images, _, rows, columns = g.shape
@@ -191,7 +192,7 @@ class _GroupNorm(torch.autograd.Function):
         ctx.sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
         out, mean, rstd = _aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
-        return torch.as_tensor(out)
+        return cast(Tensor, out)
 
     @staticmethod
     @once_differentiable
@@ -203,9 +204,9 @@ class _GroupNorm(torch.autograd.Function):
 
         def weight_terms() -> Tensor:
             # sum of g (x - mean) rstd over pixels, without making the normalised image again
-            products = (g * x).flatten(2).sum(2)
+            products: Tensor = (g * x).flatten(2).sum(2)
             means, rstds = (each.repeat_interleave(channels // groups, 1) for each in (mean, rstd))
-            return (products - means * g_sum) * rstds
+            return torch.mul(products - means * g_sum, rstds)
 
         ctx.book.keep(ctx.places[0], weight_terms)
         ctx.book.keep(ctx.places[1], lambda: g_sum)

@@ -61,7 +61,9 @@ def line_chart(
     xs = [x for x, _ in values]
     low, high = y_range or _range([y for _, y in values] + [v for v, _ in marks])
     ticks = nice_ticks(low, high)
-    frame = Frame(width, height, 48, 16, 26, 40, (min(xs), max(max(xs), min(xs) + 1)), (min(low, ticks[0]), max(high, ticks[-1])))
+    frame = Frame(
+        width, height, 48, 16, 26, 40, (min(xs), max(max(xs), min(xs) + 1)), (min(low, ticks[0]), max(high, ticks[-1]))
+    )
     parts = [_grid(frame, ticks, percent), _x_axis(frame, x_label)]
     parts.append(f'<text class="axis" x="{frame.left - 40}" y="{frame.top - 14:.0f}">{escape(y_label)}</text>')
     for value, what in marks:
@@ -108,17 +110,19 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance
         for place, bar in enumerate(bars):
             left, top = frame.at(index + 0.19 + place * wide, bar.value)
             right, base = frame.at(index + 0.19 + (place + 0.92) * wide, 0)
-            middle = (left + right) / 2
+            middle, shown = (left + right) / 2, number(bar.value, True)
             _, high = frame.at(0, min(bar.high, 1))
             _, low = frame.at(0, max(bar.low, 0))
             parts.append(
                 f'<rect class="bar {bar.style}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
-                f'height="{max(base - top, 0):.1f}" rx="2"><title>{escape(bar.label)}: {number(bar.value, True)}</title></rect>'
+                f'height="{max(base - top, 0):.1f}" rx="2"><title>{escape(bar.label)}: {shown}</title></rect>'
                 f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{high:.1f}" y2="{low:.1f}"/>'
-                f'<text class="value" text-anchor="middle" x="{middle:.1f}" y="{min(top, high) - 5:.1f}">{number(bar.value, True)}</text>'
+                f'<text class="value" text-anchor="middle" x="{middle:.1f}" y="{min(top, high) - 5:.1f}">{shown}</text>'
             )
         x, _ = frame.at(index + 0.5, 0)
-        parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{frame.height - 20}">{escape(name)}</text>')
+        parts.append(
+            f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{frame.height - 20}">{escape(name)}</text>'
+        )
     if chance is not None:
         x, y = frame.at(len(groups), chance)
         parts.append(f'<line class="mark" x1="{frame.left}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -159,12 +163,14 @@ def _grid(frame: Frame, ticks: Sequence[float], percent: bool) -> str:
 
 def _x_axis(frame: Frame, label: str) -> str:
     ticks = [t for t in nice_ticks(*frame.x, about=8) if t == int(t) and frame.x[0] <= t <= frame.x[1]]
-    parts = []
+    parts, below = [], frame.height - frame.bottom + 16
     for tick in ticks:
         x, _ = frame.at(tick, 0)
-        parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{frame.height - frame.bottom + 16}">{tick:.0f}</text>')
+        parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{below:.0f}">{tick:.0f}</text>')
     middle = (frame.left + frame.width - frame.right) / 2
-    parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">{escape(label)}</text>')
+    parts.append(
+        f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">{escape(label)}</text>'
+    )
     return "".join(parts)
 
 

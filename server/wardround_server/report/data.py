@@ -1,9 +1,9 @@
 """What a run's folder says about the run: the files, read into one frozen object.
 
-    events.jsonl        one object a line, as `--json` prints them (required)
-    federation.toml     the agreement
-    simulation.json     only of a simulation: who the hospitals are, the seed, whether privacy was on
-    comparison.json     only of a simulation: k-shot accuracy at the hospital that took no part
+events.jsonl        one object a line, as `--json` prints them (required)
+federation.toml     the agreement
+simulation.json     only of a simulation: who the hospitals are, the seed, whether privacy was on
+comparison.json     only of a simulation: k-shot accuracy at the hospital that took no part
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _numbered(rounds: tuple[Event, ...]) -> list[tuple[int, Event]]:
 
 
 def _series(rounds: tuple[Event, ...], key: str) -> dict[str, list[tuple[int, float]]]:
-    """hospital -> [(training rounds so far, value)]; a later question of the same training round replaces."""
+    """Hospital -> [(training rounds so far, value)]; a later question of the same training round replaces."""
     series: dict[str, dict[int, float]] = {}
     training = 0
     for event in rounds:
@@ -182,7 +182,9 @@ def _hospitals(rounds: tuple[Event, ...], described: list[dict[str, Any]]) -> li
     for name in names:
         facts = known.get(name, {})
         declared = [(e.get("declared_patients") or {}).get(name) for e in rounds]
-        rejected = [f"round {e.get('round')}: {e['rejected'][name]}" for e in rounds if name in (e.get("rejected") or {})]
+        rejected = [
+            f"round {e.get('round')}: {e['rejected'][name]}" for e in rounds if name in (e.get("rejected") or {})
+        ]
         replied = [e for e in rounds if name in (e.get("declared_patients") or {})]
         rows.append(
             HospitalRow(

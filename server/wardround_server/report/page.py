@@ -10,6 +10,7 @@ from typing import Any
 from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, number, spark
 from wardround_server.report.data import HospitalRow, RunRecord
 
+NOTHING = "\u2013"
 MANY = 60  # small multiples beyond this are left to the table
 
 
@@ -104,19 +105,26 @@ def _comparison(run: RunRecord) -> str:
     )
     who = escape(str(run.comparison.get("hospital", "a hospital that took no part")))
     repeats = run.comparison.get("repeats")
-    drawn = f" Mean over {int(repeats)} draws of the labelled patients; the whisker holds 95\u202f% of the mean's uncertainty." if repeats else ""
+    drawn = (
+        f" Mean over {int(repeats)} draws of the labelled patients; whiskers: 95\u202f% interval of the mean."
+        if repeats
+        else ""
+    )
     chance = run.comparison.get("chance")
     chart = bar_chart(
         groups,
         title="k-shot accuracy before and after",
         chance=float(chance) if isinstance(chance, int | float) else None,
-        y_label="accuracy",
+        y_label="balanced accuracy",
     )
+    legend = _legend([("main", "from the meta-learned model"), ("faint", "from a fresh model")])
     return (
-        f"<section><h2>What a new hospital gains</h2><p>The hospital {who} took no part. It adapts to itself from a few of its own "
+        f"<section><h2>What a new hospital gains</h2><p>The hospital {who} took no part. It adapts the model "
+        "with a few of its own "
         f"labelled patients and is tested on its other patients.{escape(drawn)}</p>"
-        f'<div class="pair"><div>{chart}{_legend([("main", "from the meta-learned model"), ("faint", "from a fresh model")])}</div>'
-        '<div class="scroll"><table><caption>Accuracy after adaptation, with the 95\u202f% interval of the mean</caption><thead><tr><th scope=col>'
+        f'<div class="pair"><div>{chart}{legend}</div>'
+        '<div class="scroll"><table><caption>Balanced accuracy after adaptation, with its interval</caption>'
+        "<thead><tr><th scope=col>"
         "patients a class</th><th scope=col class=n>fresh</th><th scope=col class=n>meta-learned</th>"
         f"<th scope=col class=n>points gained</th></tr></thead><tbody>{body}</tbody></table></div></div></section>"
     )
@@ -140,9 +148,17 @@ def _curves(run: RunRecord) -> str:
     chance = 1 / len(run.federation.task.classes) if run.federation else None
     marks = [(chance, "chance")] if chance else []
     accuracy_chart = line_chart(
-        accuracy, title="Accuracy by round", x_label="round", y_label="accuracy", percent=True, y_range=(0, 1), marks=marks
+        accuracy,
+        title="Accuracy by round",
+        x_label="round",
+        y_label="accuracy",
+        percent=True,
+        y_range=(0, 1),
+        marks=marks,
     )
-    norms = [(float(i), float(e["delta_norm"])) for i, e in run.training if isinstance(e.get("delta_norm"), int | float)]
+    norms = [
+        (float(i), float(e["delta_norm"])) for i, e in run.training if isinstance(e.get("delta_norm"), int | float)
+    ]
     norm_chart = line_chart(
         [Line("delta norm", norms, "second")], title="Norm of the mean delta", x_label="round", y_label="L2 norm"
     )
@@ -170,7 +186,9 @@ def _each_hospital(run: RunRecord) -> str:
             line = Line("epsilon", run.epsilon[name], "second")
             pictures.append(spark([line], title=f"{name}: epsilon by round", x=(0, last), y=(0, limit), percent=False))
         cards.append(f"<figure><h3>{escape(name)}</h3>{''.join(pictures)}</figure>")
-    rest = f"<p class=empty>{len(names) - MANY} more hospitals stand in the table below.</p>" if len(names) > MANY else ""
+    rest = (
+        f"<p class=empty>{len(names) - MANY} more hospitals stand in the table below.</p>" if len(names) > MANY else ""
+    )
     entries = [("main", "accuracy, 0 to 100 %")] if run.accuracy else []
     entries += [("second", f"epsilon spent, 0 to {limit:.3g}")] if run.privacy_on else []
     return (
@@ -183,7 +201,7 @@ def _hospitals(run: RunRecord) -> str:
     asked = len(run.rounds)
     body = "".join(_hospital_row(h, asked, run.privacy_on) for h in run.hospitals)
     return (
-        '<section><h2>Hospitals</h2><p>Patient numbers are the round public numbers that hospitals declare, never counts.</p>'
+        "<section><h2>Hospitals</h2><p>Numbers of patients are round and public, as declared; nothing was counted.</p>"
         '<div class="scroll"><table><thead><tr><th scope=col>hospital</th><th scope=col>modality, manufacturer</th>'
         "<th scope=col class=n>declared patients</th><th scope=col class=n>epsilon spent</th>"
         "<th scope=col class=n>answers</th><th scope=col>rejected</th></tr></thead>"
@@ -193,14 +211,15 @@ def _hospitals(run: RunRecord) -> str:
 
 def _hospital_row(row: HospitalRow, asked: int, privacy_on: bool) -> str:
     if not row.took_part:
-        spent, answers = "none", "–"
+        spent, answers = "none", NOTHING
     else:
-        spent = "off" if not privacy_on else "–" if row.epsilon is None else f"{row.epsilon:.2f}"
+        spent = "off" if not privacy_on else NOTHING if row.epsilon is None else f"{row.epsilon:.2f}"
         answers = f"{row.replies} of {asked}"
     tag = "" if row.took_part else ' <span class="tag">took no part</span>'
     return (
-        f"<tr{'' if row.took_part else ' class=out'}><th scope=row>{escape(row.name)}{tag}</th><td>{escape(row.makers) or '–'}</td>"
-        f"<td class=n>{row.declared_patients if row.declared_patients else '–'}</td><td class=n>{spent}</td>"
+        f"<tr{'' if row.took_part else ' class=out'}><th scope=row>{escape(row.name)}{tag}</th>"
+        f"<td>{escape(row.makers) or NOTHING}</td>"
+        f"<td class=n>{row.declared_patients if row.declared_patients else NOTHING}</td><td class=n>{spent}</td>"
         f"<td class=n>{answers}</td><td>{_rejections(row.rejections)}</td></tr>"
     )
 
@@ -217,8 +236,8 @@ def _rejections(reasons: Sequence[str]) -> str:
 def _privacy(run: RunRecord) -> str:
     if not run.privacy_on:
         return (
-            "<section><h2>Privacy</h2><p>Switched off by hand for this simulation: answers were exact, so every delta may "
-            "betray single patients. A hospital's installation cannot do this.</p></section>"
+            "<section><h2>Privacy</h2><p>Switched off by hand for this simulation: answers were exact, so "
+            "every delta may betray single patients. A hospital's installation cannot do this.</p></section>"
         )
     facts: list[tuple[str, str]] = [
         ("Protected unit", "one patient, with all of that patient's images"),
@@ -239,9 +258,10 @@ def _privacy(run: RunRecord) -> str:
     facts.append(("Noise", "Gaussian, from the operating system's entropy; it cannot be seeded"))
     spent = f" The dearest hospital has spent {run.epsilon_max:.3f}." if run.epsilon_max is not None else ""
     return (
-        "<section><h2>What was promised to patients</h2><p>Whoever sees all that left a hospital can tell whether any one "
-        f"patient was in its cohort only as well as (epsilon, delta) allows.{spent} Each price stood in the hospital's ledger "
-        f"before its answer was computed.</p>{_facts(facts)}</section>"
+        "<section><h2>What was promised to patients</h2><p>Whoever sees all that left a hospital "
+        "can tell whether any one "
+        f"patient was in its cohort only as well as (epsilon, delta) allows.{spent} Each price stood in the "
+        f"hospital's ledger before its answer was computed.</p>{_facts(facts)}</section>"
     )
 
 
@@ -253,11 +273,14 @@ def _configuration(run: RunRecord) -> str:
             title = f"[{name}]" if isinstance(value, dict) else "federation"
             tables += f"<h3>{escape(title)}</h3>{_facts([(k, _shown(v)) for k, v in values.items()])}"
         tables += _facts([("digest", run.federation.digest)])
-    versions = _facts(sorted((str(k), str(v)) for k, v in run.versions.items())) if run.versions else "<p>Not recorded.</p>"
+    versions = (
+        _facts(sorted((str(k), str(v)) for k, v in run.versions.items())) if run.versions else "<p>Not recorded.</p>"
+    )
     seed = _facts([("seed of the synthetic data", str(run.seed))]) if run.seed is not None else ""
     return (
-        "<section><h2>Configuration and versions</h2><details><summary>The agreement that every hospital approved</summary>"
-        f"{tables or '<p>Not recorded.</p>'}</details><details><summary>Versions</summary>{versions}{seed}</details></section>"
+        "<section><h2>Configuration and versions</h2><details><summary>What every hospital approved</summary>"
+        f"{tables or '<p>Not recorded.</p>'}</details>"
+        f"<details><summary>Versions</summary>{versions}{seed}</details></section>"
     )
 
 

@@ -15,7 +15,7 @@ from wardround.errors import ConfigError
 from wardround.models.raw import RawFeatures
 
 BASES = "public_components.safetensors"
-BASES_SHA256 = "947ea3fdf0b5cc8c4784da2a69f4def02677e2c3379f9779f4408ee714a0c2d8"
+BASES_SHA256 = "f0a9f4a3bc83454f276c05f3d97aaa977ec66a98129938c92ce1eae25ab04aa6"
 GREATEST_FEATURES = 64
 # Features are bounded, so that one odd image can neither fill a clipped sum nor leave the range a head has seen.
 GREATEST_VALUE = 6.0

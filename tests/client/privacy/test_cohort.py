@@ -94,11 +94,14 @@ def test_one_patient_moves_statistics_and_confusion_by_at_most_1(
     examples = examples_from(images, scale=scale, seed=seed)
     fewer = without(examples, data.draw(st.integers(0, len(images) - 1)))
 
-    def predict(z: Tensor) -> Tensor:
-        return z[:, :CLASSES]
+    def predict(x: Tensor) -> Tensor:
+        return x[:, :CLASSES]
 
-    for answer in (lambda c: c._statistics_blocks(), lambda c: c._confusion_blocks(predict)):
-        rows, fewer_rows = answer(cohort(examples)), answer(cohort(fewer))
+    one, other = cohort(examples), cohort(fewer)
+    for rows, fewer_rows in (
+        (one._statistics_blocks(), other._statistics_blocks()),
+        (one._confusion_blocks(predict), other._confusion_blocks(predict)),
+    ):
         assert torch.isfinite(rows).all()
         assert (rows.sum(0) - fewer_rows.sum(0)).norm().item() <= 1
         assert rows.norm(dim=1).max().item() <= 1

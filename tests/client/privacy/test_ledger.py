@@ -271,7 +271,11 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         key = pick.choice(sorted(self.open))
         request, reservation = self.open[key]
-        left = self.ledger.release(reservation, reply, norm=0.0, size=0)
+        try:
+            left = self.ledger.release(reservation, reply, norm=0.0, size=0)
+        except Replay:
+            assert key in self.released, "only an old reply, which a ledger in memory does not keep"
+            return
         assert self.released.setdefault(key, (request, left)) == (request, left)
 
     @invariant()
@@ -289,7 +293,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 WORKER = """
 import hashlib, os, sys
@@ -317,7 +321,7 @@ for number in range(100000):
 def test_kill_9_loses_nothing_and_never_releases_two_noises(tmp_path: Path) -> None:
     rng = random.Random(7)
     goal = 0
-    for _ in range(5):
+    for _ in range(4):
         goal += rng.randint(2, 12)
         process = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path), str(goal)], stdout=subprocess.PIPE, text=True

@@ -1,0 +1,85 @@
+"""From a cohort on disk to a model's examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wardround.config import Task
+from wardround.errors import DataError
+from wardround.models.conv4 import Conv4
+from wardround.models.tabular import Tabular
+from wardround_client import examples as module
+from wardround_client.examples import examples_of
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A cohort in memory."""
+
+    inputs: Any
+    patients: Any
+    codes: list[str | None]
+    kind: str = "image"
+    channels: int = 1
+    features: tuple[str, ...] = ()
+
+    def labels(self, column: str) -> list[str | None]:
+        return self.codes
+
+
+TASK = Task(label_column="finding", classes=("no", "yes"), image_size_px=8)
+MODEL = Conv4.of(1, 8, 2)
+
+
+def store(codes: list[str | None], patients: list[int]) -> Memory:
+    pixels = np.arange(len(codes) * 64, dtype=np.uint16).reshape(-1, 1, 8, 8)
+    return Memory(pixels, np.array(patients, dtype=np.int64), codes)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 20])
+def test_images_labels_and_patients_stay_together(monkeypatch: pytest.MonkeyPatch, batch_bytes: int) -> None:
+    monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
+    cohort = store(["yes", "other", "no", None, "yes"], [7, 7, 3, 5, 9])
+    examples = examples_of(cohort, TASK, MODEL)
+    assert examples.y.tolist() == [1, 0, 1]
+    assert examples.patient.tolist() == [1, 0, 2]
+    assert (examples.patients, examples.left_out, examples.classes) == (3, 2, 2)
+    assert torch.equal(examples.z, torch.from_numpy(cohort.inputs[[0, 2, 4]].astype(np.float32)) / 65535)
+    assert examples.summary.shape == (3, MODEL.scaling_size)
+
+
+def test_a_missing_label_is_not_a_class_called_none() -> None:
+    task = TASK.model_copy(update={"classes": ("None", "yes", "no")})
+    assert examples_of(store(["yes", None, "no"], [0, 1, 2]), task, Conv4.of(1, 8, 3)).left_out == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "patients", "message"),
+    [
+        ([], [], "empty"),
+        (["other", None], [0, 1], "no example"),
+        (["yes", "yes"], [0, 1], "one class"),
+        (["yes", "no"], [0, 0], "1 patients"),
+    ],
+)
+def test_a_cohort_that_cannot_be_used_says_why(codes: list[str | None], patients: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        examples_of(store(codes, patients), TASK, MODEL)
+
+
+def test_another_size_says_to_ingest_again() -> None:
+    with pytest.raises(DataError, match="ingest again"):
+        examples_of(store(["yes", "no"], [0, 1]), TASK.model_copy(update={"image_size_px": 16}), MODEL)
+
+
+def test_a_table_must_have_the_task_s_columns_in_its_order() -> None:
+    task = Task(label_column="ill", classes=("no", "yes"), kind="table", features=("age", "sugar"))
+    table = np.ones((2, 2), np.float32)
+    rows = Memory(table, np.array([0, 1]), ["no", "yes"], "table", 0, ("sugar", "age"))
+    with pytest.raises(DataError, match="columns"):
+        examples_of(rows, task, Tabular.logistic(2, 2))

@@ -1,0 +1,263 @@
+"""A node against a real coordinator over TLS on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import wardround.bundle
+from wardround.config import Federation
+from wardround.errors import Unreachable, Untrusted
+from wardround.wire import ReplyHeader, RoundReply, peek_request
+from wardround_client.keys import create_node_key, load_node_key, write_card
+from wardround_client.node import Coordinator, Link, Node
+
+DEADLINE_S = 60.0
+FEDERATION = """
+name = "two-nodes"
+[task]
+label_column = "y"
+classes = ["no", "yes"]
+kind = "table"
+features = ["a", "b"]
+[model]
+family = "logistic"
+[rounds]
+rounds = 1
+quorum = 1
+deadline_s = 50.0
+"""
+ENVIRONMENT = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+
+
+def _wardround(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "wardround", "coordinator", *map(str, arguments)]
+
+
+@dataclass
+class Place:
+    """A running coordinator, and the hospitals that it knows."""
+
+    home: Path
+    process: subprocess.Popen[bytes]
+    coordinator: Coordinator
+
+    def hospital(self, name: str) -> Path:
+        """The folder of a registered hospital's keys."""
+        return self.home.parent / name
+
+
+@dataclass
+class Running:
+    """A node in a thread, and everything that it reported."""
+
+    node: Node
+    stop: threading.Event = field(default_factory=threading.Event)
+    seen: list[tuple[Link, str]] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    error: Exception | None = None
+
+    def report(self, link: Link, detail: str) -> None:
+        with self.changed:
+            self.seen.append((link, detail))
+            self.changed.notify_all()
+
+    def until(self, link: Link, count: int = 1) -> None:
+        with self.changed:
+            ok = self.changed.wait_for(
+                lambda: sum(state is link for state, _ in self.seen) >= count, timeout=DEADLINE_S
+            )
+        assert ok, self.seen
+
+    def __enter__(self) -> Running:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return self
+
+    def _run(self) -> None:
+        try:
+            self.node.run(self.stop)
+        except Exception as error:
+            self.error = error
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive()
+
+
+def _no_answer(blob: bytes) -> bytes:
+    raise AssertionError("nothing should be asked")
+
+
+def _running(
+    coordinator: Coordinator,
+    key: ec.EllipticCurvePrivateKey,
+    memory: Path,
+    answer: object = _no_answer,
+    approved: frozenset[str] = frozenset(),
+) -> Running:
+    running = Running.__new__(Running)
+    node = Node(
+        coordinator,
+        key,
+        answer,  # type: ignore[arg-type]
+        lambda: approved,
+        memory,
+        report=lambda link, detail: running.report(link, detail),
+        poll_s=0.05,
+    )
+    running.__init__(node)  # type: ignore[misc]
+    return running
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    base = tmp_path_factory.mktemp("node")
+    home = base / "coordinator"
+    ports = ("--port", 0, "--admin-port", 0, "--health-port", 0)
+    subprocess.run(_wardround("init", home, *ports), check=True, env=ENVIRONMENT, capture_output=True)
+    for name in ("st-anna", "st-elisabeth"):
+        (base / name).mkdir()
+        card = write_card(base / name, name=name, declared_patients=50, public_key=create_node_key(base / name))
+        subprocess.run(_wardround("register", home, card), check=True, env=ENVIRONMENT, capture_output=True)
+    process = subprocess.Popen(_wardround("up", home), env=ENVIRONMENT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert b"is up" in process.stdout.readline()
+        fleet = json.loads((home / "up.json").read_text())["fleet"]
+        yield Place(home, process, Coordinator(f"127.0.0.1:{fleet}", (home / "tls" / "ca.crt").read_bytes()))
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+        if process.stdout:
+            process.stdout.close()
+
+
+def test_a_wrong_ca_is_not_trusted(place: Place, tmp_path: Path) -> None:
+    from wardround_server import tls
+
+    other = tls.create(tmp_path / "tls", ["127.0.0.1"])
+    coordinator = Coordinator(place.coordinator.address, other.ca.read_bytes())
+    node = Node(coordinator, load_node_key(place.hospital("st-anna")), _no_answer, frozenset, tmp_path / "node.json")
+    with pytest.raises(Untrusted, match="certificate"):
+        node.run(threading.Event())
+
+
+def test_an_unregistered_key_is_told_so(place: Place, tmp_path: Path) -> None:
+    node = Node(
+        place.coordinator, ec.generate_private_key(ec.SECP384R1()), _no_answer, frozenset, tmp_path / "node.json"
+    )
+    with pytest.raises(Untrusted, match="does not know this node's key"):
+        node.run(threading.Event())
+
+
+def test_nobody_at_the_address(tmp_path: Path) -> None:
+    from wardround_server import tls
+
+    ca = tls.create(tmp_path / "tls", ["127.0.0.1"]).ca.read_bytes()
+    with socket.socket() as taken:  # bound but not listening: the port refuses
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        key = ec.generate_private_key(ec.SECP384R1())
+        node = Node(Coordinator(address, ca), key, _no_answer, frozenset, tmp_path / "node.json")
+        with pytest.raises(Unreachable, match="nobody answers"):
+            node.run(threading.Event(), give_up_after_s=0.3)
+
+
+def test_a_ca_file_without_a_certificate(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    node = Node(Coordinator("127.0.0.1:9", b"nothing"), key, _no_answer, frozenset, tmp_path / "node.json")
+    with pytest.raises(Untrusted, match="no certificate"):
+        node.run(threading.Event())
+
+
+CRASHING = """
+import sys, threading
+from pathlib import Path
+from wardround_client.keys import load_node_key
+from wardround_client.node import Coordinator, Link, Node
+address, ca, home = sys.argv[1:]
+def report(link, detail):
+    if link is Link.CONNECTED:
+        print("connected", flush=True)
+Node(Coordinator(address, Path(ca).read_bytes()), load_node_key(Path(home)), bytes, frozenset, Path(home) / "node.json",
+     report=report).run(threading.Event())
+"""
+
+
+def test_after_kill_9_the_node_is_back_at_once(place: Place) -> None:
+    home = place.hospital("st-anna")
+    command = [sys.executable, "-c", CRASHING, place.coordinator.address, str(place.home / "tls" / "ca.crt"), str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as crashing:
+        assert crashing.stdout is not None
+        assert crashing.stdout.readline() == b"connected\n"
+        os.kill(crashing.pid, signal.SIGKILL)
+    started = time.monotonic()
+    with _running(place.coordinator, load_node_key(home), home / "node.json") as running:
+        running.until(Link.CONNECTED)
+    assert time.monotonic() - started < 20  # Flower itself would refuse for 2 x 15 s
+    assert running.error is None
+    assert running.seen[-1] == (Link.STOPPED, "stopped")
+
+
+def test_after_kill_9_without_a_memory_a_known_node_waits_and_an_unknown_one_ends(place: Place, tmp_path: Path) -> None:
+    home = place.hospital("st-elisabeth")
+    with _running(place.coordinator, load_node_key(home), home / "node.json") as first:
+        first.until(Link.CONNECTED)
+        # The same key a second time, as another process would have it, with no memory of ever having been connected.
+        node = Node(place.coordinator, load_node_key(home), _no_answer, frozenset, tmp_path / "none.json")
+        with pytest.raises(Untrusted, match="or another process uses it"):
+            node.run(threading.Event())
+
+
+def test_one_run_with_a_hospital_that_approved_and_one_that_did_not(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "federation.toml").write_text(FEDERATION)
+    federation = _federation(tmp_path / "federation.toml")
+    asked: list[int] = []
+
+    def answer(blob: bytes) -> bytes:
+        header = peek_request(blob)
+        asked.append(header.round)
+        size = 6  # statistics: 2 classes + 2 x 2 moments; gradient: 2 x 2 weights + 2 biases
+        reply = ReplyHeader(run=header.run, round=header.round, hospital="st-anna", declared_patients=50, epsilon=0.5)
+        return RoundReply(reply, np.ones(size, np.float32)).pack()
+
+    approved = frozenset({wardround.bundle.digest(federation)})
+    anna, elisabeth = (place.hospital(name) for name in ("st-anna", "st-elisabeth"))
+    with (
+        _running(place.coordinator, load_node_key(anna), anna / "node.json", answer, approved) as one,
+        _running(place.coordinator, load_node_key(elisabeth), elisabeth / "node.json") as two,
+    ):
+        one.until(Link.CONNECTED)
+        two.until(Link.CONNECTED)
+        command = _wardround("run", place.home, tmp_path / "federation.toml", "--json")
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+    rounds = [event for event in events if event["event"] == "round"]
+    assert asked == [0, 1]
+    assert [event["replied"] for event in rounds] == [1, 1]
+    for event in rounds:
+        assert "has not approved this bundle" in event["rejected"]["st-elisabeth"]
+    assert one.error is None
+    assert two.error is None  # its answer function would have raised
+
+
+def _federation(path: Path) -> Federation:
+    from wardround.config import load_federation
+
+    return load_federation(path)

@@ -1,0 +1,149 @@
+"""Adapting at home: support and query share no patient, both starts are treated alike, and nothing is overclaimed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from wardround.errors import DataError
+from wardround.models.scaling import no_scaling
+from wardround.models.tabular import Tabular
+from wardround_client.examples import Examples
+from wardround_client.personalise import adapt, compare, evaluate, k_shot, predict
+
+COLUMNS, CLASSES = 6, 3
+MODEL = Tabular.logistic(COLUMNS, CLASSES)
+SHIFT, SCALE = no_scaling(COLUMNS)
+TRUTH = torch.eye(CLASSES, COLUMNS)
+
+
+def cohort(patients: int = 60, *, noise: float = 1.0, seed: int = 0, images: int = 2) -> Examples:
+    generator = torch.Generator().manual_seed(seed)
+    patient = torch.arange(patients).repeat_interleave(images)
+    y = patient % CLASSES
+    z = 2 * TRUTH[y] + noise * torch.randn(len(y), COLUMNS, generator=generator)
+    return Examples(z=z, y=y, patient=patient, summary=z, classes=CLASSES)
+
+
+def good_start() -> Tensor:
+    return MODEL.layout.pack({"weight": 5 * TRUTH, "bias": torch.zeros(CLASSES)})
+
+
+def test_adapting_learns_the_support() -> None:
+    examples = cohort(noise=0.1)
+    theta = adapt(MODEL, MODEL.initial(), examples, shift=SHIFT, scale=SCALE)
+    assert evaluate(MODEL, theta, examples, shift=SHIFT, scale=SCALE) > 0.95
+    assert torch.equal(MODEL.initial(), torch.zeros(MODEL.layout.size))
+
+
+def test_adapting_finds_the_minimum_of_its_objective() -> None:
+    """At the minimum the balanced cross entropy pulls exactly as hard as the way back to the start."""
+    examples, start = cohort(), good_start()
+    theta = adapt(MODEL, start, examples, shift=SHIFT, scale=SCALE, steps=600, pull=0.1)
+    at = theta.clone().requires_grad_()
+    logits = MODEL.logits(at, examples.z, SHIFT, SCALE)
+    loss = torch.stack([torch.nn.functional.cross_entropy(logits[examples.y == k], examples.y[examples.y == k])
+                        for k in range(CLASSES)]).mean()  # fmt: skip
+    (gradient,) = torch.autograd.grad(loss, at)
+    torch.testing.assert_close(gradient, -0.1 * (theta - start), atol=1e-4, rtol=0)
+
+
+def test_no_steps_change_nothing_and_a_strong_pull_little() -> None:
+    examples, start = cohort(), good_start()
+    assert torch.equal(adapt(MODEL, start, examples, shift=SHIFT, scale=SCALE, steps=0), start)
+    moved = [
+        (adapt(MODEL, start, examples, shift=SHIFT, scale=SCALE, pull=pull) - start).norm() for pull in (0.01, 0.5)
+    ]
+    assert moved[1] < moved[0] / 3
+
+
+def test_balanced_accuracy_gives_every_class_the_same_weight() -> None:
+    y = torch.tensor([0] * 9 + [1])
+    z = torch.zeros(10, COLUMNS)
+    always_zero = MODEL.layout.pack({"weight": torch.zeros(3, COLUMNS), "bias": torch.tensor([1.0, 0.0, 0.0])})
+    examples = Examples(z=z, y=y, patient=torch.arange(10), summary=z, classes=3)
+    assert evaluate(MODEL, always_zero, examples, shift=SHIFT, scale=SCALE) == pytest.approx(0.5)
+
+
+def test_predictions_are_probabilities() -> None:
+    probabilities = predict(MODEL, good_start(), cohort().z, shift=SHIFT, scale=SCALE)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(120))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    images=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2)), min_size=1, max_size=60),
+    shots=st.integers(0, 6),
+    seed=st.integers(0, 1000),
+)
+def test_support_and_query_share_no_patient_and_lose_no_image(
+    images: list[tuple[int, int]], shots: int, seed: int
+) -> None:
+    raw = torch.tensor([patient for patient, _ in images])
+    patient = torch.unique(raw, return_inverse=True)[1]
+    z = torch.arange(len(images), dtype=torch.float32)[:, None]
+    examples = Examples(z=z, y=torch.tensor([y for _, y in images]), patient=patient, summary=z, classes=3)
+    split = k_shot(examples, shots, torch.Generator().manual_seed(seed))
+    support, query = (part.z.flatten().long() for part in (split.support, split.query))
+    assert sorted([*support.tolist(), *query.tolist()]) == list(range(len(images)))
+    assert not set(patient[support].tolist()) & set(patient[query].tolist())
+    assert split.support.patients <= 3 * shots
+    assert len(query) > 0
+
+
+def test_a_class_of_few_patients_gives_fewer_shots() -> None:
+    y = torch.tensor([0] * 10 + [1] * 3 + [2])
+    z = torch.randn(14, COLUMNS, generator=torch.Generator().manual_seed(0))
+    examples = Examples(z=z, y=y, patient=torch.arange(14), summary=z, classes=3)
+    split = k_shot(examples, 4, torch.Generator().manual_seed(0))
+    assert torch.bincount(split.support.y, minlength=3).tolist() == [4, 1, 0]
+    assert torch.bincount(split.query.y, minlength=3).tolist() == [6, 2, 1]
+
+
+def test_a_good_start_helps_most_with_few_shots() -> None:
+    scores = compare(
+        MODEL, good_start(), MODEL.initial(), cohort(90, noise=1.5), shift=SHIFT, scale=SCALE, shots=(0, 1), repeats=5
+    )
+    assert [(score.start, score.shots) for score in scores] == [
+        ("meta-learned", 0), ("fresh", 0), ("meta-learned", 1), ("fresh", 1),
+    ]  # fmt: skip
+    by_name = {(score.start, score.shots): score for score in scores}
+    assert by_name["fresh", 0].mean == pytest.approx(1 / 3)
+    meta, fresh = by_name["meta-learned", 1], by_name["fresh", 1]
+    assert meta.mean - meta.half_width > fresh.mean + fresh.half_width
+
+
+def test_equal_starts_get_equal_scores_and_the_same_seed_the_same_table() -> None:
+    def table(seed: int) -> list[float]:
+        zeros = MODEL.initial()
+        return [
+            score.mean
+            for score in compare(
+                MODEL,
+                zeros,
+                zeros,
+                cohort(30),
+                shift=SHIFT,
+                scale=SCALE,
+                shots=(2,),
+                repeats=2,
+                tuning_repeats=1,
+                seed=seed,
+            )
+        ]
+
+    meta, fresh = table(1)
+    assert meta == fresh
+    assert table(1) == [meta, fresh]
+    assert table(2) != [meta, fresh]
+
+
+def test_nothing_to_adapt_to_or_to_judge_is_said() -> None:
+    nobody = k_shot(cohort(), 0, torch.Generator()).support
+    with pytest.raises(DataError, match="adapt"):
+        adapt(MODEL, MODEL.initial(), nobody, shift=SHIFT, scale=SCALE)
+    with pytest.raises(DataError, match="evaluate"):
+        evaluate(MODEL, MODEL.initial(), nobody, shift=SHIFT, scale=SCALE)

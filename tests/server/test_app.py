@@ -1,0 +1,155 @@
+"""The transport over a Flower Grid: names, failures, and a deadline that holds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from tests.server.conftest import FakeHospital, a_federation
+from tests.server.test_hospitals import card
+
+from wardround.errors import ConfigError, FederationError, MessageError
+from wardround_server.app import HOME, GridTransport, app, pack, unpack
+from wardround_server.hospitals import Hospital
+
+# A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.
+TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+class FakeGrid(Grid):
+    """Replies as `answers` says, by node id: bytes, an Error, or None for silence."""
+
+    def __init__(self, hospitals: dict[int, FakeHospital | Error | None]) -> None:
+        self.members, self.pending, self.pushed = hospitals, dict[str, Message](), 0
+
+    def set_run(self, run: Run) -> None: ...
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(1)
+
+    def create_message(self, *_: object, **__: object) -> Message:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.members)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identities = []
+        for message in messages:
+            self.pushed += 1
+            message.metadata.__dict__["_message_id"] = identity = f"m{self.pushed}"
+            member = self.members[message.metadata.dst_node_id]
+            identities.append(identity)
+            if isinstance(member, Error):
+                self.pending[identity] = Message(member, reply_to=message)
+                self.pending[identity].metadata.__dict__["_src_node_id"] = 1  # as Flower does for a dead node
+            elif member is not None:
+                reply = member(unpack(message.content))
+                assert isinstance(reply, bytes)
+                self.pending[identity] = Message(pack(reply), reply_to=message)
+        return identities
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self.pending.pop(identity) for identity in list(message_ids) if identity in self.pending]
+
+    def send_and_receive(self, *_: object, **__: object) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+def registered(**nodes: int) -> dict[int, Hospital]:
+    return {node: Hospital(**card(name).model_dump(), node_id=node) for name, node in nodes.items()}
+
+
+def test_names_come_from_the_registry_and_failures_find_their_hospital() -> None:
+    federation = a_federation()
+    blob = b"x" * 10
+    grid = FakeGrid({11: Error(4, "gone"), 12: None, 13: Error(2, "raised")})
+    transport = GridTransport(grid, registered(anna=11, bert=12))
+    assert transport.hospitals() == ["13", "anna", "bert"]
+    assert transport.declared_patients("anna") == 100
+    assert transport.declared_patients("13") is None
+    started = time.monotonic()
+    outcomes = dict(transport.exchange(dict.fromkeys(["anna", "bert", "13"], blob), deadline_s=0.3))
+    assert time.monotonic() - started < 2
+    assert set(outcomes) == {"anna", "13"}
+    assert all(isinstance(outcome, FederationError) for outcome in outcomes.values())
+    assert "gone" in str(outcomes["anna"])
+    assert federation.rounds.quorum == 2
+
+
+def test_it_does_not_wait_for_the_deadline_when_all_have_answered() -> None:
+    transport = GridTransport(FakeGrid({11: Error(4, "gone")}), registered(anna=11))
+    transport.hospitals()
+    started = time.monotonic()
+    assert len(list(transport.exchange({"anna": b"x"}, deadline_s=60))) == 1
+    assert time.monotonic() - started < 5
+
+
+def test_content_that_is_not_ours_is_a_message_error() -> None:
+    assert unpack(pack(b"blob")) == b"blob"
+    for content in (
+        RecordDict(),
+        RecordDict({"wardround": ArrayRecord({"other": Array(np.zeros(1))})}),
+        RecordDict({"wardround": ArrayRecord({"blob": Array(np.zeros(3, np.float32))})}),
+        RecordDict({"wardround": ArrayRecord({"blob": Array(np.zeros((2, 2), np.uint8))})}),
+    ):
+        with pytest.raises(MessageError):
+            unpack(content)
+
+
+def context(**run_config: str | bool) -> Context:
+    return Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config))
+
+
+def play(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, **more: bool
+) -> list[dict[str, object]]:
+    monkeypatch.setenv(HOME, str(tmp_path))
+    try:
+        app(grid, context(federation=config, run="spring", **more))
+    finally:
+        path = tmp_path / "runs" / "spring" / "events.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return events
+
+
+def test_a_whole_run_writes_its_events_and_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = a_federation(rounds=2)
+    grid = FakeGrid({11: FakeHospital("anna", federation), 12: FakeHospital("bert", federation), 13: Error(4, "gone")})
+    events = play(grid, tmp_path, monkeypatch, federation.canonical())
+    assert [event["event"] for event in events] == ["start", "round", "round", "round", "done"]
+    assert [event["replied"] for event in events[1:-1]] == [2, 2, 2]
+    assert (tmp_path / "runs" / "spring" / "checkpoint.safetensors").exists()
+
+
+def test_how_a_run_failed_is_its_last_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = a_federation(rounds=2)
+    members: dict[int, FakeHospital | Error | None] = {11: FakeHospital("anna", federation), 12: Error(4, "gone")}
+    with pytest.raises(FederationError):
+        play(FakeGrid(members), tmp_path, monkeypatch, federation.canonical())
+    events = [json.loads(line) for line in (tmp_path / "runs" / "spring" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "missed", "failed"]
+    assert events[-1]["error"] == "QuorumMissed"
+    assert events[-1]["exit_code"] == 6
+    assert "gone" in events[-1]["message"]
+
+    members[12] = FakeHospital("bert", federation)
+    events = play(FakeGrid(members), tmp_path, monkeypatch, federation.canonical(), resume=True)
+    assert events[-1]["event"] == "done"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json"])
+def test_a_bundle_without_a_federation_is_a_config_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    with pytest.raises(ConfigError):
+        play(FakeGrid({}), tmp_path, monkeypatch, text)

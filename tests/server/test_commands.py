@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.server.test_hospitals import card
+from typer.testing import CliRunner
+
+from wardround.config import load_federation
+from wardround.errors import ConfigError, FederationError, QuorumMissed, Unreachable, WardroundError
+from wardround_server.commands import app
+from wardround_server.follow import follow
+from wardround_server.home import Home
+
+
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, WardroundError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_init_makes_files_that_are_good_as_they_are(tmp_path: Path) -> None:
+    call("init", tmp_path, "--host", "fl.example.org", "--port", 4444)
+    config = Home(tmp_path).config()
+    assert (config.address, config.listen.host, config.listen.port) == ("fl.example.org", "0.0.0.0", 4444)
+    load_federation(tmp_path / "federation.toml")
+    invitation = tomllib.loads((tmp_path / "invitation.toml").read_text())
+    assert invitation["address"] == "fl.example.org:4444"
+    assert invitation["ca_pem"].strip() == (tmp_path / "tls" / "ca.crt").read_text().strip()
+
+
+def test_init_again_keeps_what_was_written(tmp_path: Path) -> None:
+    call("init", tmp_path)
+    (tmp_path / "federation.toml").write_text("mine")
+    before = (tmp_path / "tls" / "ca.crt").read_bytes()
+    call("init", tmp_path)
+    assert (tmp_path / "federation.toml").read_text() == "mine"
+    assert (tmp_path / "tls" / "ca.crt").read_bytes() == before
+
+
+def test_register_while_down_is_noted_and_status_shows_it(tmp_path: Path) -> None:
+    call("init", tmp_path)
+    (tmp_path / "join.json").write_text(card("anna").model_dump_json())
+    assert "noted" in call("register", tmp_path, tmp_path / "join.json")
+    status = json.loads(call("status", tmp_path, "--json"))
+    assert status == {
+        "up": False,
+        "hospitals": [{"hospital": "anna", "declared_patients": 100, "status": "coordinator down"}],
+        "runs": [],
+    }
+
+
+def test_a_folder_that_is_no_home(tmp_path: Path) -> None:
+    for arguments in (["up"], ["status"], ["run", tmp_path / "federation.toml"]):
+        with pytest.raises(ConfigError):
+            call(arguments[0], tmp_path, *arguments[1:])
+
+
+def test_run_without_a_coordinator(tmp_path: Path) -> None:
+    call("init", tmp_path)
+    with pytest.raises(Unreachable, match="coordinator up"):
+        call("run", tmp_path, tmp_path / "federation.toml")
+
+
+def test_a_misspelt_key_in_coordinator_toml(tmp_path: Path) -> None:
+    call("init", tmp_path)
+    path = tmp_path / "coordinator.toml"
+    path.write_text(path.read_text().replace("admin_port", "adminport"))
+    with pytest.raises(ConfigError, match="did you mean 'admin_port'"):
+        call("up", tmp_path)
+
+
+@pytest.mark.parametrize("command", ["init", "register", "up", "run", "status", "report"])
+def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
+    text = call(command, "--help")
+    assert "Examples:" in text
+    assert f"wardround coordinator {command}" in text
+    assert "Exit codes" in text
+
+
+class FakeControl:
+    """A run that Flower says is finished."""
+
+    def run_status(self, run_id: int) -> tuple[str, str]:
+        return "finished", "failed details"
+
+    def stop_run(self, run_id: int) -> None:
+        raise AssertionError("nobody asked for it")
+
+
+ROUND = {"event": "round", "round": 0, "hospitals": 2, "replied": 1, "rejected": {"anna": "NaN"}, "epsilon_max": 1.0}
+START = {"event": "start", "run": "spring", "from_round": 0, "rounds": 2}
+
+
+def follow_events(folder: Path, *events: object, as_json: bool = False) -> str:
+    before = json.dumps({"event": "done", "run": "an earlier one"}) + "\n"
+    (folder / "events.jsonl").write_text(before + "".join(json.dumps(event) + "\n" for event in events))
+    console = Console(record=True, width=200, file=(folder / "screen").open("w"))
+    try:
+        follow(FakeControl(), 1, folder, len(before), as_json=as_json, console=console)
+    finally:
+        console.file.close()
+    return console.export_text()
+
+
+def test_following_shows_who_was_rejected_and_ends_with_the_run(tmp_path: Path) -> None:
+    assert "round 0: anna: NaN" in follow_events(tmp_path, START, ROUND, {"event": "done"})
+
+
+def test_following_as_json_prints_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    follow_events(tmp_path, START, ROUND, {"event": "done"}, as_json=True)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [START, ROUND]
+
+
+def test_a_run_that_failed_fails_with_its_own_error(tmp_path: Path) -> None:
+    failed = {"event": "failed", "error": "QuorumMissed", "message": "round 1: nobody.", "exit_code": 6}
+    with pytest.raises(QuorumMissed, match="nobody"):
+        follow_events(tmp_path, START, failed)
+
+
+def test_a_run_that_ends_without_a_word_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="failed details"):
+        follow_events(tmp_path, START)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from wardround.errors import ConfigError
+from wardround_server.hospitals import Card, Registry, load_card
+
+
+def key(encoding: Encoding = Encoding.OpenSSH) -> str:
+    form = PublicFormat.OpenSSH if encoding is Encoding.OpenSSH else PublicFormat.SubjectPublicKeyInfo
+    return ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(encoding, form).decode()
+
+
+def card(name: str = "anna", public_key: str | None = None, patients: int = 100) -> Card:
+    return Card(name=name, public_key=public_key or key(), declared_patients=patients)
+
+
+def test_cards_in_either_form_are_one_registry(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    assert list(registry) == []
+    registry.add(card("bert", key(Encoding.PEM)))
+    registry.add(card("anna", key(Encoding.OpenSSH)))
+    assert [hospital.name for hospital in registry] == ["anna", "bert"]
+    assert all(hospital.public_key.startswith("ecdsa-sha2-nistp384 ") for hospital in registry)
+    assert all(serialization.load_pem_public_key(hospital.key_pem) for hospital in registry)
+
+
+def test_a_card_again_keeps_the_node_and_takes_the_new_number(tmp_path: Path) -> None:
+    registry, public = Registry(tmp_path), key()
+    registry.add(card("anna", public))
+    registry.set_node("anna", 42)
+    registry.add(card("anna", public, patients=200))
+    assert registry.by_node()[42].declared_patients == 200
+
+
+def test_a_name_keeps_its_key_and_a_key_its_name(tmp_path: Path) -> None:
+    registry, public = Registry(tmp_path), key()
+    registry.add(card("anna", public))
+    with pytest.raises(ConfigError, match="another key"):
+        registry.add(card("anna"))
+    with pytest.raises(ConfigError, match="as 'anna'"):
+        registry.add(card("bert", public))
+    assert len(list(registry)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"public_key": "rubbish"}, "public_key"),
+        (
+            {
+                "public_key": ed25519.Ed25519PrivateKey.generate()
+                .public_key()
+                .public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+                .decode()
+            },
+            "elliptic-curve",
+        ),
+        ({"name": "../../etc"}, "name"),
+        ({"declared_patients": 0}, "declared_patients"),
+        ({"secret": 1}, "secret"),
+    ],
+)
+def test_a_card_that_is_wrong_says_where(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    path = tmp_path / "join.json"
+    path.write_text(json.dumps({"name": "anna", "public_key": key(), "declared_patients": 100} | change))
+    with pytest.raises(ConfigError, match=said):
+        load_card(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00"])
+def test_what_is_no_card_is_a_config_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "join.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_card(path)
+    with pytest.raises(ConfigError):
+        load_card(tmp_path / "absent.json")
+
+
+def test_a_broken_registry_is_a_config_error_and_is_left_alone(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.path.write_text('{"hospitals": [{"name": 1}]}')
+    with pytest.raises(ConfigError, match="not a registry"):
+        registry.add(card())
+    assert "name" in registry.path.read_text()
