@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from wardround.questions import Loss
+from wardround.questions import Loss, Statistics
+from wardround_client.examples import Examples
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded
 from wardround_simulation.simulate import Ready, Settings, local_rounds, open_hospitals, plan_sites
@@ -31,11 +32,19 @@ from wardround_simulation.watch import PlainWatch
 
 
 class IdleCohort(ExactCohort):
-    """Answers a gradient at once, with zeros."""
+    """Prepares nothing, and answers a gradient at once with zeros."""
+
+    def __init__(self, examples: Examples, **rest: object) -> None:
+        self._examples = examples
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """Float32 [P], zeros."""
         return torch.zeros_like(theta)
+
+    def statistics(self) -> Statistics:
+        """Zeros."""
+        d = self._examples.summary.shape[1]
+        return Statistics(torch.zeros(self._examples.classes), torch.zeros(d), torch.zeros(d))
 
 
 def measure(hospitals: int, rounds: int) -> dict[str, float | int]:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -63,7 +63,8 @@ class Board:
         seen = -1
         while alive():
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._version != seen, timeout=_LOOK_S)
+                if self._version == seen and not self._closed:
+                    self._changed.wait(_LOOK_S)  # every notification is a change or the end
                 if self._closed:
                     return
                 if self._version == seen:
@@ -107,7 +108,9 @@ class ControlServer:
         self._temporary: Path | None = None
         self._health = health.HealthServicer()
         self._server = grpc.server(ThreadPoolExecutor(_WATCHERS + 4, thread_name_prefix="control"))
-        pb_grpc.add_HospitalServicer_to_server(_Servicer(board, Pause(home, paused), stop), self._server)
+        pb_grpc.add_HospitalServicer_to_server(  # type: ignore[no-untyped-call]
+            _Servicer(board, Pause(home, paused), stop), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def __enter__(self) -> Self:
@@ -124,7 +127,9 @@ class ControlServer:
             if path != self._link:
                 self._link.symlink_to(path)
         except (OSError, RuntimeError) as error:
-            raise StorageError(f"{self._link} cannot be made ({error})", do="see who owns the home, and the disk") from None
+            raise StorageError(
+                f"{self._link} cannot be made ({error})", do="see who owns the home, and the disk"
+            ) from None
         self._server.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self.connected(False)
@@ -216,7 +221,7 @@ class Control:
         if not path.exists():
             raise self._not_running()
         self._channel = grpc.insecure_channel(f"unix:{path}")
-        self._stub = pb_grpc.HospitalStub(self._channel)
+        self._stub: Any = pb_grpc.HospitalStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)
         return self
 
@@ -229,7 +234,8 @@ class Control:
     def status(self) -> pb.StatusReply:
         """How the daemon stands."""
         with self._explained():
-            return self._stub.Status(pb.StatusRequest(), timeout=CALL_TIMEOUT_S)
+            reply: pb.StatusReply = self._stub.Status(pb.StatusRequest(), timeout=CALL_TIMEOUT_S)
+        return reply
 
     def watch(self) -> Iterator[pb.StatusReply]:
         """The status now and after each change; ends with the daemon."""
@@ -239,12 +245,14 @@ class Control:
     def pause(self) -> pb.StatusReply:
         """Refuse every round until `resume`."""
         with self._explained():
-            return self._stub.Pause(pb.PauseRequest(), timeout=CALL_TIMEOUT_S)
+            reply: pb.StatusReply = self._stub.Pause(pb.PauseRequest(), timeout=CALL_TIMEOUT_S)
+        return reply
 
     def resume(self) -> pb.StatusReply:
         """Answer rounds again."""
         with self._explained():
-            return self._stub.Resume(pb.ResumeRequest(), timeout=CALL_TIMEOUT_S)
+            reply: pb.StatusReply = self._stub.Resume(pb.ResumeRequest(), timeout=CALL_TIMEOUT_S)
+        return reply
 
     def shutdown(self) -> None:
         """End the daemon, after the round that it is answering."""
@@ -262,11 +270,12 @@ class Control:
         try:
             yield
         except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
-            if code == grpc.StatusCode.RESOURCE_EXHAUSTED and isinstance(error, grpc.Call):
-                raise FederationError(str(error.details()), do="end another `wardround hospital watch`") from None
-            if code == grpc.StatusCode.FAILED_PRECONDITION and isinstance(error, grpc.Call):
-                raise StorageError(str(error.details()), do="check the disk") from None
+            failed: Any = error  # what a stub raises is a grpc.Call too
+            code, said = failed.code(), str(failed.details())
+            if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise FederationError(said, do="end another `wardround hospital watch`") from None
+            if code == grpc.StatusCode.FAILED_PRECONDITION:
+                raise StorageError(said, do="check the disk") from None
             if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
                 raise Unreachable(f"the daemon of {self._home} does not answer", do="read hospital.log there") from None
             raise self._not_running() from None

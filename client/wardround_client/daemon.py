@@ -82,6 +82,7 @@ class Daemon:
             poll_s=self._poll_s,
         )
         with self._control:
+            self.hospital.warm_up()  # a coordinator's deadline is not for loading what can be loaded before
             node.run(self.stop, give_up_after_s=give_up_after_s)
 
     def _answer(self, blob: bytes) -> bytes:
@@ -189,7 +190,8 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def log_to(home: Path) -> None:
+@contextmanager
+def logging_to(home: Path) -> Iterator[None]:
     """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
     path = home / LOG
     try:
@@ -198,7 +200,17 @@ def log_to(home: Path) -> None:
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    for name, level in (("wardround_client", logging.INFO), ("wardround", logging.INFO), ("flwr", logging.WARNING)):
+    levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
+    before = []
+    for name, level in levels.items():
         logger = logging.getLogger(name)
+        before.append((logger, logger.handlers, logger.propagate, logger.level))
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from wardround.config import load_federation
-from wardround.errors import ConfigError, StorageError
+from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround_client.agreement import Agreement, Approvals
 from wardround_client.cohort import CohortStore
 from wardround_client.config import HospitalConfig, load_hospital_config
@@ -24,6 +25,7 @@ from wardround_client.examples import Examples, examples_of
 from wardround_client.privacy.ledger import Budget, Ledger
 
 PSEUDONYM_KEY_BYTES = 32
+log = logging.getLogger(__name__)
 
 
 class Hospital:
@@ -120,6 +122,18 @@ class Hospital:
             store = CohortStore.open(self.home / "cohort")
             self._examples[digest] = examples_of(store, agreement.federation.task, agreement.model, self.device)
         return self._examples[digest]
+
+
+    def warm_up(self) -> None:
+        """Load every approved agreement and its examples now, so that the first round finds them in memory.
+
+        An approval that does not fit the cohort is left for its round to refuse; the log says why.
+        """
+        for digest in sorted(self.approvals.digests()):
+            try:
+                self.examples(self.agreement(digest))
+            except WardroundError as error:
+                log.warning("federation %s cannot be answered: %s", digest[:12], error)
 
 
 def write_private(path: Path, data: bytes) -> None:

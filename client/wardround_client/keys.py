@@ -46,15 +46,14 @@ def load_node_key(home: Path) -> ec.EllipticCurvePrivateKey:
         data, mode = path.read_bytes(), path.stat().st_mode
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror})", do="restore it, or make a new home with `wardround hospital init`"
+            f"{path} cannot be read ({error.strerror})",
+            do="restore it, or make a new home with `wardround hospital init`",
         ) from None
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(f"{path} can be read by other users", do=f"chmod 600 {path}")
     try:
-        if b"OPENSSH" in data[:64]:
-            key = serialization.load_ssh_private_key(data, None)
-        else:
-            key = serialization.load_pem_private_key(data, None)
+        load = serialization.load_ssh_private_key if b"OPENSSH" in data[:64] else serialization.load_pem_private_key
+        key: object = load(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(f"{path} is damaged or protected by a password", do="restore it from your backup") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):

@@ -68,9 +68,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from wardround.errors import FederationError, Unreachable, Untrusted, WardroundError
+from wardround.errors import Untrusted, WardroundError
 from wardround.wire import LIMIT_BYTES
 from wardround_client.app import CANNOT_ANSWER, ERROR_CODE, Answers, reply_to
+from wardround_client.explain import KeyRefused, explained, refused
 
 POLL_S = 0.25
 HEARTBEAT_S = 15.0  # what the coordinator is told; it believes us dead after two of them
@@ -160,7 +161,7 @@ class Node:
             try:
                 while not stop.is_set():
                     try:
-                        with _explained(self._coordinator.address):
+                        with explained(self._coordinator.address):
                             busy = self._step(client)
                     except WardroundError as error:
                         late = give_up_after_s is not None and time.monotonic() - failing_since >= give_up_after_s
@@ -194,7 +195,8 @@ class Node:
             )
         except (ssl.SSLError, ValueError):
             raise Untrusted(
-                "the coordinator's CA file holds no certificate", do="join again, with the coordinator's invitation.toml"
+                "the coordinator's CA file holds no certificate",
+                do="join again, with the coordinator's invitation.toml",
             ) from None
 
     def _hopeless(self, error: WardroundError, met: bool) -> bool:
@@ -256,7 +258,7 @@ class Node:
         try:
             node_id = client.ActivateNode(request).node_id
         except httpx.HTTPStatusError as error:
-            raise _refused(error, self._coordinator.address) from None
+            raise refused(error, self._coordinator.address) from None
         self._remember(node_id)
         return _Session(client, node_id)
 
@@ -272,11 +274,7 @@ class Node:
             text = json.dumps({"address": self._coordinator.address, "node_id": node_id})
             self._memory.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            log.warning("%s cannot be written (%s): after a crash, coming back takes longer", self._memory, error.strerror)
-
-
-class KeyRefused(Untrusted):
-    """The coordinator did not activate this node's key."""
+            log.warning("%s cannot be written (%s): a crash will cost time", self._memory, error.strerror)
 
 
 class _Session:
@@ -395,58 +393,3 @@ def _known() -> Iterator[None]:
         if error.response.status_code == httpx.codes.UNAUTHORIZED:
             raise _Forgotten from None
         raise
-
-
-@contextmanager
-def _explained(address: str) -> Iterator[None]:
-    """Turn what httpx and Flower raise into our errors. Raises: Untrusted, Unreachable, FederationError."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise _broken_line(error, address) from None
-    except httpx.HTTPStatusError as error:
-        code = error.response.status_code
-        raise Unreachable(
-            f"{address} answered {code} instead of a coordinator's answer", do="check the address, and that it is up"
-        ) from None
-    except ValueError as error:
-        raise Unreachable(
-            f"{address} answered something that is no coordinator's answer ({type(error).__name__})",
-            do="check coordinator.address in hospital.toml",
-        ) from None
-    except SystemExit:  # Flower's version check ends the program
-        raise FederationError(
-            f"the coordinator at {address} runs a version of Flower that does not fit", do="install the same wardround"
-        ) from None
-
-
-def _broken_line(error: httpx.TransportError, address: str) -> FederationError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return Untrusted(
-                f"the certificate of {address} is not one of the coordinator's CA ({cause.verify_message})",
-                do="join again with the coordinator's invitation.toml; if it fails still, somebody else answers there",
-            )
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return Untrusted(f"{address} does not speak TLS ({cause.reason})", do="check coordinator.address")
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.TimeoutException):
-        return Unreachable(f"{address} did not answer in time", do="check the network and the firewall")
-    return Unreachable(f"nobody answers at {address} ({error})", do="check the address, and that the coordinator is up")
-
-
-def _refused(error: httpx.HTTPStatusError, address: str) -> Exception:
-    """Why an activation failed."""
-    code = error.response.status_code
-    if code == httpx.codes.UNAUTHORIZED:
-        return KeyRefused(
-            f"{address} did not accept this node's signature",
-            do="check that this machine's clock is right (5 minutes are allowed), and node.key",
-        )
-    if code == httpx.codes.PRECONDITION_FAILED:
-        return KeyRefused(
-            f"{address} does not know this node's key, or another process uses it",
-            do="have the coordinator register join.json (`wardround coordinator register`), and run one daemon a key",
-        )
-    return error

@@ -17,7 +17,7 @@ from wardround_client.examples import Examples
 MOMENTUM = 0.9
 STEPS = 100
 # Among these `compare` chooses the pull towards the start, for every start alike.
-PULLS = (0.001, 0.01, 0.1)
+PULLS = (0.001, 0.03, 1.0)
 _Z95 = 1.96
 
 

@@ -144,7 +144,8 @@ def _log(arguments: Sequence[str]) -> Path | None:
         path.touch(mode=0o600)
         word = " ".join(argument for argument in arguments[:2] if not argument.startswith("-"))
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} wardround {word}\n{traceback.format_exc()}\n")
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            file.write(f"{when} wardround {word}\n{traceback.format_exc()}\n")
     except OSError:
         return None
     return path

@@ -123,11 +123,11 @@ def _submit(ready: Ready, folder: Path, environment: Mapping[str, str], hospital
     bundle.mkdir()
     for name, text in wardround.bundle.app_files(ready.settings.federation).items():
         text = text.replace('"wardround_client.app:app"', '"wardround_simulation.ray_engine:client"')
-        (bundle / name).write_text(text.replace("resume = false", f'resume = false\nrun = "{RUN}"'), encoding="utf-8")
+        (bundle / name).write_text(text, encoding="utf-8")
     cores = os.cpu_count() or 1
     resources = f"num-supernodes={hospitals} client-resources-num-cpus=1 init-args-num-cpus={cores}"
     done = subprocess.run(
-        ["flwr", "run", str(bundle), "wardround", "--federation-config", resources],
+        ["flwr", "run", str(bundle), "wardround", "--federation-config", resources, "--run-config", f'run="{RUN}"'],
         env=dict(environment), capture_output=True, text=True, check=False, timeout=START_S,
     )  # fmt: skip
     if done.returncode:

@@ -141,9 +141,8 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_one_daemon_a_home(tmp_path: Path) -> None:
-    with locked(tmp_path):
-        with pytest.raises(ConfigError, match="running"), locked(tmp_path):
-            pass
+    with locked(tmp_path), pytest.raises(ConfigError, match="running"), locked(tmp_path):
+        pass
     with locked(tmp_path):
         pass
 
@@ -158,4 +157,4 @@ def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
     # In a process of its own: protoc's Python module warns under newer Pythons.
     subprocess.run([sys.executable, "-m", "wardround_client._proto.generate", str(tmp_path)], check=True)
     for name in ("hospital_pb2.py", "hospital_pb2.pyi", "hospital_pb2_grpc.py"):
-        assert (tmp_path / name).read_text() == (HERE / name).read_text(), "run python -m wardround_client._proto.generate"
+        assert (tmp_path / name).read_text() == (HERE / name).read_text(), "run generate.py again"

@@ -173,8 +173,13 @@ def test_no_string_of_a_run_becomes_markup(tmp_path_factory: pytest.TempPathFact
         1, epsilon={evil: 1.0}, rejected={evil: evil}, accuracy_by_hospital={evil: 0.5}, declared_patients={evil: 3}
     )
     events = [one, {"event": "done", "versions": {evil: evil}}]
-    files = {"simulation": {"hospitals": described}, "comparison": COMPARISON | {"hospital": evil}}
-    page = read(make_run(tmp_path_factory.mktemp("evil") / "r", events, **files))
+    run = make_run(
+        tmp_path_factory.mktemp("evil") / "r",
+        events,
+        simulation={"hospitals": described},
+        comparison=COMPARISON | {"hospital": evil},
+    )
+    page = read(run)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b onload"})
     assert not [attrs for _, attrs in page.tags if "onload" in attrs]
 

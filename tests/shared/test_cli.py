@@ -61,7 +61,7 @@ def test_a_failure_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str], wh
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
-    assert err.count("\n") == 1
+    assert err.strip().count("\n") == 0  # click puts the line that ^C broke to an end
     assert "Traceback" not in err
     assert "4711" not in err
 

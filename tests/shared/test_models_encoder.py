@@ -160,7 +160,7 @@ def test_another_file_than_the_agreed_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="ours.safetensors"):
+    with pytest.raises(ConfigError, match=r"ours\.safetensors"):
         build_model(with_encoder("0" * 64), tmp_path)
 
 

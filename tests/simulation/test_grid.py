@@ -24,8 +24,8 @@ def adder(amount: float) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        array = message.content["a"]["v"].numpy()
-        message.content["a"]["v"] = Array(array + amount)
+        arrays = message.content.array_records["a"]
+        arrays["v"] = Array(arrays["v"].numpy() + np.float32(amount))
         return Message(message.content, reply_to=message)
 
     return app
@@ -33,6 +33,10 @@ def adder(amount: float) -> ClientApp:
 
 def broken(message: Message, context: Context) -> Message:
     raise RuntimeError("PatientID 4711 is on the path")
+
+
+def value_of(message: Message) -> float:
+    return float(message.content.array_records["a"]["v"].numpy()[0])
 
 
 def replies(grid: LocalGrid, nodes: list[int], value: float = 0.0, timeout: float | None = 30) -> list[Message]:
@@ -44,7 +48,7 @@ def test_each_hospital_runs_its_own_app_and_answers_under_its_own_id() -> None:
     with LocalGrid({"north": adder(1), "south": adder(2)}, workers=2) as grid:
         assert list(grid.get_node_ids()) == [1, 2]
         assert [node.name for node in grid.get_nodes()] == ["north", "south"]
-        by_node = {m.metadata.src_node_id: m.content["a"]["v"].numpy()[0] for m in replies(grid, [1, 2], 10)}
+        by_node = {m.metadata.src_node_id: value_of(m) for m in replies(grid, [1, 2], 10)}
     assert by_node == {1: 11, 2: 12}
 
 
@@ -52,7 +56,7 @@ def test_a_hospital_cannot_change_what_the_coordinator_holds() -> None:
     with LocalGrid({"north": adder(1)}) as grid:
         mine = grid.create_message(content(5), "train", 1, "1")
         list(grid.send_and_receive([mine], timeout=30))
-    assert mine.content["a"]["v"].numpy()[0] == 5
+    assert value_of(mine) == 5
     assert mine.metadata.message_id == ""
 
 
@@ -119,7 +123,7 @@ def test_state_of_a_hospital_lasts_over_rounds() -> None:
         return Message(content(seen["n"]), reply_to=message)
 
     with LocalGrid({"north": counts}) as grid:
-        values = [replies(grid, [1])[0].content["a"]["v"].numpy()[0] for _ in range(3)]
+        values = [value_of(replies(grid, [1])[0]) for _ in range(3)]
     assert values == [1, 2, 3]
 
 

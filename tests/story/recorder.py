@@ -87,9 +87,10 @@ def encodings(secret: bytes) -> Iterator[bytes]:
     yield secret.hex().encode()
     yield secret.hex().upper().encode()
     for shift in range(3):
-        coded = base64.b64encode(b"\0" * shift + secret)
-        yield coded[4 if shift else 0 : len(coded) - 4]  # without the characters that neighbours would change
-        yield base64.urlsafe_b64encode(b"\0" * shift + secret)[4 if shift else 0 : len(coded) - 4]
+        # Only the characters that neighbouring bytes cannot change: those all of whose 6 bits are the secret's.
+        determined = slice(-(-8 * shift // 6), 8 * (shift + len(secret)) // 6)
+        yield base64.b64encode(b"\0" * shift + secret)[determined]
+        yield base64.urlsafe_b64encode(b"\0" * shift + secret)[determined]
     try:
         text = secret.decode("ascii")
     except UnicodeDecodeError:

@@ -32,7 +32,7 @@ features = 16
 [rounds]
 rounds = {ROUNDS}
 quorum = 2
-deadline_s = 4
+deadline_s = 8
 """
 
 

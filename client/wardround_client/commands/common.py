@@ -34,7 +34,8 @@ def checked(home: Path) -> Path:
     """The home, made absolute. Raises: ConfigError, when no hospital lives there."""
     if not (home / "hospital.toml").is_file():
         raise ConfigError(
-            f"{home} is no hospital's home", do=f"make it with `wardround hospital init {home} --name NAME --patients N`"
+            f"{home} is no hospital's home",
+            do=f"make it with `wardround hospital init {home} --name NAME --patients N`",
         )
     return home.absolute()
 
@@ -42,6 +43,11 @@ def checked(home: Path) -> Path:
 def emit(**fields: Any) -> None:
     """One JSON object on a line."""
     typer.echo(json.dumps(fields))
+
+
+def say(line: str) -> None:
+    """One line for a person; a path in it stays whole, so that it can be copied."""
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def show(rows: dict[str, str], title: str = "") -> None:

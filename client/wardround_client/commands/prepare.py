@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wardround.errors import ConfigError, DataError, StorageError
-from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, show
+from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, say, show
 from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
@@ -32,11 +31,11 @@ def init(
     name: Annotated[str, typer.Option(help="How the federation calls this hospital.", show_default=False)],
     patients: Annotated[
         int,
-        typer.Option(help="A round PUBLIC number near the cohort's size. Never the exact one.", min=1, show_default=False),
+        typer.Option(help="A round PUBLIC number near the cohort's size, never the exact one.", min=1),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Make a hospital's home: hospital.toml, the secret key of the pseudonyms, the node's key, and its card join.json."""
+    """Make a hospital's home: hospital.toml, the key of the pseudonyms, the node's key, and its card join.json."""
     if not NAME.match(name):
         raise ConfigError(f"the name {name!r}", allowed="up to 63 letters, digits, dots, dashes and underscores")
     from wardround_client.hospital import Hospital
@@ -48,14 +47,14 @@ def init(
     if as_json:
         emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
         return
-    console.print(f"The home of [bold]{name}[/] is {home}. Only its owner can read it; keep a backup of secret.key.", soft_wrap=True)
+    say(f"The home of [bold]{name}[/] is {home}. Only its owner can read it; keep a backup of secret.key.")
     console.print("Next:", style="bold")
-    console.print(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone", highlight=False, soft_wrap=True)
-    console.print(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv", highlight=False, soft_wrap=True)
-    console.print(f"  3. give {card} to the coordinator; it holds no secret", highlight=False, soft_wrap=True)
-    console.print(f"  4. wardround hospital join {home} invitation.toml      (from the coordinator)", highlight=False, soft_wrap=True)
-    console.print(f"  5. wardround hospital approve {home} federation.toml   (from the coordinator)", highlight=False, soft_wrap=True)
-    console.print(f"  6. wardround hospital up {home}", highlight=False, soft_wrap=True)
+    say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
+    say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")
+    say(f"  3. give {card} to the coordinator; it holds no secret")
+    say(f"  4. wardround hospital join {home} invitation.toml      (from the coordinator)")
+    say(f"  5. wardround hospital approve {home} federation.toml   (from the coordinator)")
+    say(f"  6. wardround hospital up {home}")
 
 
 @app.command(
@@ -94,7 +93,7 @@ def join(
     if as_json:
         emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE)
         return
-    console.print(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).", soft_wrap=True)
+    say(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).")
 
 
 @app.command(
@@ -106,11 +105,11 @@ def join(
 )
 def ingest(
     home: NewHome,
-    dicom_dir: Annotated[Path | None, typer.Argument(help="Folder of DICOM files, searched with its sub-folders.")] = None,
+    dicom_dir: Annotated[Path | None, typer.Argument(help="Folder of DICOM files, with its sub-folders.")] = None,
     labels: Annotated[
         Path | None, typer.Option(help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns.")
     ] = None,
-    federation: Annotated[Path | None, typer.Option(help="Take size, channels or features from this agreement.")] = None,
+    federation: Annotated[Path | None, typer.Option(help="Take size or features from this agreement.")] = None,
     size: Annotated[int, typer.Option(help="Side of the stored images in pixels.", min=8, max=1024)] = 64,
     channels: Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).", min=1, max=3)] = 1,
     table: Annotated[Path | None, typer.Option(help="A CSV of measurements instead of DICOM files.")] = None,
@@ -123,9 +122,10 @@ def ingest(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn DICOM files and labels, or a table, into the cohort. May be run again: it adds what is new and loses nothing.
+    """Turn DICOM files and labels, or a table, into the cohort. Run again, it adds what is new and loses nothing.
 
-    No name, date, UID or free text is kept. Files that cannot be used are listed in cohort/quarantine.csv with a reason.
+    No name, date, UID or free text is kept. Files that cannot be used are listed in cohort/quarantine.csv, each with
+    its reason.
     """
     home = checked(home)
     from wardround.config import load_federation
@@ -174,7 +174,8 @@ def ingest(
 
 @app.command(
     epilog=example(
-        "wardround hospital approve ~/st-anna federation.toml", "wardround hospital approve ~/st-anna federation.toml --yes"
+        "wardround hospital approve ~/st-anna federation.toml",
+        "wardround hospital approve ~/st-anna federation.toml --yes",
     )
 )
 def approve(
@@ -183,7 +184,7 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an agreement would ask and cost, check it against the policy, and approve it. A daemon sees it at once."""
+    """Show what an agreement asks and costs, check it against the policy, approve it. A daemon sees it at once."""
     home = checked(home)
     from wardround_client.hospital import Hospital
 
@@ -194,7 +195,7 @@ def approve(
         if not as_json:
             show({name.replace("_", " "): _said(value) for name, value in terms.items()}, title="This agreement")
             if not yes and not typer.confirm("Approve it?"):
-                console.print("Not approved. Nothing was changed.")
+                say("Not approved. Nothing was changed.")
                 raise typer.Exit(4)
         elif not yes:
             raise ConfigError("--json cannot ask", do="add --yes")
@@ -204,18 +205,19 @@ def approve(
     if as_json:
         emit(event="approve", **terms)
     else:
-        console.print(f"Approved: {agreement.federation.name} ({agreement.federation.digest[:12]}).")
+        say(f"Approved: {agreement.federation.name} ({agreement.federation.digest[:12]}).")
 
 
 def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
     """What a person has to know before saying yes; all of it from public numbers and the ledger."""
-    from wardround.schedule import answer_size
+    from wardround.schedule import Question, answer_size
     from wardround_client.privacy.accountant import epsilon, rows_for
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     delta, ledger = hospital.config.delta, hospital.ledger
     rows = [row for plan in schedule.rounds for row in rows_for(agreement.calibration, plan)]
-    asked = Counter({question: schedule.times(question) for question in ("statistics", "gradient", "confusion")})
+    questions: tuple[Question, ...] = ("statistics", "gradient", "confusion")
+    asked = {question: schedule.times(question) for question in questions}
     sizes = {question: _reply_bytes(hospital, answer_size(question, model)) for question in asked}
     return {
         "name": federation.name,
@@ -268,7 +270,7 @@ def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
     show(rows, title="Ingest")
     if summary.quarantined:
-        console.print(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
+        say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
 
 
 def _bar(quiet: bool) -> Progress:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from wardround.errors import StorageError, Unreachable
-from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, show
+from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, say, show
 
 if TYPE_CHECKING:
     from wardround_client._proto import hospital_pb2 as pb
@@ -31,25 +31,24 @@ def up(
     give_up_after_s: Annotated[
         float, typer.Option(help="End with exit code 6 when nothing connects for so long; 0: try for ever.", min=0)
     ] = 0.0,
-    once: Annotated[bool, typer.Option("--once", help="Connect once, say so and end: a test of network and keys.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Connect, say so and end: a test of network and keys.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the hospital's daemon until SIGTERM or Ctrl-C. It dials out, opens no port and reconnects by itself."""
     home = checked(home)
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported: this program talks to its coordinator alone
-    from wardround_client.daemon import Daemon, locked, log_to, stopped_by_signals
+    from wardround_client.daemon import Daemon, locked, logging_to, stopped_by_signals
 
-    def say(line: str) -> None:
+    def tell(line: str) -> None:
         if as_json:
             emit(event="link", detail=line)
         else:
-            console.print(line, highlight=False, soft_wrap=True)
+            say(line)
         if once and line.startswith("connected"):
             daemon.stop.set()
 
-    with locked(home):
-        log_to(home)
-        daemon = Daemon(home, say=say)
+    with locked(home), logging_to(home):
+        daemon = Daemon(home, say=tell)
         with stopped_by_signals(daemon.stop):
             daemon.run(give_up_after_s=give_up_after_s or (0.0 if once else None))
 
@@ -67,7 +66,7 @@ def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
         told = _from_files(home)
         _print_status(told, as_json)
         if not as_json:
-            console.print(str(error), highlight=False, soft_wrap=True)
+            say(str(error))
         raise typer.Exit(error.exit_code) from None
     _print_status(told, as_json)
 
@@ -109,7 +108,7 @@ def resume(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
 )
 def ledger(
     home: HomeArgument = HERE,
-    verify: Annotated[bool, typer.Option("--verify", help="Recompute the chain of hashes and each stored reply.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute the hashes of all entries and replies.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What every answer cost and which bytes left, oldest first. The daemon may run meanwhile."""
@@ -141,13 +140,13 @@ def ledger(
             body = entry.body
             table.add_row(
                 *(str(entry.seq), entry.time[:19].replace("T", " "), entry.kind, entry.run, str(entry.round)),
-                *(f"{body.get('epsilon_after', 0.0):.4g}", str(body.get("bytes", "")), str(body.get("sha256", ""))[:12]),
+                *(f"{body['epsilon_after']:.4g}", str(body.get("bytes", "")), str(body.get("sha256", ""))[:12]),
             )
         console.print(table)
         left = max(0.0, config.budget.epsilon - spent)
-        console.print(f"Spent: epsilon {spent:.4g} of {config.budget.epsilon:g} at delta {config.delta:.3g}; {left:.4g} left.")
+        say(f"Spent: epsilon {spent:.4g} of {config.budget.epsilon:g} at delta {config.delta:.3g}; {left:.4g} left.")
         if verify and broken is None:
-            console.print("Every entry and every stored reply is as it was written.")
+            say("Every entry and every stored reply is as it was written.")
     if broken is not None:
         raise StorageError(
             f"the ledger is broken at entry {broken}",
@@ -164,7 +163,7 @@ def _set_paused(home: Path, yes: bool, as_json: bool) -> None:
     if as_json:
         emit(event="status", **told)
     else:
-        console.print(f"{told['name']} {'refuses every round until `resume`' if yes else 'answers rounds again'}.")
+        say(f"{told['name']} {'refuses every round until `resume`' if yes else 'answers rounds again'}.")
 
 
 def _fields(reply: pb.StatusReply) -> dict[str, Any]:

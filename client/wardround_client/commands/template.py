@@ -1,4 +1,4 @@
-"""hospital.toml as `init` writes it, with a comment at each key, and its [coordinator] section as `join` rewrites it."""
+"""hospital.toml as `init` writes it, with a comment at each key, and as `join` changes its [coordinator] section."""
 
 from __future__ import annotations
 

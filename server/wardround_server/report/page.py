@@ -79,7 +79,7 @@ def _tiles(run: RunRecord) -> list[tuple[str, str]]:
     elif run.epsilon_max is not None:
         agreed = f" of {run.federation.privacy.epsilon:g} agreed" if run.federation else ""
         tiles.append((f"{run.epsilon_max:.2f}", f"epsilon at the dearest hospital{agreed}"))
-    tiles.append((_duration(run.seconds), "from the first question to the last"))
+    tiles.append((_duration(run.seconds), "from start to end"))
     return tiles
 
 
@@ -201,7 +201,7 @@ def _hospitals(run: RunRecord) -> str:
     asked = len(run.rounds)
     body = "".join(_hospital_row(h, asked, run.privacy_on) for h in run.hospitals)
     return (
-        "<section><h2>Hospitals</h2><p>Numbers of patients are round and public, as declared; nothing was counted.</p>"
+        "<section><h2>Hospitals</h2><p>Numbers of patients are the round, public ones that hospitals declare.</p>"
         '<div class="scroll"><table><thead><tr><th scope=col>hospital</th><th scope=col>modality, manufacturer</th>'
         "<th scope=col class=n>declared patients</th><th scope=col class=n>epsilon spent</th>"
         "<th scope=col class=n>answers</th><th scope=col>rejected</th></tr></thead>"

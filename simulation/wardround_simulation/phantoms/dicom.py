@@ -40,7 +40,9 @@ Progress = Callable[[int, int], None]
 
 
 def write_hospital(profile: HospitalProfile, folder: Path, *, progress: Progress | None = None) -> Path:
-    """Write `folder`/dicom/<study>/<image> and `folder`/labels.csv; the same profile always writes the same bytes.
+    """Write `folder`/dicom/<study>/<image> and `folder`/labels.csv.
+
+    On one machine a profile always writes the same bytes.
 
     Args:
         profile: the hospital.

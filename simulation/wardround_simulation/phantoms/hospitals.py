@@ -58,7 +58,7 @@ class Scanner:
 
 @dataclass(frozen=True)
 class HospitalProfile:
-    """One synthetic hospital; the same profile always writes the same bytes.
+    """One synthetic hospital, and the seed of all that is drawn for it.
 
     prevalence: one probability a class of FINDINGS, sums to 1. patients: size of the cohort. declared_patients: the
     number it tells the federation, a public round figure not above `patients`. label_key: what labels.csv is keyed by.

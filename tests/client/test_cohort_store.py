@@ -1,0 +1,134 @@
+"""A cohort on disk: what it holds, what it refuses, and what a crash or a full disk leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wardround.errors import DataError, StorageError
+from wardround_client.cohort import INDEX, INPUTS, CohortStore, Layout
+from wardround_client.cohort_writer import CohortWriter
+
+LAYOUT = Layout("image", 2, 1)
+KEY = bytes(32)
+
+
+def rows(*values: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.array([[[[v, v], [v, v]]] for v in values], np.uint16)
+
+
+def write(path: Path, *instances: tuple[str, str, tuple[int, ...]], finish: bool = True) -> None:
+    """Each (patient, instance, values) in a batch of its own."""
+    with CohortWriter(path, LAYOUT, KEY) as writer:
+        for patient, instance, values in instances:
+            with writer.batch() as batch:
+                batch.add(patient=patient.encode(), study=b"s", instance=instance.encode(), rows=rows(*values))
+        if finish:
+            writer.finish()
+
+
+def test_rows_and_patients_come_back_in_order(tmp_path: Path) -> None:
+    write(tmp_path / "c", ("p", "a", (1, 2)), ("q", "b", (3,)), ("p", "c", (4,)))
+    store = CohortStore.open(tmp_path / "c")
+    assert store.inputs[:, 0, 0, 0].tolist() == [1, 2, 3, 4] and len(store) == 4
+    assert store.inputs.dtype == np.uint16 and isinstance(store.inputs, np.memmap)
+    assert store.patients.tolist() == [0, 0, 1, 0] and store.patients.dtype == np.int64
+    assert store.pseudonyms == (b"p", b"q")
+    assert (store.kind, store.image_size_px, store.channels, store.features) == ("image", 2, 1, ())
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=12))
+def test_any_cohort_comes_back(tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[int, int]]) -> None:
+    path = tmp_path_factory.mktemp("cohort")
+    write(path, *((f"p{p}", str(i), tuple(range(n))) for i, (p, n) in enumerate(plan)))
+    store = CohortStore.open(path)
+    owners = [store.pseudonyms[i].decode() for i in store.patients]
+    assert owners == [f"p{p}" for p, n in plan for _ in range(n)]
+
+
+@pytest.mark.parametrize("extra", [1, 8, 4096])
+def test_rows_that_no_index_knows_are_cut_off(tmp_path: Path, extra: int) -> None:
+    write(tmp_path, ("p", "a", (1, 2)))
+    with (tmp_path / INPUTS).open("ab") as file:
+        file.write(b"x" * extra)
+    write(tmp_path, ("q", "b", (3,)))
+    assert CohortStore.open(tmp_path).inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, ("p", "a", (1, 2)))
+    before = (tmp_path / INPUTS).read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            write(tmp_path, ("q", "b", (3,)))
+    assert (tmp_path / INPUTS).read_bytes() == before
+    write(tmp_path, ("q", "b", (3,)))
+    assert CohortStore.open(tmp_path).inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_absent_empty_unfinished_and_damaged_cohorts_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no cohort"):
+        CohortStore.open(tmp_path / "absent")
+    write(tmp_path / "empty")
+    with pytest.raises(DataError, match="is empty"):
+        CohortStore.open(tmp_path / "empty")
+    write(tmp_path / "unfinished", ("p", "a", (1,)), finish=False)
+    with pytest.raises(DataError, match="did not finish"):
+        CohortStore.open(tmp_path / "unfinished")
+    write(tmp_path / "short", ("p", "a", (1, 2)))
+    os.truncate(tmp_path / "short" / INPUTS, 9)
+    with pytest.raises(DataError, match="holds 1 rows, the index knows 2"):
+        CohortStore.open(tmp_path / "short")
+    write(tmp_path / "broken", ("p", "a", (1, 2)))
+    (tmp_path / "broken" / INDEX).write_bytes(b"not a database" * 100)
+    with pytest.raises(DataError, match="damaged"):
+        CohortStore.open(tmp_path / "broken")
+    (tmp_path / "broken" / INDEX).write_bytes(b"")
+    with pytest.raises(DataError, match="damaged"):
+        CohortStore.open(tmp_path / "broken")
+
+
+def test_another_key_or_other_settings_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, ("p", "a", (1,)))
+    with pytest.raises(DataError, match="another pseudonym key"):
+        CohortWriter(tmp_path, LAYOUT, bytes(31) + b"x")
+    with pytest.raises(DataError, match="asked for image_size_px 3"):
+        CohortWriter(tmp_path, Layout("image", 3, 1), KEY)
+
+
+def test_only_one_ingest_at_a_time(tmp_path: Path) -> None:
+    with CohortWriter(tmp_path, LAYOUT, KEY), pytest.raises(StorageError, match="another ingest is running"):
+        CohortWriter(tmp_path, LAYOUT, KEY)
+
+
+def test_an_unknown_label_column_names_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, ("p", "a", (1, 2)))
+    with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
+        with writer.batch() as batch:
+            batch.stage(b"p", 2, ["yes"])
+            batch.label(["finding"], 5)
+        writer.finish()
+    store = CohortStore.open(tmp_path)
+    assert store.labels("finding") == ["yes", "yes"]
+    with pytest.raises(DataError, match="did you mean 'finding'"):
+        store.labels("findings")
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    write(tmp_path / "c", ("p", "a", (1,)))
+    assert stat.S_IMODE((tmp_path / "c").stat().st_mode) == 0o700
+    for file in (tmp_path / "c").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file

@@ -1,0 +1,82 @@
+"""A table of measurements becomes a cohort: rows are examples, missing values have a public constant or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.client.dicom_files import KEY
+
+from wardround.errors import DataError
+from wardround_client.cohort import CohortStore
+from wardround_client.ingest import ingest_table
+
+TABLE = "who,age,chol,num\nA,63,233,0\nA,64,?,1\nB,?,200,0\nC,50,x,\nD,41,inf,1\n"
+HEART = [
+    "age",
+    "sex",
+    "cp",
+    "trestbps",
+    "chol",
+    "fbs",
+    "restecg",
+    "thalach",
+    "exang",
+    "oldpeak",
+    "slope",
+    "ca",
+    "thal",
+    "num",
+]
+
+
+def table(path: Path, text: str = TABLE) -> Path:
+    file = path / "table.csv"
+    file.write_text(text)
+    return file
+
+
+def test_rows_are_used_or_quarantined_by_column(tmp_path: Path) -> None:
+    def run() -> tuple[int, int, int, int]:
+        summary = ingest_table(
+            table(tmp_path), tmp_path / "c", key=KEY, features=["age", "chol"], patient_column="who",
+            label_columns=["num"], constants={"chol": 250.0},
+        )  # fmt: skip
+        assert summary.reasons == {
+            "column age is missing": 1,
+            "column chol is not a number": 1,
+            "column chol is not a finite number": 1,
+        }
+        return summary.read, summary.used, summary.already, summary.patients
+
+    assert run() == (5, 2, 0, 1)
+    assert run() == (5, 2, 2, 1)
+    store = CohortStore.open(tmp_path / "c")
+    assert store.inputs.tolist() == [[63, 233], [64, 250]] and store.inputs.dtype == np.float32
+    assert store.labels("num") == ["0", "1"] and store.features == ("age", "chol") and store.kind == "table"
+
+
+def test_equal_rows_are_different_examples_when_a_row_is_a_patient(tmp_path: Path) -> None:
+    file = table(tmp_path, "1,2,0\n1,2,0\n")
+    summary = ingest_table(
+        file, tmp_path / "c", key=KEY, features=["a", "b"], patient_column=None, label_columns=["y"],
+        columns=["a", "b", "y"],
+    )  # fmt: skip
+    assert (summary.images, summary.patients) == (2, 2)
+
+
+def test_an_absent_column_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'ages'"):
+        ingest_table(table(tmp_path), tmp_path / "c", key=KEY, features=["ages"], patient_column="who",
+                     label_columns=["num"])  # fmt: skip
+
+
+def test_four_real_hospitals(tmp_path: Path, shared_data: Path) -> None:
+    for name, count in [("cleveland", 303), ("hungarian", 294), ("switzerland", 123), ("va", 200)]:
+        summary = ingest_table(
+            shared_data / "heart_disease" / f"processed.{name}.data", tmp_path / name, key=KEY, features=HEART[:-1],
+            patient_column=None, label_columns=["num"], columns=HEART, constants=dict.fromkeys(HEART[:-1], 0.0),
+        )  # fmt: skip
+        assert (summary.read, summary.used, summary.patients, summary.unlabelled) == (count, count, count, 0)
+        assert CohortStore.open(tmp_path / name).inputs.shape == (count, 13)
