@@ -26,7 +26,9 @@ class Task(Section):
 
     label_column: the column of the labels CSV; classes: its values, in the order of the model's outputs.
     image_size_px: images are resized to image_size_px x image_size_px; channels: 1 (grey) or 3 (RGB).
-    features: for a table, the names of the columns; empty for images.
+    features: for a table, the names of the columns; empty for images. centre, spread: for each column a public guess of
+    a usual value and of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private
+    statistics mend the guess, and are bounded in its units. Empty: 0 and 1.
     """
 
     label_column: str
@@ -35,6 +37,8 @@ class Task(Section):
     image_size_px: Annotated[int, Field(ge=8, le=1024)] = 64
     channels: Literal[1, 3] = 1
     features: tuple[str, ...] = ()
+    centre: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    spread: tuple[Positive, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -42,6 +46,9 @@ class Task(Section):
             raise ValueError("classes holds a value twice")
         if (self.kind == "table") != bool(self.features):
             raise ValueError("features names the columns of a table, and a table needs them")
+        for name, values in (("centre", self.centre), ("spread", self.spread)):
+            if len(values) not in (0, len(self.features)):
+                raise ValueError(f"{name} holds {len(values)} numbers for {len(self.features)} features")
         return self
 
     @property

@@ -48,7 +48,7 @@ def write_dicom(
     for keyword, value in {**values, **attributes}.items():
         if value is not None:
             setattr(data, keyword, value)
-    data.file_meta.MediaStorageSOPInstanceUID = str(data.get("SOPInstanceUID", "1.2.3"))
+    data.file_meta.MediaStorageSOPInstanceUID = UID(str(data.get("SOPInstanceUID", "1.2.3")))
     data.file_meta.MediaStorageSOPClassUID = CTImageStorage
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)

@@ -20,7 +20,7 @@ LAYOUT = Layout("image", 2, 1)
 KEY = bytes(32)
 
 
-def rows(*values: int) -> np.ndarray:  # type: ignore[type-arg]
+def rows(*values: int) -> np.ndarray:
     return np.array([[[[v, v], [v, v]]] for v in values], np.uint16)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -83,7 +84,7 @@ def test_padding_is_black_whatever_the_polarity(tmp_path: Path, photometric: str
 def test_signed_pixels_with_rubbish_in_the_unused_bits(tmp_path: Path) -> None:
     values = (RAMP - 128).astype(np.int16)
     dirty = (values & 0x0FFF).astype(np.int16)  # 12 bits stored, sign not extended
-    kwargs = {"WindowCenter": 0, "WindowWidth": 256}
+    kwargs: dict[str, Any] = {"WindowCenter": 0, "WindowWidth": 256}
     clean = write_dicom(tmp_path / "a", values, **kwargs)
     path = write_dicom(tmp_path / "b", dirty, BitsStored=12, **kwargs)
     np.testing.assert_array_equal(images(clean), images(path))
@@ -208,7 +209,5 @@ def test_any_shape_fits_and_stays_in_range(height: int, width: int, size_px: int
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "Palette Color"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_by_its_tag(
-    tmp_path: Path, attributes: dict[str, object], expected: str
-) -> None:
+def test_what_cannot_be_shown_is_refused_by_its_tag(tmp_path: Path, attributes: dict[str, Any], expected: str) -> None:
     assert expected in reason(write_dicom(tmp_path / "a", RAMP, **attributes))

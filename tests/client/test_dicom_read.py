@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -72,7 +73,7 @@ def test_all_real_files_are_used(shared_data: Path) -> None:
         ({"BurnedInAnnotation": "YES"}, "Burned In Annotation (0028,0301) is YES"),
     ],
 )
-def test_what_is_missing_or_too_large_is_refused(tmp_path: Path, attributes: dict[str, object], expected: str) -> None:
+def test_what_is_missing_or_too_large_is_refused(tmp_path: Path, attributes: dict[str, Any], expected: str) -> None:
     assert reason(write_dicom(tmp_path / "a", PIXELS, **attributes)) == expected
 
 

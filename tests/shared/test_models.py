@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from wardround.config import Federation, ModelChoice, Task
@@ -141,3 +142,22 @@ def test_the_fingerprint_tells_encoders_apart() -> None:
         for size, channels, features in [(28, 1, 8), (28, 1, 9), (28, 3, 8), (64, 1, 8)]
     }
     assert len(fingerprints) == 4
+
+
+def test_a_table_is_brought_to_the_units_of_its_public_guesses() -> None:
+    task = Task(
+        label_column="disease",
+        classes=("no", "yes"),
+        kind="table",
+        features=("age", "chol"),
+        centre=(55, 240),
+        spread=(15, 50),
+    )
+    federation = Federation(name="heart", task=task, model=ModelChoice(family="logistic"))
+    z = build_model(federation).encode(torch.tensor([[70.0, 190.0]]))
+    assert z.tolist() == [[1.0, -1.0]]
+
+
+def test_guesses_that_do_not_fit_the_columns_are_refused() -> None:
+    with pytest.raises(ValidationError, match="centre holds 1 numbers for 2 features"):
+        Task(label_column="d", classes=("no", "yes"), kind="table", features=("age", "chol"), centre=(55,))

@@ -24,9 +24,9 @@ def build_model(federation: Federation, base: Path | None = None) -> Model:
     task, choice = federation.task, federation.model
     classes = len(task.classes)
     if choice.family == "logistic":
-        return Tabular.logistic(len(task.features), classes)
+        return Tabular.logistic(len(task.features), classes, centre=task.centre, spread=task.spread)
     if choice.family == "mlp":
-        return Tabular.mlp(len(task.features), classes, choice.width)
+        return Tabular.mlp(len(task.features), classes, choice.width, centre=task.centre, spread=task.spread)
     if choice.family == "conv4":
         return Conv4.of(task.channels, choice.width, classes)
     return EncoderHead.of(_encoder(federation, base or Path()), classes)

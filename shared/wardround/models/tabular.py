@@ -14,23 +14,34 @@ from wardround.vector import Layout
 
 @dataclass(frozen=True)
 class Tabular:
-    """A network on standardised columns. Nothing is frozen: `encode` is the identity. Implements `Model`."""
+    """A network on columns that are standardised twice: by public guesses (frozen), then by private statistics.
+
+    centre, spread: the guesses, one number a column; empty for 0 and 1. Implements `Model`.
+    """
 
     network: Network
     columns: int
     classes: int
     fingerprint: str
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
     @classmethod
-    def logistic(cls, columns: int, classes: int) -> Tabular:
+    def logistic(
+        cls, columns: int, classes: int, *, centre: tuple[float, ...] = (), spread: tuple[float, ...] = ()
+    ) -> Tabular:
         """Multinomial logistic regression, starting at zero."""
-        return cls(Network.zeros(nn.Linear(columns, classes)), columns, classes, _fingerprint("logistic"))
+        network = Network.zeros(nn.Linear(columns, classes))
+        return cls(network, columns, classes, _fingerprint("logistic", centre, spread), centre, spread)
 
     @classmethod
-    def mlp(cls, columns: int, classes: int, width: int) -> Tabular:
+    def mlp(
+        cls, columns: int, classes: int, width: int, *, centre: tuple[float, ...] = (), spread: tuple[float, ...] = ()
+    ) -> Tabular:
         """One hidden layer of `width` tanh units, whose bounded slopes keep per-patient gradients small."""
         module = nn.Sequential(nn.Linear(columns, width), nn.Tanh(), nn.Linear(width, classes))
-        return cls(Network.he(module, "mlp"), columns, classes, _fingerprint("mlp"))
+        network = Network.he(module, "mlp")
+        return cls(network, columns, classes, _fingerprint("mlp", centre, spread), centre, spread)
 
     @property
     def layout(self) -> Layout:
@@ -48,8 +59,10 @@ class Tabular:
         return "vmap"
 
     def encode(self, x: Tensor) -> Tensor:
-        """float32 [n, columns], as it is."""
-        return x
+        """float32 [n, columns] in their own units -> in units of the public spread around the public centre."""
+        if self.centre:
+            x = x - x.new_tensor(self.centre)
+        return x / x.new_tensor(self.spread) if self.spread else x
 
     def summary(self, z: Tensor) -> Tensor:
         """The columns, float32 [n, columns]."""
@@ -64,6 +77,6 @@ class Tabular:
         return self.network.start.clone()
 
 
-def _fingerprint(family: str) -> str:
-    """Nothing is frozen but the family itself."""
-    return hashlib.sha256(f"wardround/{family}/1".encode()).hexdigest()
+def _fingerprint(family: str, centre: tuple[float, ...], spread: tuple[float, ...]) -> str:
+    """What is frozen: the family and the public guesses."""
+    return hashlib.sha256(f"wardround/{family}/1 {centre} {spread}".encode()).hexdigest()
