@@ -16,7 +16,8 @@ Count = Annotated[int, Field(ge=1)]
 
 class Identity(Section):
     """name: how the federation calls this hospital. declared_patients: a round PUBLIC number near the cohort's size;
-    sampling rates, denominators, delta and weights are computed from it and never from the true count."""
+    sampling rates, denominators, delta and weights are computed from it and never from the true count.
+    """
 
     name: Name
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
@@ -31,7 +32,8 @@ class Device(Section):
 
 class BudgetLimits(Section):
     """epsilon: over all runs and coordinators, for the lifetime of the cohort. delta: 0 takes a value just below
-    1/(10 declared patients). epsilon_per_round: the most that one round may cost when it is looked at alone."""
+    1/(10 declared patients). epsilon_per_round: the most that one round may cost when it is looked at alone.
+    """
 
     epsilon: Positive = 10.0
     delta: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -1,8 +1,8 @@
 """A hospital: one home folder, and what stays warm in memory between rounds.
 
-    hospital.toml   what the hospital is and permits         secret.key      key of the pseudonyms (0600)
-    ledger.sqlite   every price, before it was paid          node.key, .pub  the node's identity (0600)
-    cohort/         pseudonymous images and labels           approved/       federations, by digest
+hospital.toml   what the hospital is and permits         secret.key      key of the pseudonyms (0600)
+ledger.sqlite   every price, before it was paid          node.key, .pub  the node's identity (0600)
+cohort/         pseudonymous images and labels           approved/       federations, by digest
 """
 
 from __future__ import annotations
@@ -122,7 +122,6 @@ class Hospital:
             store = CohortStore.open(self.home / "cohort")
             self._examples[digest] = examples_of(store, agreement.federation.task, agreement.model, self.device)
         return self._examples[digest]
-
 
     def warm_up(self) -> None:
         """Load every approved agreement and its examples now, so that the first round finds them in memory.

@@ -187,4 +187,3 @@ def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception) 
         ),
         empty,
     ).pack()
-

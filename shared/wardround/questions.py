@@ -23,7 +23,7 @@ class Loss(Protocol):
     def per_patient(self) -> str: ...
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """theta float32 [P], x [m, ...] encoded images, y int64 [m] classes -> float32 [], the mean over the m."""
+        """Theta float32 [P], x [m, ...] encoded images, y int64 [m] classes -> float32 [], the mean over the m."""
         ...
 
 
@@ -54,7 +54,7 @@ class Statistics:
         """The inverse of `pack`. Raises: ValueError, when what follows the counts cannot be halved."""
         if (len(vector) - classes) % 2 or len(vector) < classes:
             raise ValueError(f"{len(vector)} numbers are not {classes} counts and two moments")
-        counts, sum_z, sum_zz = vector.split([classes, *[(len(vector) - classes) // 2] * 2])
+        counts, sum_z, sum_zz = torch.split(vector, [classes, *[(len(vector) - classes) // 2] * 2])
         return cls(counts, sum_z, sum_zz)
 
 
@@ -63,7 +63,8 @@ class Cohort(Protocol):
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """float32 [P]: the sum over one Poisson sample of patients of clipped mean gradients, plus noise, divided by
-        a public number of expected patients. privacy.md, "One step"."""
+        a public number of expected patients. privacy.md, "One step".
+        """
         ...
 
     def statistics(self) -> Statistics:

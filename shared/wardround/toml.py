@@ -48,9 +48,7 @@ def loads(text: str, model: type[M], *, name: str = "<text>") -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_explain(text, model, dict(issue), name) for issue in error.errors())
-        ) from None
+        raise ConfigError("; ".join(_explain(text, model, dict(issue), name) for issue in error.errors())) from None
 
 
 def _explain(text: str, model: type[BaseModel], issue: Mapping[str, Any], name: str) -> str:

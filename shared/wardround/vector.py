@@ -46,5 +46,5 @@ class Layout:
         """float32 [size] -> named views into it (no copy, differentiable). Raises: ValueError on a wrong length."""
         if vector.shape != (self.size,):
             raise ValueError(f"a vector of shape {tuple(vector.shape)} does not fit a layout of {self.size}")
-        pieces = vector.split(self.sizes)
+        pieces = torch.split(vector, list(self.sizes))
         return {name: piece.view(shape) for (name, shape), piece in zip(self.tensors, pieces, strict=True)}

@@ -20,7 +20,7 @@ from wardround.config import Name
 from wardround.errors import MessageError
 
 Vector = npt.NDArray[np.float32]
-VERSION = 1
+VERSION: Literal[1] = 1
 HEADER_BYTES = 8192  # every header is padded to this, whatever names and numbers it holds; the longest fits
 LIMIT_BYTES = 1 << 30
 H = TypeVar("H", bound=BaseModel)
@@ -33,7 +33,8 @@ class _Header(BaseModel):
 
 class RequestHeader(_Header):
     """run: the run's name, chosen by the coordinator and kept over a resume. federation: `Federation.digest`.
-    round: number in `Schedule.rounds`, from 0."""
+    round: number in `Schedule.rounds`, from 0.
+    """
 
     version: Literal[1] = VERSION
     kind: Literal["request"] = "request"
@@ -53,7 +54,8 @@ class Refusal(_Header):
 
 class ReplyHeader(_Header):
     """hospital, declared_patients: public, as in hospital.toml. epsilon: what this run has cost this hospital so far,
-    computed from public numbers only."""
+    computed from public numbers only.
+    """
 
     version: Literal[1] = VERSION
     kind: Literal["reply"] = "reply"
@@ -92,7 +94,8 @@ class RoundRequest:
 
 class RoundReply:
     """A hospital's answer: the header and answer float32 [P] (a delta), [classes + 2 d] (statistics),
-    [classes^2] (confusion) or [0] (a refusal)."""
+    [classes^2] (confusion) or [0] (a refusal).
+    """
 
     def __init__(self, header: ReplyHeader, answer: Vector) -> None:
         self.header, self.answer = header, answer

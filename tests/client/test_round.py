@@ -155,7 +155,8 @@ def test_an_approval_whose_file_was_changed_is_refused(hospital: Hospital, agree
 def test_a_hospital_without_a_cohort_refuses_and_pays_nothing(
     home_with_cohort: Path, tmp_path: Path, federation_toml: Path
 ) -> None:
-    hospital = Hospital.create(tmp_path / "empty", (home_with_cohort / "hospital.toml").read_text(), ledger=Ledger(None))
+    toml = (home_with_cohort / "hospital.toml").read_text()
+    hospital = Hospital.create(tmp_path / "empty", toml, ledger=Ledger(None))
     agreement = hospital.approve(federation_toml)
     refusal = read(agreement, answer(hospital, request(agreement, 0)), 0).header.refusal
     assert refusal is not None

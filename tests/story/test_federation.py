@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-
 from tests.story.processes import running, wardround
 from tests.story.recorder import Recorder, found, recording
+
 from wardround_client.cohort import CohortStore
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
@@ -42,7 +42,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def set_up_hospital(folder: Path, name: str, data: Path, recorder: Recorder, federation: Path, invitation: Path) -> Path:
+def set_up_hospital(
+    folder: Path, name: str, data: Path, recorder: Recorder, federation: Path, invitation: Path
+) -> Path:
     """What a hospital's IT types once."""
     home = folder / name
     wardround("hospital", "init", home, "--name", name, "--patients", 40)
@@ -69,9 +71,7 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
 
     with recording(port, coordinator / "tls") as recorder, running(tmp_path) as start:
         homes = {
-            name: set_up_hospital(
-                tmp_path, name, data[name], recorder, federation, coordinator / "invitation.toml"
-            )
+            name: set_up_hospital(tmp_path, name, data[name], recorder, federation, coordinator / "invitation.toml")
             for name in NAMES
         }
         for home in homes.values():
@@ -157,4 +157,4 @@ def assert_no_patient_left(recorder: Recorder, data: dict[str, Path], homes: dic
 def telling(pixels: np.ndarray[tuple[int], np.dtype[np.uint8]], size: int = 24) -> bytes:
     """The stretch of pixel data that varies most: background would be found anywhere."""
     windows = pixels[: len(pixels) // size * size].reshape(-1, size)
-    return windows[np.argmax([len(np.unique(window)) for window in windows])].tobytes()
+    return bytes(windows[np.argmax([len(np.unique(window)) for window in windows])])

@@ -6,7 +6,6 @@ import base64
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.story.recorder import encodings, found
 
 NOISE = bytes(range(256)) * 4
