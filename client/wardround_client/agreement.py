@@ -67,9 +67,7 @@ class Approvals:
             weights = file.parent / federation.model.encoder
             if not weights.is_file():
                 raise ConfigError(f"{file}: model.encoder names {weights}, which is not there", do="put it there")
-            copy = target / federation.model.encoder
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(weights, copy)
+            shutil.copyfile(weights, target / federation.model.encoder)
         scratch = target / "federation.toml.tmp"
         shutil.copyfile(file, scratch)
         os.replace(scratch, target / "federation.toml")
@@ -85,12 +83,13 @@ class Approvals:
         Raises:
             PolicyRefusal: it was never approved, or its file was changed since.
         """
-        if digest not in self.digests():
+        file = self.folder(digest) / "federation.toml"
+        try:
+            text = file.read_bytes()
+        except OSError:
             raise PolicyRefusal(
                 "approved", asked=f"federation {digest[:12]}", allowed="federations approved at the hospital"
-            )
-        file = self.folder(digest) / "federation.toml"
-        text = file.read_bytes() if file.is_file() else b""
+            ) from None
         if digest in self._read and self._read[digest][0] == text:  # parsing takes longer than the rest of a round
             return self._read[digest][1]
         federation = load_federation(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -146,10 +147,13 @@ def _own_prior(hospital: Hospital, run: str, agreement: Agreement) -> Tensor | N
     stored = hospital.ledger.reply_of(run, 0)
     if stored is None:
         return None
-    model = agreement.model
-    size = answer_size("statistics", model)
-    answer_ = RoundReply.unpack(stored, run=run, round=0, size=size).answer
-    return log_prior(Statistics.unpack(torch.from_numpy(answer_.copy()), model.classes).counts)
+    return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes)
+
+
+@lru_cache(maxsize=1024)
+def _prior_of(stored: bytes, run: str, size: int, classes: int) -> Tensor:
+    counts = RoundReply.unpack(stored, run=run, round=0, size=size).answer.copy()
+    return log_prior(Statistics.unpack(torch.from_numpy(counts), classes).counts)
 
 
 def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> ReplyHeader:

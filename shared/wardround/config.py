@@ -62,13 +62,14 @@ class Task(Section):
 class ModelChoice(Section):
     """The network. family: encoder-head (frozen public encoder, private head; the default), conv4, logistic or mlp.
 
-    encoder: "builtin", or the path of a safetensors file that the consortium brings, pinned by encoder_sha256.
+    encoder: "builtin", or the name of a safetensors file beside federation.toml that the consortium brings, pinned by
+    encoder_sha256.
     features: how many public principal components of the encoder's output the head sees.
     width: channels of conv4, hidden units of mlp.
     """
 
     family: Family = "encoder-head"
-    encoder: str = "builtin"
+    encoder: Annotated[str, Field(pattern=r"^(builtin|[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors)$")] = "builtin"
     encoder_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     features: Annotated[int, Field(ge=2, le=4096)] = 32
     width: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -158,5 +159,5 @@ class Federation(Section):
 
 
 def load_federation(path: Path) -> Federation:
-    """Read federation.toml; a relative `model.encoder` is taken from the file's folder. Raises: ConfigError."""
+    """Read federation.toml. Raises: ConfigError."""
     return load(path, Federation)

@@ -120,12 +120,12 @@ class RoundReply:
 
 def peek_request(blob: bytes) -> RequestHeader:
     """The header of a request, before the arrays are looked at. Raises: MessageError."""
-    return _unpack(blob, RequestHeader, ("theta", "shift", "scale"))[0]
+    return _header(blob, RequestHeader)
 
 
 def peek_reply(blob: bytes) -> ReplyHeader:
     """The header of a reply, before the arrays are looked at. Raises: MessageError."""
-    return _unpack(blob, ReplyHeader, ("answer",))[0]
+    return _header(blob, ReplyHeader)
 
 
 def _pack(header: BaseModel, arrays: dict[str, Vector]) -> bytes:
@@ -136,17 +136,23 @@ def _pack(header: BaseModel, arrays: dict[str, Vector]) -> bytes:
     return safetensors.numpy.save(tensors, metadata={"wardround": text.ljust(HEADER_BYTES)})
 
 
-def _unpack(blob: bytes, header: type[H], names: tuple[str, ...]) -> tuple[H, dict[str, Vector]]:
+def _header(blob: bytes, header: type[H]) -> H:
     if len(blob) > LIMIT_BYTES:
         raise MessageError(f"a message of {len(blob)} bytes", allowed=f"at most {LIMIT_BYTES}")
     try:
         length = int.from_bytes(blob[:8], "little")
         if length > 4 * HEADER_BYTES:
             raise MessageError(f"a header of {length} bytes", allowed=f"at most {4 * HEADER_BYTES}")
-        metadata = json.loads(blob[8 : 8 + length])["__metadata__"]["wardround"]
-        parsed = header.model_validate_json(metadata)
+        return header.model_validate_json(json.loads(blob[8 : 8 + length])["__metadata__"]["wardround"])
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MessageError(f"not a {header.__name__} of wardround ({type(error).__name__})") from None
+
+
+def _unpack(blob: bytes, header: type[H], names: tuple[str, ...]) -> tuple[H, dict[str, Vector]]:
+    parsed = _header(blob, header)
+    try:
         arrays = safetensors.numpy.load(blob)
-    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise MessageError(f"not a {header.__name__} of wardround ({type(error).__name__})") from None
     if set(arrays) != set(names):
         raise MessageError(f"arrays {sorted(arrays)}", allowed=", ".join(names))

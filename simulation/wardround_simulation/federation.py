@@ -29,7 +29,7 @@ local_learning_rate = 1.0
 
 [outer]
 optimizer = "sgd"
-learning_rate = 5.0
+learning_rate = 10.0
 momentum = 0.8
 
 [privacy]
@@ -37,7 +37,7 @@ epsilon = 8.0
 clip_norm = 1.0
 
 [rounds]
-rounds = 20
+rounds = 40
 quorum = 2
 deadline_s = 120.0
 """
