@@ -138,7 +138,9 @@ def measure(rounds: int, hospitals: int, *, stock: bool) -> dict[str, object]:
         for home in homes:
             make_hospital(home, federation)
             wardround("coordinator", "register", coordinator, home / "join.json")
-        stack.enter_context(running([sys.executable, "-m", "wardround", "coordinator", "up", str(coordinator)], "is up"))
+        stack.enter_context(
+            running([sys.executable, "-m", "wardround", "coordinator", "up", str(coordinator)], "is up")
+        )
         for home in homes:
             wardround("hospital", "join", home, coordinator / "invitation.toml")
             stack.enter_context(running(*daemon(home, coordinator / "invitation.toml", stock=stock)))

@@ -12,38 +12,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from wardround.errors import ConfigError, MessageError, WardroundError
-from wardround.wire import LIMIT_BYTES
+from wardround_flower import ACTION, pack, unpack
 
 Answers = Callable[[bytes], bytes]
-ACTION = "wardround"
-MESSAGE_TYPE = f"query.{ACTION}"
 HOSPITAL = "WARDROUND_HOSPITAL"
 HOSPITALS_DIR = "WARDROUND_HOSPITALS_DIR"
 ERROR_CODE = 2  # Flower's CLIENT_APP_RAISED_EXCEPTION
 NOT_A_MESSAGE = "This message is not one of wardround."
 CANNOT_ANSWER = "This hospital cannot answer. Its own log says why."
 log = logging.getLogger(__name__)
-
-
-def pack(blob: bytes) -> RecordDict:
-    """A wardround message as Flower content: one array of bytes."""
-    return RecordDict({"wardround": ArrayRecord({"blob": Array(np.frombuffer(blob, np.uint8))})})
-
-
-def unpack(content: RecordDict) -> bytes:
-    """The inverse of `pack`. Raises: MessageError, for any other content."""
-    try:
-        array = content.array_records["wardround"]["blob"].numpy()
-    except Exception as error:  # whatever a sender may have put there
-        raise MessageError(f"not a message of wardround ({type(error).__name__})") from None
-    if array.dtype != np.uint8 or array.ndim != 1 or array.size > LIMIT_BYTES:
-        raise MessageError(f"not a message of wardround ({array.dtype} {list(array.shape)})")
-    return array.tobytes()
 
 
 def reply_to(message: Message, answer: Answers, content: RecordDict | None = None) -> Message:

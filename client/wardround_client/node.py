@@ -76,6 +76,7 @@ from wardround_client.explain import KeyRefused, explained, refused
 POLL_S = 0.25
 HEARTBEAT_S = 15.0  # what the coordinator is told; it believes us dead after two of them
 BEAT_S = 4.0
+PART_WAIT_S = 0.05  # a message is announced before its parts are there; Flower's own 1 s would double a round
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
 NOT_APPROVED = "This hospital has not approved this bundle."
 _GONE = (httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND, httpx.codes.PRECONDITION_FAILED, httpx.codes.BAD_REQUEST)
@@ -327,7 +328,8 @@ class _Session:
             return data
 
         with _known():
-            parts = pull_objects([part.object_id for part in iterate_object_tree(work.tree)], limited)
+            wanted = [part.object_id for part in iterate_object_tree(work.tree)]
+            parts = pull_objects(wanted, limited, initial_backoff=PART_WAIT_S)
         self._confirm(work)
         return parts
 

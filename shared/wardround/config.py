@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -152,7 +153,7 @@ class Federation(Section):
         """Every value, defaults included, as JSON with sorted keys: the same text for the same agreement."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of `canonical()`, 64 hex digits: the name under which a hospital approves this agreement."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()

@@ -1,8 +1,8 @@
 """A Flower Grid inside this process: every hospital's ClientApp on a thread pool, no ports, no Ray, no database.
 
 It behaves as a SuperLink does towards the ServerApp (messages get an id, a failing app becomes an error reply), so the
-same round loop runs here and deployed. Messages are copied on the way in and out, so that neither side can change what
-the other one holds.
+same round loop runs here and deployed. A message is copied on the way in, so that hospitals that are asked the same
+cannot change what the others, or the coordinator, hold; a reply is handed over once, to the one who asked.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class LocalGrid(Grid):
         message_ids = list(message_ids)
         self.wait(message_ids, LONG_POLL_S)
         ready = [i for i in message_ids if i in self._pending and self._pending[i].done()]
-        return [copy.deepcopy(self._pending.pop(i).result()) for i in ready]
+        return [self._pending.pop(i).result() for i in ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, wait for all replies or `timeout` seconds, pull."""

@@ -21,9 +21,10 @@ from flwr.proto.message_pb2 import Metadata as PbMetadata
 
 from wardround.cli import run
 from wardround.errors import ConfigError
-from wardround_client.app import CANNOT_ANSWER, HOSPITAL, HOSPITALS_DIR, NOT_A_MESSAGE, home_of, make_app, pack, unpack
+from wardround_client.app import CANNOT_ANSWER, HOSPITAL, HOSPITALS_DIR, NOT_A_MESSAGE, home_of, make_app
 from wardround_client.control import Control
 from wardround_client.daemon import Daemon
+from wardround_flower import pack, unpack
 
 FEDERATION = """
 name = "hearts"

@@ -17,7 +17,8 @@ from tests.server.conftest import FakeHospital, a_federation
 from tests.server.test_hospitals import card
 
 from wardround.errors import ConfigError, FederationError, MessageError
-from wardround_server.app import HOME, GridTransport, app, pack, unpack
+from wardround_flower import pack, unpack
+from wardround_server.app import HOME, GridTransport, app
 from wardround_server.hospitals import Hospital
 
 # A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.

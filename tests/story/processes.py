@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,21 @@ def wardround(*arguments: object, expect: int = 0) -> str:
 
 
 class Process:
-    """A long-running `wardround` command; its lines are read as they come."""
+    """A long-running command, `wardround` or another; its lines are read as they come."""
 
-    def __init__(self, *arguments: object, cwd: Path) -> None:
+    def __init__(
+        self, *arguments: object, cwd: Path, command: Sequence[str] = COMMAND, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._name = "wardround" if command is COMMAND else command[0]
         self.arguments = arguments
         self.log: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._popen = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment(),
+            env=environment() | dict(env or {}),
             cwd=cwd,
             start_new_session=True,  # so that kill -9 can take its children along
         )
@@ -119,7 +122,7 @@ class Process:
         return "".join(self.log)
 
     def __str__(self) -> str:
-        return "wardround " + " ".join(map(str, self.arguments))
+        return f"{self._name} " + " ".join(map(str, self.arguments))
 
 
 @contextmanager
@@ -127,8 +130,8 @@ def running(cwd: Path) -> Iterator[Callable[..., Process]]:
     """A function that starts processes; all that still run at the end are killed."""
     started: list[Process] = []
 
-    def start(*arguments: object) -> Process:
-        started.append(Process(*arguments, cwd=cwd))
+    def start(*arguments: object, **options: Any) -> Process:
+        started.append(Process(*arguments, cwd=cwd, **options))
         return started[-1]
 
     try:

@@ -1,0 +1,92 @@
+"""Flower's own `flower-supernode` can stand where our daemon does: the same app, the same hospital, the same ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.story.processes import Process, running, wardround
+
+from wardround_client.hospital import Hospital
+
+pytestmark = pytest.mark.story
+
+SUPERNODE = str(Path(sys.executable).with_name("flower-supernode"))
+FEDERATION = """
+name = "stock"
+[task]
+label_column = "num"
+classes = ["0", "1"]
+kind = "table"
+features = ["age", "chol"]
+[model]
+family = "logistic"
+[rounds]
+rounds = 1
+quorum = 1
+deadline_s = 60
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ready_hospital(home: Path, federation: Path) -> Path:
+    """A hospital with a table of 60 patients, that approved the federation."""
+    rng = random.Random(3)
+    rows = (f"{rng.randint(30, 80)},{rng.randint(150, 300)},{rng.randint(0, 1)}" for _ in range(60))
+    table = home.with_suffix(".csv")
+    table.write_text("\n".join(["age,chol,num", *rows]) + "\n")
+    wardround("hospital", "init", home, "--name", home.name, "--patients", 60)
+    wardround("hospital", "ingest", home, "--table", table, "--federation", federation)
+    wardround("hospital", "approve", home, federation, "--yes")
+    return home
+
+
+def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
+    federation, coordinator = tmp_path / "federation.toml", tmp_path / "coordinator"
+    federation.write_text(FEDERATION)
+    home = ready_hospital(tmp_path / "st-anna", federation)
+    wardround("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
+    wardround("coordinator", "register", coordinator, home / "join.json")
+    with running(tmp_path) as start:
+        server: Process = start("coordinator", "up", coordinator)
+        server.wait_for(lambda line: "is up" in line, "sign of life")
+        wardround("hospital", "join", home, coordinator / "invitation.toml")
+        start(
+            *("--superlink", tomllib.loads((coordinator / "invitation.toml").read_text())["address"]),
+            *("--root-certificates", home / "coordinator-ca.pem"),
+            *("--auth-supernode-private-key", home / "node.key"),
+            *("--node-config", f'hospital="{home}"'),
+            *("--host", "127.0.0.1", "--port", free_port()),
+            command=[SUPERNODE],
+            # It starts its helpers by name; and what it caches belongs into this test's folder.
+            env={
+                "PATH": f"{Path(SUPERNODE).parent}{os.pathsep}{os.environ['PATH']}",
+                "FLWR_HOME": str(tmp_path / "flower"),
+            },
+        )
+        run = start("coordinator", "run", coordinator, federation, "--run", "spring", "--json")
+        done = run.wait_for_event(lambda event: event["event"] == "done", "end of the run")
+        assert run.wait() == 0
+        assert server.stop() == 0
+
+    # The same promise as under our daemon: both rounds were paid for, and released, in the hospital's own ledger.
+    assert Path(done["report"]).is_file()
+    events = [json.loads(line) for line in run.text.splitlines() if line.startswith("{")]
+    rounds = [event for event in events if event["event"] == "round"]
+    assert [event["replied"] for event in rounds] == [1, 1]
+    assert set(rounds[-1]["epsilon"]) == {"st-anna"}
+    hospital = Hospital.open(home)
+    kinds = [(entry.kind, entry.round) for entry in hospital.ledger.entries()]
+    hospital.ledger.close()
+    assert kinds == [("reserved", 0), ("released", 0), ("reserved", 1), ("released", 1)]
