@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 .PHONY: demo test lint types imports unit format proto hospital-wheel clean
 
 demo: $(VENV)/.installed
-	$(BIN)/wardround simulate --out demo-run
+	$(BIN)/wardround simulate
 
 test: lint types imports unit
 
@@ -42,4 +42,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo-run
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache simulations

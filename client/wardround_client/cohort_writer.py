@@ -88,12 +88,12 @@ class CohortWriter:
             raise DataError(
                 f"{self.path}: asked for {_differences(self.layout, stored)}",
                 allowed=_differences(stored, self.layout) + ", as this cohort was made",
-                do="use the same settings, or ingest into a new folder",
+                do=f"use the same settings, or move {self.path} away and ingest everything again",
             )
         if not hmac.compare_digest(meta["key"], key_check):
             raise DataError(
                 f"{self.path}: this cohort was made with another pseudonym key",
-                do="restore the hospital's secret.key, or ingest everything again into a new folder",
+                do=f"restore the hospital's secret.key, or move {self.path} away and ingest everything again",
             )
         self.rows, self.added = count_rows(self._index), 0
         if os.fstat(self._inputs).st_size < self.rows * self.layout.row_bytes:
@@ -260,4 +260,6 @@ class Batch:
 
 def _differences(of: Layout, other: Layout) -> str:
     mine, theirs = asdict(of), asdict(other)
-    return ", ".join(f"{name} {mine[name]!r}" for name in mine if mine[name] != theirs[name])
+    names = [name for name in mine if mine[name] != theirs[name]]
+    plain = [name for name in names if name != "recipe"] or names  # the recipe repeats what the others say
+    return ", ".join(f"{name} {mine[name]!r}" for name in plain)

@@ -82,7 +82,8 @@ class Daemon:
             poll_s=self._poll_s,
         )
         with self._control:
-            self.hospital.warm_up()  # a coordinator's deadline is not for loading what can be loaded before
+            for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
+                self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
 
     def _answer(self, blob: bytes) -> bytes:

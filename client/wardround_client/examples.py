@@ -81,6 +81,36 @@ def examples_of(
         device: where the examples shall lie.
         least_patients: a cohort with fewer patients of the task's classes is refused.
 
+    Raises: DataError, as `usable_rows`.
+    """
+    rows = usable_rows(store, task, least_patients=least_patients)
+    z, summary = _encoded(store, rows.kept, task, model, torch.device(device))
+    return Examples(
+        z=z,
+        y=torch.from_numpy(rows.y).to(device),
+        patient=torch.from_numpy(rows.patient).to(device),
+        summary=summary,
+        classes=len(task.classes),
+        left_out=rows.left_out,
+    )
+
+
+@dataclass(frozen=True)
+class UsableRows:
+    """What a task can use of a cohort.
+
+    kept: int64 [n], rows of the store. y: int64 [n], class indices. patient: int64 [n], 0 .. patients - 1.
+    """
+
+    kept: npt.NDArray[np.int64]
+    y: npt.NDArray[np.int64]
+    patient: npt.NDArray[np.int64]
+    left_out: int
+
+
+def usable_rows(store: Store, task: Task, *, least_patients: int = 2) -> UsableRows:
+    """The rows whose label is a class of the task; reads labels, not images.
+
     Raises: DataError: the cohort was ingested for another shape, has no label of the task, one class only, or too
         few patients.
     """
@@ -99,15 +129,7 @@ def examples_of(
             "%d of %d examples are left out: their %s is no class of the task", left_out, len(y), task.label_column
         )
     patient = _usable(np.asarray(store.patients), y, kept, task, least_patients)
-    z, summary = _encoded(store, kept, task, model, torch.device(device))
-    return Examples(
-        z=z,
-        y=torch.from_numpy(y[kept]).to(device),
-        patient=torch.from_numpy(patient).to(device),
-        summary=summary,
-        classes=len(task.classes),
-        left_out=left_out,
-    )
+    return UsableRows(kept, y[kept], patient, left_out)
 
 
 def _shape_fits(store: Store, task: Task) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 
 from wardround.config import load_federation
-from wardround.errors import ConfigError, StorageError, WardroundError
+from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.toml import loads
 from wardround_client.agreement import Agreement, Approvals
 from wardround_client.cohort import CohortStore
 from wardround_client.config import HospitalConfig, load_hospital_config
-from wardround_client.examples import Examples, examples_of
+from wardround_client.examples import Examples, examples_of, usable_rows
 from wardround_client.privacy.ledger import Budget, Ledger
 
 PSEUDONYM_KEY_BYTES = 32
@@ -61,6 +62,7 @@ class Hospital:
         """
         if (home / "hospital.toml").exists():
             raise ConfigError(f"{home} is a hospital's home already", do="choose another folder")
+        loads(hospital_toml, HospitalConfig, name="hospital.toml")  # before anything is written
         try:
             home.mkdir(parents=True, exist_ok=True)
             home.chmod(0o700)
@@ -68,7 +70,9 @@ class Hospital:
             write_private(home / "secret.key", secrets.token_bytes(PSEUDONYM_KEY_BYTES))
             (home / "hospital.toml").write_text(hospital_toml, encoding="utf-8")
         except OSError as error:
-            raise StorageError(f"{home} cannot be written ({error.strerror})") from None
+            raise StorageError(
+                f"{home} cannot be written ({error.strerror})", do="choose another folder, or check the disk"
+            ) from None
         return cls.open(home, ledger=ledger)
 
     @cached_property
@@ -115,6 +119,14 @@ class Hospital:
             self._agreements[digest] = Agreement.of(federation, self.config, self.approvals.folder(digest))
         return self._agreements[digest]
 
+    def unfit_for(self, agreement: Agreement) -> str:
+        """Why the cohort, as it is now, cannot answer this agreement; empty when it can. Encodes nothing."""
+        try:
+            usable_rows(CohortStore.open(self.home / "cohort"), agreement.federation.task)
+        except (DataError, StorageError) as error:
+            return str(error)
+        return ""
+
     def examples(self, agreement: Agreement) -> Examples:
         """The cohort as this federation's model sees it, encoded once and kept warm. Raises: DataError."""
         digest = agreement.federation.digest
@@ -123,16 +135,24 @@ class Hospital:
             self._examples[digest] = examples_of(store, agreement.federation.task, agreement.model, self.device)
         return self._examples[digest]
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> list[str]:
         """Load every approved agreement and its examples now, so that the first round finds them in memory.
 
-        An approval that does not fit the cohort is left for its round to refuse; the log says why.
+        An approval that does not fit the cohort is left for its round to refuse -> why, a sentence each.
+
+        Raises: DataError, when the cohort fits none of the approvals.
         """
-        for digest in sorted(self.approvals.digests()):
+        unfit = []
+        digests = sorted(self.approvals.digests())
+        for digest in digests:
             try:
                 self.examples(self.agreement(digest))
             except WardroundError as error:
-                log.warning("federation %s cannot be answered: %s", digest[:12], error)
+                unfit.append(f"Federation {digest[:12]} cannot be answered: {error}")
+                log.warning("%s", unfit[-1])
+                if len(unfit) == len(digests) and isinstance(error, DataError):
+                    raise
+        return unfit
 
 
 def write_private(path: Path, data: bytes) -> None:

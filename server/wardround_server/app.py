@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, MessageError, StorageError, WardroundError
 from wardround_flower import MESSAGE_TYPE, pack, unpack
-from wardround_server.checkpoint import Checkpointer
+from wardround_server.checkpoint import Checkpointer, Held
 from wardround_server.hospitals import Hospital, Registry
 
 HOME = "WARDROUND_COORDINATOR_HOME"
@@ -59,6 +59,8 @@ def main(grid: Grid, context: Context) -> None:
                 resume=bool(context.run_config.get("resume", False)),
             ):
                 events.write(event)
+        except Held:
+            raise  # the events are those of the run that is going on: its end is not ours to tell
         except WardroundError as error:
             events.write(
                 {

@@ -28,6 +28,10 @@ FILE = "checkpoint.safetensors"
 PATIENCE_S = 5.0
 
 
+class Held(FederationError):
+    """Another process works in the folder."""
+
+
 @dataclass(frozen=True)
 class State:
     """A run between two rounds.
@@ -55,7 +59,7 @@ class Checkpointer:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make sure that nobody else works on this run meanwhile. Raises: FederationError, StorageError."""
+        """Make sure that nobody else works on this run meanwhile. Raises: Held, StorageError."""
         with locked(
             self.folder,
             patience_s=PATIENCE_S,  # the process of a coordinator that was killed a moment ago is about to end
@@ -155,7 +159,7 @@ def locked(folder: Path, *, otherwise: str, do: str, patience_s: float = 0.0) ->
 
     Waits up to `patience_s` for another process to let go.
 
-    Raises: FederationError, saying `otherwise` and `do`, when another process holds it; StorageError.
+    Raises: Held, saying `otherwise` and `do`, when another process holds it; StorageError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +174,7 @@ def locked(folder: Path, *, otherwise: str, do: str, patience_s: float = 0.0) ->
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise FederationError(otherwise, do=do) from None
+                    raise Held(otherwise, do=do) from None
                 time.sleep(0.1)
         yield
 

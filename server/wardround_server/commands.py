@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from wardround.config import load_federation
+from wardround.config import Name, load_federation
 from wardround.errors import ConfigError, Unreachable
 from wardround_server import tls
-from wardround_server.checkpoint import locked
+from wardround_server.checkpoint import Checkpointer, locked
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
 from wardround_server.hospitals import Registry, load_card
@@ -137,12 +138,13 @@ def run(
     place.config()
     admin = int(place.running()["admin"])
     name = run_name or agreement.name
-    folder = place.run_folder(name)
+    folder = place.run_folder(_run_name(name))
     if not resume and (folder / "checkpoint.safetensors").exists():
         raise ConfigError(f"run {name!r} exists already", do="continue it with --resume, or choose another --run")
     if resume and not folder.is_dir():
         raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
-    _keep_agreement(place, federation, folder, agreement.model.encoder)
+    with Checkpointer(folder).held():  # what is going on already keeps its agreement
+        _keep_agreement(place, federation, folder, agreement.model.encoder)
 
     from wardround import bundle
     from wardround_server.superlink import Control
@@ -189,8 +191,8 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
         return
     console.print(f"The coordinator is {'up' if up_ else 'down'}.")
     _print_table("hospital", "declared patients", "status", rows=[[str(v) for v in h.values()] for h in hospitals])
-    shown = ("run", "event", "round", "replied")
-    _print_table("run", "last", "round", "replied", rows=[[str(r.get(k, "")) for k in shown] for r in runs])
+    shown = ("run", "event", "round", "rounds", "replied")
+    _print_table("run", "last event", "round", "of", "replied", rows=[[str(r.get(k, "")) for k in shown] for r in runs])
 
 
 @app.command(epilog=_example("wardround coordinator report ~/coordinator spring"))
@@ -198,7 +200,19 @@ def report(home: HomeArgument, run_name: Annotated[str, typer.Argument(metavar="
     """Write report.html of a run, finished or not."""
     from wardround_server.report import write_report
 
-    console.print(f"The report is {write_report(Home(home).run_folder(run_name))}.")
+    console.print(f"The report is {write_report(Home(home).run_folder(_run_name(run_name)))}.")
+
+
+def _run_name(name: str) -> str:
+    """The name, if a run may have it: it is a folder's name, and every hospital's ledger keeps it."""
+    try:
+        return str(TypeAdapter(Name).validate_python(name))
+    except ValidationError:
+        raise ConfigError(
+            f"the run name {name!r}",
+            allowed="up to 63 letters, digits, dots, dashes and underscores, beginning with a letter or a digit",
+            do="choose another --run",
+        ) from None
 
 
 def _register_nodes(place: Home, admin: int) -> dict[str, int]:

@@ -56,7 +56,7 @@ name = "example"
 
 [task]
 label_column = "finding"          # a column of every hospital's labels CSV
-classes = ["none", "nodule"]      # its values, in the order of the model's outputs
+classes = ["normal", "nodule", "diffuse", "effusion"]  # its values, in the order of the model's outputs
 image_size_px = 64
 
 [model]
@@ -69,16 +69,17 @@ local_learning_rate = 1.0
 
 [outer]
 optimizer = "sgd"                 # or adam, yogi
-learning_rate = 1.0
+learning_rate = 10.0
 
 [privacy]
 epsilon = 8.0                     # for the whole run, for each patient of each hospital
 clip_norm = 1.0
 
 [rounds]
-rounds = 20
+rounds = 40
 quorum = 2                        # a round needs so many good replies
 deadline_s = 120.0                # and is closed at this time if it has them
+evaluate_every = 0                # 10: estimate the accuracy every 10 rounds, from private counts that cost epsilon
 """
 
 

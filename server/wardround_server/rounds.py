@@ -96,6 +96,7 @@ def run(
             yield {
                 "event": "round",
                 **_who(plan, hospitals, replies),
+                "rounds": len(schedule),
                 "epsilon_max": max(state.epsilon.values()),
                 "epsilon": dict(state.epsilon),
                 **findings,

@@ -283,7 +283,9 @@ def _bound(host: str, port: int, purpose: str) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         found = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise PortInUse(f"{host!r} is no address to listen on ({error.strerror})", do="set another host") from None
+        raise PortInUse(
+            f"{host!r} is no address to listen on ({error.strerror})", do="set another listen.host in coordinator.toml"
+        ) from None
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

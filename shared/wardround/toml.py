@@ -33,9 +33,11 @@ def load(path: Path, model: type[M]) -> M:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", do=f"create it, or name another {path.name}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: no such file", do="create it, or name another file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", do="name a TOML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read (it is not UTF-8 text)", do="name a TOML file") from None
     return loads(text, model, name=str(path))
 
 

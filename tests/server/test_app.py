@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Iterable
@@ -11,14 +12,17 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
 from tests.server.conftest import FakeHospital, a_federation
 from tests.server.test_hospitals import card
 
 from wardround.errors import ConfigError, FederationError, MessageError
 from wardround_flower import pack, unpack
-from wardround_server.app import HOME, GridTransport, app
+from wardround_server.app import HOME, PART_WAIT_S, GridTransport, app, ask_again_soon
+from wardround_server.checkpoint import Checkpointer
 from wardround_server.hospitals import Hospital
 
 # A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.
@@ -146,6 +150,23 @@ def test_how_a_run_failed_is_its_last_event(tmp_path: Path, monkeypatch: pytest.
     members[12] = FakeHospital("bert", federation)
     events = play(FakeGrid(members), tmp_path, monkeypatch, federation.canonical(), resume=True)
     assert events[-1]["event"] == "done"
+
+
+def test_a_run_that_is_going_on_is_not_told_that_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wardround_server.checkpoint.PATIENCE_S", 0.0)
+    federation = a_federation(rounds=2)
+    with Checkpointer(tmp_path / "runs" / "spring").held(), pytest.raises(FederationError, match="going on already"):
+        play(FakeGrid({}), tmp_path, monkeypatch, federation.canonical())
+    assert (tmp_path / "runs" / "spring" / "events.jsonl").read_text() == ""
+
+
+def test_contract_with_flower_pull_objects() -> None:
+    """Flower's Grid waits so long before it asks again for a reply's part; we change that default."""
+    defaults = pull_objects.__kwdefaults__
+    assert "initial_backoff" in defaults
+    assert "initial_backoff" not in inspect.getsource(HttpGrid.pull_messages)  # it takes the default
+    ask_again_soon()
+    assert defaults["initial_backoff"] == PART_WAIT_S
 
 
 @pytest.mark.parametrize("text", ["", "{}", "not json"])

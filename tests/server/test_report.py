@@ -122,7 +122,7 @@ def test_a_simulation_with_privacy_tells_what_was_gained_and_what_it_cost(tmp_pa
     page = read(make_run(tmp_path / "r", comparison=COMPARISON, simulation=SIMULATION))
     assert "2 hospitals learned to tell normal and nodule apart together in 3 rounds." in page.text
     assert "With 5 labelled patients a class" in page.text
-    assert "83 % accuracy from the shared model, up from 61 % from a fresh one" in page.text
+    assert "83 % balanced accuracy from the shared model, up from 61 % from a fresh one" in page.text
     assert "at most epsilon 5.00 about any one patient" in page.text
     assert "newcomer took no part" in page.text
     assert "at most 8 for the whole run" in page.text
@@ -146,7 +146,7 @@ def test_a_real_run_without_simulation_or_comparison_is_reported_too(tmp_path: P
     events.append({**event(3), "question": "confusion", "accuracy": 0.62, "accuracies": {"north": 0.6, "south": None}})
     page = read(make_run(tmp_path / "r", events))
     assert "Federation · spring" in page.text
-    assert "noised counts that hospitals released" in page.text
+    assert "noised counts that hospitals release" in page.text
     assert "took no part" not in page.text
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from wardround.errors import ConfigError
 
@@ -52,7 +52,8 @@ def say(line: str) -> None:
 
 def show(rows: dict[str, str], title: str = "") -> None:
     """Two columns for a person."""
-    table = Table(title=title or None, show_header=False, title_justify="left")
+    # Folded, not cut: a hash that is to be compared must be there whole.
+    table = Table(Column(), Column(overflow="fold"), title=title or None, show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)

@@ -31,7 +31,7 @@ def init(
     name: Annotated[str, typer.Option(help="How the federation calls this hospital.", show_default=False)],
     patients: Annotated[
         int,
-        typer.Option(help="A round PUBLIC number near the cohort's size, never the exact one.", min=1),
+        typer.Option(help="A round PUBLIC number near the cohort's size, never the exact one.", min=1, max=10**9),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -80,6 +80,7 @@ def join(
         pem = _text(ca)
     else:
         raise ConfigError("neither an invitation nor --address and --ca", do="name the coordinator's invitation.toml")
+    _check_address(address)
     _check_certificate(pem)
     file = home / "hospital.toml"
     before = _text(file)
@@ -234,6 +235,7 @@ def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
         "epsilon_budget": hospital.budget.epsilon,
         "delta": delta,
         "outbound_bytes": sum(sizes[plan.question] for plan in schedule.rounds),
+        "cohort": hospital.unfit_for(agreement) or "fits",
     }
 
 
@@ -299,6 +301,12 @@ def _invitation(path: Path) -> tuple[str, str]:
     return address, pem
 
 
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535) or "/" in address:
+        raise ConfigError(f"coordinator.address = {address!r}", allowed="host:port, for example fl.example.org:9092")
+
+
 def _check_certificate(pem: str) -> None:
     from cryptography import x509
 
@@ -311,8 +319,10 @@ def _check_certificate(pem: str) -> None:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error})") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})", do="name an existing file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} cannot be read (it is not UTF-8 text)", do="name the right file") from None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -25,7 +25,6 @@ from torch.overrides import TorchFunctionMode
 from wardround.questions import Loss
 
 _aten = torch.ops.aten
-_CHANNELS_LAST = 8  # from so many input channels on, patches are copied faster with channels last
 
 
 class UnsupportedError(Exception):
@@ -36,7 +35,7 @@ class UnsupportedError(Exception):
 class Page:
     """The gradients of single images for one stretch of theta.
 
-    terms: float32 [images, length]. kernel: (outputs, height, width, inputs), where a convolution's terms lie in that
+    terms: float32 [images, length]. kernel: (height, width, inputs, outputs), where a convolution's terms lie in that
     order because it is faster to compute, else (). `in_order` brings a vector [length] into theta's order.
     """
 
@@ -45,7 +44,7 @@ class Page:
 
     def in_order(self, vector: Tensor) -> Tensor:
         """A vector [length], such as a weighted sum of the terms, in theta's order."""
-        return vector.view(self.kernel).permute(0, 3, 1, 2).reshape(-1) if self.kernel else vector
+        return vector.view(self.kernel).permute(3, 2, 0, 1).reshape(-1) if self.kernel else vector
 
 
 class _Book:
@@ -104,12 +103,22 @@ def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int
     book = _Book(theta)
     with _Keeping(book):
         value = loss(theta, x, y)
-    beside: Tensor | None = torch.autograd.grad(value, (theta, book.anchor), allow_unused=True)[0]
+    # The loss is a mean over the images: times their number, each image's own loss has weight 1.
+    weight = torch.full_like(value, len(x))
+    beside: Tensor | None = torch.autograd.grad(value, (theta, book.anchor), weight, allow_unused=True)[0]
     if beside is not None:
         raise UnsupportedError("parameters are used beside linear, conv2d and group_norm")
-    for page in book.pages.values():
-        page.terms.mul_(len(x))  # the loss is a mean over the images
     return book.pages
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """X in the memory format that is fastest: channels last on a CPU, where pooling and patches need it."""
+    if x.dim() != 4 or x.device.type != "cpu":
+        return x.contiguous()
+    if x.shape[1] == 1:  # both formats at once: only the strides can tell torch which is meant
+        n, _, height, width = x.shape
+        return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class _Conv2d(torch.autograd.Function):
@@ -118,49 +127,44 @@ class _Conv2d(torch.autograd.Function):
         ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, options: Any, book: _Book, places: Any
     ) -> Tensor:
         ctx.book, ctx.options, ctx.places = book, options, places
+        x, weight = _laid_out(x), _laid_out(weight)
         ctx.save_for_backward(x, weight)
-        return torch.conv2d(x, weight, bias, *options)
+        return _laid_out(torch.conv2d(x, weight, bias, *options))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding, dilation = ctx.options
-
+        g = _laid_out(g)
         outputs, inputs, height, width = weight.shape
-        channels_last = inputs >= _CHANNELS_LAST
 
         def weight_terms() -> Tensor:
-            patches = _patches(x, weight, g, ctx.options, channels_last)
-            return torch.bmm(g.flatten(2), patches if channels_last else patches.transpose(1, 2))
+            patches = _patches(x, weight, g, ctx.options)
+            return torch.bmm(patches.transpose(1, 2), g.permute(0, 2, 3, 1).flatten(1, 2))
 
-        kernel = (outputs, height, width, inputs) if channels_last else ()
-        ctx.book.keep(ctx.places[0], weight_terms, kernel)
+        ctx.book.keep(ctx.places[0], weight_terms, (height, width, inputs, outputs))
         ctx.book.keep(ctx.places[1], lambda: g.sum((2, 3)))
         gx = None
         if ctx.needs_input_grad[0]:
+            stride, padding, dilation = ctx.options
             gx = _aten.convolution_backward(
                 g, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [True, False, False]
             )[0]
         return gx, *[None] * 6
 
 
-def _patches(x: Tensor, weight: Tensor, g: Tensor, options: Any, channels_last: bool) -> Tensor:
-    """What each output pixel sees: [images, pixels, height x width x inputs], or, not channels_last, [images, inputs x
-    height x width, pixels]. Copied from a strided view in runs as long as the memory format allows (unlike unfold).
+def _patches(x: Tensor, weight: Tensor, g: Tensor, options: Any) -> Tensor:
+    """What each output pixel sees: [images, pixels, height x width x inputs].
+
+    Copied from a strided view with channels last, in runs as long as that allows (unlike unfold).
     """
     (sh, sw), (ph, pw), (dh, dw) = options
     _, inputs, height, width = weight.shape
     images, _, rows, columns = g.shape
-    if channels_last:
-        x = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)).contiguous()
-        n, h, w, c = x.stride()
-        view = x.as_strided((images, rows, columns, height, width, inputs), (n, h * sh, w * sw, h * dh, w * dw, c))
-        return view.reshape(images, rows * columns, -1)
-    x = torch.nn.functional.pad(x, (pw, pw, ph, ph)).contiguous()
-    n, c, h, w = x.stride()
-    view = x.as_strided((images, inputs, height, width, rows, columns), (n, c, h * dh, w * dw, h * sh, w * sw))
-    return view.reshape(images, -1, rows * columns)
+    x = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)).contiguous()
+    n, h, w, c = x.stride()
+    view = x.as_strided((images, rows, columns, height, width, inputs), (n, h * sh, w * sw, h * dh, w * dw, c))
+    return view.reshape(images, rows * columns, -1)
 
 
 class _Linear(torch.autograd.Function):
@@ -188,7 +192,7 @@ class _GroupNorm(torch.autograd.Function):
     ) -> Tensor:
         ctx.book, ctx.places = book, places
         groups, eps = options
-        x = x.contiguous()
+        x = _laid_out(x)
         ctx.sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
         out, mean, rstd = _aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -199,12 +203,13 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         _, channels, _, groups = ctx.sizes
-        g = g.contiguous()
-        g_sum = g.flatten(2).sum(2)
+        g = _laid_out(g)
+        pixels = tuple(range(2, g.dim()))
+        g_sum = g.sum(pixels)
 
         def weight_terms() -> Tensor:
             # sum of g (x - mean) rstd over pixels, without making the normalised image again
-            products: Tensor = (g * x).flatten(2).sum(2)
+            products = (g * x).sum(pixels)
             means, rstds = (each.repeat_interleave(channels // groups, 1) for each in (mean, rstd))
             return torch.mul(products - means * g_sum, rstds)
 

@@ -54,7 +54,7 @@ class RunRecord:
 
     @property
     def epsilon_max(self) -> float | None:
-        """The dearest hospital's epsilon after the last round."""
+        """Epsilon after the last round, at the hospital that spent most."""
         spent = [points[-1][1] for points in self.epsilon.values() if points]
         return max(spent, default=None)
 

@@ -56,7 +56,8 @@ def headline(run: RunRecord) -> str:
         change = "up from" if meta > fresh else "against"
         said.append(
             f"With {_counted(int(row['shots']), 'labelled patient')} a class, a hospital that took no part reaches "
-            f"{number(meta, True)} accuracy from the shared model, {change} {number(fresh, True)} from a fresh one."
+            f"{number(meta, True)} balanced accuracy from the shared model, {change} {number(fresh, True)} from a "
+            "fresh one."
         )
     if not run.privacy_on:
         said.append("No patient was protected.")
@@ -78,7 +79,7 @@ def _tiles(run: RunRecord) -> list[tuple[str, str]]:
         tiles.append(("off", "privacy"))
     elif run.epsilon_max is not None:
         agreed = f" of {run.federation.privacy.epsilon:g} agreed" if run.federation else ""
-        tiles.append((f"{run.epsilon_max:.2f}", f"epsilon at the dearest hospital{agreed}"))
+        tiles.append((f"{run.epsilon_max:.2f}", f"epsilon spent{agreed}, at the hospital that spent most"))
     tiles.append((_duration(run.seconds), "from start to end"))
     return tiles
 
@@ -143,7 +144,7 @@ def _curves(run: RunRecord) -> str:
         if run.synthetic
         else "Measured without noise at the hospital that took no part: epsilon says nothing about its patients."
         if run.simulated
-        else "Estimated from the noised counts that hospitals released."
+        else "Estimated from the noised counts that hospitals release when rounds.evaluate_every asks for them."
     )
     chance = 1 / len(run.federation.task.classes) if run.federation else None
     marks = [(chance, "chance")] if chance else []
@@ -256,7 +257,7 @@ def _privacy(run: RunRecord) -> str:
     if run.federation:
         facts.append(("Clipping", f"each patient's gradient to an L2 norm of {run.federation.privacy.clip_norm:g}"))
     facts.append(("Noise", "Gaussian, from the operating system's entropy; it cannot be seeded"))
-    spent = f" The dearest hospital has spent {run.epsilon_max:.3f}." if run.epsilon_max is not None else ""
+    spent = f" The hospital that spent most has spent {run.epsilon_max:.3f}." if run.epsilon_max is not None else ""
     return (
         "<section><h2>What was promised to patients</h2><p>Whoever sees all that left a hospital "
         "can tell whether any one "
