@@ -73,7 +73,8 @@ def follow(control: RunControl, run_id: int, folder: Path, offset: int, *, as_js
                         progress.console.print(f"round {event['round']}: {who}: {reason}", markup=False)
         except KeyboardInterrupt:
             control.stop_run(run_id)
-            progress.console.print("The run is stopped. Go on with the same command and --resume.")
+            if not as_json:
+                progress.console.print("The run is stopped. Go on with the same command and --resume.")
             raise
 
 

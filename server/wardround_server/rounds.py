@@ -83,6 +83,9 @@ def run(
             if len(transport.hospitals()) < federation.rounds.quorum:
                 yield {"event": "waiting", "round": plan.number, "quorum": federation.rounds.quorum}
             hospitals = _wait_for_quorum(transport, federation.rounds.quorum, reconnect_s)
+            if len(hospitals) < federation.rounds.quorum:  # an answer costs privacy: none is asked for in vain
+                yield {"event": "missed", **_who(plan, hospitals, Replies())}
+                raise _too_few(federation, plan, hospitals)
             request = RoundRequest(
                 RequestHeader(run=run_name, federation=federation.digest, round=plan.number),
                 *(vector.numpy() for vector in (state.theta, state.shift, state.scale)),
@@ -267,8 +270,17 @@ def _who(plan: RoundPlan, hospitals: Sequence[str], replies: Replies) -> Event:
     }
 
 
+def _too_few(federation: Federation, plan: RoundPlan, hospitals: Sequence[str]) -> QuorumMissed:
+    return QuorumMissed(
+        f"round {plan.number}: connected are only {', '.join(hospitals) or 'no hospitals'}, so nobody was asked",
+        allowed=f"a quorum of {federation.rounds.quorum}",
+        do="start the other hospitals' daemons (`wardround coordinator status` lists them), then run again with "
+        "--resume; or agree on a smaller rounds.quorum",
+    )
+
+
 def _quorum_missed(federation: Federation, plan: RoundPlan, replies: Replies) -> QuorumMissed:
-    reasons = "; ".join(f"{who}: {reason}" for who, reason in replies.rejected.items()) or "nobody was reachable"
+    reasons = "; ".join(f"{who}: {reason}" for who, reason in replies.rejected.items()) or "nobody else was asked"
     return QuorumMissed(
         f"round {plan.number}: {len(replies.accepted)} hospitals gave a good reply ({reasons})",
         allowed=f"a quorum of {federation.rounds.quorum}",

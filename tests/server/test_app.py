@@ -162,7 +162,7 @@ def test_a_run_that_is_going_on_is_not_told_that_it_failed(tmp_path: Path, monke
 
 def test_contract_with_flower_pull_objects() -> None:
     """Flower's Grid waits so long before it asks again for a reply's part; we change that default."""
-    defaults = pull_objects.__kwdefaults__
+    defaults = pull_objects.__kwdefaults__ or {}
     assert "initial_backoff" in defaults
     assert "initial_backoff" not in inspect.getsource(HttpGrid.pull_messages)  # it takes the default
     ask_again_soon()

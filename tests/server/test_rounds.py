@@ -165,8 +165,10 @@ def test_a_missed_quorum_loses_nothing_and_the_run_goes_on_from_there(
 
 def test_too_few_hospitals_are_said_so(checkpointer: Checkpointer) -> None:
     federation = a_federation(quorum=4)
+    hospitals = three(federation)
     with pytest.raises(QuorumMissed, match="quorum of 4"):
-        play(federation, FakeTransport(*three(federation)), checkpointer)
+        play(federation, FakeTransport(*hospitals), checkpointer)
+    assert not any(hospital.seen for hospital in hospitals), "an answer would have cost privacy for nothing"
 
 
 def test_a_run_that_exists_is_not_begun_again(checkpointer: Checkpointer) -> None:

@@ -13,6 +13,7 @@ to theta) and raises `UnsupportedError`; layers that mix images are for the call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from wardround.questions import Loss
 
 _aten = torch.ops.aten
+_PATCHES_BYTES = 1 << 20  # of patches at a time: what is multiplied next is still in the cache
 
 
 class UnsupportedError(Exception):
@@ -138,11 +140,8 @@ class _Conv2d(torch.autograd.Function):
         g = _laid_out(g)
         outputs, inputs, height, width = weight.shape
 
-        def weight_terms() -> Tensor:
-            patches = _patches(x, weight, g, ctx.options)
-            return torch.bmm(patches.transpose(1, 2), g.permute(0, 2, 3, 1).flatten(1, 2))
-
-        ctx.book.keep(ctx.places[0], weight_terms, (height, width, inputs, outputs))
+        kernel = (height, width, inputs, outputs)
+        ctx.book.keep(ctx.places[0], lambda: _weight_terms(x, g, kernel, ctx.options), kernel)
         ctx.book.keep(ctx.places[1], lambda: g.sum((2, 3)))
         gx = None
         if ctx.needs_input_grad[0]:
@@ -153,13 +152,24 @@ class _Conv2d(torch.autograd.Function):
         return gx, *[None] * 6
 
 
-def _patches(x: Tensor, weight: Tensor, g: Tensor, options: Any) -> Tensor:
+def _weight_terms(x: Tensor, g: Tensor, kernel: tuple[int, ...], options: Any) -> Tensor:
+    """Inputs and output gradients -> [images, height x width x inputs, outputs]."""
+    pixels, seen = g.shape[2:].numel(), math.prod(kernel[:3])
+    at_once = max(1, _PATCHES_BYTES // (4 * pixels * seen))
+    terms = g.new_empty(len(g), seen, kernel[3])
+    for some_x, some_g, place in zip(x.split(at_once), g.split(at_once), terms.split(at_once), strict=True):
+        patches = _patches(some_x, some_g, kernel, options)
+        torch.bmm(patches.transpose(1, 2), some_g.permute(0, 2, 3, 1).flatten(1, 2), out=place)
+    return terms
+
+
+def _patches(x: Tensor, g: Tensor, kernel: tuple[int, ...], options: Any) -> Tensor:
     """What each output pixel sees: [images, pixels, height x width x inputs].
 
     Copied from a strided view with channels last, in runs as long as that allows (unlike unfold).
     """
     (sh, sw), (ph, pw), (dh, dw) = options
-    _, inputs, height, width = weight.shape
+    height, width, inputs, _ = kernel
     images, _, rows, columns = g.shape
     x = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)).contiguous()
     n, h, w, c = x.stride()

@@ -32,10 +32,11 @@ def uniform(size: int) -> Tensor:
     and twice as fast. Nothing is kept between calls, so neither a fork nor a snapshot can repeat a stream.
     """
     key = os.urandom(48)
-    # bytearray, because torch wants memory that it may write to.
-    stream = bytearray(Cipher(algorithms.ChaCha20(key[:32], key[32:]), None).encryptor().update(bytes(8 * size)))
-    bits = torch.from_numpy(np.frombuffer(stream, dtype=np.int64)) if size else torch.zeros(0, dtype=torch.int64)
-    return bits.bitwise_right_shift_(12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(2.0**-52)
+    stream = bytearray(8 * size + 1)  # torch wants memory that it may write to, and some of it
+    Cipher(algorithms.ChaCha20(key[:32], key[32:]), None).encryptor().update_into(bytes(8 * size), stream)
+    bits = torch.from_numpy(np.frombuffer(stream, dtype=np.int64, count=size))
+    # The bits become the fraction of a float64 in [1, 2); half a step above its lower end is taken from it. Exact.
+    return bits.bitwise_and_((1 << 52) - 1).bitwise_or_(1023 << 52).view(torch.float64).sub_(1 - 2.0**-53)
 
 
 def standard_normal(size: int) -> Tensor:

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 Part = tuple[int, Page]  # offset into theta, and the gradients of patients for that stretch
 
 _VMAP_BYTES = 64 << 20  # of per-patient gradients at a time
-_BOOKKEEPING_BYTES = 8 << 20
-_BOOKKEEPING_IMAGES = 16  # activations of so few images stay in the cache
+_BOOKKEEPING_BYTES = 16 << 20
+_BOOKKEEPING_PIXELS = 32 * 28 * 28  # of input: bounds the activations
+_KEPT_BYTES = 31 << 20
 _FLOAT32_TERMS = 64  # up to so many float32 terms are added before they go into the float64 total
 
 
@@ -48,9 +49,12 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
     total = torch.zeros(theta.shape, dtype=torch.float64, device=theta.device)
     counts = valid.sum(1)
     method = _method(loss, theta, examples)
+    # glibc gives freed memory back to the system and pays page faults to get it again, a quarter of a step's time,
+    # until it has seen a block of this size freed (mallopt(3), M_MMAP_THRESHOLD). The block itself is never touched.
+    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
     for images in sorted(set(counts.tolist())):
         group = rows[counts == images, :images].to(examples.device)
-        for chunk in torch.split(group, _patients_at_once(method, theta.numel(), images)):
+        for chunk in torch.split(group, _patients_at_once(method, theta.numel(), images, examples.z)):
             parts = list(_patient_gradients(method, loss, theta, examples.z[chunk], examples.y[chunk]))
             _add_clipped(total, parts, clip_norm)
     return total
@@ -71,12 +75,14 @@ def _add_clipped(total: Tensor, parts: list[Part], clip_norm: float) -> None:
         total[offset : offset + terms.shape[1]] += page.in_order(weights @ terms)
 
 
-def _patients_at_once(method: str, parameters: int, images: int) -> int:
+def _patients_at_once(method: str, parameters: int, images: int, z: Tensor) -> int:
     if method == "loop":
         return 1
     if method == "vmap":
         return max(1, _VMAP_BYTES // (4 * parameters))
-    return max(1, min(_BOOKKEEPING_IMAGES, _BOOKKEEPING_BYTES // (4 * parameters)) // images)
+    pixels = z.shape[1:][-2:].numel()
+    at_once = min(_FLOAT32_TERMS, _BOOKKEEPING_BYTES // (4 * parameters), _BOOKKEEPING_PIXELS // pixels)
+    return max(1, at_once // images)
 
 
 def _patient_gradients(method: str, loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Iterator[Part]:
