@@ -1,7 +1,4 @@
-"""The coordinator as a Flower ServerApp: `rounds.run` over Flower's Grid. No code ships.
-
-Public Flower API only, but for one default (see `ask_again_soon`).
-"""
+"""The coordinator as a Flower ServerApp: `rounds.run` over Flower's Grid. Public Flower API only, and no code ships."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ from typing import IO
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from pydantic import ValidationError
 
 from wardround.config import Federation
@@ -29,7 +25,6 @@ HOME = "WARDROUND_COORDINATOR_HOME"
 COORDINATOR_PID = "WARDROUND_COORDINATOR_PID"
 EVENTS = "events.jsonl"
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
-PART_WAIT_S = 0.05
 log = logging.getLogger(__name__)
 
 app = ServerApp()
@@ -43,10 +38,14 @@ def main(grid: Grid, context: Context) -> None:
     run_name = str(context.run_config.get("run") or f"{federation.name}-{context.run_id}")
     folder = home / "runs" / run_name
     _end_with_the_coordinator(home)
-    ask_again_soon()
     # torch and the models are slow to import: not before Flower has been told that the run is alive.
     from wardround.models import build_model
     from wardround_server.rounds import run
+
+    if COORDINATOR_PID in os.environ:  # deployed: the Grid is Flower's own, over HTTP
+        from wardround_server.superlink import ask_again_soon
+
+        ask_again_soon()
 
     with EventLog(folder) as events:
         try:
@@ -168,17 +167,6 @@ def _end_with_the_coordinator(home: Path) -> None:
             time.sleep(0.3)
 
     threading.Thread(target=watch, name="coordinator-watch", daemon=True).start()
-
-
-def ask_again_soon() -> None:
-    """Make Flower's Grid ask again soon for a part of a reply that is still on its way.
-
-    A reply is announced before its parts have arrived, and the Grid then waits a second: half of a quick round. The
-    Grid takes no option for it, so its default is changed (private; a test fails by its name when Flower changes it).
-    """
-    defaults = pull_objects.__kwdefaults__ or {}
-    if "initial_backoff" in defaults:
-        defaults["initial_backoff"] = PART_WAIT_S
 
 
 def _outcome(reply: Message) -> bytes | WardroundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections.abc import Iterable
@@ -12,16 +11,14 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid.http_grid import HttpGrid
 from tests.server.conftest import FakeHospital, a_federation
 from tests.server.test_hospitals import card
 
 from wardround.errors import ConfigError, FederationError, MessageError
 from wardround_flower import pack, unpack
-from wardround_server.app import HOME, PART_WAIT_S, GridTransport, app, ask_again_soon
+from wardround_server.app import HOME, GridTransport, app
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.hospitals import Hospital
 
@@ -158,15 +155,6 @@ def test_a_run_that_is_going_on_is_not_told_that_it_failed(tmp_path: Path, monke
     with Checkpointer(tmp_path / "runs" / "spring").held(), pytest.raises(FederationError, match="going on already"):
         play(FakeGrid({}), tmp_path, monkeypatch, federation.canonical())
     assert (tmp_path / "runs" / "spring" / "events.jsonl").read_text() == ""
-
-
-def test_contract_with_flower_pull_objects() -> None:
-    """Flower's Grid waits so long before it asks again for a reply's part; we change that default."""
-    defaults = pull_objects.__kwdefaults__ or {}
-    assert "initial_backoff" in defaults
-    assert "initial_backoff" not in inspect.getsource(HttpGrid.pull_messages)  # it takes the default
-    ask_again_soon()
-    assert defaults["initial_backoff"] == PART_WAIT_S
 
 
 @pytest.mark.parametrize("text", ["", "{}", "not json"])

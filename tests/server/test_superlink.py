@@ -19,6 +19,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.superlink.grid.http_grid import HttpGrid
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.test_hospitals import card
 from typer.testing import CliRunner
@@ -221,3 +223,12 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} of 127.0.0.1 for hospitals"):
             superlink.serve(tmp_path, files, superlink.Ports("127.0.0.1", port, 0, 0), lambda _: None)
+
+
+def test_contract_with_flower_pull_objects() -> None:
+    """Flower's Grid waits so long before it asks again for a reply's part; we change that default."""
+    defaults = pull_objects.__kwdefaults__ or {}
+    assert "initial_backoff" in defaults
+    assert "initial_backoff" not in inspect.getsource(HttpGrid.pull_messages)  # it takes the default
+    superlink.ask_again_soon()
+    assert defaults["initial_backoff"] == superlink.PART_WAIT_S
