@@ -1,21 +1,20 @@
 """Gradients of single images out of ONE batched backward pass.
 
 In a network that treats images apart, a layer's weight gradient is a sum over images of a product of the layer's input
-and of the gradient at its output (Goodfellow, "Efficient per-example gradient computations", 2015; for convolutions
-Rochette et al., "Efficient per-example gradient computations in convolutional neural networks", 2019). So the layers
-that hold parameters, while the loss is computed, are replaced by ones that keep the terms of that sum instead of adding
-them. Nothing of the model has to change: any function of (theta, x, y) is run under a torch function mode, and a weight
-is known by its place in theta's memory.
+and of the gradient at its output (Goodfellow, "Efficient per-example gradient computations", 2015). So the layers that
+hold parameters, while the loss is computed, are replaced by ones that keep the terms of that sum instead of adding
+them. For a convolution the images become the groups of ONE grouped convolution, whose weight gradient is the terms
+(Rochette et al., "Efficient per-example gradient computations in convolutional neural networks", 2019). Nothing of the
+model has to change: any function of (theta, x, y) is run under a torch function mode, and a weight is known by its
+place in theta's memory.
 
-Covered: linear, conv2d without groups, group_norm. Any other use of theta is noticed (autograd then still finds a path
+Covered: linear, conv2d, group_norm. Any other use of theta is noticed (autograd then still finds a path
 to theta) and raises `UnsupportedError`; layers that mix images are for the caller's check to find.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -26,37 +25,20 @@ from torch.overrides import TorchFunctionMode
 from wardround.questions import Loss
 
 _aten = torch.ops.aten
-_PATCHES_BYTES = 1 << 20  # of patches at a time: what is multiplied next is still in the cache
 
 
 class UnsupportedError(Exception):
     """The loss uses theta in a way that book-keeping does not cover."""
 
 
-@dataclass(frozen=True)
-class Page:
-    """The gradients of single images for one stretch of theta.
-
-    terms: float32 [images, length]. kernel: (height, width, inputs, outputs), where a convolution's terms lie in that
-    order because it is faster to compute, else (). `in_order` brings a vector [length] into theta's order.
-    """
-
-    terms: Tensor
-    kernel: tuple[int, ...] = ()
-
-    def in_order(self, vector: Tensor) -> Tensor:
-        """A vector [length], such as a weighted sum of the terms, in theta's order."""
-        return vector.view(self.kernel).permute(3, 2, 0, 1).reshape(-1) if self.kernel else vector
-
-
 class _Book:
-    """Where the terms are kept: offset into theta -> page."""
+    """Where the terms are kept: offset into theta -> float32 [images, length]."""
 
     def __init__(self, theta: Tensor) -> None:
         self.theta = theta
         # Something that asks for a gradient, so that the first layer's backward runs though its input asks for none.
         self.anchor = torch.zeros((), device=theta.device, requires_grad=True)
-        self.pages: dict[int, Page] = {}
+        self.pages: dict[int, Tensor] = {}
 
     def holds(self, *parameters: Tensor | None) -> bool:
         """Whether all of these are stretches of theta or constants, and at least one is a stretch."""
@@ -69,17 +51,11 @@ class _Book:
             return None
         return int(parameter.storage_offset() - self.theta.storage_offset())
 
-    def keep(self, place: int | None, terms: Callable[[], Tensor], kernel: tuple[int, ...] = ()) -> None:
+    def keep(self, place: int | None, terms: Callable[[], Tensor]) -> None:
         """Note the terms [images, ...] of the parameter at a place; a parameter used twice adds up."""
-        if place is None:
-            return
-        new = terms().flatten(1)
-        if place in self.pages:
-            before = self.pages[place]
-            if before.kernel != kernel:
-                raise UnsupportedError("a parameter shared by layers of different kinds")
-            new += before.terms
-        self.pages[place] = Page(new, kernel)
+        if place is not None:
+            new = terms().flatten(1)
+            self.pages[place] = self.pages[place] + new if place in self.pages else new
 
     def _is_stretch(self, tensor: Tensor) -> bool:
         return tensor.is_contiguous() and (
@@ -87,7 +63,7 @@ class _Book:
         )
 
 
-def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int, Page]:
+def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int, Tensor]:
     """The gradient of each image's own loss.
 
     Args:
@@ -97,7 +73,7 @@ def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int
         y: int64 [images].
 
     Returns:
-        Offset into theta -> page; stretches of theta that no layer used are absent (zero).
+        Offset into theta -> float32 [images, length]; stretches of theta that no layer used are absent (zero).
 
     Raises: UnsupportedError.
     """
@@ -114,11 +90,11 @@ def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """X in the memory format that is fastest: channels last on a CPU, where pooling and patches need it."""
+    """X in the memory format that is fastest: channels last on a CPU, where pooling gains most."""
     if x.dim() != 4 or x.device.type != "cpu":
         return x.contiguous()
     if x.shape[1] == 1:  # both formats at once: only the strides can tell torch which is meant
-        n, _, height, width = x.shape
+        height, width = x.shape[2:]
         return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -138,43 +114,24 @@ class _Conv2d(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         g = _laid_out(g)
-        outputs, inputs, height, width = weight.shape
+        stride, padding, dilation, groups = ctx.options
 
-        kernel = (height, width, inputs, outputs)
-        ctx.book.keep(ctx.places[0], lambda: _weight_terms(x, g, kernel, ctx.options), kernel)
+        def weight_terms() -> Tensor:
+            """The weight gradient of a convolution in which each image is a group of its own."""
+            images = len(x)
+            one_x, one_g = (each.contiguous().flatten(0, 1).unsqueeze(0) for each in (x, g))
+            many = weight.new_empty(images * weight.shape[0], *weight.shape[1:])  # for its shape alone
+            conv = stride, padding, dilation, False, [0, 0], images * groups
+            terms = _aten.convolution_backward(one_g, one_x, many, None, *conv, [False, True, False])[1]
+            return cast(Tensor, terms.contiguous().view(images, -1))
+
+        ctx.book.keep(ctx.places[0], weight_terms)
         ctx.book.keep(ctx.places[1], lambda: g.sum((2, 3)))
         gx = None
         if ctx.needs_input_grad[0]:
-            stride, padding, dilation = ctx.options
-            gx = _aten.convolution_backward(
-                g, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [True, False, False]
-            )[0]
+            conv = stride, padding, dilation, False, [0, 0], groups
+            gx = _aten.convolution_backward(g, x, weight, None, *conv, [True, False, False])[0]
         return gx, *[None] * 6
-
-
-def _weight_terms(x: Tensor, g: Tensor, kernel: tuple[int, ...], options: Any) -> Tensor:
-    """Inputs and output gradients -> [images, height x width x inputs, outputs]."""
-    pixels, seen = g.shape[2:].numel(), math.prod(kernel[:3])
-    at_once = max(1, _PATCHES_BYTES // (4 * pixels * seen))
-    terms = g.new_empty(len(g), seen, kernel[3])
-    for some_x, some_g, place in zip(x.split(at_once), g.split(at_once), terms.split(at_once), strict=True):
-        patches = _patches(some_x, some_g, kernel, options)
-        torch.bmm(patches.transpose(1, 2), some_g.permute(0, 2, 3, 1).flatten(1, 2), out=place)
-    return terms
-
-
-def _patches(x: Tensor, g: Tensor, kernel: tuple[int, ...], options: Any) -> Tensor:
-    """What each output pixel sees: [images, pixels, height x width x inputs].
-
-    Copied from a strided view with channels last, in runs as long as that allows (unlike unfold).
-    """
-    (sh, sw), (ph, pw), (dh, dw) = options
-    height, width, inputs, _ = kernel
-    images, _, rows, columns = g.shape
-    x = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)).contiguous()
-    n, h, w, c = x.stride()
-    view = x.as_strided((images, rows, columns, height, width, inputs), (n, h * sh, w * sw, h * dh, w * dw, c))
-    return view.reshape(images, rows * columns, -1)
 
 
 class _Linear(torch.autograd.Function):
@@ -257,11 +214,11 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    if groups != 1 or isinstance(padding, str) or input.dim() != 4 or not book.holds(weight, bias):
+    if isinstance(padding, str) or input.dim() != 4 or not book.holds(weight, bias):
         return None
     options = [list(each) if isinstance(each, tuple | list) else [each] * 2 for each in (stride, padding, dilation)]
     places = book.place(weight), book.place(bias)
-    return _applied(_Conv2d, input, book, weight, bias, options, book, places)
+    return _applied(_Conv2d, input, book, weight, bias, (*options, groups), book, places)
 
 
 def _linear(book: _Book, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:

@@ -32,7 +32,7 @@ def uniform(size: int) -> Tensor:
     and twice as fast. Nothing is kept between calls, so neither a fork nor a snapshot can repeat a stream.
     """
     key = os.urandom(48)
-    stream = bytearray(8 * size + 1)  # torch wants memory that it may write to, and some of it
+    stream = bytearray(8 * size + 1)  # torch wants memory that it may write to; numpy wants a byte even for size 0
     Cipher(algorithms.ChaCha20(key[:32], key[32:]), None).encryptor().update_into(bytes(8 * size), stream)
     bits = torch.from_numpy(np.frombuffer(stream, dtype=np.int64, count=size))
     # The bits become the fraction of a float64 in [1, 2); half a step above its lower end is taken from it. Exact.

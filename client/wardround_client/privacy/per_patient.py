@@ -2,7 +2,8 @@
 
 * vmap: torch.func.vmap over patients. Best for small models, and on a GPU.
 * bookkeeping (`bookkeeping.py`): one batched backward pass that keeps the gradients of single images apart. Best for
-  convolutions; used where a check against plain autograd has shown it right for the model at hand.
+  convolutions; used where a check against plain autograd has shown it right for the model at hand. On a CPU it runs
+  with channels last, where pooling and normalisation are faster: that pays for keeping the gradients apart.
 * loop: plain autograd, a patient at a time. Always right; the others are measured against it.
 """
 
@@ -18,16 +19,16 @@ from torch.func import grad, vmap
 from wardround.questions import Loss
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.bookkeeping import Page, UnsupportedError, image_gradients
+from wardround_client.privacy.bookkeeping import UnsupportedError, image_gradients
 
 log = logging.getLogger(__name__)
 
-Part = tuple[int, Page]  # offset into theta, and the gradients of patients for that stretch
+Part = tuple[int, Tensor]  # offset into theta, and the gradients [patients, length] of that stretch
 
 _VMAP_BYTES = 64 << 20  # of per-patient gradients at a time
 _BOOKKEEPING_BYTES = 16 << 20
-_BOOKKEEPING_PIXELS = 32 * 28 * 28  # of input: bounds the activations
-_KEPT_BYTES = 31 << 20
+_BOOKKEEPING_PIXELS = 32 * 28 * 28  # of input at a time: bounds the activations
+_REUSED_BYTES = 31 << 20
 _FLOAT32_TERMS = 64  # up to so many float32 terms are added before they go into the float64 total
 
 
@@ -49,9 +50,9 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
     total = torch.zeros(theta.shape, dtype=torch.float64, device=theta.device)
     counts = valid.sum(1)
     method = _method(loss, theta, examples)
-    # glibc gives freed memory back to the system and pays page faults to get it again, a quarter of a step's time,
+    # glibc gives freed memory back to the system, and getting it again costs up to a quarter of a step in page faults,
     # until it has seen a block of this size freed (mallopt(3), M_MMAP_THRESHOLD). The block itself is never touched.
-    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+    torch.empty(_REUSED_BYTES, dtype=torch.uint8)
     for images in sorted(set(counts.tolist())):
         group = rows[counts == images, :images].to(examples.device)
         for chunk in torch.split(group, _patients_at_once(method, theta.numel(), images, examples.z)):
@@ -62,17 +63,17 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
 
 def _add_clipped(total: Tensor, parts: list[Part], clip_norm: float) -> None:
     """Clip each patient's whole vector, which lies in stretches, and add all to the total."""
-    squares = sum(torch.linalg.vector_norm(page.terms, dim=1).square() for _, page in parts)
+    squares = sum(torch.linalg.vector_norm(terms, dim=1).square() for _, terms in parts)
     norms = torch.as_tensor(squares).sqrt()
     factors = mechanism.clip_factors(norms, clip_norm)
     broken = not bool(torch.isfinite(norms).all())
-    for offset, page in parts:
-        terms, weights = page.terms, factors
+    for offset, terms in parts:
+        weights = factors
         if broken:  # 0 x NaN is NaN
             terms = torch.nan_to_num(terms, nan=0.0, posinf=0.0, neginf=0.0)
         if len(terms) > _FLOAT32_TERMS:
             terms, weights = terms.double(), factors.double()
-        total[offset : offset + terms.shape[1]] += page.in_order(weights @ terms)
+        total[offset : offset + terms.shape[1]] += weights @ terms
 
 
 def _patients_at_once(method: str, parameters: int, images: int, z: Tensor) -> int:
@@ -88,12 +89,12 @@ def _patients_at_once(method: str, parameters: int, images: int, z: Tensor) -> i
 def _patient_gradients(method: str, loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Iterator[Part]:
     """X [patients, images, ...], y int64 [patients, images] -> gradients of each patient's mean loss."""
     if method == "vmap":
-        yield 0, Page(vmap(grad(loss), in_dims=(None, 0, 0))(theta, x, y))
+        yield 0, vmap(grad(loss), in_dims=(None, 0, 0))(theta, x, y)
     elif method == "loop":
-        yield 0, Page(torch.stack([plain_gradient(loss, theta, *patient) for patient in zip(x, y, strict=True)]))
+        yield 0, torch.stack([plain_gradient(loss, theta, *patient) for patient in zip(x, y, strict=True)])
     else:
-        for offset, page in image_gradients(loss, theta, x.flatten(0, 1), y.flatten()).items():
-            yield offset, Page(page.terms.view(*x.shape[:2], -1).mean(1), page.kernel) if x.shape[1] > 1 else page
+        for offset, terms in image_gradients(loss, theta, x.flatten(0, 1), y.flatten()).items():
+            yield offset, terms.view(*x.shape[:2], -1).mean(1) if x.shape[1] > 1 else terms
 
 
 def plain_gradient(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -133,8 +134,8 @@ def _bookkeeping_is_right(loss: Loss, theta: Tensor, examples: Examples) -> bool
     for image in range(3):
         plain = plain_gradient(loss, theta, x[image : image + 1], y[image : image + 1])
         kept = torch.zeros_like(plain)
-        for offset, page in pages.items():
-            kept[offset : offset + page.terms.shape[1]] = page.in_order(page.terms[image])
+        for offset, terms in pages.items():
+            kept[offset : offset + terms.shape[1]] = terms[image]
         if not bool((plain - kept).norm() <= 1e-3 * plain.norm()):
             log.warning("private gradients are computed a patient at a time: book-keeping differs from autograd")
             return False

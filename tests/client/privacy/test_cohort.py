@@ -249,16 +249,62 @@ class Scaled(nn.Module):
         return x * self.gain
 
 
-@pytest.mark.parametrize("extra", [Scaled(), nn.Conv2d(4, 4, 3, groups=2), nn.LayerNorm([4, 6, 6])])
+@pytest.mark.parametrize("extra", [Scaled(), nn.Conv1d(4, 4, 1), nn.LayerNorm([4, 6, 6])])
 def test_a_layer_that_book_keeping_does_not_cover_is_noticed(extra: nn.Module) -> None:
-    side = 4 if isinstance(extra, nn.Conv2d) else 6
-    loss = module_loss(nn.Conv2d(1, 4, 3), extra, nn.Flatten(), nn.Linear(4 * side**2, 2))
+    layers = [nn.Flatten(2), extra] if isinstance(extra, nn.Conv1d) else [extra]
+    loss = module_loss(nn.Conv2d(1, 4, 3), *layers, nn.Flatten(), nn.Linear(4 * 36, 2))
     x, y = torch.rand(4, 1, 8, 8), torch.randint(2, (4,))
     theta = loss.layout.pack(dict(loss.module.named_parameters()))
     with pytest.raises(UnsupportedError):
         image_gradients(loss, theta, x, y)
     examples = Examples(x, y, torch.arange(4), x[:, :, 0, 0], 2)
     assert per_patient._method(loss, theta, examples) == "loop"
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(4, 6, 3, stride=2, padding=(1, 2), bias=True),
+        nn.Conv2d(4, 6, (1, 3), dilation=(1, 2), bias=False),
+        nn.Conv2d(4, 8, 3, groups=4),
+        nn.Conv2d(4, 2, 1),
+    ],
+)
+def test_every_kind_of_convolution_is_right_image_by_image(convolution: nn.Conv2d) -> None:
+    x, y = torch.rand(5, 1, 9, 8), torch.tensor([0, 1, 2, 0, 1])
+    body = nn.Sequential(nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4), convolution, nn.Flatten())
+    loss = module_loss(body, nn.Linear(body(x).shape[1], 3))
+    theta = loss.layout.pack(dict(loss.module.named_parameters())).detach()
+    pages = image_gradients(loss, theta, x, y)
+    for image in range(len(x)):
+        gradient = torch.cat([pages[offset][image] for offset in sorted(pages)])
+        plain = per_patient.plain_gradient(loss, theta, x[image : image + 1], y[image : image + 1])
+        assert torch.allclose(gradient, plain, rtol=1e-3, atol=1e-6)
+
+
+def test_a_layer_that_is_used_twice_adds_up() -> None:
+    again = nn.Conv2d(4, 4, 3, padding=1)
+    loss = module_loss(nn.Conv2d(1, 4, 3), again, nn.ReLU(), again, nn.Flatten(), nn.Linear(4 * 36, 2))
+    theta = loss.layout.pack(dict(loss.module.named_parameters())).detach()
+    x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0])
+    pages = image_gradients(loss, theta, x, y)
+    gradient = torch.cat([pages[offset][1] for offset in sorted(pages)])
+    assert torch.allclose(gradient, per_patient.plain_gradient(loss, theta, x[1:2], y[1:2]), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_broken_image_leaves_every_other_patient_as_it_is(value: float) -> None:
+    model = Conv4.of(1, 16, 3)
+    loss = Objective(model, torch.zeros(1), torch.ones(1))
+    x, y, everyone = torch.rand(6, 1, 12, 12), torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6).unsqueeze(1)
+    x[2, 0, 3, 4] = value
+    examples = Examples(x, y, torch.arange(6), x[:, :, 0, 0], 3)
+    others = everyone[everyone[:, 0] != 2]
+
+    def total(rows: Tensor) -> Tensor:
+        return per_patient.clipped_sum(loss, model.initial(), examples, rows, rows >= 0, 0.4)
+
+    assert (total(everyone) - total(others)).norm() <= (0.4 if math.isfinite(value) else 1e-5)
 
 
 def test_a_layer_that_mixes_images_is_noticed() -> None:
