@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from wardround.questions import Loss, Statistics
+from wardround.schedule import TRAINING
 from wardround_client.examples import Examples
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded
@@ -56,7 +57,7 @@ def measure(hospitals: int, rounds: int) -> dict[str, float | int]:
         ready: Ready = open_hospitals(settings, plan_sites(settings), quiet)
         times, started = [], time.perf_counter()
         for event, _ in local_rounds(dataclasses.replace(ready, open_cohort=IdleCohort)):
-            if event["question"] == "gradient":
+            if event["question"] in TRAINING:
                 times.append(1000 * (time.perf_counter() - started))
             started = time.perf_counter()
     return {

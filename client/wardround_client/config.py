@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from wardround.config import Family, Name, Positive
-from wardround.schedule import Question
+from wardround.schedule import QUESTIONS, Question
 from wardround.toml import Section, load
 
 Count = Annotated[int, Field(ge=1)]
@@ -41,25 +42,48 @@ class BudgetLimits(Section):
 
 
 class Policy(Section):
-    """Limits on what may be asked. An empty list of labels permits every label code."""
+    """Limits on what may be asked. An empty list of labels permits every label code.
+
+    greatest_gradients_per_round: training answers of one round, of patients or of episodes. greatest_magnitude: of the
+    numbers that a request brings (theta, shift, scale) and of 1 / scale; a float32 of a million moves in steps of 1/16,
+    so nothing that still learns is near it. reply_grid_s: replies leave only whole multiples of so many seconds after
+    their requests came; 0: at once. It makes a reply's time say less about the data, not nothing.
+    """
 
     least_noise_multiplier: Positive = 0.3
     greatest_clip_norm: Positive = 10.0
     least_patients: Count = 20
     greatest_gradients_per_round: Count = 100
+    greatest_rounds: Count = 10_000
     greatest_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     greatest_images_per_patient: Count = 16
     families: tuple[Family, ...] = ("encoder-head", "conv4", "logistic", "mlp")
     greatest_parameters: Count = 5_000_000
+    greatest_magnitude: Positive = 1e6
     labels: tuple[str, ...] = ()
-    questions: tuple[Question, ...] = ("statistics", "gradient", "confusion")
+    questions: tuple[Question, ...] = QUESTIONS
+    reply_grid_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
 
 
 class CoordinatorAddress(Section):
-    """address: host:port of the coordinator; ca_file: its CA certificate, relative to hospital.toml."""
+    """The one coordinator whose rounds are answered.
+
+    address: host:port. ca_file: its CA certificate, relative to hospital.toml. ca_sha256: of that file's bytes, so that
+    nobody can exchange it; `join` writes it, empty leaves the file unpinned.
+    """
 
     address: Annotated[str, Field(pattern=r"^(|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})$")] = ""
     ca_file: str = "coordinator-ca.pem"
+    ca_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+    @property
+    def identity(self) -> str:
+        """Who the coordinator is, as the ledger names it: the address, and the pinned CA by its first 64 bits."""
+        return f"{self.address} (CA {self.ca_sha256[:16]})" if self.ca_sha256 else self.address
+
+    def is_pinned_to(self, ca_pem: bytes) -> bool:
+        """Whether this is the CA that was joined; any is, where none is pinned."""
+        return self.ca_sha256 in ("", hashlib.sha256(ca_pem).hexdigest())
 
 
 class HospitalConfig(Section):

@@ -1,7 +1,7 @@
 """The hospital's policy: each rule of [policy] in hospital.toml, checked against what a federation would ask.
 
-Checked when a federation is approved and again whenever it is loaded, on the hospital's own copy of the agreement. No
-rule looks at data, and a refusal costs nothing.
+Checked when a federation is approved and again whenever it is loaded, on the hospital's own copy of the agreement, and
+for the numbers of a request when it arrives. No rule looks at data, and a refusal costs nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
 from wardround.schedule import Schedule
+from wardround.wire import RoundRequest, Vector
 from wardround_client.config import HospitalConfig
 from wardround_client.privacy.accountant import Calibration
 
@@ -46,7 +47,7 @@ def _rules(
     """(rule, asked, allowed, whether it holds). Comparisons are written so that NaN never holds."""
     policy, privacy = config.policy, federation.privacy
 
-    noise = min(calibration.statistics, calibration.gradient, calibration.confusion)
+    noise = calibration.least_noise()
     least = policy.least_noise_multiplier
     yield "least_noise_multiplier", f"{noise:.4g}", f"at least {least:g}", noise >= least
 
@@ -56,9 +57,12 @@ def _rules(
     patients, fewest = config.hospital.declared_patients, policy.least_patients
     yield "least_patients", f"a cohort of {patients} declared", f"at least {fewest}", patients >= fewest
 
-    steps = max((plan.times for plan in schedule.rounds if plan.question == "gradient"), default=0)
+    steps = max((plan.times for plan in schedule.rounds if plan.trains), default=0)
     limit = policy.greatest_gradients_per_round
     yield "greatest_gradients_per_round", f"{steps}", f"at most {limit}", steps <= limit
+
+    rounds, longest = len(schedule), policy.greatest_rounds
+    yield "greatest_rounds", f"{rounds}", f"at most {longest}", rounds <= longest
 
     rate, fastest = calibration.sampling_rate, policy.greatest_sampling_rate
     yield "greatest_sampling_rate", f"{rate:.4g}", f"at most {fastest:g}", 0 < rate <= fastest
@@ -82,8 +86,36 @@ def _rules(
     mixing = sorted(mixing_layers(model))
     yield "model", ", ".join(mixing)[:200], "layers that keep patients apart, such as GroupNorm", not mixing
 
-    finite = all(math.isfinite(sigma) for sigma in (calibration.statistics, calibration.gradient))
+    finite = all(math.isfinite(calibration.noise_multiplier(plan.question)) for plan in schedule.rounds)
     yield "model", "answers without a finite noise", "finite noise", finite
+
+
+def check_request(config: HospitalConfig, request: RoundRequest) -> None:
+    """Refuse numbers at which arithmetic breaks down, whoever's patients they meet.
+
+    Args:
+        config: the hospital's own.
+        request: theta, shift and scale, finite, scale > 0.
+
+    Raises: PolicyRefusal.
+    """
+    limit = config.policy.greatest_magnitude
+    found = {
+        "theta": _magnitude(request.theta),
+        "shift": _magnitude(request.shift),
+        "scale": _magnitude(request.scale),
+        "1 / scale": 1 / float(request.scale.min()) if request.scale.size else 0.0,
+    }
+    for name, magnitude in found.items():
+        if not magnitude <= limit:
+            raise PolicyRefusal(
+                "policy.greatest_magnitude", asked=f"{name} of magnitude {magnitude:.4g}", allowed=f"at most {limit:g}"
+            )
+
+
+def _magnitude(vector: Vector) -> float:
+    """The greatest absolute value; by its ends, so that nothing of the vector's size is allocated."""
+    return max(float(vector.max()), -float(vector.min())) if vector.size else 0.0
 
 
 def mixing_layers(model: object) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -21,8 +22,10 @@ from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, Roun
 from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
+from wardround_client.policy import check_request
 from wardround_client.privacy.accountant import Answers, Calibration, rows_for
 from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.receipt import layout_of
 
 log = logging.getLogger(__name__)
 
@@ -53,32 +56,49 @@ def answer(hospital: Hospital, blob: bytes, open_cohort: OpenCohort = PrivateCoh
         A packed RoundReply.
     """
     header: RequestHeader | None = None
+    asked: _Asked | None = None
     try:
         header = peek_request(blob)
         with hospital.lock:
-            return _answer(hospital, header, blob, open_cohort)
+            asked = _admit(hospital, header, blob)
+            return _answer(hospital, header, asked, open_cohort)
     except WardroundError as error:
         log.warning("refused: %s", error)
-        return _refuse(hospital, header, error)
+        return _refuse(hospital, header, error, named=asked is None)
     except Exception as error:  # whatever it is, its text may hold data: it stays in the hospital's own log
         log.exception("a round failed")
-        return _refuse(hospital, header, error)
+        return _refuse(hospital, header, error, named=False)
 
 
-def _answer(hospital: Hospital, header: RequestHeader, blob: bytes, open_cohort: OpenCohort) -> bytes:
-    request_sha256 = hashlib.sha256(blob).hexdigest()
+@dataclass(frozen=True)
+class _Asked:
+    """A request that may be answered, and what was approved of it."""
 
-    # 1. Only what was approved, within its own schedule, and well formed.
+    request: RoundRequest
+    request_sha256: str
+    agreement: Agreement
+    plan: RoundPlan
+
+
+def _admit(hospital: Hospital, header: RequestHeader, blob: bytes) -> _Asked:
+    """What may be asked. Sees no patient, so the words of its refusals may leave. Raises: WardroundError."""
+    # 1. Only what was approved, within its own schedule, well formed, and of numbers that can be computed with.
     if hospital.paused.is_set():
         raise PolicyRefusal("pause", asked="a round", allowed="none until the hospital resumes")
     agreement = hospital.agreement(header.federation)
     plan = _plan(agreement, header.round)
     model = agreement.model
     request = RoundRequest.unpack(blob, size=model.layout.size, scaling_size=model.scaling_size)
+    check_request(hospital.config, request)
+    return _Asked(request, hashlib.sha256(blob).hexdigest(), agreement, plan)
+
+
+def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohort: OpenCohort) -> bytes:
+    agreement, plan = asked.agreement, asked.plan
 
     # 2. A retry gets the stored reply byte for byte, never fresh noise.
     ledger = hospital.ledger
-    if stored := ledger.stored_reply(header.run, header.round, request_sha256):
+    if stored := ledger.stored_reply(header.run, header.round, asked.request_sha256):
         return stored
 
     # 3. Money is counted before it is spent: the reservation is on disk before the first answer is computed.
@@ -87,9 +107,11 @@ def _answer(hospital: Hospital, header: RequestHeader, blob: bytes, open_cohort:
     reservation = ledger.reserve(
         run=header.run,
         round=header.round,
-        request_sha256=request_sha256,
+        request_sha256=asked.request_sha256,
         federation=header.federation,
-        coordinator=hospital.config.coordinator.address,
+        coordinator=hospital.config.coordinator.identity,
+        question=plan.question,
+        bundle_sha256=agreement.bundle_sha256,
         rows=rows,
         budget=hospital.budget,
     )
@@ -102,14 +124,15 @@ def _answer(hospital: Hospital, header: RequestHeader, blob: bytes, open_cohort:
         declared_patients=hospital.config.hospital.declared_patients,
         reserved=rows,
     )
-    result = _ask(plan, cohort, request, agreement, _own_prior(hospital, header.run, agreement), hospital.device)
+    result = _ask(plan, cohort, asked.request, agreement, _own_prior(hospital, header.run, agreement), hospital.device)
 
     # 5. Stored, with its receipt, before it may leave.
     reply = RoundReply(
         _reply_header(hospital, header, ledger.spent_by_run(header.run, hospital.config.delta)),
         result.detach().float().cpu().numpy(),
     ).pack()
-    return ledger.release(reservation, reply, norm=float(result.norm()), size=result.numel())
+    layout = layout_of(plan.question, agreement.model)
+    return ledger.release(reservation, reply, norm=float(result.norm()), layout=layout)
 
 
 def _plan(agreement: Agreement, number: int) -> RoundPlan:
@@ -135,9 +158,11 @@ def _ask(
     match plan.question:
         case "statistics":
             return cohort.statistics().pack()
-        case "gradient":
+        case "gradient" | "episode_gradient":
             loss = Objective(model, shift, scale, None if prior is None else prior.to(device))
             return algorithm_named(choice.name).inner(theta, cohort, loss, choice)
+        case "class_means":
+            return cohort.class_means(lambda z: (model.summary(z) - shift) / scale).pack()
         case "confusion":
             return cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).reshape(-1)
 
@@ -167,16 +192,23 @@ def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> 
     )
 
 
-def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception) -> bytes:
-    """A refusal says the rule, what was asked and what is allowed, all of it public; of other errors only the kind."""
+def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception, *, named: bool) -> bytes:
+    """A refusal says the rule, what was asked and what is allowed, all of it public; of other errors only the kind.
+
+    Args:
+        hospital: who refuses.
+        header: of the request, as far as it could be read.
+        error: why.
+        named: whether it was raised before anything of the cohort was looked at; else its words stay here as well.
+    """
     identity = hospital.config.hospital
     refusal = Refusal(error="InternalError")
-    if isinstance(error, PolicyRefusal):
+    if isinstance(error, PolicyRefusal) and named:
         refusal = Refusal(
-            error="PolicyRefusal", rule=error.rule[:128], asked=error.asked[:256], allowed=error.allowed[:256]
+            error="PolicyRefusal", rule=error.rule[:128], asked=_said(error.asked), allowed=_said(error.allowed)
         )
-    elif isinstance(error, MessageError):
-        refusal = Refusal(error="MessageError", asked=error.what[:256], allowed=error.allowed[:256])
+    elif isinstance(error, MessageError) and named:
+        refusal = Refusal(error="MessageError", asked=_said(error.what), allowed=_said(error.allowed))
     elif isinstance(error, WardroundError):
         refusal = Refusal(error=type(error).__name__)
     empty = torch.zeros(0).numpy()
@@ -191,3 +223,8 @@ def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception) 
         ),
         empty,
     ).pack()
+
+
+def _said(text: str) -> str:
+    """A text as a refusal may hold it: short, and one byte a character whatever the sender wrote."""
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text[:256])

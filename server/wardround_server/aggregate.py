@@ -35,16 +35,20 @@ def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
 def greatest_norm(federation: Federation, plan: RoundPlan, *, size: int, declared_patients: int) -> float:
     """A length that no honest answer of `size` numbers reaches, from public numbers alone.
 
-    A delta is `plan.times` local steps of lr C (patients + noise) / expected patients; other answers are a sum over all
+    A delta is `plan.times` local steps of lr C (patients + noise) / expected patients, or one step along a mean over
+    episodes; other answers are a sum over all
     patients plus noise. Sampling never passes its expectation by 10 standard deviations, and a hospital has at most
     SLACK times the patients that it declares. The noise multiplier is the hospital's own choice; see `_greatest_noise`.
     """
     noise = _greatest_noise(federation, plan) * (math.sqrt(size) + 10.0)
-    if plan.question != "gradient":
+    privacy, alpha = federation.privacy, federation.algorithm.local_learning_rate
+    if not plan.trains:
         return SLACK * (SLACK * declared_patients + noise)
-    expected = min(federation.privacy.patients_per_step or declared_patients, declared_patients)
+    if plan.question == "episode_gradient":  # a mean of clipped gradients, and noise of sensitivity 2 C
+        return SLACK * alpha * privacy.clip_norm * (1.0 + 2.0 * noise / privacy.episodes(declared_patients))
+    expected = privacy.expected_patients(declared_patients)
     patients = SLACK * (expected + 10.0 * math.sqrt(expected) + 10.0)
-    step = federation.algorithm.local_learning_rate * federation.privacy.clip_norm * (patients + noise) / expected
+    step = alpha * privacy.clip_norm * (patients + noise) / expected
     return plan.times * step
 
 

@@ -63,7 +63,7 @@ image_size_px = 64
 family = "encoder-head"           # a frozen public encoder, and a small head that is trained privately
 
 [algorithm]
-name = "reptile"                  # or fomaml, fedavg
+name = "reptile"                  # or fomaml, maml, fedavg
 local_steps = 1
 local_learning_rate = 1.0
 

@@ -208,7 +208,7 @@ def _learn(
         case "statistics":
             shift, scale = pool_statistics([Statistics.unpack(answer, model.classes) for answer in answers])
             state = replace(state, shift=shift, scale=scale)
-        case "gradient":
+        case "gradient" | "episode_gradient":
             delta = rule(answers, _weights(federation, replies))
             gradient = algorithm_named(federation.algorithm.name).outer_gradient(delta)
             optimizer, theta = optimizers.step(federation.outer, state.optimizer, state.theta, gradient)

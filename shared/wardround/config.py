@@ -85,7 +85,7 @@ class ModelChoice(Section):
 class AlgorithmChoice(Section):
     """The meta-learner and its hospital half: `local_steps` steps of `local_learning_rate` a round."""
 
-    name: Literal["reptile", "fomaml", "fedavg"] = "reptile"
+    name: Literal["reptile", "fomaml", "maml", "fedavg"] = "reptile"
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     local_learning_rate: Positive = 1.0
 
@@ -107,16 +107,28 @@ class Privacy(Section):
 
     epsilon: for the whole run, at each hospital's own delta. clip_norm: C, the L2 bound of one patient's gradient.
     patients_per_step: expected patients in a Poisson sample (rate = this / declared patients, at most 1); 0: everyone.
-    images_per_patient: m, images drawn of each sampled patient. statistics_share, evaluation_share: parts of epsilon
-    for the class counts and feature statistics, and for all evaluations together.
+    images_per_patient: m, images drawn of each sampled patient. patients_per_episode: expected patients of a few-shot
+    episode, for algorithms that learn from episodes; support_share: how likely each is in its support.
+    statistics_share, evaluation_share: parts of epsilon for the class counts and feature statistics, and for all
+    evaluations together.
     """
 
     epsilon: Positive = 8.0
     clip_norm: Positive = 1.0
     patients_per_step: Annotated[int, Field(ge=0)] = 0
     images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 1
+    patients_per_episode: Annotated[int, Field(ge=2)] = 20
+    support_share: Fraction = 0.5
     statistics_share: Fraction = 0.15
     evaluation_share: Fraction = 0.15
+
+    def expected_patients(self, declared_patients: int) -> int:
+        """Patients expected in a sample of a hospital that declares so many."""
+        return min(self.patients_per_step or declared_patients, declared_patients)
+
+    def episodes(self, declared_patients: int) -> int:
+        """Few-shot episodes of a sample: a public number, at least 1."""
+        return max(1, round(self.expected_patients(declared_patients) / self.patients_per_episode))
 
 
 class Rounds(Section):

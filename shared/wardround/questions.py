@@ -27,6 +27,46 @@ class Loss(Protocol):
         ...
 
 
+class ImageLoss(Loss, Protocol):
+    """A loss that can also be had image by image, for algorithms that weigh images themselves."""
+
+    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Theta float32 [P], x [n, ...], y int64 [n] -> float32 [n], the loss of each image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shots:
+    """The support or the query of an episode: the images of some patients, ragged, with classes that may be missing.
+
+    x: [n, ...] encoded images. y: int64 [n]. patient: int64 [n], 0 .. patients - 1. weight: float32 [n], which sums to
+    1 over the images of a patient; 0 would be padding.
+    """
+
+    x: Tensor
+    y: Tensor
+    patient: Tensor
+    weight: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over patients of the mean over a patient's images of values [n]: float32 []."""
+        return (values * self.weight).sum() / self.weight.sum()
+
+
+class EpisodeLoss(Protocol):
+    """What a few-shot learner minimises: the loss on the query after learning from the support."""
+
+    def __call__(self, theta: Tensor, support: Shots, query: Shots) -> Tensor:
+        """Theta float32 [P], neither side empty -> float32 [], differentiable in theta (to second order, for MAML)."""
+        ...
+
+
+class Embed(Protocol):
+    """x [n, ...] encoded images -> float32 [n, e], of about unit variance, at fixed parameters."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 class Predict(Protocol):
     """x [n, ...] encoded images -> float32 [n, classes] logits, at fixed parameters."""
 
@@ -58,6 +98,32 @@ class Statistics:
         return cls(counts, sum_z, sum_zz)
 
 
+@dataclass(frozen=True)
+class ClassMeans:
+    """Noised sums of embeddings and patients, a class: one answer, one Gaussian.
+
+    sums: float32 [classes, e], sums over patients of clipped embeddings. counts: float32 [classes], may be negative.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def means(self, floor: float = 1.0) -> Tensor:
+        """Prototypes, float32 [classes, e]; noisy counts below `floor` are taken as `floor`, above 0."""
+        return self.sums / self.counts.clamp_min(floor).unsqueeze(1)
+
+    def pack(self) -> Tensor:
+        """float32 [classes (e + 1)]: the counts, then the sums class by class."""
+        return torch.cat([self.counts, self.sums.flatten()])
+
+    @classmethod
+    def unpack(cls, vector: Tensor, classes: int) -> ClassMeans:
+        """The inverse of `pack`. Raises: ValueError, when the length is not classes times something."""
+        if len(vector) < classes or len(vector) % classes:
+            raise ValueError(f"{len(vector)} numbers are not the means of {classes} classes")
+        return cls(vector[classes:].view(classes, -1), vector[:classes])
+
+
 class Cohort(Protocol):
     """A hospital's patients, as an algorithm sees them."""
 
@@ -65,6 +131,17 @@ class Cohort(Protocol):
         """float32 [P]: the sum over one Poisson sample of patients of clipped mean gradients, plus noise, divided by
         a public number of expected patients. privacy.md, "One step".
         """
+        ...
+
+    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+        """float32 [P]: the sum over one sample's episodes of their clipped gradients, plus noise, divided by a public
+        number of episodes. A patient is in one episode at most, and there in the support or in the query; an episode
+        without one of the two counts as zero. privacy.md, "Each algorithm".
+        """
+        ...
+
+    def class_means(self, embed: Embed) -> ClassMeans:
+        """Noised sums of embeddings and counts of patients, a class; of all patients."""
         ...
 
     def statistics(self) -> Statistics:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from wardround.config import Federation
 from wardround.meta import algorithm_named
 from wardround.vector import Layout
 
-Question = Literal["statistics", "gradient", "confusion"]
+Question = Literal["statistics", "gradient", "episode_gradient", "class_means", "confusion"]
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+TRAINING: tuple[Question, ...] = ("gradient", "episode_gradient")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class RoundPlan:
     number: int
     question: Question
     times: int
+
+    @property
+    def trains(self) -> bool:
+        """Whether its answer is a delta."""
+        return self.question in TRAINING
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,7 @@ class Schedule:
     @classmethod
     def of(cls, federation: Federation) -> Schedule:
         """The schedule that a federation's agreement implies; hospital and coordinator derive the same one."""
-        steps = algorithm_named(federation.algorithm.name).gradients_per_round(federation.algorithm)
-        return cls(tuple(_rounds(federation, steps)))
+        return cls(tuple(_rounds(federation)))
 
     def times(self, question: Question) -> int:
         """How often the whole run asks this question."""
@@ -45,13 +51,13 @@ class Schedule:
         return len(self.rounds)
 
 
-def _rounds(federation: Federation, steps: int) -> Iterator[RoundPlan]:
-    number = 0
+def _rounds(federation: Federation) -> Iterator[RoundPlan]:
+    algorithm, number = algorithm_named(federation.algorithm.name), 0
     yield RoundPlan(number, "statistics", 1)
     every = federation.rounds.evaluate_every
     for train in range(1, federation.rounds.rounds + 1):
         number += 1
-        yield RoundPlan(number, "gradient", steps)
+        yield RoundPlan(number, algorithm.question, algorithm.answers_per_round(federation.algorithm))
         if every and train % every == 0:
             number += 1
             yield RoundPlan(number, "confusion", 1)
@@ -73,7 +79,9 @@ def answer_size(question: Question, model: Sizes) -> int:
     match question:
         case "statistics":
             return model.classes + 2 * model.scaling_size
-        case "gradient":
+        case "gradient" | "episode_gradient":
             return model.layout.size
+        case "class_means":
+            return model.classes * (model.scaling_size + 1)
         case "confusion":
             return model.classes**2

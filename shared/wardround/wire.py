@@ -22,13 +22,14 @@ from wardround.errors import MessageError
 Vector = npt.NDArray[np.float32]
 VERSION: Literal[1] = 1
 HEADER_BYTES = 8192  # every header is padded to this, whatever names and numbers it holds; the longest fits
+GREATEST_HEADER_BYTES = 4 * HEADER_BYTES  # as it is read, with what safetensors adds
 LIMIT_BYTES = 1 << 30
 H = TypeVar("H", bound=BaseModel)
 _DIGEST = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Header(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class RequestHeader(_Header):
@@ -118,6 +119,11 @@ class RoundReply:
         return cls(header, _checked("answer", arrays["answer"], 0 if header.refusal else size))
 
 
+def request_bytes(size: int, scaling_size: int) -> int:
+    """The most bytes of a request with theta [size], shift and scale [scaling_size], whoever packed it."""
+    return 8 + GREATEST_HEADER_BYTES + 4 * (size + 2 * scaling_size)
+
+
 def peek_request(blob: bytes) -> RequestHeader:
     """The header of a request, before the arrays are looked at. Raises: MessageError."""
     return _header(blob, RequestHeader)
@@ -141,11 +147,20 @@ def _header(blob: bytes, header: type[H]) -> H:
         raise MessageError(f"a message of {len(blob)} bytes", allowed=f"at most {LIMIT_BYTES}")
     try:
         length = int.from_bytes(blob[:8], "little")
-        if length > 4 * HEADER_BYTES:
-            raise MessageError(f"a header of {length} bytes", allowed=f"at most {4 * HEADER_BYTES}")
-        return header.model_validate_json(json.loads(blob[8 : 8 + length])["__metadata__"]["wardround"])
+        if length > GREATEST_HEADER_BYTES:
+            raise MessageError(f"a header of {length} bytes", allowed=f"at most {GREATEST_HEADER_BYTES}")
+        text = json.loads(blob[8 : 8 + length], object_pairs_hook=_once)["__metadata__"]["wardround"]
+        return header.model_validate(json.loads(text, object_pairs_hook=_once))
     except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MessageError(f"not a {header.__name__} of wardround ({type(error).__name__})") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object without repeated keys: two readers must not see two messages. Raises: ValueError."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def _unpack(blob: bytes, header: type[H], names: tuple[str, ...]) -> tuple[H, dict[str, Vector]]:

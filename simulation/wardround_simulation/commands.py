@@ -41,7 +41,7 @@ def simulate_command(
         str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")
     ] = "local",
     algorithm: Annotated[
-        str | None, typer.Option(help="reptile, fomaml or fedavg. [default: the federation's]")
+        str | None, typer.Option(help="reptile, fomaml, maml or fedavg. [default: the federation's]")
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")

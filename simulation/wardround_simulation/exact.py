@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.func import grad
 
 from wardround.config import Privacy
-from wardround.questions import Loss, Predict, Statistics
+from wardround.questions import ClassMeans, Embed, EpisodeLoss, Loss, Predict, Statistics
+from wardround_client.episodes import deal, episodes_of
 from wardround_client.examples import Examples
 from wardround_client.privacy.accountant import Answers, Calibration
 
@@ -21,8 +22,8 @@ class ExactCohort:
 
     Args:
         examples: the cohort.
-        calibration, privacy, reserved: taken so that it is made as a PrivateCohort is; nothing is clipped, drawn,
-            noised or counted by them.
+        calibration, reserved: taken so that it is made as a PrivateCohort is; nothing is noised or counted by them.
+        privacy: of it, only how large an episode is and how it is split.
         declared_patients: the denominator of a gradient, as it is with privacy on.
     """
 
@@ -35,7 +36,7 @@ class ExactCohort:
         declared_patients: int,
         reserved: tuple[Answers, ...],
     ) -> None:
-        self._examples, self._declared = examples, declared_patients
+        self._examples, self._declared, self._privacy = examples, declared_patients, privacy
         images = torch.bincount(examples.patient, minlength=examples.patients).clamp(min=1)
         # Each patient weighs 1 in all, whatever the number of images: the weights of a patient's images sum to 1.
         self._weights = 1.0 / images[examples.patient].to(examples.summary.dtype)
@@ -59,6 +60,27 @@ class ExactCohort:
 
         slope: Tensor = grad(total)(theta)
         return slope / self._declared
+
+    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+        """float32 [P]: the mean gradient over episodes of ALL patients and all their images, dealt anew each time."""
+        examples, episodes = self._examples, self._privacy.episodes(self._declared)
+        images = torch.bincount(examples.patient, minlength=examples.patients)
+        order, most = torch.argsort(examples.patient, stable=True), int(images.max()) if len(images) else 0
+        place = torch.arange(most)
+        valid = place < images.unsqueeze(1)
+        rows = order[((images.cumsum(0) - images).unsqueeze(1) + place).clamp(max=max(0, len(order) - 1))]
+        dealt = deal(examples.patients, episodes, self._privacy.support_share)
+        total = torch.zeros_like(theta)
+        for support, query in episodes_of(examples, rows, valid, dealt):
+            total += grad(loss)(theta, support, query).detach()
+        return total / episodes
+
+    def class_means(self, embed: Embed) -> ClassMeans:
+        """Sums of embeddings and patients, a class; each patient weighs 1."""
+        one_hot = torch.nn.functional.one_hot(self._examples.y, self._examples.classes).to(self._weights.dtype)
+        shares = (one_hot * self._weights.unsqueeze(1)).T
+        with torch.no_grad():
+            return ClassMeans(shares @ embed(self._examples.z), shares.sum(1))
 
     def statistics(self) -> Statistics:
         """Class counts (patients; one with several images counts as shares) and sums of features and their squares."""

@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, StorageError
+from wardround.schedule import TRAINING
 from wardround_client.agreement import Agreement
 from wardround_client.app import make_app
 from wardround_client.hospital import Hospital
@@ -101,7 +102,7 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
     with EventLog(settings.out) as log:
         training, state = 0, None
         for event, state in (engine or local_rounds)(ready):
-            training += event.get("question") == "gradient"
+            training += event.get("question") in TRAINING
             told = _marked(settings) | _enriched(event, ready, state, training)
             log.write(told)
             watch.event(told)

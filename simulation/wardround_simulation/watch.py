@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from wardround.schedule import TRAINING
+
 Event = Mapping[str, Any]
 OFF = (
     "PRIVACY OFF: no clipping, no noise. This run protects nobody. "
@@ -190,7 +192,7 @@ def facts(event: Event, privacy_on: bool) -> str:
 def round_line(event: Event, rounds: int, privacy_on: bool) -> str:
     """A round as one line of text."""
     training = event.get("training_round") or 0
-    what = f"round {training} of {rounds}" if event.get("question") == "gradient" else str(event.get("question"))
+    what = f"round {training} of {rounds}" if event.get("question") in TRAINING else str(event.get("question"))
     return f"{what}: {facts(event, privacy_on)} ({event.get('seconds', 0):.2f} s)"
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from tests.cohorts import SilentCohort
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice, OuterOptimizer
 from wardround.errors import ConfigError
 from wardround.meta import algorithm_named, optimizers
-from wardround.questions import Loss, Predict, Statistics
+from wardround.questions import EpisodeLoss, Loss, Shots
 
-NAMES = ("reptile", "fomaml", "fedavg")
+NAMES = ("reptile", "fomaml", "maml", "fedavg")
 
 
 class Bowl:
@@ -23,11 +24,14 @@ class Bowl:
     per_patient = "vmap"
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return 0.5 * (theta - x.mean(0)).square().sum()
+        return self.each(theta, x, y).mean()
+
+    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * (theta - x).square().sum(1)
 
 
 @dataclass
-class OnePatient:
+class OnePatient(SilentCohort):
     """A cohort that answers exactly, and remembers where it was asked."""
 
     centre: Tensor
@@ -38,11 +42,11 @@ class OnePatient:
         gradient: Tensor = torch.func.grad(loss)(theta, self.centre[None], torch.zeros(1, dtype=torch.int64))
         return gradient
 
-    def statistics(self) -> Statistics:
-        raise AssertionError("an algorithm asks for gradients only")
-
-    def confusion(self, predict: Predict) -> Tensor:
-        raise AssertionError("an algorithm asks for gradients only")
+    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+        self.asked_at.append(theta)
+        shots = Shots(self.centre[None], torch.zeros(1, dtype=torch.int64), torch.zeros(1), torch.ones(1))
+        gradient: Tensor = torch.func.grad(loss)(theta, shots, shots)
+        return gradient
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_a_round_asks_exactly_what_was_priced(name: str, steps: int, centre: Ten
     algorithm, cohort = algorithm_named(name), OnePatient(centre)
     choice = AlgorithmChoice(local_steps=steps, local_learning_rate=0.1)
     delta = algorithm.inner(torch.zeros(3), cohort, Bowl(), choice)
-    assert len(cohort.asked_at) == algorithm.gradients_per_round(choice)
+    assert len(cohort.asked_at) == algorithm.answers_per_round(choice)
     assert delta.shape == (3,)
 
 
@@ -87,7 +91,7 @@ def test_fomaml_asks_for_its_query_gradient_where_the_support_steps_ended(centre
 
 
 def test_an_unknown_algorithm_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="fedavg, fomaml, reptile"):
+    with pytest.raises(ConfigError, match="fedavg, fomaml, maml, reptile"):
         algorithm_named("maml++")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
@@ -84,7 +85,7 @@ def join(
     _check_certificate(pem)
     file = home / "hospital.toml"
     before = _text(file)
-    after = with_coordinator(before, address, CA_FILE)
+    after = with_coordinator(before, address, CA_FILE, hashlib.sha256(pem.encode()).hexdigest())
     from wardround.toml import loads
     from wardround_client.config import HospitalConfig
 
@@ -147,6 +148,7 @@ def ingest(
                 features=task.features,
                 patient_column=patient_column or None,
                 label_columns=(task.label_column,),
+                withdrawn=hospital.register.read(),
             )
         else:
             if dicom_dir is None or labels is None:
@@ -167,6 +169,7 @@ def ingest(
                     workers=workers or None,
                     progress=lambda done, total: progress.update(bar, completed=done, total=total),
                     allow_burned_in=allow_burned_in,
+                    withdrawn=hospital.register.read(),
                 )
     finally:
         hospital.ledger.close()
@@ -211,14 +214,13 @@ def approve(
 
 def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
     """What a person has to know before saying yes; all of it from public numbers and the ledger."""
-    from wardround.schedule import Question, answer_size
+    from wardround.schedule import QUESTIONS, answer_size
     from wardround_client.privacy.accountant import epsilon, rows_for
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     delta, ledger = hospital.config.delta, hospital.ledger
     rows = [row for plan in schedule.rounds for row in rows_for(agreement.calibration, plan)]
-    questions: tuple[Question, ...] = ("statistics", "gradient", "confusion")
-    asked = {question: schedule.times(question) for question in questions}
+    asked = {question: schedule.times(question) for question in QUESTIONS}
     sizes = {question: _reply_bytes(hospital, answer_size(question, model)) for question in asked}
     return {
         "name": federation.name,

@@ -23,25 +23,29 @@ delta = 0.0                      # 0: a value just below 1/(10 declared_patients
 
 [policy]
 least_noise_multiplier = 0.3     # the weakest noise that is accepted, in units of the clip norm
-greatest_clip_norm = 10.0
+greatest_clip_norm = 10.0        # the most that one patient may move a sum before noise is added
 least_patients = 20              # a smaller cohort takes no part
-greatest_gradients_per_round = 100
+greatest_gradients_per_round = 100  # training steps of one round
+greatest_rounds = 10_000         # of one run
 greatest_sampling_rate = 1.0     # 1: a step may use everybody
-greatest_images_per_patient = 16
-families = ["encoder-head", "conv4", "logistic", "mlp"]
+greatest_images_per_patient = 16 # of each sampled patient, a step
+families = ["encoder-head", "conv4", "logistic", "mlp"]  # models that may be trained
 greatest_parameters = 5_000_000
+greatest_magnitude = 1e6         # of the numbers that arrive: parameters, feature scaling and its inverse
 labels = []                      # label codes that may be asked about; none listed: every one
-questions = ["statistics", "gradient", "confusion"]
+questions = ["statistics", "gradient", "episode_gradient", "class_means", "confusion"]  # without the last: no metrics
+reply_grid_s = 0.0               # above 0: replies leave only whole multiples of it after their requests came
 
 [coordinator]
 address = ""                     # host:port; `wardround hospital join` writes it
 ca_file = "coordinator-ca.pem"   # the only certificate authority that is believed, relative to this file
+ca_sha256 = ""                   # of that file; `join` writes it, and another file is then refused
 """
 
 
-def with_coordinator(text: str, address: str, ca_file: str) -> str:
+def with_coordinator(text: str, address: str, ca_file: str, ca_sha256: str) -> str:
     """hospital.toml with another coordinator; every other line, comments included, stays as it is."""
-    for key, value in (("address", address), ("ca_file", ca_file)):
+    for key, value in (("address", address), ("ca_file", ca_file), ("ca_sha256", ca_sha256)):
         text = _set(text, key, value)
     return text
 

@@ -25,7 +25,7 @@ from scipy.special import log_ndtr
 
 from wardround.config import Privacy
 from wardround.errors import ConfigError
-from wardround.schedule import RoundPlan, Schedule
+from wardround.schedule import QUESTIONS, TRAINING, Question, RoundPlan, Schedule
 
 Method = Literal["gaussian", "prv", "rdp"]
 
@@ -52,15 +52,25 @@ class Answers:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Noise multipliers of a run's three questions, and the rate at which gradients sample patients.
+    """Noise multipliers of a run's questions, and the rate at which training answers sample patients.
 
-    confusion is infinite where the run never asks for it.
+    Each is of that question's own sensitivity: 1, C, 2 C for episodes. Infinite where the run never asks.
     """
 
     statistics: float
     gradient: float
     confusion: float
     sampling_rate: float
+    episode_gradient: float = math.inf
+    class_means: float = math.inf
+
+    def noise_multiplier(self, question: Question) -> float:
+        """Of that question."""
+        return float(getattr(self, question))
+
+    def least_noise(self) -> float:
+        """The least noise multiplier that the run ever uses."""
+        return min(self.noise_multiplier(question) for question in QUESTIONS)
 
 
 def merged(rows: Iterable[Answers]) -> tuple[Answers, ...]:
@@ -179,31 +189,41 @@ def _subsampled(history: list[tuple[float, float, int]], delta: float) -> tuple[
 def calibrate(schedule: Schedule, privacy: Privacy, *, declared_patients: int, delta: float) -> Calibration:
     """The noise of a whole run that costs at most privacy.epsilon at delta, and at least 0.99 of it.
 
-    The statistics alone cost statistics_share x epsilon; all confusions together evaluation_share x epsilon, if there
-    are any; the gradients get what is left of the run's epsilon, by composition of everything.
+    The statistics alone cost statistics_share x epsilon, and so do class means; all confusions together
+    evaluation_share x epsilon; the training gets what is left of the run's epsilon, by composition of everything.
 
-    Raises: ConfigError, when the shares leave nothing for the gradients.
+    Raises: ConfigError, when the shares leave nothing for the training.
     """
-    rate = min(1.0, (privacy.patients_per_step or declared_patients) / declared_patients)
-    statistics = _alone(schedule.times("statistics"), privacy.statistics_share * privacy.epsilon, delta)
-    confusion = _alone(schedule.times("confusion"), privacy.evaluation_share * privacy.epsilon, delta)
-    asked = (statistics, schedule.times("statistics")), (confusion, schedule.times("confusion"))
-    fixed = [Answers(sigma, 1.0, times) for sigma, times in asked if times]
-    steps = schedule.times("gradient")
-    if not steps:
-        return Calibration(statistics, math.inf, confusion, rate)
-    if rate == 1:
-        left = gaussian_mu_for(privacy.epsilon * (1 - _SLACK), delta) ** 2 - gaussian_mu(fixed) ** 2
-        if left <= 0:
-            raise _nothing_left()
-        return Calibration(statistics, math.sqrt(steps / left), confusion, rate)
-    gradient = _subsampled_sigma(fixed, rate, steps, privacy.epsilon, delta)
-    return Calibration(statistics, gradient, confusion, rate)
+    rate = privacy.expected_patients(declared_patients) / declared_patients
+    shares: dict[Question, float] = {
+        "statistics": privacy.statistics_share,
+        "class_means": privacy.statistics_share,
+        "confusion": privacy.evaluation_share,
+    }
+    noise = {name: _alone(schedule.times(name), share * privacy.epsilon, delta) for name, share in shares.items()}
+    fixed = [Answers(noise[name], 1.0, schedule.times(name)) for name in shares if schedule.times(name)]
+    # Which training question it is does not matter here: a run asks one of them, at its own sensitivity.
+    steps = sum(schedule.times(question) for question in TRAINING)
+    training = _training_sigma(fixed, rate, steps, privacy.epsilon, delta)
+    noise |= {question: training if schedule.times(question) else math.inf for question in TRAINING}
+    return Calibration(sampling_rate=rate, **noise)
 
 
 def _alone(times: int, eps: float, delta: float) -> float:
     """Noise multiplier at which `times` unsampled answers cost eps; infinite for none."""
     return math.sqrt(times) / gaussian_mu_for(eps, delta) if times else math.inf
+
+
+def _training_sigma(fixed: Sequence[Answers], rate: float, steps: int, eps: float, delta: float) -> float:
+    """Noise multiplier of `steps` training answers beside the fixed ones; infinite for none. Raises: ConfigError."""
+    if not steps:
+        return math.inf
+    if rate < 1:
+        return _subsampled_sigma(fixed, rate, steps, eps, delta)
+    left = gaussian_mu_for(eps * (1 - _SLACK), delta) ** 2 - gaussian_mu(fixed) ** 2
+    if left <= 0:
+        raise _nothing_left()
+    return math.sqrt(steps / left)
 
 
 def _subsampled_sigma(fixed: Sequence[Answers], rate: float, steps: int, eps: float, delta: float) -> float:
@@ -243,15 +263,15 @@ def _subsampled_sigma(fixed: Sequence[Answers], rate: float, steps: int, eps: fl
 
 def _nothing_left() -> ConfigError:
     return ConfigError(
-        "privacy.statistics_share and privacy.evaluation_share leave nothing of epsilon for the gradients",
+        "privacy.statistics_share and privacy.evaluation_share leave nothing of epsilon for the training",
         do="lower the shares",
     )
 
 
 def rows_for(calibration: Calibration, plan: RoundPlan) -> tuple[Answers, ...]:
     """What one round of the schedule costs: its ledger rows."""
-    rate = calibration.sampling_rate if plan.question == "gradient" else 1.0
-    return (Answers(getattr(calibration, plan.question), rate, plan.times),)
+    rate = calibration.sampling_rate if plan.trains else 1.0
+    return (Answers(calibration.noise_multiplier(plan.question), rate, plan.times),)
 
 
 def run_epsilon(calibration: Calibration, schedule: Schedule, upto_round: int, delta: float) -> float:

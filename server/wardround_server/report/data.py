@@ -16,6 +16,7 @@ from typing import Any
 
 from wardround.config import Federation, load_federation
 from wardround.errors import DataError
+from wardround.schedule import TRAINING
 
 Event = Mapping[str, Any]
 
@@ -74,7 +75,7 @@ class RunRecord:
         points: dict[int, float] = {}
         training = 0
         for event in self.rounds:
-            training += event.get("question", "gradient") == "gradient"
+            training += event.get("question", "gradient") in TRAINING
             if isinstance(event.get("accuracy"), int | float):
                 points[training] = float(event["accuracy"])
         return sorted(points.items())
@@ -155,7 +156,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _numbered(rounds: tuple[Event, ...]) -> list[tuple[int, Event]]:
-    return list(enumerate((e for e in rounds if e.get("question", "gradient") == "gradient"), start=1))
+    return list(enumerate((e for e in rounds if e.get("question", "gradient") in TRAINING), start=1))
 
 
 def _series(rounds: tuple[Event, ...], key: str) -> dict[str, list[tuple[int, float]]]:
@@ -163,7 +164,7 @@ def _series(rounds: tuple[Event, ...], key: str) -> dict[str, list[tuple[int, fl
     series: dict[str, dict[int, float]] = {}
     training = 0
     for event in rounds:
-        training += event.get("question", "gradient") == "gradient"
+        training += event.get("question", "gradient") in TRAINING
         for name, value in (event.get(key) or {}).items():
             if isinstance(value, int | float):
                 series.setdefault(name, {})[training] = float(value)

@@ -6,11 +6,12 @@ from wardround.errors import ConfigError
 from wardround.meta.base import Algorithm
 from wardround.meta.fedavg import FedAvg
 from wardround.meta.fomaml import Fomaml
+from wardround.meta.maml import Maml
 from wardround.meta.reptile import Reptile
 
 __all__ = ["Algorithm", "algorithm_named"]
 
-_ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in (Reptile(), Fomaml(), FedAvg())}
+_ALGORITHMS: dict[str, Algorithm] = {algorithm.name: algorithm for algorithm in (Reptile(), Fomaml(), Maml(), FedAvg())}
 
 
 def algorithm_named(name: str) -> Algorithm:

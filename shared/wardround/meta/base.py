@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
-from wardround.questions import Cohort, Loss
+from wardround.questions import Cohort, ImageLoss
+
+TrainingQuestion = Literal["gradient", "episode_gradient"]
 
 
 class Algorithm(Protocol):
@@ -16,12 +18,17 @@ class Algorithm(Protocol):
     @property
     def name(self) -> str: ...
 
-    def gradients_per_round(self, choice: AlgorithmChoice) -> int:
-        """How many private gradients `inner` asks for: the price of a round (privacy.md, "Each algorithm")."""
+    @property
+    def question(self) -> TrainingQuestion:
+        """What `inner` asks: about a sample of patients, or about few-shot episodes."""
         ...
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: Loss, choice: AlgorithmChoice) -> Tensor:
-        """The hospital half: theta float32 [P] -> delta float32 [P], asking exactly `gradients_per_round` times."""
+    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+        """How often `inner` asks it: the price of a round (privacy.md, "Each algorithm")."""
+        ...
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
+        """The hospital half: theta float32 [P] -> delta float32 [P], asking exactly `answers_per_round` times."""
         ...
 
     def outer_gradient(self, mean_delta: Tensor) -> Tensor:

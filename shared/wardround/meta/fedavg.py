@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
+from wardround.meta.base import TrainingQuestion
 from wardround.meta.local import descend
-from wardround.questions import Cohort, Loss
+from wardround.questions import Cohort, ImageLoss
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class FedAvg:
     """Federated averaging over hospitals."""
 
     name: str = "fedavg"
+    question: TrainingQuestion = "gradient"
 
-    def gradients_per_round(self, choice: AlgorithmChoice) -> int:
+    def answers_per_round(self, choice: AlgorithmChoice) -> int:
         """The local steps: one private gradient each."""
         return choice.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: Loss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
         """ClientUpdate: w_k - theta, float32 [P], after `local_steps` private steps."""
         w = descend(theta, cohort, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate)
         return w - theta

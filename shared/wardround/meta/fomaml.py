@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
+from wardround.meta.base import TrainingQuestion
 from wardround.meta.local import descend
-from wardround.questions import Cohort, Loss
+from wardround.questions import Cohort, ImageLoss
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,13 @@ class Fomaml:
     """First-order MAML with the hospital as the task."""
 
     name: str = "fomaml"
+    question: TrainingQuestion = "gradient"
 
-    def gradients_per_round(self, choice: AlgorithmChoice) -> int:
+    def answers_per_round(self, choice: AlgorithmChoice) -> int:
         """One a support step, k in all, and one query gradient."""
         return choice.local_steps + 1
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: Loss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
         """The delta -alpha g_query(theta_k), float32 [P]; theta_k after k support steps of size alpha (equation 1).
 
         alpha scales the query gradient too, so that delta means for every algorithm what Reptile's means: a

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
+from wardround.meta.base import TrainingQuestion
 from wardround.meta.local import descend
-from wardround.questions import Cohort, Loss
+from wardround.questions import Cohort, ImageLoss
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,13 @@ class Reptile:
     """Reptile with the hospital as the task."""
 
     name: str = "reptile"
+    question: TrainingQuestion = "gradient"
 
-    def gradients_per_round(self, choice: AlgorithmChoice) -> int:
+    def answers_per_round(self, choice: AlgorithmChoice) -> int:
         """One a step: k."""
         return choice.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: Loss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
         """The delta phi - theta, float32 [P], where phi = U^k(theta): k private gradients."""
         phi = descend(theta, cohort, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate)
         return phi - theta

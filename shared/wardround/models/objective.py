@@ -32,7 +32,12 @@ class Objective:
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The loss float32 [] at theta float32 [P] of encoded x [m, ...] and classes y int64 [m]."""
+        return cross_entropy(self._logits(theta, x), y)
+
+    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of each image, float32 [m]."""
+        return cross_entropy(self._logits(theta, x), y, reduction="none")
+
+    def _logits(self, theta: Tensor, x: Tensor) -> Tensor:
         logits = self.model.logits(theta, x, self.shift, self.scale)
-        if self.log_prior is not None:
-            logits = logits + self.log_prior
-        return cross_entropy(logits, y)
+        return logits if self.log_prior is None else logits + self.log_prior
