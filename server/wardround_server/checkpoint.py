@@ -6,10 +6,7 @@ forced to the disk, and renamed over it (POSIX rename(2)).
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,16 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wardround.errors import ConfigError, FederationError, StorageError
+from wardround.errors import ConfigError, StorageError
 from wardround.meta.optimizers import OptimizerState
+from wardround_server.files import locked, write_atomically
 
 FORMAT = "1"
 FILE = "checkpoint.safetensors"
 PATIENCE_S = 5.0
-
-
-class Held(FederationError):
-    """Another process works in the folder."""
 
 
 @dataclass(frozen=True)
@@ -132,51 +126,6 @@ class Checkpointer:
                 do="resume with the federation.toml of that run, or start a new run",
             )
         return found
-
-
-def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file in one step, durably. Raises: OSError; the previous file is then still whole."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError:
-        scratch.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself lives in the folder
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def locked(folder: Path, *, otherwise: str, do: str, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a folder for this process (flock(2)); the system lets go when the process dies.
-
-    Waits up to `patience_s` for another process to let go.
-
-    Raises: Held, saying `otherwise` and `do`, when another process holds it; StorageError.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror})", do="check the disk") from None
-    with lock:
-        until = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise Held(otherwise, do=do) from None
-                time.sleep(0.1)
-        yield
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -18,7 +18,6 @@ from rich.table import Table
 from wardround.config import Name, load_federation
 from wardround.errors import ConfigError, Unreachable
 from wardround_server import tls
-from wardround_server.checkpoint import Checkpointer, locked
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
 from wardround_server.hospitals import Registry, load_card
@@ -97,6 +96,7 @@ def up(home: HomeArgument) -> None:
     tls.create(place.tls.folder, [config.address])
     _prepare_flower(place)
     # Flower reads its environment when it is imported.
+    from wardround_server.files import locked
     from wardround_server.superlink import Ports, serve
 
     def ready(ports: Ports) -> None:
@@ -143,11 +143,12 @@ def run(
         raise ConfigError(f"run {name!r} exists already", do="continue it with --resume, or choose another --run")
     if resume and not folder.is_dir():
         raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
+    from wardround import bundle
+    from wardround_server.checkpoint import Checkpointer
+    from wardround_server.superlink import Control
+
     with Checkpointer(folder).held():  # what is going on already keeps its agreement
         _keep_agreement(place, federation, folder, agreement.model.encoder)
-
-    from wardround import bundle
-    from wardround_server.superlink import Control
 
     with Control(admin, place.tls.ca) as control:
         start = (folder / "events.jsonl").stat().st_size if (folder / "events.jsonl").exists() else 0

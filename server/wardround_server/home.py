@@ -13,7 +13,7 @@ from pydantic import Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
 from wardround.toml import Section, load
-from wardround_server.checkpoint import write_atomically
+from wardround_server.files import write_atomically
 from wardround_server.tls import TlsFiles
 
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from wardround.config import Federation
-from wardround.meta import algorithm_named
-from wardround.vector import Layout
+
+if TYPE_CHECKING:
+    from wardround.vector import Layout
 
 Question = Literal["statistics", "gradient", "episode_gradient", "class_means", "confusion"]
 QUESTIONS: tuple[Question, ...] = get_args(Question)
@@ -52,6 +53,8 @@ class Schedule:
 
 
 def _rounds(federation: Federation) -> Iterator[RoundPlan]:
+    from wardround.meta import algorithm_named  # torch takes seconds to import, and most commands need no model
+
     algorithm, number = algorithm_named(federation.algorithm.name), 0
     yield RoundPlan(number, "statistics", 1)
     every = federation.rounds.evaluate_every

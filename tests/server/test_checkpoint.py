@@ -12,7 +12,8 @@ import torch
 
 from wardround.errors import ConfigError, StorageError
 from wardround.meta.optimizers import OptimizerState
-from wardround_server.checkpoint import Checkpointer, State, write_atomically
+from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.files import write_atomically
 
 DIGEST = "a" * 64
 

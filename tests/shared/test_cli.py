@@ -123,3 +123,17 @@ def test_main_exits_with_the_code() -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["only", "--what", "data"])
     assert caught.value.code == 3
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "wardround_client.commands",
+        "wardround_client.privacy.ledger",
+        "wardround_server.commands",
+        "wardround_simulation.commands",
+    ],
+)
+def test_a_command_that_needs_no_model_does_not_wait_for_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
