@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED = 0
 
-.PHONY: demo test lint types imports unit format proto hospital-wheel clean
+.PHONY: demo test lint types imports unit soak format proto hospital-wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wardround simulate
@@ -23,6 +23,10 @@ imports: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+# `unit` kills 40 processes in the middle of their rounds; this kills 1,000.
+soak: $(VENV)/.installed
+	WARDROUND_SOAK=1000 $(BIN)/pytest -q -s tests/soak tests/reference/test_accounting_schedules.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix

@@ -1,4 +1,4 @@
-"""`wardround hospital up | status | watch | pause | resume | ledger`: the daemon, and looking at it."""
+"""`wardround hospital up | status | watch | pause | resume`: the daemon, and looking at it."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
 
     try:
         with Control(home) as control:
-            told = _fields(control.status())
+            told = _fields(control.status()) | _withdrawn(home)
     except Unreachable as error:
-        told = _from_files(home)
+        told = _from_files(home) | _withdrawn(home)
         _print_status(told, as_json)
         if not as_json:
             say(str(error))
@@ -99,61 +99,6 @@ def resume(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
     _set_paused(home, False, as_json)
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital ledger ~/st-anna",
-        "wardround hospital ledger ~/st-anna --verify",
-        "wardround hospital ledger ~/st-anna --json",
-    )
-)
-def ledger(
-    home: HomeArgument = HERE,
-    verify: Annotated[bool, typer.Option("--verify", help="Recompute the hashes of all entries and replies.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """What every answer cost and which bytes left, oldest first. The daemon may run meanwhile."""
-    home = checked(home)
-    from wardround_client.config import load_hospital_config
-    from wardround_client.privacy.ledger import Ledger
-
-    config = load_hospital_config(home / "hospital.toml")
-    book = Ledger(home / "ledger.sqlite")
-    try:
-        entries, spent = book.entries(), book.spent(config.delta)
-        broken = book.verify() if verify else None
-    finally:
-        book.close()
-    if as_json:
-        for entry in entries:
-            emit(event="entry", seq=entry.seq, digest=entry.digest, **entry.body)
-        emit(
-            event="ledger",
-            entries=len(entries),
-            epsilon_spent=spent,
-            epsilon_budget=config.budget.epsilon,
-            delta=config.delta,
-            **({"verified": broken is None, "broken_at": broken} if verify else {}),
-        )
-    else:
-        table = Table("no.", "time (UTC)", "entry", "run", "round", "epsilon after", "bytes", "sha256 of the reply")
-        for entry in entries:
-            body = entry.body
-            table.add_row(
-                *(str(entry.seq), entry.time[:19].replace("T", " "), entry.kind, entry.run, str(entry.round)),
-                *(f"{body['epsilon_after']:.4g}", str(body.get("bytes", "")), str(body.get("sha256", ""))[:12]),
-            )
-        console.print(table)
-        left = max(0.0, config.budget.epsilon - spent)
-        say(f"Spent: epsilon {spent:.4g} of {config.budget.epsilon:g} at delta {config.delta:.3g}; {left:.4g} left.")
-        if verify and broken is None:
-            say("Every entry and every stored reply is as it was written.")
-    if broken is not None:
-        raise StorageError(
-            f"the ledger is broken at entry {broken}",
-            do="stop this hospital and find out who changed the file; restore it only with a privacy officer",
-        )
-
-
 def _set_paused(home: Path, yes: bool, as_json: bool) -> None:
     home = checked(home)
     from wardround_client.control import Control
@@ -184,7 +129,7 @@ def _from_files(home: Path) -> dict[str, Any]:
     from wardround_client.privacy.ledger import Ledger
 
     config = load_hospital_config(home / "hospital.toml")
-    book = Ledger(home / "ledger.sqlite")
+    book = Ledger.of(home)
     try:
         released = [entry for entry in book.entries() if entry.kind == "released"]
         spent = book.spent(config.delta)
@@ -207,6 +152,16 @@ def _from_files(home: Path) -> dict[str, Any]:
         "last_error": "",
         "approved": sorted(Approvals(home / "approved").digests()),
     }
+
+
+def _withdrawn(home: Path) -> dict[str, Any]:
+    """How many have withdrawn: read here from the home, so that no daemon ever says it to anybody."""
+    from wardround_client.withdrawn import Register
+
+    try:
+        return {"withdrawn": len(Register.of(home).read())}
+    except StorageError as error:
+        return {"withdrawn": None, "withdrawn_error": str(error)}
 
 
 def _table(told: dict[str, Any]) -> Table:
@@ -233,4 +188,5 @@ def _lines(told: dict[str, Any]) -> dict[str, str]:
         "epsilon": f"{told['epsilon_spent']:.4g} of {told['epsilon_budget']:g} spent, at delta {told['delta']:.3g}",
         "last refusal": told["last_error"] or "none",
         "approved": ", ".join(digest[:12] for digest in told["approved"]) or "nothing: `wardround hospital approve`",
+        **({"withdrawn": told.get("withdrawn_error") or str(told["withdrawn"])} if "withdrawn" in told else {}),
     }

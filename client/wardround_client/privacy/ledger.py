@@ -1,6 +1,6 @@
 """The hospital's ledger: every price before it is paid, a receipt for every answer that left, over all runs.
 
-One append-only SQLite table, each entry chained to the one before by SHA-256. The order of a round is
+Two kinds of entries in one chained file (`chain.py`). The order of a round is
 
     reserve   the whole round's price is on the disk (fsync) before the first answer is computed
     release   the reply and its receipt are on the disk before the reply may leave
@@ -14,19 +14,17 @@ so that a crash in between leaves the price spent, and:
 * Another request for the same run and round, a round before the run's latest, or a run name that was used under another
   agreement is a `Replay`, and costs nothing.
 
-The chain shows every edit, insertion and removal but one: an older copy of the whole file is a valid ledger. Guard the
-file's backups as you guard the file.
+The chain shows every edit, insertion and removal but one: an OLDER COPY of the whole file, put back while no daemon
+runs, is a valid ledger that has forgotten what was spent since. No file can show that by itself. So a privacy officer
+writes the chain's head down now and then, outside the hospital's computers (`wardround hospital ledger --verify` prints
+it), and asks later whether it is still in the chain (`--contains DIGEST`). An older copy does not hold it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,25 +32,10 @@ from typing import Any
 
 from wardround.errors import BudgetExceeded, Replay, StorageError
 from wardround_client.privacy.accountant import Answers, epsilon, merged
+from wardround_client.privacy.chain import Chain
 
-GENESIS = "0" * 64
-_BUSY_S = 30.0
+LEDGER = "ledger.sqlite"
 _KEPT_IN_MEMORY = 2  # a simulation's replies of the last rounds; round 0 is always kept
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- from 1, without a gap
-    body TEXT NOT NULL,                     -- canonical JSON: everything that is hashed
-    digest TEXT NOT NULL                    -- SHA-256 of the digest before and the body
-);
-CREATE TABLE IF NOT EXISTS replies (seq INTEGER PRIMARY KEY REFERENCES entries (seq), reply BLOB NOT NULL);
-CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE UPDATE ON entries BEGIN SELECT raise(ABORT, 'append only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_kept BEFORE DELETE ON entries BEGIN SELECT raise(ABORT, 'append only'); END;
-CREATE TRIGGER IF NOT EXISTS replies_stay BEFORE UPDATE ON replies BEGIN SELECT raise(ABORT, 'append only'); END;
-"""
-_KEEP_REPLIES = """
-CREATE TRIGGER IF NOT EXISTS replies_kept BEFORE DELETE ON replies BEGIN SELECT raise(ABORT, 'append only'); END;
-"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +49,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A round whose price is on the disk. seq: its entry; epsilon_after: of the whole cohort, this round included."""
+    """A round whose price is on the disk: what `Ledger.reserve` was told.
+
+    seq: its entry. rows: the price. epsilon_after: of the whole cohort at delta, this round included.
+    """
 
     seq: int
     run: str
@@ -74,7 +60,10 @@ class Reservation:
     request_sha256: str
     federation: str
     coordinator: str
+    question: str
+    bundle_sha256: str
     rows: tuple[Answers, ...]
+    delta: float
     epsilon_after: float
 
 
@@ -110,35 +99,29 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._lock = threading.RLock()
-        # What was read so far; the file is the truth, and `_catch_up` reads what is new in it.
-        self._seq, self._digest = 0, GENESIS
+        self._in_memory = path is None
         self._rounds: dict[tuple[str, int], _Round] = {}
         self._latest: dict[str, int] = {}
         self._federation_of: dict[str, str] = {}
         self._prices: dict[str, list[Answers]] = {}
-        with self._guarded():
-            if path is not None and not path.exists():
-                path.touch(mode=0o600)
-            self._db = sqlite3.connect(
-                path if path is not None else ":memory:",
-                timeout=_BUSY_S,
-                isolation_level=None,
-                check_same_thread=False,
+        self._chain = Chain(path, self._learn)
+
+    @classmethod
+    def of(cls, home: Path) -> Ledger:
+        """The ledger of a hospital's home, which was made with the home: a new one would forget what was spent.
+
+        Raises: StorageError, also when it is not there.
+        """
+        if not (home / LEDGER).exists():
+            raise StorageError(
+                f"{home / LEDGER} is gone, and with it what this cohort has spent",
+                do="restore it from your backup; without one the whole budget counts as spent: take no further part",
             )
-            # A rollback journal with EXTRA: after COMMIT the entry survives a power cut, its folder entry included.
-            self._db.execute("PRAGMA journal_mode = DELETE")
-            self._db.execute("PRAGMA synchronous = EXTRA")
-            self._db.execute("PRAGMA fullfsync = ON")
-            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries_kept'").fetchone():
-                self._db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + (_KEEP_REPLIES if path else "") + "COMMIT;")
-            self._catch_up()
+        return cls(home / LEDGER)
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
+        self._chain.close()
 
     # What a round asks, in its order.
 
@@ -149,7 +132,7 @@ class Ledger:
             Replay: the round was reserved or answered for another request.
             StorageError: the ledger cannot be read.
         """
-        with self._reading():
+        with self._chain.reading():
             known = self._rounds.get((run, round))
             if known is None:
                 return None
@@ -169,6 +152,8 @@ class Ledger:
         request_sha256: str,
         federation: str,
         coordinator: str,
+        question: str,
+        bundle_sha256: str,
         rows: Sequence[Answers],
         budget: Budget,
     ) -> Reservation:
@@ -182,6 +167,8 @@ class Ledger:
             request_sha256: of the request's bytes.
             federation: digest of the agreement under which it is answered.
             coordinator: who asks.
+            question: what is asked.
+            bundle_sha256: of the approved bundle under which it is answered.
             rows: the price.
             budget: what the hospital allows now.
 
@@ -193,49 +180,53 @@ class Ledger:
         rows = merged(rows)
         if not rows:
             raise ValueError("a reservation without a price")
-        with self._writing():
+        self._foresee(run, round, rows, budget)
+        with self._chain.writing():
             known = self._rounds.get((run, round))
             if known is not None:
-                self._same(known, request_sha256, rows)
+                self._same(known.reservation, request_sha256, bundle_sha256, rows)
                 return known.reservation
             self._in_order(run, round, federation)
             after = self._afford(rows, budget)
-            body = {
-                "kind": "reserved",
-                "time": _now(),
-                "run": run,
-                "round": round,
-                "request_sha256": request_sha256,
-                "federation": federation,
-                "coordinator": coordinator,
-                "rows": [[row.noise_multiplier, row.sampling_rate, row.count] for row in rows],
-                "delta": budget.delta,
-                "epsilon_after": after,
-            }
-            self._append(body)
+            self._chain.append(
+                {
+                    "kind": "reserved",
+                    "time": _now(),
+                    "run": run,
+                    "round": round,
+                    "request_sha256": request_sha256,
+                    "federation": federation,
+                    "coordinator": coordinator,
+                    "question": question,
+                    "bundle_sha256": bundle_sha256,
+                    "rows": _rows(rows),
+                    "delta": budget.delta,
+                    "epsilon_after": after,
+                }
+            )
         return self._rounds[run, round].reservation
 
-    def release(self, reservation: Reservation, reply: bytes, *, norm: float, size: int) -> bytes:
+    def release(self, reservation: Reservation, reply: bytes, *, norm: float, layout: str) -> bytes:
         """Store a reply and its receipt, before it may leave.
 
         Args:
             reservation: what was reserved for it.
             reply: the bytes that will leave.
             norm: L2 norm of the noised answer.
-            size: how many numbers it holds.
+            layout: which numbers it holds, in their order, with the shape of each tensor (`receipt.layout_of`).
 
         Returns:
             The bytes that may leave: `reply`, or what another computation of the same round released before.
 
         Raises: StorageError, when it could not be made durable; then nothing may leave.
         """
-        with self._writing():
+        with self._chain.writing():
             known = self._rounds.get((reservation.run, reservation.round))
             if known is None or known.reservation != reservation:
                 raise StorageError("the ledger does not hold the reservation that is released", do="verify the ledger")
             if known.released is not None:
                 return self._reply(known)
-            seq = self._append(
+            self._chain.append(
                 {
                     "kind": "released",
                     "time": _now(),
@@ -244,15 +235,19 @@ class Ledger:
                     "reservation": reservation.seq,
                     "federation": reservation.federation,
                     "coordinator": reservation.coordinator,
+                    "question": reservation.question,
+                    "bundle_sha256": reservation.bundle_sha256,
+                    "rows": _rows(reservation.rows),
+                    "delta": reservation.delta,
+                    "epsilon_after": reservation.epsilon_after,
+                    "layout": layout,
+                    "norm": norm,
                     "bytes": len(reply),
                     "sha256": hashlib.sha256(reply).hexdigest(),
-                    "size": size,
-                    "norm": norm,
-                    "epsilon_after": reservation.epsilon_after,
-                }
+                },
+                reply,
             )
-            self._db.execute("INSERT INTO replies (seq, reply) VALUES (?, ?)", (seq, reply))
-            if self._path is None:
+            if self._in_memory:
                 self._forget_old(reservation)
         return reply
 
@@ -261,7 +256,7 @@ class Ledger:
 
         Raises: StorageError.
         """
-        with self._reading():
+        with self._chain.reading():
             known = self._rounds.get((run, round))
             return None if known is None or known.released is None else self._reply(known)
 
@@ -269,7 +264,7 @@ class Ledger:
 
     def history(self) -> list[Answers]:
         """Every answer that was ever reserved, one row a kind."""
-        with self._reading():
+        with self._chain.reading():
             return list(self._history())
 
     def spent(self, delta: float) -> float:
@@ -278,46 +273,50 @@ class Ledger:
 
     def spent_by_run(self, run: str, delta: float) -> float:
         """Epsilon of one run, at delta; 0 for a run that never asked."""
-        with self._reading():
-            return epsilon(self._prices.get(run, ()), delta)
+        with self._chain.reading():
+            rows = list(self._prices.get(run, ()))
+        return epsilon(rows, delta)
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first."""
-        with self._reading():
-            return [
-                Entry(seq, body["kind"], body["time"], body["run"], body["round"], body, digest)
-                for seq, body, digest in (
-                    (seq, json.loads(text), digest)
-                    for seq, text, digest in self._db.execute("SELECT seq, body, digest FROM entries ORDER BY seq")
-                )
-            ]
+        return [
+            Entry(seq, body["kind"], body["time"], body["run"], body["round"], body, digest)
+            for seq, body, digest in self._chain.entries()
+        ]
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """How many entries there are, and the last one's digest, 64 hex digits: what a privacy officer writes down."""
+        return self._chain.head
+
+    def find(self, digest: str) -> int | None:
+        """The number of the entry whose digest this is, 0 for the head of an empty ledger; None: it is not there."""
+        return self._chain.find(digest)
 
     def verify(self) -> int | None:
         """Recompute the chain and the hash of every stored reply: the first broken seq, or None if all is well.
 
-        Removed last entries show too: SQLite keeps the greatest number that it ever gave.
+        Removed last entries show too; an older copy of the whole file does not (module docstring).
+
+        Raises: StorageError.
         """
-        with self._guarded(), self._lock:
-            digest, expected = GENESIS, 0
-            for seq, text, claimed in self._db.execute("SELECT seq, body, digest FROM entries ORDER BY seq"):
-                expected += 1
-                digest = _chained(digest, text)
-                if seq != expected or digest != claimed or not self._reply_fits(seq, text):
-                    return expected
-            given = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
-            if (given[0] if given else 0) != expected:
-                return expected + 1
-            stray = self._db.execute("SELECT min(seq) FROM replies WHERE seq NOT IN (SELECT seq FROM entries)")
-            found = stray.fetchone()[0]
-            return None if found is None else int(found)
+        return self._chain.verify()
 
     # Inside.
 
-    def _same(self, known: _Round, request_sha256: str, rows: tuple[Answers, ...]) -> None:
-        if known.reservation.request_sha256 != request_sha256 or known.reservation.rows != rows:
+    def _foresee(self, run: str, round: int, rows: tuple[Answers, ...], budget: Budget) -> None:
+        """Price a new round before the file is locked: it can take seconds, and the accountant remembers the price."""
+        with self._chain.reading():
+            if (run, round) in self._rounds:
+                return
+            history = self._history()
+        epsilon((*history, *rows), budget.delta)
+
+    def _same(self, reserved: Reservation, request_sha256: str, bundle_sha256: str, rows: tuple[Answers, ...]) -> None:
+        asked = request_sha256, bundle_sha256, rows
+        if asked != (reserved.request_sha256, reserved.bundle_sha256, reserved.rows):
             raise Replay(
-                f"run {known.reservation.run!r} round {known.reservation.round} was reserved for another request "
-                "or price",
+                f"run {reserved.run!r} round {reserved.round} was reserved for another request, bundle or price",
                 allowed="the same request again, byte for byte, under an unchanged hospital.toml",
                 do="start a new run under a new name",
             )
@@ -359,47 +358,18 @@ class Ledger:
         return merged(row for rows in self._prices.values() for row in rows)
 
     def _reply(self, known: _Round) -> bytes:
-        found = self._db.execute("SELECT reply FROM replies WHERE seq = ?", (known.released,)).fetchone()
-        if found is None:
+        reply = None if known.released is None else self._chain.reply(known.released)
+        if reply is None:
             raise Replay(
                 f"run {known.reservation.run!r} round {known.reservation.round} was answered; its reply is not kept",
                 do="go on with the next round",
             )
-        return bytes(found[0])
-
-    def _reply_fits(self, seq: int, text: str) -> bool:
-        """Whether a release's stored reply is the one of its receipt (in memory, old replies are dropped)."""
-        body = json.loads(text)
-        found = self._db.execute("SELECT reply FROM replies WHERE seq = ?", (seq,)).fetchone()
-        if body["kind"] != "released":
-            return found is None
-        if found is None:
-            return self._path is None
-        return bool(hashlib.sha256(found[0]).hexdigest() == body["sha256"] and len(found[0]) == body["bytes"])
+        return reply
 
     def _forget_old(self, reservation: Reservation) -> None:
         known = self._rounds.get((reservation.run, reservation.round - _KEPT_IN_MEMORY))
         if known is not None and known.released is not None and known.reservation.round > 0:
-            self._db.execute("DELETE FROM replies WHERE seq = ?", (known.released,))
-
-    def _append(self, body: dict[str, Any]) -> int:
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        seq, digest = self._seq + 1, _chained(self._digest, text)
-        self._db.execute("INSERT INTO entries (seq, body, digest) VALUES (?, ?, ?)", (seq, text, digest))
-        return seq
-
-    def _catch_up(self) -> None:
-        """Read entries that are new since the last look, checking the chain. Raises: StorageError."""
-        new = self._db.execute("SELECT seq, body, digest FROM entries WHERE seq > ? ORDER BY seq", (self._seq,))
-        for seq, text, claimed in new.fetchall():
-            digest = _chained(self._digest, text)
-            if seq != self._seq + 1 or digest != claimed:
-                raise StorageError(
-                    f"the ledger {self._path} is broken at entry {self._seq + 1}",
-                    do="stop this hospital and find out who changed the file; restore it only with a privacy officer",
-                )
-            self._learn(seq, json.loads(text))
-            self._seq, self._digest = seq, digest
+            self._chain.forget(known.released)
 
     def _learn(self, seq: int, body: Mapping[str, Any]) -> None:
         key = (body["run"], body["round"])
@@ -407,6 +377,7 @@ class Ledger:
             self._rounds[key].released = seq
             return
         rows = tuple(Answers(*row) for row in body["rows"])
+        run = body["run"]
         self._rounds[key] = _Round(
             Reservation(
                 seq,
@@ -414,48 +385,21 @@ class Ledger:
                 body["request_sha256"],
                 body["federation"],
                 body["coordinator"],
+                body.get("question", ""),  # the first ledgers did not write these two
+                body.get("bundle_sha256", ""),
                 rows,
+                body["delta"],
                 body["epsilon_after"],
             )
         )
-        self._latest[body["run"]] = max(body["round"], self._latest.get(body["run"], -1))
-        self._federation_of[body["run"]] = body["federation"]
-        self._prices[body["run"]] = list(merged([*self._prices.get(body["run"], ()), *rows]))
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._guarded(), self._lock:
-            self._catch_up()
-            yield
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction: what others wrote is read first, and what is written is on the disk at the end."""
-        with self._guarded(), self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._catch_up()
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            self._catch_up()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StorageError(
-                f"the ledger {self._path or 'in memory'} cannot be used ({error})",
-                do="free disk space, or see who may read and write the file; nothing left this hospital",
-            ) from None
+        self._latest[run] = max(body["round"], self._latest.get(run, -1))
+        self._federation_of[run] = body["federation"]
+        self._prices[run] = list(merged([*self._prices.get(run, ()), *rows]))
 
 
-def _chained(before: str, text: str) -> str:
-    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()
+def _rows(rows: Sequence[Answers]) -> list[list[float]]:
+    """A price as it stands in an entry: noise multiplier, sampling rate and count of each kind of answer."""
+    return [[row.noise_multiplier, row.sampling_rate, row.count] for row in rows]
 
 
 def _now() -> str:

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+import wardround_client.privacy.ledger as ledger_module
 from wardround.errors import BudgetExceeded, Replay, StorageError
-from wardround_client.privacy.accountant import Answers, epsilon
+from wardround_client.privacy.accountant import Answers, epsilon, merged
+from wardround_client.privacy.chain import Chain
 from wardround_client.privacy.ledger import Budget, Ledger, Reservation
 
 DELTA = 1e-3
 BUDGET = Budget(epsilon=5.0, delta=DELTA)
 PRICE = (Answers(4.0, 1.0, 1),)
+LAYOUT = "head.weight 1x2, head.bias 1"
 
 
 def reserve(
@@ -43,6 +46,8 @@ def reserve(
         request_sha256=hashlib.sha256(request.encode()).hexdigest(),
         federation=federation,
         coordinator="coordinator:9092",
+        question="gradient",
+        bundle_sha256="b" * 64,
         rows=rows,
         budget=budget,
     )
@@ -57,12 +62,12 @@ def test_a_round_is_reserved_then_released_then_repeated_byte_for_byte() -> None
     assert ledger.stored_reply("run", 0, sha("a")) is None
     reservation = reserve(ledger, 0)
     assert ledger.spent(DELTA) == epsilon(PRICE, DELTA) == reservation.epsilon_after
-    assert ledger.release(reservation, b"noise", norm=1.5, size=3) == b"noise"
+    assert ledger.release(reservation, b"noise", norm=1.5, layout=LAYOUT) == b"noise"
     assert ledger.stored_reply("run", 0, sha("a")) == ledger.reply_of("run", 0) == b"noise"
     reserved, released = ledger.entries()
     assert (reserved.kind, released.kind) == ("reserved", "released")
     assert released.body["sha256"] == hashlib.sha256(b"noise").hexdigest()
-    assert (released.body["bytes"], released.body["norm"], released.body["size"]) == (5, 1.5, 3)
+    assert (released.body["bytes"], released.body["norm"], released.body["layout"]) == (5, 1.5, LAYOUT)
     assert ledger.verify() is None
 
 
@@ -97,7 +102,7 @@ def test_another_request_for_the_same_round_is_a_replay() -> None:
             ledger.stored_reply("run", 1, sha("b"))
         with pytest.raises(Replay):
             reserve(ledger, 1, request="b")
-        ledger.release(reservation, b"noise", norm=0.0, size=0)
+        ledger.release(reservation, b"noise", norm=0.0, layout=LAYOUT)
 
 
 def test_an_old_round_another_agreement_and_another_price_are_replays() -> None:
@@ -126,8 +131,8 @@ def test_two_computations_of_one_round_release_one_reply(tmp_path: Path) -> None
     one, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
     a, b = reserve(one, 0), reserve(other, 0)
     assert a == b
-    assert one.release(a, b"first", norm=1.0, size=1) == b"first"
-    assert other.release(b, b"second", norm=1.0, size=1) == b"first"
+    assert one.release(a, b"first", norm=1.0, layout=LAYOUT) == b"first"
+    assert other.release(b, b"second", norm=1.0, layout=LAYOUT) == b"first"
     one.close()
     other.close()
 
@@ -141,7 +146,7 @@ def test_threads_and_connections_share_one_budget(tmp_path: Path) -> None:
         ledger = Ledger(path)
         for number in range(12):
             try:
-                ledger.release(reserve(ledger, number, run=name), name.encode(), norm=0.0, size=0)
+                ledger.release(reserve(ledger, number, run=name), name.encode(), norm=0.0, layout=LAYOUT)
             except BudgetExceeded:
                 refused.append(name)
         ledger.close()
@@ -159,10 +164,41 @@ def test_threads_and_connections_share_one_budget(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_many_may_open_a_new_ledger_at_once(tmp_path: Path) -> None:
+    path, together = tmp_path / "ledger.sqlite", threading.Barrier(8)
+
+    def first(run: str) -> Reservation:
+        together.wait(timeout=30)
+        with closing(Ledger(path)) as ledger:
+            return reserve(ledger, 0, run=run, rows=(Answers(50.0, 1.0, 1),))
+
+    with ThreadPoolExecutor(8) as pool:
+        reserved = list(pool.map(first, "abcdefgh"))
+    with closing(Ledger(path)) as ledger:
+        assert sorted(reservation.seq for reservation in reserved) == list(range(1, 9))
+        assert {entry.run for entry in ledger.entries()} == set("abcdefgh")
+    assert list(tmp_path.iterdir()) == [path], "nothing is left of the others' attempts"
+
+
+def test_a_ledger_of_the_first_form_is_still_paid_for(tmp_path: Path) -> None:
+    """The first ledgers named neither question nor bundle; what they spent stays spent."""
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(path)) as ledger:
+        reserve(ledger, 0)
+        body = {name: value for name, value in ledger.entries()[0].body.items()
+                if name not in ("question", "bundle_sha256")}  # fmt: skip
+    path.unlink()
+    with closing(Chain(path, lambda seq, body: None)) as chain, chain.writing():
+        chain.append(body)
+    with closing(Ledger(path)) as ledger:
+        assert ledger.spent(DELTA) == epsilon(PRICE, DELTA)
+        assert ledger.verify() is None
+
+
 def test_entries_can_neither_be_changed_nor_removed(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path)
-    ledger.release(reserve(ledger, 0), b"noise", norm=0.0, size=0)
+    ledger.release(reserve(ledger, 0), b"noise", norm=0.0, layout=LAYOUT)
     ledger.close()
     assert path.stat().st_mode & 0o077 == 0
     with sqlite3.connect(path) as db:
@@ -191,7 +227,7 @@ def test_tampering_is_found(tmp_path: Path, what: str) -> None:
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path)
     for number in range(3):
-        ledger.release(reserve(ledger, number), b"noise", norm=0.0, size=0)
+        ledger.release(reserve(ledger, number), b"noise", norm=0.0, layout=LAYOUT)
     assert ledger.verify() is None
     db = sqlite3.connect(path, isolation_level=None)
     for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
@@ -217,16 +253,16 @@ def test_a_file_that_is_no_ledger_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_full_disk_spends_nothing_and_releases_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     reservation = reserve(ledger, 0)
-    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
-    ledger._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
+    pages = ledger._chain._db.execute("PRAGMA page_count").fetchone()[0]
+    ledger._chain._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
     with pytest.raises(StorageError, match="full"):
-        ledger.release(reservation, os.urandom(100_000), norm=0.0, size=0)
+        ledger.release(reservation, os.urandom(100_000), norm=0.0, layout=LAYOUT)
     assert ledger.stored_reply("run", 0, sha("a")) is None
     with pytest.raises(StorageError, match="full"):
         for number in range(1, 1000):
             reserve(ledger, number, rows=(Answers(1000.0, 1.0, 1),))
-    ledger._db.execute("PRAGMA max_page_count = 1000000")
-    assert ledger.release(reservation, b"noise", norm=0.0, size=0) == b"noise"
+    ledger._chain._db.execute("PRAGMA max_page_count = 1000000")
+    assert ledger.release(reservation, b"noise", norm=0.0, layout=LAYOUT) == b"noise"
     assert ledger.verify() is None
     ledger.close()
 
@@ -234,11 +270,28 @@ def test_a_full_disk_spends_nothing_and_releases_nothing(tmp_path: Path) -> None
 def test_a_simulation_s_ledger_keeps_few_replies() -> None:
     ledger = Ledger(None)
     for number in range(6):
-        ledger.release(reserve(ledger, number, rows=(Answers(50.0, 1.0, 1),)), b"noise", norm=0.0, size=0)
+        ledger.release(reserve(ledger, number, rows=(Answers(50.0, 1.0, 1),)), b"noise", norm=0.0, layout=LAYOUT)
     assert ledger.reply_of("run", 0) == ledger.reply_of("run", 5) == ledger.reply_of("run", 4) == b"noise"
     with pytest.raises(Replay, match="not kept"):
         ledger.reply_of("run", 2)
     assert ledger.verify() is None
+
+
+def test_a_price_is_computed_before_the_file_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can take seconds, and the accountant remembers it: nobody else's round may wait so long."""
+    ledger = Ledger(None)
+    reserve(ledger, 0)
+    priced: list[tuple[tuple[Answers, ...], bool]] = []
+
+    def spy(rows: Iterable[Answers], delta: float) -> float:
+        rows = merged(rows)
+        priced.append((rows, ledger._chain._db.in_transaction))
+        return epsilon(rows, delta)
+
+    monkeypatch.setattr(ledger_module, "epsilon", spy)
+    reserve(ledger, 1)
+    assert [locked for _, locked in priced] == [False, True]
+    assert priced[0][0] == priced[1][0] == (Answers(4.0, 1.0, 2),)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -272,7 +325,7 @@ class LedgerMachine(RuleBasedStateMachine):
         key = pick.choice(sorted(self.open))
         request, reservation = self.open[key]
         try:
-            left = self.ledger.release(reservation, reply, norm=0.0, size=0)
+            left = self.ledger.release(reservation, reply, norm=0.0, layout=LAYOUT)
         except Replay:
             assert key in self.released, "only an old reply, which a ledger in memory does not keep"
             return
@@ -294,54 +347,6 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-
-WORKER = """
-import hashlib, os, sys
-from pathlib import Path
-from wardround_client.privacy.accountant import Answers
-from wardround_client.privacy.ledger import Budget, Ledger
-home = Path(sys.argv[1])
-ledger = Ledger(home / "ledger.sqlite")
-out = os.open(home / "sent", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-for number in range(100000):
-    request = hashlib.sha256(f"{number}".encode()).hexdigest()
-    reply = ledger.stored_reply("run", number, request)
-    if reply is None:
-        reservation = ledger.reserve(run="run", round=number, request_sha256=request, federation="f" * 64,
-            coordinator="c", rows=[Answers(1000.0, 1.0, 1)], budget=Budget(100.0, 1e-3))
-        os.write(out, f"computed {number}\\n".encode())
-        reply = ledger.release(reservation, os.urandom(16), norm=0.0, size=0)
-    os.write(out, f"sent {number} {reply.hex()}\\n".encode())
-    if number == int(sys.argv[2]):
-        print("there", flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
-def test_kill_9_loses_nothing_and_never_releases_two_noises(tmp_path: Path) -> None:
-    rng = random.Random(7)
-    goal = 0
-    for _ in range(4):
-        goal += rng.randint(2, 12)
-        process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), str(goal)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        with process, process.stdout:
-            assert process.stdout.readline() == "there\n"
-            process.kill()
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    assert ledger.verify() is None
-    charged = {entry.round for entry in ledger.entries() if entry.kind == "reserved"}
-    sent: dict[int, str] = {}
-    for line in (tmp_path / "sent").read_text().splitlines():
-        word, number, *reply = line.split()
-        assert int(number) in charged, "computed, and not charged"
-        if word == "sent":
-            assert sent.setdefault(int(number), reply[0]) == reply[0], "two noises for one round"
-    assert len(sent) >= goal
-    assert sum(row.count for row in ledger.history()) == len(charged)
-    ledger.close()
 
 
 def test_the_body_of_an_entry_is_what_a_reader_can_recompute() -> None:

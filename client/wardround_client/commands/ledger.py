@@ -1,0 +1,167 @@
+"""`wardround hospital ledger`: what every answer cost and which bytes left, for a person or a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+from rich.table import Table
+
+from wardround.errors import ConfigError, StorageError
+from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, say
+
+if TYPE_CHECKING:
+    from wardround_client.privacy.ledger import Entry
+
+HERE = Path()
+_OFFICER = "stop this hospital and find out who changed the file; restore it only with a privacy officer"
+
+# The columns of --csv, in their order; their names are a promise to whoever reads them with a program. What an entry
+# does not have is an empty cell. Times are UTC in ISO 8601.
+CSV_COLUMNS: dict[str, Callable[[Entry], object]] = {
+    "entry": lambda entry: entry.seq,
+    "time_utc": lambda entry: entry.time,
+    "kind": lambda entry: entry.kind,
+    "run": lambda entry: entry.run,
+    "round": lambda entry: entry.round,
+    "question": lambda entry: entry.body.get("question", ""),
+    "coordinator": lambda entry: entry.body["coordinator"],
+    "federation_sha256": lambda entry: entry.body["federation"],
+    "bundle_sha256": lambda entry: entry.body.get("bundle_sha256", ""),
+    "request_sha256": lambda entry: entry.body.get("request_sha256", ""),
+    "price": lambda entry: price(entry),
+    "delta": lambda entry: entry.body.get("delta", ""),
+    "epsilon_after": lambda entry: entry.body["epsilon_after"],
+    "layout": lambda entry: entry.body.get("layout", ""),
+    "norm": lambda entry: entry.body.get("norm", ""),
+    "bytes": lambda entry: entry.body.get("bytes", ""),
+    "reply_sha256": lambda entry: entry.body.get("sha256", ""),
+    "entry_sha256": lambda entry: entry.digest,
+}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital ledger ~/st-anna",
+        "wardround hospital ledger ~/st-anna --verify",
+        "wardround hospital ledger ~/st-anna --contains 5e41…c07a",
+        "wardround hospital ledger ~/st-anna --csv > receipts.csv",
+        "wardround hospital ledger ~/st-anna --json",
+    )
+)
+def ledger(
+    home: HomeArgument = HERE,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Recompute the hashes of all entries and replies, and print the chain's head."),
+    ] = False,
+    contains: Annotated[
+        str,
+        typer.Option(
+            help="A head that was written down earlier: is it still in the chain?", metavar="DIGEST", show_default=False
+        ),
+    ] = "",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a CSV for a spreadsheet, one line an entry; all else goes to stderr.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What every answer cost and which bytes left, oldest first. The daemon may run meanwhile.
+
+    --verify finds every edit, insertion and removal. It cannot find an OLDER COPY of the whole file that was put back:
+    that is a valid ledger which has forgotten what was spent since. So write down the head that --verify prints, now
+    and then, outside this hospital's computers, and give it to --contains later: an older copy does not hold it.
+    """
+    home = checked(home)
+    if as_csv and as_json:
+        raise ConfigError("--csv and --json were both given", do="take one")
+    if contains and not re.fullmatch("[0-9a-f]{64}", contains := contains.strip().lower()):
+        raise ConfigError(
+            f"--contains {contains[:80]!r} is no head of a ledger",
+            allowed="the 64 hex digits that `wardround hospital ledger --verify` printed",
+        )
+    from wardround_client.config import load_hospital_config
+    from wardround_client.privacy.ledger import Ledger
+
+    config = load_hospital_config(home / "hospital.toml")
+    with closing(Ledger.of(home)) as book:
+        entries, spent = book.entries(), book.spent(config.delta)
+        broken = book.verify() if verify else None
+        found = book.find(contains) if contains else None
+        _, head = book.head
+    if as_json:
+        for entry in entries:
+            emit(event="entry", seq=entry.seq, digest=entry.digest, **entry.body)
+        emit(
+            event="ledger",
+            entries=len(entries),
+            epsilon_spent=spent,
+            epsilon_budget=config.budget.epsilon,
+            delta=config.delta,
+            head=head,
+            **({"verified": broken is None, "broken_at": broken} if verify else {}),
+            **({"contains": contains, "found_at": found} if contains else {}),
+        )
+    elif as_csv:
+        write_csv(entries, sys.stdout)
+    else:
+        console.print(_table(entries))
+        left = max(0.0, config.budget.epsilon - spent)
+        say(f"Spent: epsilon {spent:.4g} of {config.budget.epsilon:g} at delta {config.delta:.3g}; {left:.4g} left.")
+    _judge(broken, contains, found)
+    tell = (lambda line: typer.echo(line, err=True)) if as_csv else say
+    if verify and not as_json:
+        tell("Every entry and every stored reply is as it was written.")
+        tell(f"Head of the chain, to be written down: {head}")
+    if contains and not as_json:
+        tell(f"The head that was written down is entry {found} of this chain: nothing before it was lost.")
+
+
+def _judge(broken: int | None, contains: str, found: int | None) -> None:
+    """Raises: StorageError, when the file is not what it was."""
+    if broken is not None:
+        raise StorageError(f"the ledger is broken at entry {broken}", do=_OFFICER)
+    if contains and found is None:
+        raise StorageError(
+            f"no entry of this ledger has the digest {contains}: an older copy was put back, or another ledger",
+            allowed="a head that this very ledger had, whole and without a slip of the pen",
+            do=f"compare what was written down; if it is right, {_OFFICER}",
+        )
+
+
+def price(entry: Entry) -> str:
+    """What an entry's answers cost, readable: "10 answers, noise 1.43, sampling rate 0.064"."""
+    return "; ".join(
+        f"{count} {'answer' if count == 1 else 'answers'}, noise {noise!r}, sampling rate {rate!r}"
+        for noise, rate, count in entry.body.get("rows", ())
+    )
+
+
+def write_csv(entries: Iterable[Entry], out: TextIO) -> None:
+    """All entries, one line each, under the names of CSV_COLUMNS."""
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows([_harmless(value(entry)) for value in CSV_COLUMNS.values()] for entry in entries)
+
+
+def _harmless(value: object) -> object:
+    """A cell that a spreadsheet shows and never computes: whoever names a run must not run a formula here."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
+
+
+def _table(entries: Iterable[Entry]) -> Table:
+    table = Table("no.", "time (UTC)", "entry", "run", "round", "epsilon after", "bytes", "sha256 of the reply")
+    for entry in entries:
+        body = entry.body
+        table.add_row(
+            *(str(entry.seq), entry.time[:19].replace("T", " "), entry.kind, entry.run, str(entry.round)),
+            *(f"{body['epsilon_after']:.4g}", str(body.get("bytes", "")), str(body.get("sha256", ""))[:12]),
+        )
+    return table

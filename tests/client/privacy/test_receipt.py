@@ -1,0 +1,114 @@
+"""Each answer that leaves has a receipt, from which an auditor can tell what left, for whom and at what price."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wardround.config import Federation
+from wardround.models import build_model
+from wardround.schedule import QUESTIONS, Question, answer_size
+from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround_client.agreement import Agreement
+from wardround_client.hospital import Hospital
+from wardround_client.ingest import ingest_table
+from wardround_client.privacy.accountant import epsilon, rows_for
+from wardround_client.privacy.ledger import Ledger
+from wardround_client.privacy.receipt import layout_of
+from wardround_client.round import answer
+
+FEDERATION = """
+name = "receipts"
+[task]
+label_column = "y"
+classes = ["no", "yes"]
+kind = "table"
+features = ["a", "b"]
+[model]
+family = "logistic"
+[rounds]
+rounds = 1
+evaluate_every = 1
+"""
+LAYOUTS: dict[Question, str] = {
+    "statistics": "counts 2, sum_z 2, sum_zz 2",
+    "gradient": "weight 2x2, bias 2",
+    "episode_gradient": "weight 2x2, bias 2",
+    "class_means": "counts 2, sums 2x2",
+    "confusion": "confusion 2x2",
+}
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    toml = '[hospital]\nname = "north"\ndeclared_patients = 40\n[coordinator]\naddress = "coordinator:9092"\n'
+    hospital = Hospital.create(tmp_path / "home", toml, ledger=Ledger(None))
+    table = tmp_path / "table.csv"
+    table.write_text("a,b,y\n" + "".join(f"{n / 40},{1 - n / 40},{'yes' if n % 3 else 'no'}\n" for n in range(40)))
+    ingest_table(
+        table, hospital.home / "cohort", key=hospital.key, features=["a", "b"], patient_column=None, label_columns=["y"]
+    )
+    return hospital
+
+
+def ask(hospital: Hospital, agreement: Agreement, number: int) -> tuple[bytes, bytes]:
+    """(request, reply)."""
+    model = agreement.model
+    request = RoundRequest(
+        RequestHeader(run="spring", federation=agreement.federation.digest, round=number),
+        np.zeros(model.layout.size, np.float32),
+        np.zeros(model.scaling_size, np.float32),
+        np.ones(model.scaling_size, np.float32),
+    ).pack()
+    return request, answer(hospital, request)
+
+
+def test_a_receipt_holds_all_that_the_specification_names(hospital: Hospital, tmp_path: Path) -> None:
+    """privacy.md: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, tensor layout,
+
+    norm, bytes, SHA-256, price, epsilon after".
+    """
+    (tmp_path / "federation.toml").write_text(FEDERATION)
+    agreement = hospital.approve(tmp_path / "federation.toml")
+    before = datetime.now(UTC)
+    for plan in agreement.schedule.rounds:
+        request, reply = ask(hospital, agreement, plan.number)
+        reserved, released = (entry.body for entry in hospital.ledger.entries()[-2:])
+        left = RoundReply.unpack(
+            reply, run="spring", round=plan.number, size=answer_size(plan.question, agreement.model)
+        )
+        assert released["kind"] == "released"
+        assert before <= datetime.fromisoformat(released["time"]).replace(microsecond=999_999)
+        assert (released["run"], released["round"]) == ("spring", plan.number)
+        assert released["coordinator"] == hospital.config.coordinator.identity
+        assert released["bundle_sha256"] == agreement.bundle_sha256
+        assert released["federation"] == agreement.federation.digest
+        assert (released["question"], released["layout"]) == (plan.question, LAYOUTS[plan.question])
+        assert released["norm"] == pytest.approx(float(np.linalg.norm(left.answer)), rel=1e-5)
+        assert (released["bytes"], released["sha256"]) == (len(reply), hashlib.sha256(reply).hexdigest())
+        price = rows_for(agreement.calibration, plan)
+        assert released["rows"] == [[row.noise_multiplier, row.sampling_rate, row.count] for row in price]
+        assert released["epsilon_after"] == epsilon(hospital.ledger.history(), hospital.config.delta)
+        assert released["delta"] == hospital.config.delta
+        assert reserved["request_sha256"] == hashlib.sha256(request).hexdigest()
+        same = {"run", "round", "coordinator", "bundle_sha256", "federation", "question", "rows", "epsilon_after"}
+        assert {name: reserved[name] for name in same} == {name: released[name] for name in same}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("family", ["logistic", "mlp", "encoder-head", "conv4"])
+def test_a_layout_names_every_number_of_an_answer(question: Question, family: str) -> None:
+    task = {"label_column": "y", "classes": ("no", "yes", "perhaps"), "image_size_px": 32}
+    if family in ("logistic", "mlp"):
+        task |= {"kind": "table", "features": ("a", "b")}
+    model = build_model(
+        Federation.model_validate({"name": "f", "task": task, "model": {"family": family, "features": 8, "width": 4}}),
+        Path(),
+    )
+    shapes = [entry.rsplit(" ", 1)[1].split("x") for entry in layout_of(question, model).split(", ")]
+    assert sum(math.prod(map(int, shape)) for shape in shapes) == answer_size(question, model)
