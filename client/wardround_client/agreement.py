@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import wardround.bundle
+from wardround import __version__
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, PolicyRefusal
 from wardround.models import Model, build_model
@@ -17,6 +21,7 @@ from wardround_client.config import HospitalConfig
 from wardround_client.policy import check
 from wardround_client.privacy.accountant import Calibration, calibrate
 
+RECORD = "approval.json"
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +63,11 @@ class Approvals:
         self._folder = folder
         self._read: dict[str, tuple[bytes, Federation]] = {}  # digest -> its file's bytes, and what they say
 
-    def add(self, file: Path) -> Federation:
-        """Copy a federation.toml, and the encoder it names, under its digest. Raises: ConfigError."""
+    def add(self, file: Path, terms: Mapping[str, object] | None = None) -> Federation:
+        """Copy a federation.toml, and the encoder it names, under its digest; note when, and the terms as shown.
+
+        Raises: ConfigError.
+        """
         federation = load_federation(file)
         target = self._folder / federation.digest
         target.mkdir(parents=True, exist_ok=True)
@@ -68,6 +76,8 @@ class Approvals:
             if not weights.is_file():
                 raise ConfigError(f"{file}: model.encoder names {weights}, which is not there", do="put it there")
             shutil.copyfile(weights, target / federation.model.encoder)
+        record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "wardround": __version__, **(terms or {})}
+        (target / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         scratch = target / "federation.toml.tmp"
         shutil.copyfile(file, scratch)
         os.replace(scratch, target / "federation.toml")

@@ -6,6 +6,8 @@
 
 Rows are appended and synced first, then the index commits. So after a crash the index never points at a row that is
 not there; rows that no index knows are cut off when the next ingest opens the cohort.
+
+Whoever opens a cohort says who has withdrawn (withdrawn.py). Rows of these patients are not there for any reader.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from __future__ import annotations
 import difflib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +27,16 @@ from numpy.typing import NDArray
 
 from wardround.errors import DataError, StorageError, WardroundError
 
-FORMAT = 1
+FORMAT = 2
 INPUTS, INDEX, QUARANTINE = "inputs.bin", "index.sqlite", "quarantine.csv"
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE patients (id INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE);
+CREATE TABLE patients (
+    id INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE,
+    since TEXT NOT NULL,  -- when the first row came in, UTC
+    erased TEXT           -- when the values were overwritten, UTC, or NULL
+);
 CREATE TABLE instances (
     instance BLOB PRIMARY KEY, study BLOB NOT NULL, patient INTEGER NOT NULL REFERENCES patients,
     first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL
@@ -92,9 +99,41 @@ class Layout:
         return replace(layout, features=tuple(layout.features))
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a file, read when they are asked for.
+
+    mapped: all rows of the file, read-only. kept: int64 [n], which of them are here, ascending.
+    """
+
+    mapped: NDArray[Any]
+    kept: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n, ...]."""
+        return (len(self.kept), *self.mapped.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As in the file."""
+        return self.mapped.dtype
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, rows: int | slice | NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of these rows."""
+        return np.array(self.mapped[self.kept[rows]])
+
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """A copy of all of them, whatever their size."""
+        return np.asarray(self[:], dtype)
+
+
 @dataclass(frozen=True)
 class CohortStore:
-    """A finished cohort, opened for reading.
+    """A finished cohort, opened for reading, without the patients who have withdrawn.
 
     Attributes:
         path: its folder.
@@ -107,17 +146,21 @@ class CohortStore:
 
     path: Path
     layout: Layout
-    inputs: NDArray[Any]
+    inputs: Rows
     patients: NDArray[np.int64]
     pseudonyms: tuple[bytes, ...]
     label_columns: tuple[str, ...]
 
     @classmethod
-    def open(cls, path: Path) -> CohortStore:
-        """Open a cohort that an ingest finished.
+    def open(cls, path: Path, *, withdrawn: Collection[bytes]) -> CohortStore:
+        """Open a cohort that an ingest finished. It may hold no row: whether it does depends on patients.
+
+        Args:
+            path: its folder.
+            withdrawn: pseudonyms of the patients whose rows no reader may see.
 
         Raises:
-            DataError: absent, empty, damaged, of another version, or left unfinished by an interrupted ingest.
+            DataError: absent, damaged, of another version, or left unfinished by an interrupted ingest.
             StorageError: it cannot be read.
         """
         if not (path / INDEX).is_file():
@@ -129,21 +172,19 @@ class CohortStore:
                     f"{path}: the ingest of this cohort did not finish",
                     do="run `wardround hospital ingest` again with the same files; it continues where it stopped",
                 )
-            count = count_rows(index)
-            if not count:
-                raise DataError(
-                    f"{path}: the cohort is empty", do=f"see {path / QUARANTINE} for the reasons, then ingest again"
-                )
-            inputs = mapped(path, layout, count)
-            owners = np.array(
+            owned = np.array(
                 index.execute("SELECT patient, rows FROM instances ORDER BY first_row").fetchall(), np.int64
-            )
-            ids, dense = np.unique(owners[:, 0], return_inverse=True)
-            known = dict(index.execute("SELECT id, pseudonym FROM patients"))
+            ).reshape(-1, 2)
+            owners = np.repeat(owned[:, 0], owned[:, 1])  # of every row of the file
+            mapping = mapped(path, layout, len(owners))
+            known = index.execute("SELECT id, pseudonym FROM patients WHERE erased IS NULL")
+            left = {patient: pseudonym for patient, pseudonym in known if pseudonym not in withdrawn}
             columns = tuple(name for (name,) in index.execute("SELECT name FROM label_columns ORDER BY position"))
-        patients = np.repeat(dense.astype(np.int64), owners[:, 1])
+        kept = np.flatnonzero(np.isin(owners, list(left)))
+        ids, patients = np.unique(owners[kept], return_inverse=True)
+        patients = patients.astype(np.int64)
         patients.flags.writeable = False
-        return cls(path, layout, inputs, patients, tuple(known[i] for i in ids.tolist()), columns)
+        return cls(path, layout, Rows(mapping, kept), patients, tuple(left[i] for i in ids.tolist()), columns)
 
     def __len__(self) -> int:
         """Rows: images, or rows of the table."""
@@ -183,8 +224,12 @@ class CohortStore:
             result: list[str | None] = []
             for rows, value in index.execute(LABELS, {"column": position}):
                 result.extend([value] * rows)
-        # An ingest may have appended since this store was opened.
-        return result[: len(self)]
+        return [result[row] for row in self.inputs.kept.tolist()]
+
+
+def now() -> str:
+    """The time as everything here writes it: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @contextmanager
@@ -219,6 +264,7 @@ def connect(path: Path, *, must_exist: bool = False) -> sqlite3.Connection:
         f"{(path / INDEX).absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
     )
     index.execute("PRAGMA synchronous = FULL")
+    index.execute("PRAGMA secure_delete = ON")  # what is deleted leaves no copy in a free page
     return index
 
 
@@ -228,7 +274,7 @@ def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, 
         meta = dict(index.execute("SELECT name, value FROM meta"))
         if meta["format"] != str(FORMAT):
             raise DataError(
-                f"{path}: cohort format {meta['format']}", allowed=str(FORMAT), do="ingest again into a new folder"
+                f"{path}: cohort format {meta['format']}", allowed=str(FORMAT), do=f"move {path} away and ingest again"
             )
         return Layout.loads(meta["layout"]), meta
     except (ValueError, KeyError, TypeError) as error:
@@ -250,4 +296,6 @@ def mapped(path: Path, layout: Layout, count: int) -> NDArray[Any]:
             f"{path}: {INPUTS} holds {size // layout.row_bytes} rows, the index knows {count}",
             do="move the folder away and ingest again; the DICOM files are untouched",
         )
+    if not count:  # an empty file cannot be mapped
+        return np.zeros((0, *layout.shape), layout.dtype)
     return np.memmap(path / INPUTS, layout.dtype, mode="r", shape=(count, *layout.shape))

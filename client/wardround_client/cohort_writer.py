@@ -1,4 +1,4 @@
-"""Writing a cohort: rows first, then the index, a batch at a time; see cohort.py for the files."""
+"""Writing a cohort: rows first, then the index, a batch at a time; and erasing. See cohort.py for the files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import fcntl
 import hmac
 import json
 import os
+import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ from wardround_client.cohort import (
     connect,
     count_rows,
     mapped,
+    now,
     read_meta,
     storage,
 )
+
+_STAYS = "p.erased IS NULL AND p.pseudonym NOT IN (SELECT pseudonym FROM temp.withdrawn)"
 
 
 class CohortWriter:
@@ -37,17 +41,23 @@ class CohortWriter:
     Use as a context manager around the whole ingest; call `finish` when it is complete.
     """
 
-    def __init__(self, path: Path, layout: Layout, key: bytes) -> None:
+    def __init__(self, path: Path, layout: Layout, key: bytes, *, withdrawn: Collection[bytes] = ()) -> None:
         """Open or create; cut off what an interrupted ingest left behind.
+
+        Args:
+            path: the cohort's folder.
+            layout: of every row, for life.
+            key: the hospital's pseudonym secret.
+            withdrawn: pseudonyms of those who are neither labelled nor counted; whoever adds rows leaves them out.
 
         Raises:
             DataError: a cohort of another layout, recipe or key is there; or it is damaged.
             StorageError: no room, no permission, or another ingest is running.
         """
-        self.path, self.layout = path, layout
+        self.path, self.layout, self.withdrawn = path, layout, frozenset(withdrawn)
         with storage(path):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = _locked(path)
             try:
                 self._open(hmac.digest(key, b"cohort", "sha256").hex())
             except BaseException:
@@ -55,10 +65,6 @@ class CohortWriter:
                 raise
 
     def _open(self, key_check: str) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StorageError(f"{self.path}: another ingest is running", do="wait until it has ended") from None
         # Private files from the first byte on, also the journal that SQLite makes beside the index.
         os.close(os.open(self.path / INDEX, os.O_RDWR | os.O_CREAT, 0o600))
         self._inputs = os.open(self.path / INPUTS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -105,6 +111,8 @@ class CohortWriter:
         self._index.execute(
             "CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID"
         )
+        self._index.execute("CREATE TEMP TABLE withdrawn (pseudonym BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._index.executemany("INSERT INTO withdrawn VALUES (?)", ((who,) for who in self.withdrawn))
 
     def __enter__(self) -> CohortWriter:
         """Open already."""
@@ -155,9 +163,13 @@ class CohortWriter:
         block = os.pread(self._inputs, found[1] * self.layout.row_bytes, found[0] * self.layout.row_bytes)
         return np.frombuffer(block, self.layout.dtype).reshape(found[1], *self.layout.shape)
 
-    def knows(self, file: bytes) -> bool:
-        """Whether a file, unchanged since, was ingested before."""
-        return self._index.execute("SELECT 1 FROM files WHERE file = ?", (file,)).fetchone() is not None
+    def owner_of(self, file: bytes) -> bytes | None:
+        """Pseudonym of the patient of a file that, unchanged since, was ingested before; None for any other file."""
+        found = self._index.execute(
+            "SELECT pseudonym FROM files JOIN instances USING (instance) JOIN patients ON id = patient WHERE file = ?",
+            (file,),
+        ).fetchone()
+        return found[0] if found else None
 
     def finish(self) -> None:
         """Declare the cohort complete. Raises: StorageError."""
@@ -165,9 +177,12 @@ class CohortWriter:
             self._index.execute("UPDATE meta SET value = 'complete' WHERE name = 'state'")
 
     def totals(self) -> tuple[int, int]:
-        """(patients, rows) of the whole cohort."""
-        (patients,) = self._index.execute("SELECT COUNT(*) FROM patients").fetchone()
-        return int(patients), self.rows
+        """(patients, rows) of the whole cohort, without those who have withdrawn."""
+        patients, rows = self._index.execute(
+            f"""SELECT COUNT(DISTINCT p.id), COALESCE(SUM(i.rows), 0)
+            FROM instances i JOIN patients p ON p.id = i.patient WHERE {_STAYS}"""
+        ).fetchone()
+        return int(patients), int(rows)
 
     def unlabelled(self, columns: Sequence[str]) -> int:
         """How many rows have no label in any of these columns."""
@@ -176,7 +191,8 @@ class CohortWriter:
         ]
         marks = ",".join(str(int(position[0])) for position in positions if position)
         found = self._index.execute(
-            f"""SELECT COALESCE(SUM(i.rows), 0) FROM instances i JOIN patients p ON p.id = i.patient WHERE NOT EXISTS
+            f"""SELECT COALESCE(SUM(i.rows), 0) FROM instances i JOIN patients p ON p.id = i.patient
+            WHERE {_STAYS} AND NOT EXISTS
             (SELECT 1 FROM labels WHERE subject IN (i.instance, i.study, p.pseudonym) AND column IN ({marks}))"""
         )
         return int(found.fetchone()[0])
@@ -207,7 +223,7 @@ class Batch:
         """Append the rows of a new instance. rows: [k, ...] of the cohort's layout."""
         if not len(rows) or rows.shape[1:] != self._writer.layout.shape:
             raise ValueError(f"rows {rows.shape} do not fit {self._writer.layout.shape}")
-        self._index.execute("INSERT OR IGNORE INTO patients (pseudonym) VALUES (?)", (patient,))
+        self._index.execute("INSERT OR IGNORE INTO patients (pseudonym, since) VALUES (?, ?)", (patient, now()))
         (owner,) = self._index.execute("SELECT id FROM patients WHERE pseudonym = ?", (patient,)).fetchone()
         first = self._writer.rows + self.added
         self._index.execute("INSERT INTO instances VALUES (?, ?, ?, ?, ?)", (instance, study, owner, first, len(rows)))
@@ -238,8 +254,9 @@ class Batch:
         for column in columns:
             self._index.execute("INSERT OR IGNORE INTO label_columns (name) VALUES (?)", (column,))
         known = dict(self._index.execute("SELECT name, position FROM label_columns"))
-        held = """EXISTS (SELECT 1 FROM instances WHERE instance = subject) OR EXISTS (SELECT 1 FROM instances WHERE
-            study = subject) OR EXISTS (SELECT 1 FROM patients WHERE pseudonym = subject)"""
+        mine = f"SELECT 1 FROM instances i JOIN patients p ON p.id = i.patient WHERE {_STAYS} AND"
+        held = f"EXISTS ({mine} i.instance = subject) OR EXISTS ({mine} i.study = subject)"
+        held += f" OR EXISTS ({mine} p.pseudonym = subject)"
         matched = unmatched = 0
         lines: list[int] = []
         for subject, line, told, is_held in self._index.execute(
@@ -256,6 +273,98 @@ class Batch:
                 if value is not None:
                     self._index.execute("INSERT INTO labels VALUES (?, ?, ?)", (subject, known[column], value))
         return matched, unmatched, tuple(lines)
+
+
+def erase(path: Path, patients: Collection[bytes]) -> int:
+    """Overwrite what a cohort holds of these patients: rows with zeros, identifiers with random bytes; no labels stay.
+
+    A patient's pseudonym and the time of the first row stay, so that the rounds that used the data can be named. Run
+    again after a crash, it finishes. What a backup, a solid-state disk or a copy-on-write file system keeps of older
+    versions of a file is out of its reach.
+
+    Returns:
+        How many of the patients were erased by this call.
+
+    Raises:
+        DataError: the cohort is damaged or of another version.
+        StorageError: an ingest is running, or the disk refused.
+    """
+    if not (path / INDEX).is_file():
+        return 0
+    with storage(path):
+        lock = _locked(path)
+        try:
+            inputs = os.open(path / INPUTS, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                with closing(connect(path)) as index:
+                    return _erase(path, index, inputs, patients)
+            finally:
+                os.close(inputs)
+        finally:
+            os.close(lock)
+
+
+def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collection[bytes]) -> int:
+    # SQLite copies the old pages into its journal: that file is kept, to be overwritten as well.
+    index.execute("PRAGMA journal_mode = PERSIST")
+    layout, _ = read_meta(path, index)
+    known = index.execute("SELECT id, pseudonym FROM patients WHERE erased IS NULL").fetchall()
+    wanted = [(number, pseudonym) for number, pseudonym in known if pseudonym in patients]
+    # First the values, then the index: a crash in between leaves patients that are still to be erased.
+    end = count_rows(index) * layout.row_bytes
+    _zero(inputs, end, os.fstat(inputs).st_size)  # what an interrupted ingest appended may be anybody's
+    os.ftruncate(inputs, end)
+    for number, _ in wanted:
+        for first, rows in index.execute("SELECT first_row, rows FROM instances WHERE patient = ?", (number,)):
+            _zero(inputs, first * layout.row_bytes, (first + rows) * layout.row_bytes)
+    os.fsync(inputs)
+    index.execute("BEGIN IMMEDIATE")
+    for number, pseudonym in wanted:
+        _forget(index, number, pseudonym)
+    index.execute("COMMIT")
+    old_pages = path / f"{INDEX}-journal"
+    if old_pages.exists():
+        with old_pages.open("r+b") as journal:
+            _zero(journal.fileno(), 0, os.fstat(journal.fileno()).st_size)
+            os.fsync(journal.fileno())
+    index.execute("PRAGMA journal_mode = DELETE")
+    return len(wanted)
+
+
+def _forget(index: sqlite3.Connection, number: int, pseudonym: bytes) -> None:
+    """Remove what the index says of a patient, but for the pseudonym, the time of the first row and where rows lie."""
+    of_patient = "SELECT instance FROM instances WHERE patient = :patient"
+    own_studies = """SELECT study FROM instances WHERE patient = :patient
+        EXCEPT SELECT study FROM instances WHERE patient <> :patient"""
+    values = {"patient": number, "pseudonym": pseudonym}
+    index.execute(f"DELETE FROM files WHERE instance IN ({of_patient})", values)
+    index.execute(
+        f"DELETE FROM labels WHERE subject = :pseudonym OR subject IN ({of_patient}) OR subject IN ({own_studies})",
+        values,
+    )
+    for (first,) in index.execute("SELECT first_row FROM instances WHERE patient = :patient", values).fetchall():
+        index.execute(
+            "UPDATE instances SET instance = ?, study = x'' WHERE first_row = ?", (secrets.token_bytes(32), first)
+        )
+    index.execute("UPDATE patients SET erased = ? WHERE id = ?", (now(), number))
+
+
+def _zero(file: int, start: int, end: int) -> None:
+    """Overwrite bytes start .. end with zeros."""
+    zeros = memoryview(bytes(1 << 20))
+    while start < end:
+        start += os.pwrite(file, zeros[: end - start], start)
+
+
+def _locked(path: Path) -> int:
+    """The handle that keeps other writers out until it is closed. Raises: StorageError, OSError."""
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StorageError(f"{path}: another ingest is running", do="wait until it has ended") from None
+    return lock
 
 
 def _differences(of: Layout, other: Layout) -> str:

@@ -1,10 +1,15 @@
-"""A cohort as one federation's model sees it: encoded once, then kept in memory for all rounds."""
+"""A cohort as one federation's model sees it: encoded once, then kept in memory for all rounds.
+
+A cohort of one patient, of one class or of nobody gives examples too. Whether a round is answered must not depend on
+a patient (privacy.md, "The promise"), so a round takes the cohort as it is and noise covers the rest; `check` is for a
+person at home, who wants to know.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,11 +21,21 @@ from torch import Tensor
 from wardround.config import Task
 from wardround.errors import DataError
 from wardround.models import Model
+from wardround_client.batches import in_even_batches
 
 log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 32 << 20  # of float32 pixels: what encoding holds beside its result
+_ENCODED_AT_ONCE = 16  # images; always so many, whoever is there
 _UINT16_MAX = 65535.0
+
+
+class Inputs(Protocol):
+    """The rows of a cohort on disk, read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[Any]: ...
 
 
 class Store(Protocol):
@@ -31,7 +46,7 @@ class Store(Protocol):
     """
 
     @property
-    def inputs(self) -> npt.NDArray[Any]: ...
+    def inputs(self) -> Inputs: ...
     @property
     def patients(self) -> npt.NDArray[np.int64]: ...
     @property
@@ -68,58 +83,92 @@ class Examples:
         """Where the examples lie."""
         return self.z.device
 
+    def subset(self, chosen: Tensor) -> Examples:
+        """The chosen examples (bool [n]), their patients numbered anew, in the same order."""
+        patient = torch.unique(self.patient[chosen], return_inverse=True)[1]
+        return replace(
+            self, z=self.z[chosen], y=self.y[chosen], patient=patient, summary=self.summary[chosen], left_out=0
+        )
 
-def examples_of(
-    store: Store, task: Task, model: Model, device: torch.device | str = "cpu", *, least_patients: int = 2
-) -> Examples:
+
+@dataclass(frozen=True)
+class NamedExamples:
+    """Examples, and the pseudonyms of their patients 0, 1, 2 ..., so that one can be taken out again."""
+
+    examples: Examples
+    pseudonyms: tuple[bytes, ...]
+
+    def without(self, withdrawn: Collection[bytes]) -> NamedExamples:
+        """The same without these patients; nothing is encoded again. This very object when none of them is in it."""
+        gone = [number for number, pseudonym in enumerate(self.pseudonyms) if pseudonym in withdrawn]
+        if not gone:
+            return self
+        patient = self.examples.patient
+        chosen = torch.isin(patient, torch.tensor(gone, device=patient.device), invert=True)
+        left = tuple(pseudonym for pseudonym in self.pseudonyms if pseudonym not in withdrawn)
+        return NamedExamples(self.examples.subset(chosen), left)
+
+
+def examples_of(store: Store, task: Task, model: Model, device: torch.device | str = "cpu") -> Examples:
     """Encode a cohort for a task, in batches, so that memory beyond the result stays flat.
 
     Args:
-        store: the cohort on disk.
+        store: the cohort on disk; it may hold nobody whom the task can use.
         task: which labels, which classes, which shape.
         model: its frozen part encodes.
         device: where the examples shall lie.
-        least_patients: a cohort with fewer patients of the task's classes is refused.
 
     Raises: DataError, as `usable_rows`.
     """
-    rows = usable_rows(store, task, least_patients=least_patients)
-    z, summary = _encoded(store, rows.kept, task, model, torch.device(device))
-    return Examples(
-        z=z,
-        y=torch.from_numpy(rows.y).to(device),
-        patient=torch.from_numpy(rows.patient).to(device),
-        summary=summary,
-        classes=len(task.classes),
-        left_out=rows.left_out,
-    )
+    return encoded(store, usable_rows(store, task), task, model, device)
 
 
 @dataclass(frozen=True)
 class UsableRows:
-    """What a task can use of a cohort.
+    """What a task can use of a cohort; it may be nothing.
 
     kept: int64 [n], rows of the store. y: int64 [n], class indices. patient: int64 [n], 0 .. patients - 1.
+    patients: int64 [patients], the store's numbers of these patients. left_out: rows of no class of the task.
     """
 
     kept: npt.NDArray[np.int64]
     y: npt.NDArray[np.int64]
     patient: npt.NDArray[np.int64]
+    patients: npt.NDArray[np.int64]
     left_out: int
 
+    def check(self, task: Task, *, least_patients: int = 2) -> None:
+        """For a person at home; in a round this refusal would tell whether one patient is there.
 
-def usable_rows(store: Store, task: Task, *, least_patients: int = 2) -> UsableRows:
+        Raises: DataError: no row, no label of the task, one class only, or too few patients.
+        """
+        if not len(self.kept) and not self.left_out:
+            raise DataError(
+                "the cohort is empty", do="run `wardround hospital ingest` with files and a labels CSV that match"
+            )
+        if not len(self.kept):
+            raise DataError(
+                f"no example has a {task.label_column} that the task knows", allowed=", ".join(task.classes[:20])
+            )
+        if len(np.unique(self.y)) < 2:
+            raise DataError(
+                f"every example of the cohort is of one class, {task.classes[int(self.y[0])]!r}",
+                allowed="at least two of the task's classes",
+                do="ingest labels of another class as well, or take no part",
+            )
+        if len(self.patients) < least_patients:
+            raise DataError(
+                f"the cohort has {len(self.patients)} patients for this task", allowed=f"at least {least_patients}"
+            )
+
+
+def usable_rows(store: Store, task: Task) -> UsableRows:
     """The rows whose label is a class of the task; reads labels, not images.
 
-    Raises: DataError: the cohort was ingested for another shape, has no label of the task, one class only, or too
-        few patients.
+    Raises: DataError: the cohort was ingested for another shape, or without the task's label column.
     """
     _shape_fits(store, task)
     codes = store.labels(task.label_column)
-    if not len(codes):
-        raise DataError(
-            "the cohort is empty", do="run `wardround hospital ingest` with files and a labels CSV that match"
-        )
     index: dict[str | None, int] = {code: number for number, code in enumerate(task.classes)}
     y = np.array([index.get(code, -1) for code in codes], dtype=np.int64)
     kept = np.flatnonzero(y >= 0)
@@ -128,8 +177,8 @@ def usable_rows(store: Store, task: Task, *, least_patients: int = 2) -> UsableR
         log.info(
             "%d of %d examples are left out: their %s is no class of the task", left_out, len(y), task.label_column
         )
-    patient = _usable(np.asarray(store.patients), y, kept, task, least_patients)
-    return UsableRows(kept, y[kept], patient, left_out)
+    patients, patient = np.unique(np.asarray(store.patients)[kept], return_inverse=True)
+    return UsableRows(kept, y[kept], patient.astype(np.int64), patients, left_out)
 
 
 def _shape_fits(store: Store, task: Task) -> None:
@@ -147,44 +196,27 @@ def _shape_fits(store: Store, task: Task) -> None:
         )
 
 
-def _usable(
-    patients: npt.NDArray[np.int64], y: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], task: Task, least: int
-) -> npt.NDArray[np.int64]:
-    """Patients of the kept examples, numbered 0 .. patients - 1. Raises: DataError."""
-    if not len(kept):
-        raise DataError(
-            f"no example has a {task.label_column} that the task knows", allowed=", ".join(task.classes[:20])
-        )
-    if len(np.unique(y[kept])) < 2:
-        raise DataError(
-            f"every example of the cohort is of one class, {task.classes[int(y[kept][0])]!r}",
-            allowed="at least two of the task's classes",
-            do="ingest labels of another class as well, or take no part",
-        )
-    distinct, numbered = np.unique(patients[kept], return_inverse=True)
-    if len(distinct) < least:
-        raise DataError(f"the cohort has {len(distinct)} patients for this task", allowed=f"at least {least}")
-    return numbered.astype(np.int64)
-
-
 @torch.no_grad()
-def _encoded(
-    store: Store, kept: npt.NDArray[np.int64], task: Task, model: Model, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Z and summary of the kept examples. The first batch tells the shapes; the rest is written in place."""
+def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: torch.device | str = "cpu") -> Examples:
+    """Encode these rows of a cohort; see `examples_of`."""
+    device, kept = torch.device(device), rows.kept
+    # The shapes come from an input of zeros, because there may be no row.
+    blank = model.encode(torch.zeros(1, *task.input_shape, device=device))
+    z = torch.empty((len(kept), *blank.shape[1:]), device=device)
+    summary = torch.empty((len(kept), *model.summary(blank).shape[1:]), device=device)
     batch = max(1, _BATCH_BYTES // (4 * int(np.prod(task.input_shape))))
-    z = summary = torch.zeros(0)
     for start in range(0, len(kept), batch):
-        rows = kept[start : start + batch]
-        raw = np.asarray(store.inputs[rows])
+        raw = store.inputs[kept[start : start + batch]]
         x = torch.from_numpy(raw.astype(np.float32)).to(device)
         if raw.dtype == np.uint16:
             x /= _UINT16_MAX
-        part = model.encode(x)
-        moments = model.summary(part)
-        if start == 0:
-            z = torch.empty((len(kept), *part.shape[1:]), dtype=torch.float32, device=device)
-            summary = torch.empty((len(kept), *moments.shape[1:]), dtype=torch.float32, device=device)
-        z[start : start + len(rows)] = part
-        summary[start : start + len(rows)] = moments
-    return z, summary
+        part = z[start : start + len(raw)] = in_even_batches(model.encode, x, _ENCODED_AT_ONCE)
+        summary[start : start + len(raw)] = in_even_batches(model.summary, part, _ENCODED_AT_ONCE)
+    return Examples(
+        z=z,
+        y=torch.from_numpy(rows.y).to(device),
+        patient=torch.from_numpy(rows.patient).to(device),
+        summary=summary,
+        classes=len(task.classes),
+        left_out=rows.left_out,
+    )

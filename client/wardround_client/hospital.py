@@ -3,6 +3,7 @@
 hospital.toml   what the hospital is and permits         secret.key      key of the pseudonyms (0600)
 ledger.sqlite   every price, before it was paid          node.key, .pub  the node's identity (0600)
 cohort/         pseudonymous images and labels           approved/       federations, by digest
+withdrawn.register   who has withdrawn, as pseudonyms (0600)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from wardround.toml import loads
 from wardround_client.agreement import Agreement, Approvals
 from wardround_client.cohort import CohortStore
 from wardround_client.config import HospitalConfig, load_hospital_config
-from wardround_client.examples import Examples, examples_of, usable_rows
-from wardround_client.privacy.ledger import Budget, Ledger
+from wardround_client.examples import Examples, NamedExamples, encoded, usable_rows
+from wardround_client.privacy.ledger import LEDGER, Budget, Ledger
+from wardround_client.withdrawn import REGISTER, Register
 
 PSEUDONYM_KEY_BYTES = 32
 log = logging.getLogger(__name__)
@@ -44,13 +47,13 @@ class Hospital:
         self.paused = threading.Event()
         self.lock = threading.Lock()  # one round at a time: the ledger's order is the order of the answers
         self._agreements: dict[str, Agreement] = {}
-        self._examples: dict[str, Examples] = {}
+        self._examples: dict[str, NamedExamples] = {}
 
     @classmethod
     def open(cls, home: Path, *, ledger: Ledger | None = None) -> Hospital:
         """Open an existing home. Raises: ConfigError, StorageError."""
         config = load_hospital_config(home / "hospital.toml")
-        return cls(home, config, ledger or Ledger(home / "ledger.sqlite"))
+        return cls(home, config, ledger or Ledger.of(home))
 
     @classmethod
     def create(cls, home: Path, hospital_toml: str, *, ledger: Ledger | None = None) -> Hospital:
@@ -67,7 +70,11 @@ class Hospital:
             home.mkdir(parents=True, exist_ok=True)
             home.chmod(0o700)
             (home / "approved").mkdir(exist_ok=True)
-            write_private(home / "secret.key", secrets.token_bytes(PSEUDONYM_KEY_BYTES))
+            key = secrets.token_bytes(PSEUDONYM_KEY_BYTES)
+            write_private(home / "secret.key", key)
+            Register(home / REGISTER, key).create()
+            if ledger is None:
+                Ledger(home / LEDGER).close()
             (home / "hospital.toml").write_text(hospital_toml, encoding="utf-8")
         except OSError as error:
             raise StorageError(
@@ -86,6 +93,11 @@ class Hospital:
             raise StorageError(f"{self.home / 'secret.key'} is damaged", do="restore it from your backup")
         return key
 
+    @cached_property
+    def register(self) -> Register:
+        """Who has withdrawn. Raises: StorageError."""
+        return Register(self.home / REGISTER, self.key)
+
     @property
     def budget(self) -> Budget:
         """What the cohort may spend over its lifetime."""
@@ -99,13 +111,13 @@ class Hospital:
             raise ConfigError('device.compute = "cuda", but torch sees no CUDA device', do='write "auto" or "cpu"')
         return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def approve(self, file: Path) -> Agreement:
-        """Approve a federation.toml: check it against the policy first, then keep a copy.
+    def approve(self, file: Path, terms: Mapping[str, object] | None = None) -> Agreement:
+        """Approve a federation.toml: check it against the policy first, then keep a copy, and the terms as shown.
 
         Raises: ConfigError, PolicyRefusal.
         """
         agreement = self.agreement_of(file)
-        self.approvals.add(file)
+        self.approvals.add(file, terms)
         return agreement
 
     def agreement_of(self, file: Path) -> Agreement:
@@ -119,38 +131,66 @@ class Hospital:
             self._agreements[digest] = Agreement.of(federation, self.config, self.approvals.folder(digest))
         return self._agreements[digest]
 
+    def cohort(self) -> CohortStore:
+        """The cohort on disk, without those who have withdrawn; nobody opens it in another way.
+
+        Raises: DataError, StorageError.
+        """
+        return CohortStore.open(self.home / "cohort", withdrawn=self.register.read())
+
     def unfit_for(self, agreement: Agreement) -> str:
-        """Why the cohort, as it is now, cannot answer this agreement; empty when it can. Encodes nothing."""
+        """Why the cohort, as it is now, does not fit this agreement; empty when it does. Encodes nothing."""
         try:
-            usable_rows(CohortStore.open(self.home / "cohort"), agreement.federation.task)
+            usable_rows(self.cohort(), agreement.federation.task).check(agreement.federation.task)
         except (DataError, StorageError) as error:
             return str(error)
         return ""
 
     def examples(self, agreement: Agreement) -> Examples:
-        """The cohort as this federation's model sees it, encoded once and kept warm. Raises: DataError."""
-        digest = agreement.federation.digest
+        """The cohort as this federation's model sees it, encoded once and kept warm, less who has withdrawn by now.
+
+        It may be nobody: whether a round is answered must not depend on a patient (privacy.md, "The promise").
+
+        Raises:
+            DataError: there is no cohort, or it was ingested for another shape or without the task's label column.
+            StorageError: it cannot be read, or the opt-out register cannot.
+        """
+        task, digest = agreement.federation.task, agreement.federation.digest
         if digest not in self._examples:
-            store = CohortStore.open(self.home / "cohort")
-            self._examples[digest] = examples_of(store, agreement.federation.task, agreement.model, self.device)
-        return self._examples[digest]
+            store = self.cohort()
+            rows = usable_rows(store, task)
+            pseudonyms = tuple(store.pseudonyms[number] for number in rows.patients.tolist())
+            self._examples[digest] = NamedExamples(encoded(store, rows, task, agreement.model, self.device), pseudonyms)
+        # Looked at in every round, and after the encoding, which takes time: a patient may withdraw at any moment.
+        withdrawn = self.register.read()
+        self._examples = {each: examples.without(withdrawn) for each, examples in self._examples.items()}
+        return self._examples[digest].examples
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether a round was ever reserved, which the coordinator knows too."""
+        return bool(self.ledger.history())
 
     def warm_up(self) -> list[str]:
         """Load every approved agreement and its examples now, so that the first round finds them in memory.
 
-        An approval that does not fit the cohort is left for its round to refuse -> why, a sentence each.
+        An approval that does not fit the cohort is said -> why, a sentence each. Its rounds refuse where the reason is
+        the shape of the cohort; where it is the patients, they are answered all the same, because a refusal would tell.
 
-        Raises: DataError, when the cohort fits none of the approvals.
+        Raises: DataError, when the cohort fits none of the approvals, and this hospital has answered no round yet:
+            then it is a mistake of the set-up. Later the patients must not decide whether the daemon comes back.
         """
         unfit = []
         digests = sorted(self.approvals.digests())
         for digest in digests:
             try:
-                self.examples(self.agreement(digest))
+                agreement = self.agreement(digest)
+                self.examples(agreement)
+                usable_rows(self.cohort(), agreement.federation.task).check(agreement.federation.task)
             except WardroundError as error:
-                unfit.append(f"Federation {digest[:12]} cannot be answered: {error}")
+                unfit.append(f"Federation {digest[:12]} does not fit this hospital: {error}")
                 log.warning("%s", unfit[-1])
-                if len(unfit) == len(digests) and isinstance(error, DataError):
+                if len(unfit) == len(digests) and isinstance(error, DataError) and not self.has_answered:
                     raise
         return unfit
 

@@ -11,7 +11,7 @@ import csv
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -34,7 +34,11 @@ BATCH_CHUNKS = 8
 LISTED_LINES = 20
 """At most so many lines of the CSV are named in a summary."""
 
+WITHHELD = "(withheld)"
+"""Stands in the quarantine list for a file of somebody who withdrew: a path or a line would tell who did."""
+
 DUPLICATE = Rejection("duplicate SOP Instance UID (0008,0018)")
+WITHDRAWN = Rejection("patient withdrawn")
 CHANGED = Rejection("SOP Instance UID (0008,0018) is in the cohort with another patient or other pixels")
 
 
@@ -46,8 +50,8 @@ class IngestSummary:
         read: files (or table rows) found. used: those in the cohort now. already: those of `used` that were before.
         quarantined: those that cannot be used; `quarantine.csv` in the cohort's folder lists each.
         reasons: quarantined files by reason; a reason never holds a value of a file.
-        patients, images: in the whole cohort now (images: rows, for a table). added: images that this ingest added.
-        unlabelled: images of the whole cohort without a label in any column of this CSV.
+        patients, images: in the whole cohort now (images: rows, for a table), less those who have withdrawn.
+        added: images that this ingest added. unlabelled: images without a label in any column of this CSV.
         unmatched: rows of the CSV whose key no image has. unmatched_lines: the first of their line numbers.
     """
 
@@ -95,6 +99,7 @@ def ingest(
     label_columns: Sequence[str] | None = None,
     frames_per_file: int = 32,
     allow_burned_in: bool = False,
+    withdrawn: Collection[bytes] = (),
 ) -> IngestSummary:
     """Turn a folder of DICOM files into a cohort, or add to one.
 
@@ -111,6 +116,7 @@ def ingest(
         label_columns: the columns of the CSV to keep; None: all but the key.
         frames_per_file: of a multi-frame file, at most so many frames.
         allow_burned_in: use files whose Burned In Annotation (0028,0301) is YES.
+        withdrawn: pseudonyms of patients whose files are quarantined, and whose stored images count as gone.
 
     Raises:
         DataError: nothing to read, a CSV that cannot be used, or a cohort of other settings or another key.
@@ -127,9 +133,9 @@ def ingest(
     found = sum(1 for _ in listed())
     if not found:
         raise DataError(f"{source_dir} holds no files", do="name the folder that holds the DICOM files")
-    with storage(cohort_dir), CohortWriter(cohort_dir, layout, key) as writer:
+    with storage(cohort_dir), CohortWriter(cohort_dir, layout, key, withdrawn=withdrawn) as writer:
         with writer.batch() as batch:
-            _stage(batch, labels, pseudonyms)
+            _stage(batch, labels, pseudonyms, writer.withdrawn)
             _claim_known(batch, listed(), pseudonyms)
         with _quarantine_list(cohort_dir) as write:
             tally = _Tally(write)
@@ -152,10 +158,11 @@ def _pseudonyms(key: bytes) -> Pseudonyms:
     return Pseudonyms(key)
 
 
-def _stage(batch: Batch, labels: LabelsCsv, pseudonyms: Pseudonyms) -> None:
+def _stage(batch: Batch, labels: LabelsCsv, pseudonyms: Pseudonyms, withdrawn: Collection[bytes]) -> None:
     """Read the whole CSV first, so that a mistake in it costs no time. Raises: DataError."""
     for line, value, told in labels.rows():
-        earlier = batch.stage(pseudonyms.of(labels.key, value), line, told)
+        subject = pseudonyms.of(labels.key, value)
+        earlier = None if subject in withdrawn else batch.stage(subject, line, told)
         if earlier is not None:
             raise DataError(
                 f"{labels.path}, line {line}: the same {labels.key} as on line {earlier}, with other labels",
@@ -180,10 +187,12 @@ def _unknown(writer: CohortWriter, entries: Iterator[Listed], pseudonyms: Pseudo
     for entry in entries:
         if entry.unreadable:
             tally.reject(str(entry.path), Rejection("not a regular file or a folder without access", entry.unreadable))
-        elif writer.knows(_fingerprint(pseudonyms, entry)):
-            tally.already += 1
-        else:
+        elif (owner := writer.owner_of(_fingerprint(pseudonyms, entry))) is None:
             yield entry.path
+        elif owner in writer.withdrawn:
+            tally.reject(WITHHELD, WITHDRAWN)
+        else:
+            tally.already += 1
 
 
 def _store(
@@ -191,6 +200,9 @@ def _store(
 ) -> None:
     if isinstance(outcome, Rejection):
         tally.reject(str(path), outcome)
+        return
+    if outcome.patient in writer.withdrawn:
+        tally.reject(WITHHELD, WITHDRAWN)
         return
     if not batch.claim(outcome.instance):
         tally.reject(str(path), DUPLICATE)
@@ -226,7 +238,7 @@ def _finish(writer: CohortWriter, labels: LabelsCsv, tally: _Tally) -> IngestSum
         matched, unmatched, lines = batch.label(labels.columns, LISTED_LINES)
     writer.finish()
     patients, images = writer.totals()
-    if images and not matched:
+    if images and unmatched and not matched:
         raise DataError(
             f"{labels.path}: no {labels.key} of this file is in the cohort",
             allowed=f"the values of {labels.key} in the DICOM files, written exactly alike",
@@ -257,6 +269,7 @@ def ingest_table(
     label_columns: Sequence[str],
     columns: Sequence[str] | None = None,
     constants: Mapping[str, float] | None = None,
+    withdrawn: Collection[bytes] = (),
 ) -> IngestSummary:
     """Turn a CSV of measurements into a cohort, or add to one. A row is an example.
 
@@ -272,6 +285,7 @@ def ingest_table(
         label_columns: columns of labels; an empty cell or `?` is no label.
         columns: names of all columns, for a file without a header.
         constants: by feature, what stands for a missing value.
+        withdrawn: pseudonyms of patients whose rows are quarantined, and whose stored rows count as gone.
 
     Raises:
         DataError: the CSV cannot be used, a column is absent, or the cohort has other settings or another key.
@@ -283,7 +297,7 @@ def ingest_table(
     pseudonyms = _pseudonyms(key)
     wanted = [*features, *label_columns, *([patient_column] if patient_column else [])]
     _check_columns(table_csv, rows(table_csv, columns=columns), wanted)
-    with storage(cohort_dir), CohortWriter(cohort_dir, layout, key) as writer:
+    with storage(cohort_dir), CohortWriter(cohort_dir, layout, key, withdrawn=withdrawn) as writer:
         with _quarantine_list(cohort_dir) as write:
             tally = _Tally(write)
             source = rows(table_csv, columns=columns)
@@ -294,6 +308,9 @@ def ingest_table(
                         outcome = _example(row, features, patient_column, constants, pseudonyms, seen)
                         if isinstance(outcome, Rejection):
                             tally.reject(f"{table_csv}, line {row.line}", outcome)
+                            continue
+                        if outcome.patient in writer.withdrawn:
+                            tally.reject(WITHHELD, WITHDRAWN)
                             continue
                         told = [label(row.cells[column]) for column in label_columns]
                         batch.stage(outcome.instance, row.line, told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import torch
@@ -131,7 +131,7 @@ def k_shot(examples: Examples, shots: int, generator: torch.Generator) -> Split:
         members = members[torch.randperm(len(members), generator=generator)]
         chosen[members[: min(shots, len(members) // 2)]] = True
     inside = chosen.to(examples.patient.device)[examples.patient]
-    return Split(_subset(examples, inside), _subset(examples, ~inside))
+    return Split(examples.subset(inside), examples.subset(~inside))
 
 
 def compare(
@@ -209,16 +209,3 @@ def _class_weights(examples: Examples) -> Tensor:
     """float32 [n] that sums to 1: every class that occurs weighs the same, so does every example of a class."""
     counts = torch.bincount(examples.y, minlength=examples.classes)
     return 1 / (counts[examples.y] * (counts > 0).sum()).float()
-
-
-def _subset(examples: Examples, chosen: Tensor) -> Examples:
-    """The chosen examples (bool [n]), their patients numbered anew."""
-    patient = torch.unique(examples.patient[chosen], return_inverse=True)[1]
-    return replace(
-        examples,
-        z=examples.z[chosen],
-        y=examples.y[chosen],
-        patient=patient,
-        summary=examples.summary[chosen],
-        left_out=0,
-    )

@@ -15,7 +15,6 @@ from typing import Any
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, DataError
-from wardround_client.cohort import CohortStore
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest
 from wardround_client.privacy.ledger import Ledger
@@ -167,7 +166,7 @@ labels = {labels}
 
 def _declare(site: Site, hospital: Hospital, federation: Federation, compute: str) -> Hospital:
     """A real hospital declares a round number itself; of somebody's folders it is the true one, rounded."""
-    patients = len(set(CohortStore.open(site.home / "cohort").patients.tolist()))
+    patients = len(hospital.cohort().pseudonyms)
     declared = replace(site, declared_patients=max(1, patients if patients < 20 else patients // 10 * 10))
     (site.home / "hospital.toml").write_text(hospital_toml(declared, federation, compute), encoding="utf-8")
     return Hospital.open(site.home, ledger=hospital.ledger)

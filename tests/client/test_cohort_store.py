@@ -36,9 +36,9 @@ def write(path: Path, *instances: tuple[str, str, tuple[int, ...]], finish: bool
 
 def test_rows_and_patients_come_back_in_order(tmp_path: Path) -> None:
     write(tmp_path / "c", ("p", "a", (1, 2)), ("q", "b", (3,)), ("p", "c", (4,)))
-    store = CohortStore.open(tmp_path / "c")
-    assert store.inputs[:, 0, 0, 0].tolist() == [1, 2, 3, 4] and len(store) == 4
-    assert store.inputs.dtype == np.uint16 and isinstance(store.inputs, np.memmap)
+    store = CohortStore.open(tmp_path / "c", withdrawn=())
+    assert store.inputs[:][:, 0, 0, 0].tolist() == [1, 2, 3, 4] and len(store) == 4
+    assert store.inputs.dtype == np.uint16 and isinstance(store.inputs.mapped, np.memmap)
     assert store.patients.tolist() == [0, 0, 1, 0] and store.patients.dtype == np.int64
     assert store.pseudonyms == (b"p", b"q")
     assert (store.kind, store.image_size_px, store.channels, store.features) == ("image", 2, 1, ())
@@ -49,7 +49,7 @@ def test_rows_and_patients_come_back_in_order(tmp_path: Path) -> None:
 def test_any_cohort_comes_back(tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[int, int]]) -> None:
     path = tmp_path_factory.mktemp("cohort")
     write(path, *((f"p{p}", str(i), tuple(range(n))) for i, (p, n) in enumerate(plan)))
-    store = CohortStore.open(path)
+    store = CohortStore.open(path, withdrawn=())
     owners = [store.pseudonyms[i].decode() for i in store.patients]
     assert owners == [f"p{p}" for p, n in plan for _ in range(n)]
 
@@ -60,7 +60,7 @@ def test_rows_that_no_index_knows_are_cut_off(tmp_path: Path, extra: int) -> Non
     with (tmp_path / INPUTS).open("ab") as file:
         file.write(b"x" * extra)
     write(tmp_path, ("q", "b", (3,)))
-    assert CohortStore.open(tmp_path).inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert CohortStore.open(tmp_path, withdrawn=()).inputs[:][:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,29 +76,28 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             write(tmp_path, ("q", "b", (3,)))
     assert (tmp_path / INPUTS).read_bytes() == before
     write(tmp_path, ("q", "b", (3,)))
-    assert CohortStore.open(tmp_path).inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert CohortStore.open(tmp_path, withdrawn=()).inputs[:][:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_absent_empty_unfinished_and_damaged_cohorts_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no cohort"):
-        CohortStore.open(tmp_path / "absent")
+        CohortStore.open(tmp_path / "absent", withdrawn=())
     write(tmp_path / "empty")
-    with pytest.raises(DataError, match="is empty"):
-        CohortStore.open(tmp_path / "empty")
+    assert len(CohortStore.open(tmp_path / "empty", withdrawn=())) == 0
     write(tmp_path / "unfinished", ("p", "a", (1,)), finish=False)
     with pytest.raises(DataError, match="did not finish"):
-        CohortStore.open(tmp_path / "unfinished")
+        CohortStore.open(tmp_path / "unfinished", withdrawn=())
     write(tmp_path / "short", ("p", "a", (1, 2)))
     os.truncate(tmp_path / "short" / INPUTS, 9)
     with pytest.raises(DataError, match="holds 1 rows, the index knows 2"):
-        CohortStore.open(tmp_path / "short")
+        CohortStore.open(tmp_path / "short", withdrawn=())
     write(tmp_path / "broken", ("p", "a", (1, 2)))
     (tmp_path / "broken" / INDEX).write_bytes(b"not a database" * 100)
     with pytest.raises(DataError, match="damaged"):
-        CohortStore.open(tmp_path / "broken")
+        CohortStore.open(tmp_path / "broken", withdrawn=())
     (tmp_path / "broken" / INDEX).write_bytes(b"")
     with pytest.raises(DataError, match="damaged"):
-        CohortStore.open(tmp_path / "broken")
+        CohortStore.open(tmp_path / "broken", withdrawn=())
 
 
 def test_another_key_or_other_settings_are_refused(tmp_path: Path) -> None:
@@ -121,7 +120,7 @@ def test_an_unknown_label_column_names_the_nearest(tmp_path: Path) -> None:
             batch.stage(b"p", 2, ["yes"])
             batch.label(["finding"], 5)
         writer.finish()
-    store = CohortStore.open(tmp_path)
+    store = CohortStore.open(tmp_path, withdrawn=())
     assert store.labels("finding") == ["yes", "yes"]
     with pytest.raises(DataError, match="did you mean 'finding'"):
         store.labels("findings")

@@ -113,7 +113,7 @@ def test_join_keeps_every_other_line(home: Path, ca: Path, capsys: pytest.Captur
     assert wardround(capsys, "join", home, invitation)[0] == 0
     after = (home / "hospital.toml").read_text().splitlines()
     changed = [new for old, new in zip(before, after, strict=True) if old != new]
-    assert len(changed) == 1
+    assert len(changed) == 2
     assert changed[0].startswith('address = "fl.example.org:9092"')
     assert "# host:port" in changed[0]
     assert (home / "coordinator-ca.pem").read_text().strip() == ca.read_text().strip()
@@ -163,6 +163,10 @@ def test_ingest_approve_and_look(home: Path, federation: Path, table: Path, caps
     assert terms["epsilon_of_this_run"] == pytest.approx(8.0, abs=0.01)
     assert terms["questions"] == {"statistics": 1, "gradient": 3}
     assert len(terms["bundle_sha256"]) == 64
+    assert terms["forecast"] == "this run will cost this hospital epsilon 8.00 of the 10.00 left"
+    record = json.loads((home / "approved" / terms["digest"] / "approval.json").read_text())
+    assert record["forecast"] == terms["forecast"]
+    assert record["time"]
 
     code, out, _ = wardround(capsys, "status", home, "--json")
     assert code == 6  # no daemon, and yet the numbers

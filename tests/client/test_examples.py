@@ -14,7 +14,7 @@ from wardround.errors import DataError
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
 from wardround_client import examples as module
-from wardround_client.examples import examples_of
+from wardround_client.examples import examples_of, usable_rows
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,17 @@ def test_a_missing_label_is_not_a_class_called_none() -> None:
         (["yes", "no"], [0, 0], "1 patients"),
     ],
 )
-def test_a_cohort_that_cannot_be_used_says_why(codes: list[str | None], patients: list[int], message: str) -> None:
+def test_a_cohort_of_little_use_is_said_at_home_and_answers_all_the_same(
+    codes: list[str | None], patients: list[int], message: str
+) -> None:
+    """docs/privacy-specification.md P56: "Whether a round is answered does not depend on any patient"."""
+    cohort = store(codes, patients)
     with pytest.raises(DataError, match=message):
-        examples_of(store(codes, patients), TASK, MODEL)
+        usable_rows(cohort, TASK).check(TASK)
+    examples = examples_of(cohort, TASK, MODEL)
+    assert examples.z.shape[1:] == (1, 8, 8) and examples.summary.shape[1:] == (MODEL.scaling_size,)
+    assert len(examples.z) == len(examples.y) == len(examples.patient) == len(examples.summary)
+    assert examples.patients == len({p for p, code in zip(patients, codes, strict=True) if code in TASK.classes})
 
 
 def test_another_size_says_to_ingest_again() -> None:

@@ -52,8 +52,8 @@ def test_rows_are_used_or_quarantined_by_column(tmp_path: Path) -> None:
 
     assert run() == (5, 2, 0, 1)
     assert run() == (5, 2, 2, 1)
-    store = CohortStore.open(tmp_path / "c")
-    assert store.inputs.tolist() == [[63, 233], [64, 250]] and store.inputs.dtype == np.float32
+    store = CohortStore.open(tmp_path / "c", withdrawn=())
+    assert store.inputs[:].tolist() == [[63, 233], [64, 250]] and store.inputs.dtype == np.float32
     assert store.labels("num") == ["0", "1"] and store.features == ("age", "chol") and store.kind == "table"
 
 
@@ -79,4 +79,4 @@ def test_four_real_hospitals(tmp_path: Path, shared_data: Path) -> None:
             patient_column=None, label_columns=["num"], columns=HEART, constants=dict.fromkeys(HEART[:-1], 0.0),
         )  # fmt: skip
         assert (summary.read, summary.used, summary.patients, summary.unlabelled) == (count, count, count, 0)
-        assert CohortStore.open(tmp_path / name).inputs.shape == (count, 13)
+        assert CohortStore.open(tmp_path / name, withdrawn=()).inputs.shape == (count, 13)

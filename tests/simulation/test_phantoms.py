@@ -170,9 +170,9 @@ def test_every_hospital_comes_through_the_intake_whole(index: int, tmp_path: Pat
     assert told[-1] == (written, written)
     assert (summary.used, summary.quarantined, summary.unlabelled, summary.unmatched) == (written, 0, 0, 0)
     assert summary.patients == profile.patients
-    store = CohortStore.open(tmp_path / "out")
+    store = CohortStore.open(tmp_path / "out", withdrawn=())
     assert store.label_columns == tuple(TASKS)
-    spread = store.inputs.reshape(len(store.inputs), -1).std(axis=1) / 65535
+    spread = store.inputs[:].reshape(len(store.inputs), -1).std(axis=1) / 65535
     assert spread.min() > 0.05  # no image lost its contrast on the way
 
 

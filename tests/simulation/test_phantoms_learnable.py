@@ -21,9 +21,9 @@ HOSPITALS, PATIENTS = 5, (44, 50)
 
 def read(folder: Path) -> tuple[Tensor, Tensor]:
     """Images [n, 1, 64, 64] in [0, 1] and labels [n] of an ingested cohort."""
-    store = CohortStore.open(folder)
+    store = CohortStore.open(folder, withdrawn=())
     labels = [CLASSES.index(str(label)) for label in store.labels(DEFAULT_TASK)]
-    return torch.from_numpy(store.inputs.astype("float32") / 65535), torch.tensor(labels)
+    return torch.from_numpy(store.inputs[:].astype("float32") / 65535), torch.tensor(labels)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from wardround.errors import ConfigError
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 impossible file or option, 3 the cohort or its files, "
-    "4 policy or budget, 6 the coordinator or the daemon does not answer or is not trusted, 7 disk, 130 interrupted."
+    "4 policy, budget or audit, 6 the coordinator or the daemon does not answer or is not trusted, 7 disk, "
+    "130 interrupted."
 )
 app = typer.Typer(no_args_is_help=True, help="A hospital: its images stay here, private answers leave.")
 console = Console()

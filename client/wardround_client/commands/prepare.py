@@ -1,4 +1,4 @@
-"""`wardround hospital init | join | ingest | approve`: everything before the daemon runs."""
+"""`wardround hospital init | join | ingest`: everything before the daemon runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,8 +18,6 @@ from wardround_client.commands.common import JsonOption, NewHome, app, checked, 
 from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
-    from wardround_client.agreement import Agreement
-    from wardround_client.hospital import Hospital
     from wardround_client.ingest import IngestSummary
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
@@ -174,90 +172,6 @@ def ingest(
     finally:
         hospital.ledger.close()
     _print_summary(summary, cohort, as_json)
-
-
-@app.command(
-    epilog=example(
-        "wardround hospital approve ~/st-anna federation.toml",
-        "wardround hospital approve ~/st-anna federation.toml --yes",
-    )
-)
-def approve(
-    home: NewHome,
-    federation: Annotated[Path, typer.Argument(help="The agreement: federation.toml.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what an agreement asks and costs, check it against the policy, approve it. A daemon sees it at once."""
-    home = checked(home)
-    from wardround_client.hospital import Hospital
-
-    hospital = Hospital.open(home)
-    try:
-        agreement = hospital.agreement_of(federation)
-        terms = _terms(hospital, agreement)
-        if not as_json:
-            show({name.replace("_", " "): _said(value) for name, value in terms.items()}, title="This agreement")
-            if not yes and not typer.confirm("Approve it?"):
-                say("Not approved. Nothing was changed.")
-                raise typer.Exit(4)
-        elif not yes:
-            raise ConfigError("--json cannot ask", do="add --yes")
-        hospital.approve(federation)
-    finally:
-        hospital.ledger.close()
-    if as_json:
-        emit(event="approve", **terms)
-    else:
-        say(f"Approved: {agreement.federation.name} ({agreement.federation.digest[:12]}).")
-
-
-def _terms(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
-    """What a person has to know before saying yes; all of it from public numbers and the ledger."""
-    from wardround.schedule import QUESTIONS, answer_size
-    from wardround_client.privacy.accountant import epsilon, rows_for
-
-    federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
-    delta, ledger = hospital.config.delta, hospital.ledger
-    rows = [row for plan in schedule.rounds for row in rows_for(agreement.calibration, plan)]
-    asked = {question: schedule.times(question) for question in QUESTIONS}
-    sizes = {question: _reply_bytes(hospital, answer_size(question, model)) for question in asked}
-    return {
-        "name": federation.name,
-        "digest": federation.digest,
-        "bundle_sha256": agreement.bundle_sha256,
-        "task": f"{federation.task.label_column}: {', '.join(federation.task.classes)} ({federation.task.kind})",
-        "model": f"{federation.model.family}, {model.layout.size} parameters",
-        "algorithm": federation.algorithm.name,
-        "rounds": len(schedule),
-        "questions": {question: times for question, times in asked.items() if times},
-        "epsilon_of_this_run": round(epsilon(rows, delta), 4),
-        "epsilon_spent_before": round(ledger.spent(delta), 4),
-        "epsilon_after_this_run": round(epsilon([*ledger.history(), *rows], delta), 4),
-        "epsilon_budget": hospital.budget.epsilon,
-        "delta": delta,
-        "outbound_bytes": sum(sizes[plan.question] for plan in schedule.rounds),
-        "cohort": hospital.unfit_for(agreement) or "fits",
-    }
-
-
-def _reply_bytes(hospital: Hospital, numbers: int) -> int:
-    """Length of a reply that holds so many numbers: it depends on nothing else."""
-    import numpy as np
-
-    from wardround.wire import ReplyHeader, RoundReply
-
-    identity = hospital.config.hospital
-    header = ReplyHeader(
-        run="run", round=0, hospital=identity.name, declared_patients=identity.declared_patients, epsilon=0.0
-    )
-    return len(RoundReply(header, np.zeros(numbers, np.float32)).pack())
-
-
-def _said(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} x {times}" for name, times in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:

@@ -1,0 +1,188 @@
+"""Whether a round is answered, and at what length, does not depend on any one patient."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wardround.config import AlgorithmChoice, Privacy
+from wardround.models.conv4 import Conv4
+from wardround.models.objective import Objective
+from wardround.schedule import QUESTIONS, answer_size
+from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround_client.agreement import Agreement
+from wardround_client.cohort import Layout
+from wardround_client.cohort_writer import CohortWriter
+from wardround_client.examples import Examples
+from wardround_client.hospital import Hospital
+from wardround_client.privacy.accountant import Answers, Calibration
+from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.ledger import Ledger
+from wardround_client.round import answer
+
+HOSPITAL = """
+[hospital]
+name = "north"
+declared_patients = 40
+"""
+TABLE = """
+name = "test"
+[task]
+label_column = "finding"
+classes = ["no", "yes"]
+kind = "table"
+features = ["a", "b"]
+[model]
+family = "logistic"
+[algorithm]
+name = "{algorithm}"
+[privacy]
+images_per_patient = 2
+[rounds]
+rounds = 1
+evaluate_every = 1
+"""
+IMAGES = """
+name = "test"
+[task]
+label_column = "finding"
+classes = ["no", "yes"]
+image_size_px = 16
+[model]
+family = "conv4"
+width = 2
+[algorithm]
+name = "{algorithm}"
+[rounds]
+rounds = 1
+evaluate_every = 1
+"""
+LAYOUTS = {TABLE: Layout("table", features=("a", "b")), IMAGES: Layout("image", 16, 1)}
+ALGORITHMS = get_args(AlgorithmChoice.model_fields["name"].annotation)
+
+Patient = list[str | None]  # the label of each of the patient's rows
+patients = st.lists(
+    st.lists(st.sampled_from(["no", "yes", "other", None]), min_size=1, max_size=3), min_size=0, max_size=4
+)
+names = map("patient {}".format, itertools.count())
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    yield Hospital.create(tmp_path_factory.mktemp("home"), HOSPITAL, ledger=Ledger(None))
+
+
+def write(hospital: Hospital, layout: Layout, people: list[Patient]) -> list[bytes]:
+    """Make this the hospital's cohort -> the patients' pseudonyms."""
+    shutil.rmtree(hospital.home / "cohort", ignore_errors=True)
+    hospital._examples = {}
+    pseudonyms = [next(names).encode().ljust(32) for _ in people]
+    generator = np.random.default_rng(0)
+    with CohortWriter(hospital.home / "cohort", layout, hospital.key) as writer:
+        with writer.batch() as batch:
+            for pseudonym, labels in zip(pseudonyms, people, strict=True):
+                for number, label in enumerate(labels):
+                    instance = pseudonym + bytes([number])
+                    rows = generator.uniform(0, 9, (1, *layout.shape)).astype(layout.dtype)
+                    batch.add(patient=pseudonym, study=b"", instance=instance, rows=rows)
+                    batch.stage(instance, number, [label])
+            batch.label(["finding"], 0)
+        writer.finish()
+    return pseudonyms
+
+
+def lengths(hospital: Hospital, agreement: Agreement) -> list[int]:
+    """Every round of a run, each answered: the lengths of the replies."""
+    hospital.ledger = Ledger(None)
+    model = agreement.model
+    found = []
+    for plan in agreement.schedule.rounds:
+        blob = answer(
+            hospital,
+            RoundRequest(
+                RequestHeader(run="run", federation=agreement.federation.digest, round=plan.number),
+                np.zeros(model.layout.size, np.float32),
+                np.zeros(model.scaling_size, np.float32),
+                np.ones(model.scaling_size, np.float32),
+            ).pack(),
+        )
+        reply = RoundReply.unpack(blob, run="run", round=plan.number, size=answer_size(plan.question, model))
+        assert reply.header.refusal is None, reply.header.refusal
+        assert np.isfinite(reply.answer).all() and reply.answer.any()
+        found.append(len(blob))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("toml", "algorithm", "examples"),
+    [*((TABLE, name, 12) for name in ALGORITHMS), (IMAGES, "reptile", 4), (IMAGES, "maml", 4)],
+)
+def test_nobody_can_tell_from_an_answer_whether_a_patient_is_there(
+    hospital: Hospital, tmp_path: Path, toml: str, algorithm: str, examples: int
+) -> None:
+    """privacy.md: "Neighbours: add or remove one patient". P56: "Whether a round is answered does not depend on any
+    patient: a cohort of one class, of one patient or of nobody is answered about like any other."
+    """
+    (tmp_path / "federation.toml").write_text(toml.format(algorithm=algorithm))
+    agreement = hospital.approve(tmp_path / "federation.toml")
+    expected = []
+
+    @settings(max_examples=examples)
+    @given(patients)
+    def check(people: list[Patient]) -> None:
+        for pseudonym in [None, *write(hospital, LAYOUTS[toml], people)]:
+            if pseudonym is not None:
+                hospital.register.add([pseudonym])
+            expected.append(lengths(hospital, agreement))
+            assert expected[0] == expected[-1]
+
+    check()
+    write(hospital, LAYOUTS[toml], [])
+    assert lengths(hospital, agreement) == expected[0]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("images_per_patient", [1, 3])
+@pytest.mark.parametrize("people", [0, 1])
+def test_noise_alone_answers_for_a_cohort_of_nobody_or_of_one(
+    question: str, images_per_patient: int, people: int
+) -> None:
+    """privacy.md: "An empty sample still adds noise." """
+    model = Conv4.of(1, 2, 2)
+    side = 16 if people else 24  # of its own: what is remembered of a shape was then learned from nobody
+    examples = Examples(
+        z=torch.rand(people, 1, side, side),
+        y=torch.zeros(people, dtype=torch.int64),
+        patient=torch.arange(people),
+        summary=torch.rand(people, 1),
+        classes=2,
+    )
+    sigmas = dict.fromkeys(QUESTIONS, 1.0)
+    cohort = PrivateCohort(
+        examples,
+        calibration=Calibration(sampling_rate=1.0, **sigmas),
+        privacy=Privacy(images_per_patient=images_per_patient),
+        declared_patients=20,
+        reserved=(Answers(1.0, 1.0, 1),),
+    )
+    theta, shift, scale = model.initial(), torch.zeros(1), torch.ones(1)
+    loss = Objective(model, shift, scale)
+    asked = {
+        "gradient": lambda: cohort.gradient(loss, theta),
+        "episode_gradient": lambda: cohort.episode_gradient(lambda at, s, q: loss(at, q.x, q.y), theta),
+        "statistics": lambda: cohort.statistics().pack(),
+        "class_means": lambda: cohort.class_means(lambda z: model.summary(z)).pack(),
+        "confusion": lambda: cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).flatten(),
+    }
+    result = asked[question]()
+    assert result.shape == (answer_size(question, model),)  # type: ignore[arg-type]
+    assert bool(torch.isfinite(result).all()) and bool(result.any())
