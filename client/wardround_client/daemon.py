@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -18,10 +18,10 @@ from types import FrameType
 import torch
 
 from wardround import __version__
-from wardround.errors import ConfigError, DataError, StorageError
-from wardround.wire import ReplyHeader, peek_reply
+from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.models import Model
+from wardround.wire import ReplyHeader, peek_reply, request_bytes
 from wardround_client._proto import hospital_pb2 as pb
-from wardround_client.cohort import CohortStore
 from wardround_client.control import Board, ControlServer
 from wardround_client.hospital import Hospital
 from wardround_client.keys import load_node_key
@@ -78,6 +78,7 @@ class Daemon:
             self._answer,
             self.hospital.approvals.bundles,
             self.home / MEMORY,
+            largest_request=self._largest_request,
             report=self._link,
             poll_s=self._poll_s,
         )
@@ -86,13 +87,30 @@ class Daemon:
                 self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
 
+    def _largest_request(self) -> int:
+        """Bytes of the largest request that an approved agreement can bring; 0 without an approval."""
+        return max((request_bytes(model.layout.size, model.scaling_size) for model in self._models()), default=0)
+
+    def _models(self) -> Iterator[Model]:
+        for digest in self.hospital.approvals.digests():
+            with suppress(WardroundError):  # its round will be refused
+                yield self.hospital.agreement(digest).model
+
     def _answer(self, blob: bytes) -> bytes:
+        came = time.monotonic()
         reply = answer(self.hospital, blob)
+        self._wait_for_grid(came)
         header = peek_reply(reply)
         with self._shown_lock:
             self._shown = _after(self._shown, header)
         self.board.touch()
         return reply
+
+    def _wait_for_grid(self, came: float) -> None:
+        """Hold a reply until a whole multiple of policy.reply_grid_s has passed since its request; `stop` ends it."""
+        grid_s = self.hospital.config.policy.reply_grid_s
+        if grid_s > 0:
+            self.stop.wait(-(time.monotonic() - came) % grid_s)
 
     def _link(self, link: Link, detail: str) -> None:
         with self._shown_lock:
@@ -142,18 +160,29 @@ def coordinator_of(hospital: Hospital) -> Coordinator:
     if not section.address:
         raise ConfigError("hospital.toml names no coordinator (coordinator.address)", do=f"`{join}`")
     try:
-        return Coordinator(section.address, ca_file.read_bytes())
+        ca_pem = ca_file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{ca_file} cannot be read ({error.strerror})", do=f"`{join}`") from None
+    if not section.is_pinned_to(ca_pem):
+        raise ConfigError(
+            f"{ca_file} is not the certificate authority that this hospital joined",
+            allowed=f"a file of SHA-256 {section.ca_sha256} (coordinator.ca_sha256)",
+            do=f"find out who exchanged it; to join another coordinator, `{join}`",
+        )
+    return Coordinator(section.address, ca_pem)
 
 
 def check_cohort(hospital: Hospital) -> None:
-    """Look for a cohort before anything connects. Raises: DataError."""
+    """Look for a cohort before anything connects. Raises: DataError.
+
+    An empty one is a mistake of the set-up; once a round was answered, whether the daemon comes back must not depend on
+    the patients.
+    """
     folder = hospital.home / "cohort"
     ingest = f"wardround hospital ingest {hospital.home} DICOM_DIR --labels labels.csv"
     if not folder.exists():
         raise DataError("this hospital has no cohort yet", do=f"`{ingest}`")
-    if len(CohortStore.open(folder)) == 0:
+    if not hospital.has_answered and len(hospital.cohort()) == 0:
         raise DataError("this hospital's cohort is empty", do=f"see why files were quarantined, and `{ingest}`")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from wardround.errors import FederationError, Unreachable, Untrusted
+from wardround.errors import FederationError, Unreachable, Untrusted, WardroundError
+
+log = logging.getLogger(__name__)
 
 
 class KeyRefused(Untrusted):
@@ -27,14 +30,13 @@ def explained(address: str) -> Iterator[None]:
         raise Unreachable(
             f"{address} answered {code} instead of a coordinator's answer", do="check the address, and that it is up"
         ) from None
-    except ValueError as error:
+    except WardroundError:
+        raise
+    except Exception as error:  # whatever it made of what was answered, the node must live on
+        log.exception("the coordinator's answer could not be understood")
         raise Unreachable(
             f"{address} answered something that is no coordinator's answer ({type(error).__name__})",
             do="check coordinator.address in hospital.toml",
-        ) from None
-    except SystemExit:  # Flower's version check ends the program
-        raise FederationError(
-            f"the coordinator at {address} runs a version of Flower that does not fit", do="install the same wardround"
         ) from None
 
 

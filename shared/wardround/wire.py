@@ -136,10 +136,11 @@ def peek_reply(blob: bytes) -> ReplyHeader:
 
 def _pack(header: BaseModel, arrays: dict[str, Vector]) -> bytes:
     text = header.model_dump_json().encode("ascii", "replace").decode()  # one byte a character, and still JSON
-    if len(text) > HEADER_BYTES:
-        raise MessageError(f"a header of {len(text)} bytes", allowed=f"at most {HEADER_BYTES}")
+    size = len(json.dumps(text)) - 2  # as it lies in the outer JSON, where quotes take two bytes
+    if size > HEADER_BYTES:
+        raise MessageError(f"a header of {size} bytes", allowed=f"at most {HEADER_BYTES}")
     tensors = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in arrays.items()}
-    return safetensors.numpy.save(tensors, metadata={"wardround": text.ljust(HEADER_BYTES)})
+    return safetensors.numpy.save(tensors, metadata={"wardround": text + " " * (HEADER_BYTES - size)})
 
 
 def _header(blob: bytes, header: type[H]) -> H:

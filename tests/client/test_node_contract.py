@@ -1,14 +1,15 @@
-"""One test for each private Flower symbol that wardround_client/node.py uses, so that an upgrade fails by its name."""
+"""One test for each private Flower symbol that wardround_client/fleet.py uses, so that an upgrade fails by its name."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from typing import Any
 
 import pytest
 
-SYMBOLS = {
+SYMBOLS: dict[str, tuple[str, ...] | None] = {
     "flwr.app.message.remove_content_from_message": ("message",),
     "flwr.common.serde.message_from_proto": ("message_proto",),
     "flwr.common.serde.message_to_proto": ("message",),
@@ -38,7 +39,13 @@ SYMBOLS = {
         "object_contents",
         "push_object_fn",
     ),
-    "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": ("component_name",),
+    "flwr.supercore.runtime_version_compatibility.RuntimeVersionMetadata.from_local_component": ("component_name",),
+    "flwr.supercore.runtime_version_compatibility.RuntimeVersionMetadata.as_metadata": (),
+    "flwr.supercore.runtime_version_compatibility.get_runtime_version_incompatibility_exit_message": (
+        "serialized_error",
+    ),
+    "flwr.supercore.protobuf.client.ProtobufCall": None,
+    "flwr.supercore.protobuf.client.ProtobufRequestContext": ("rpc_method", "message", "request"),
     "flwr.supercore.primitives.asymmetric.public_key_to_bytes": ("public_key",),
     "flwr.supernode.fleet_http_client.FleetHttpClient.from_server_address": (
         "server_address",
@@ -92,10 +99,12 @@ def _find(path: str) -> Any:
 @pytest.mark.parametrize("path", SYMBOLS, ids=lambda path: path.rpartition(".")[2])
 def test_flower_still_has(path: str) -> None:
     found = _find(path)
-    assert found is not None, f"Flower no longer has {path}, which node.py uses"
-    parameters = tuple(name for name in inspect.signature(found).parameters if name not in ("cls", "self"))
+    assert found is not None, f"Flower no longer has {path}, which fleet.py uses"
     wanted = SYMBOLS[path]
-    assert parameters[: len(wanted)] == wanted, f"{path} now takes {parameters}; node.py passes {wanted}"
+    if wanted is None:  # a type alias
+        return
+    parameters = tuple(name for name in inspect.signature(found).parameters if name not in ("cls", "self"))
+    assert parameters[: len(wanted)] == wanted, f"{path} now takes {parameters}; fleet.py passes {wanted}"
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -103,7 +112,7 @@ def test_the_fleet_client_still_calls(call: str) -> None:
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     method = getattr(FleetHttpClient, call, None)
-    assert method is not None, f"FleetHttpClient no longer has {call}, which node.py calls"
+    assert method is not None, f"FleetHttpClient no longer has {call}, which fleet.py calls"
     assert list(inspect.signature(method).parameters) == ["self", "request"], f"{call} takes other things"
 
 
@@ -112,7 +121,7 @@ def test_protobuf_still_has_the_fields_of(message: str) -> None:
     found = _find(f"flwr.proto.{message}")
     assert found is not None, f"Flower no longer has flwr.proto.{message}"
     missing = FIELDS[message] - set(found.DESCRIPTOR.fields_by_name)
-    assert not missing, f"flwr.proto.{message} lost {sorted(missing)}, which node.py uses"
+    assert not missing, f"flwr.proto.{message} lost {sorted(missing)}, which fleet.py uses"
 
 
 def test_error_code_of_an_invalid_bundle() -> None:
@@ -120,7 +129,7 @@ def test_error_code_of_an_invalid_bundle() -> None:
 
     from wardround_client.app import ERROR_CODE
 
-    assert isinstance(ErrorCode.INVALID_FAB, int), "ErrorCode.INVALID_FAB changed, which node.py sends"
+    assert isinstance(ErrorCode.INVALID_FAB, int), "ErrorCode.INVALID_FAB changed, which fleet.py sends"
     assert ErrorCode.CLIENT_APP_RAISED_EXCEPTION == ERROR_CODE, "Flower renumbered CLIENT_APP_RAISED_EXCEPTION"
 
 
@@ -139,13 +148,34 @@ def test_a_message_still_keeps_its_identity_where_the_node_writes_it() -> None:
     metadata = Metadata(message_type="query.wardround")
     message = message_from_proto(Message(metadata=metadata, content=recorddict_to_proto(RecordDict())))
     message.metadata.__dict__["_message_id"] = "abc"
-    assert message.metadata.message_id == "abc", "Metadata keeps message_id elsewhere: node.py sets it before it pushes"
+    assert message.metadata.message_id == "abc", (
+        "Metadata keeps message_id elsewhere: fleet.py sets it before it pushes"
+    )
 
 
 def test_the_coordinator_still_accepts_so_short_a_heartbeat() -> None:
     from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, HEARTBEAT_MIN_INTERVAL
 
-    from wardround_client.node import BEAT_S, HEARTBEAT_S
+    from wardround_client.fleet import BEAT_S, HEARTBEAT_S
 
     assert HEARTBEAT_MIN_INTERVAL <= HEARTBEAT_S <= HEARTBEAT_MAX_INTERVAL
     assert 2 * BEAT_S < HEARTBEAT_S
+
+
+def test_the_client_still_sends_through_an_httpx_client_that_can_be_bounded() -> None:
+    import httpx
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    with FleetHttpClient("https://127.0.0.1:1") as client:
+        assert isinstance(client._client, httpx.Client), "fleet.py bounds what this client reads"
+
+
+def test_an_array_is_still_stored_so_that_its_length_can_be_told() -> None:
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    from wardround_client.bounded import array_bytes
+    from wardround_flower import pack
+
+    for size in (100, 6 << 20):  # one chunk, and two
+        stored = {name: part.deflate() for name, part in get_all_nested_objects(pack(os.urandom(size))).items()}
+        assert size <= array_bytes(stored) <= size + 1000, "bounded.py reads Flower's stored objects"

@@ -97,11 +97,10 @@ def test_a_second_run_is_refused_when_the_budget_is_spent(hospital: Hospital, ag
 @pytest.mark.parametrize("theta", [float("nan"), float("inf"), 1e30])
 def test_a_poisoned_model_leaks_nothing(hospital: Hospital, agreement: Agreement, theta: float) -> None:
     reply = read(agreement, answer(hospital, request(agreement, 1, theta=theta)), 1)
-    if reply.header.refusal is None:
-        assert np.isfinite(reply.answer).all()
-    else:
-        assert reply.header.refusal.error == "MessageError"
-        assert not hospital.ledger.history()
+    assert reply.header.refusal is not None
+    expected = "MessageError" if not np.isfinite(theta) else "PolicyRefusal"
+    assert reply.header.refusal.error == expected
+    assert not hospital.ledger.history()
 
 
 @pytest.mark.parametrize("blob", [b"", b"\0" * 8, b"hello", b"\xff" * 64])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import resource
 import shutil
@@ -121,13 +122,18 @@ def test_another_ca_and_an_unregistered_key_are_not_accepted(coordinator: Path, 
     assert "does not know this node's key" in said and "register join.json" in said
 
     typed("coordinator", "init", tmp_path / "other")
-    right = (home / "coordinator-ca.pem").read_bytes()
-    (home / "coordinator-ca.pem").write_bytes((tmp_path / "other" / "tls" / "ca.crt").read_bytes())
+    address = json.loads(typed("hospital", "status", home, "--json", expect=6))["coordinator"]
+    typed("hospital", "join", home, "--address", address, "--ca", tmp_path / "other" / "tls" / "ca.crt")
     said = typed("hospital", "up", home, expect=6)
     assert "certificate" in said and "join again" in said
 
     # Nothing is lost: with the right CA, and registered, the same home connects.
-    (home / "coordinator-ca.pem").write_bytes(right)
+    typed("hospital", "join", home, coordinator / "invitation.toml")
+    ca = home / "coordinator-ca.pem"
+    right = ca.read_bytes()
+    ca.write_bytes((tmp_path / "other" / "tls" / "ca.crt").read_bytes())  # behind the hospital's back
+    assert "ca_sha256" in typed("hospital", "up", home, expect=2)
+    ca.write_bytes(right)
     typed("coordinator", "register", coordinator, home / "join.json")
     assert "connected to" in typed("hospital", "up", home, "--once")
 

@@ -148,7 +148,7 @@ def assert_no_patient_left(recorder: Recorder, data: dict[str, Path], homes: dic
                 assert not found(outbound, secret), f"{keyword} of {file} left {name}"
             rows = np.frombuffer(header.PixelData, np.uint8)
             assert not found(outbound, telling(rows)), f"pixels of {file} left {name}"
-        for image in np.asarray(CohortStore.open(homes[name] / "cohort").inputs):
+        for image in np.asarray(CohortStore.open(homes[name] / "cohort", withdrawn=()).inputs):
             assert not found(outbound, telling(np.ascontiguousarray(image).view(np.uint8).ravel()))
             as_float = (image.astype(np.float32) / 65535).ravel().view(np.uint8)
             assert not found(outbound, telling(as_float))
