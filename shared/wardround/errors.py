@@ -6,7 +6,8 @@
     ├── PrivacyError                 exit 4   answering would break the promise
     │   ├── PolicyRefusal                     the hospital's policy forbids what was asked
     │   ├── BudgetExceeded                    the hospital's epsilon would be passed
-    │   └── Replay                            this round was answered already, for another request
+    │   ├── Replay                            this round was answered already, for another request
+    │   └── AuditFailed                       answers give more away than is claimed of them
     ├── MessageError                 exit 5   a request or a reply is malformed, not finite or stale
     ├── FederationError              exit 6   the federation cannot go on
     │   ├── Unreachable                       nobody answers at the address
@@ -87,6 +88,10 @@ class BudgetExceeded(PrivacyError):
 
 class Replay(PrivacyError):
     """This round was answered already, and the request differs from the one that was answered."""
+
+
+class AuditFailed(PrivacyError):
+    """Answers give more away than is claimed of them: an empirical lower bound on epsilon passes the claim."""
 
 
 class MessageError(WardroundError):

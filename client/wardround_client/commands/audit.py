@@ -1,0 +1,137 @@
+"""`wardround hospital audit`: attack this installation's answers with invented patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from wardround.errors import ConfigError
+from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, say
+
+if TYPE_CHECKING:
+    from wardround_client.agreement import Agreement
+    from wardround_client.hospital import Hospital
+    from wardround_client.privacy.audit import AuditReport
+
+_LEAST_DIGEST = 6  # hex digits that may stand for a digest
+_NOTE = (
+    "The code that answers rounds is attacked here with invented patients. No real patient is read, "
+    "nothing is written to the ledger, nothing leaves."
+)
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital audit ~/st-anna",
+        "wardround hospital audit ~/st-anna federation.toml --trials 10000",
+        "wardround hospital audit ~/st-anna 3f2a9c --json",
+    )
+)
+def audit(
+    home: HomeArgument,
+    federation: Annotated[
+        str,
+        typer.Argument(
+            help="An approved federation's digest or its beginning, or a federation.toml; "
+            "not needed where one federation is approved.",
+            metavar="[FEDERATION]",
+        ),
+    ] = "",
+    trials: Annotated[
+        int, typer.Option(help="About how many answers each experiment asks for: more are slower and sharper.", min=200)
+    ] = 2000,
+    confidence: Annotated[
+        float, typer.Option(help="That all lower bounds together are true.", min=0.5, max=0.9999)
+    ] = 0.95,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure from below what answers give away, and set it beside the epsilon that is claimed.
+
+    Exit code 4 when a lower bound passes its claim: then the installation breaks the promise. No real patient is read,
+    nothing is written to the ledger, nothing leaves.
+    """
+    home = checked(home)
+    from wardround_client.hospital import Hospital
+    from wardround_client.privacy import audit as auditing
+    from wardround_client.privacy.ledger import Ledger
+
+    hospital = Hospital.open(home, ledger=Ledger(None))  # in memory: the hospital's own is not even opened
+    agreement = _agreement(hospital, federation)
+    with _bar(as_json) as progress:
+        bar = progress.add_task("audit", total=None)
+        report = auditing.audit(
+            agreement,
+            declared_patients=hospital.config.hospital.declared_patients,
+            delta=hospital.config.delta,
+            trials=trials,
+            confidence=confidence,
+            device=hospital.device,
+            progress=lambda name, done, total: progress.update(bar, description=name, completed=done, total=total),
+        )
+    if as_json:
+        emit(event="audit", federation=agreement.federation.digest, note=_NOTE, **report.to_json())
+    else:
+        console.print(table(report, f"{agreement.federation.name} ({agreement.federation.digest[:12]})"))
+        say(_NOTE)
+        say(report.headline)
+    report.check()
+
+
+def table(report: AuditReport, title: str) -> Table:
+    """The audit's rows for a person."""
+    rows = Table(title=f"Audit of {title}", title_justify="left")
+    rows.add_column("experiment", no_wrap=True)
+    rows.add_column("what it would find")
+    rows.add_column("claimed epsilon", justify="right")
+    rows.add_column("lower bound", justify="right")
+    rows.add_column("verdict", no_wrap=True)
+    for row in report.rows:
+        rows.add_row(
+            row.name,
+            row.tests,
+            f"{row.claimed_epsilon:.2f}",
+            f"{row.lower_bound_epsilon:.2f}",
+            "holds" if row.holds else "[bold red]REFUTED[/]",
+        )
+    rows.caption = f"All lower bounds together: {report.confidence:.0%} confidence, at delta {report.delta:.2g}."
+    rows.caption_justify = "left"
+    return rows
+
+
+def _agreement(hospital: Hospital, named: str) -> Agreement:
+    """What is to be audited. Raises: ConfigError, PolicyRefusal."""
+    if named and Path(named).is_file():
+        return hospital.agreement_of(Path(named))
+    approved = sorted(hospital.approvals.digests())
+    if not approved and not named:
+        raise ConfigError(
+            "no federation is approved here", do="name a federation.toml, or approve one: wardround hospital approve"
+        )
+    if named and len(named) < _LEAST_DIGEST:
+        raise ConfigError(
+            f"{named!r} is no file, and too short for a digest", allowed=f"at least {_LEAST_DIGEST} hex digits"
+        )
+    found = [digest for digest in approved if digest.startswith(named.lower())]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{len(found) or 'no'} approved federations fit {named!r}" if named else "several federations are approved",
+            allowed=", ".join(digest[:12] for digest in found or approved) or "a federation.toml",
+            do="name one of them",
+        )
+    return hospital.agreement(found[0])
+
+
+def _bar(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description:12}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} answers"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
