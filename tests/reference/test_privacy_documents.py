@@ -1,0 +1,63 @@
+"""docs/privacy.md and docs/privacy-specification.md say what the code says: figures, rules, algorithms and commands."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wardround.config import AlgorithmChoice
+from wardround.meta import algorithm_named
+from wardround_client.commands import app
+from wardround_client.config import BudgetLimits, Policy
+
+ROOT = Path(__file__).parents[2]
+LETTER = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+SPECIFICATION = (ROOT / "docs" / "privacy-specification.md").read_text(encoding="utf-8")
+FIGURES: dict[str, str] = runpy.run_path(str(ROOT / "benchmarks" / "privacy_example.py"))["figures"]()
+ALGORITHMS = AlgorithmChoice.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
+ROW = re.compile(r"^\| `(\w+)` \| .* \| (k|k \+ 1|1) x `(\w+)` \|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("what", "figure"), FIGURES.items())
+def test_each_figure_of_the_example_is_what_the_accountant_says(what: str, figure: str) -> None:
+    assert figure in " ".join(LETTER.split()), what
+
+
+def test_each_limit_of_the_hospital_is_explained() -> None:
+    rules = [*Policy.model_fields, *BudgetLimits.model_fields]
+    assert [rule for rule in rules if f"| `{rule}` |" not in LETTER] == []
+
+
+def test_each_algorithm_stands_with_its_price() -> None:
+    table = {name: (times, question) for name, times, question in ROW.findall(SPECIFICATION)}
+    assert set(table) == set(ALGORITHMS)
+    for name, (times, question) in table.items():
+        algorithm = algorithm_named(name)
+        assert algorithm.question == question, name
+        for k in (1, 5):
+            asked = algorithm.answers_per_round(AlgorithmChoice(name=name, local_steps=k))
+            assert asked == {"k": k, "k + 1": k + 1, "1": 1}[times], name
+
+
+def test_each_command_that_is_named_exists_with_its_options() -> None:
+    text = " ".join(LETTER.split())
+    for command in sorted(set(re.findall(r"`wardround hospital (\w+)", text))):
+        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, command
+        for said in re.findall(rf"`wardround hospital {command}([^`]*)`", text):
+            for option in re.findall(r"--[a-z-]+", said):
+                assert option in shown.output, f"{command} {option}"
+
+
+def test_each_file_that_is_linked_or_named_exists() -> None:
+    for text in (LETTER, SPECIFICATION):
+        linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+        for name in linked:
+            assert (ROOT / "docs" / name).is_file(), name
+    ours, _, _ = LETTER.partition("## Beside other software")
+    for name in re.findall(r"`((?:tests|benchmarks|docs|deploy)/[\w/.-]+)`", ours + SPECIFICATION):
+        assert (ROOT / name).exists(), name
