@@ -1,11 +1,17 @@
 """A private step against a plain SGD step and against Opacus, interleaved in one run, on one thread.
 
-    python benchmarks/private_step.py [--json] [--repeats 9] [--width 64]
+    python benchmarks/private_step.py [--json] [--repeats 15] [--width 64] [--no-memory] [--small]
 
 Conv4 with GroupNorm on 28x28 grey images, one image a patient. A private step is everything between theta and a noised
 sum: per-patient gradients, clipping, adding up and noise from the operating system's entropy. Opacus' steps use its
-own, faster and seedable, noise. Times are medians of process CPU time; what counts is the ratio to plain SGD as
-torch runs it by default. The same with channels last (NHWC), which the private step uses, is printed beside it.
+own, faster and seedable, noise. Times are medians of process CPU time, with quartiles; what counts is the ratio to
+plain SGD as torch runs it by default, the median over rounds of the ratio within a round. The same with channels last
+(NHWC), which the private step uses, is printed beside it. The private step re-uses freed memory, and in one process
+plain SGD profits from that: alone, it pays for page faults, and takes up to half as long again.
+
+Memory is the peak of a fresh process for each contender, beyond that of plain SGD's; the times of the private step's
+own ways are printed as well. `--small` compares those for a linear head and a small network on vectors. Where there is
+a CUDA device, all is measured there too: wall time between synchronisations, and the peak of what torch allocated.
 """
 
 from __future__ import annotations
@@ -14,9 +20,15 @@ import argparse
 import copy
 import json
 import statistics
+import subprocess
+import sys
 import time
+import unittest.mock
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import cast
 
 import torch
 from opacus import GradSampleModule
@@ -25,13 +37,21 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from wardround.config import Privacy
-from wardround.models import Objective
+from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
+from wardround.models.tabular import Tabular
 from wardround_client.examples import Examples
+from wardround_client.privacy import mechanism, per_patient
 from wardround_client.privacy.accountant import Answers, Calibration
+from wardround_client.privacy.bookkeeping import Recorded
 from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.method import Method, Plan
 
-CLASSES = 5
+CLASSES, FEATURES = 5, 32
+WARM_UP = 3
+PLAIN = "plain SGD"
+WAYS: tuple[Method, ...] = ("vmap", "bookkeeping", "loop")
+OWN_WAYS = [f"by {way}" for way in WAYS]
 Step = Callable[[Tensor, Tensor], object]
 
 
@@ -51,13 +71,14 @@ def plain_sgd(module: nn.Module, memory_format: torch.memory_format = torch.cont
     return step
 
 
-def ours(model: Conv4) -> Step:
-    loss = Objective(model, torch.zeros(1), torch.ones(1))
-    theta = model.initial()
+def ours(model: Model, device: str) -> Step:
+    size = model.scaling_size
+    loss = Objective(model, torch.zeros(size, device=device), torch.ones(size, device=device))
+    theta = model.initial().to(device)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         cohort = PrivateCohort(
-            Examples(x, y, torch.arange(len(x)), x[:, 0, 0, :1], CLASSES),
+            Examples(x, y, torch.arange(len(x)), x.flatten(1)[:, :1], CLASSES),
             calibration=Calibration(1.0, 1.0, 1.0, 1.0),
             privacy=Privacy(),
             declared_patients=len(x),
@@ -109,46 +130,162 @@ def opacus_ghost(module: nn.Module) -> Step:
     return step
 
 
-def measure(batch: int, width: int, repeats: int) -> dict[str, float]:
-    """Median CPU milliseconds of each contender."""
+def one_way(model: Model, method: Method, device: str) -> Step:
+    """The clipped sum alone, by one of the ways to per-patient gradients, whatever the device's choice is."""
+    size = model.scaling_size
+    loss = Objective(model, torch.zeros(size, device=device), torch.ones(size, device=device))
+    theta, recorded = model.initial().to(device), Recorded()
+    tape = method == "bookkeeping" and device == "cpu" and isinstance(model, Conv4)
+    plan = Plan(method, recorded if tape else None, loss)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        examples = Examples(x, y, torch.arange(len(x)), x.flatten(1)[:, :1], CLASSES)
+        rows = torch.arange(len(x)).unsqueeze(1)
+        with unittest.mock.patch.object(per_patient, "plan_of", return_value=plan):
+            return mechanism.noised(per_patient.clipped_sum(loss, theta, examples, rows, rows >= 0, 1.0), 1.0)
+
+    return step
+
+
+def contenders(batch: int, width: int, device: str) -> dict[str, Callable[[], Step]]:
     model = Conv4.of(1, width, CLASSES)
-    module = model.network.module
-    contenders: dict[str, Step] = {
-        "plain SGD": plain_sgd(module),
-        "plain SGD, NHWC": plain_sgd(module, torch.channels_last),
-        "wardround": ours(model),
-        "Opacus hooks": opacus_hooks(module, batch),
-        "Opacus ghost": opacus_ghost(module),
+    module = model.network.module.to(device)
+    return {
+        PLAIN: lambda: plain_sgd(module),
+        "plain SGD, NHWC": lambda: plain_sgd(module, torch.channels_last),
+        "wardround": lambda: ours(model, device),
+        "Opacus hooks": lambda: opacus_hooks(module, batch),
+        "Opacus ghost": lambda: opacus_ghost(module),
+        **{f"by {way}": partial(one_way, model, way, device) for way in WAYS},
     }
-    x, y = torch.rand(batch, 1, 28, 28), torch.randint(CLASSES, (batch,))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(repeats + 1):
-        for name, step in contenders.items():
-            start = time.process_time()
+
+
+def small_contenders(device: str) -> dict[str, dict[str, Callable[[], Step]]]:
+    """For a linear head and for a network on vectors."""
+    models = {"linear head": Tabular.logistic(FEATURES, CLASSES), "MLP 64": Tabular.mlp(FEATURES, CLASSES, 64)}
+    return {
+        name: {
+            "wardround": partial(ours, model, device),
+            **{f"by {way}": partial(one_way, model, way, device) for way in WAYS},
+        }
+        for name, model in models.items()
+    }
+
+
+def now(device: str) -> float:
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(steps: dict[str, Step], x: Tensor, y: Tensor, repeats: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of each contender, in rounds of all."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + WARM_UP):
+        for name, step in steps.items():
+            start = now(device)
             step(x, y)
-            if repeat:  # the first warms up
-                times[name].append(1e3 * (time.process_time() - start))
-    return {name: statistics.median(each) for name, each in times.items()}
+            if repeat >= WARM_UP:
+                times[name].append(1e3 * (now(device) - start))
+    return times
+
+
+def images(batch: int, device: str) -> tuple[Tensor, Tensor]:
+    return torch.rand(batch, 1, 28, 28, device=device), torch.randint(CLASSES, (batch,), device=device)
+
+
+def peak_megabytes(name: str, batch: int, width: int) -> float:
+    """Of a fresh process, which imports all and takes a few steps of one contender."""
+    command = [sys.executable, __file__, "--peak-of", name, "--batch", str(batch), "--width", str(width)]
+    return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def print_peak(name: str, batch: int, width: int) -> None:
+    step = contenders(batch, width, "cpu")[name]()
+    x, y = images(batch, "cpu")
+    for _ in range(4):
+        step(x, y)
+    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent held when it forked
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
+def cuda_megabytes(step: Step, x: Tensor, y: Tensor) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    step(x, y)
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def rows(times: dict[str, list[float]], reference: str) -> Iterator[dict[str, object]]:
+    for name, each in times.items():
+        ratio = statistics.median(a / b for a, b in zip(each, times[reference], strict=True))
+        low, middle, high = statistics.quantiles(each, n=4)
+        yield {
+            "step": name,
+            "ms": round(middle, 2),
+            "quartiles": [round(low, 2), round(high, 2)],
+            "ratio": round(ratio, 3),
+        }
+
+
+def show(row: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(row), flush=True)
+        return
+    low, high = cast(list[float], row["quartiles"])
+    extra = f"{row['extra_mb']:+8.1f} MB" if "extra_mb" in row else ""
+    place = f"{row['device']:4s} {row['of']:12s} {row['batch']:4d}"
+    print(
+        f"{place}  {row['step']:15s} {row['ms']:8.2f} ms ({low:.2f} to {high:.2f})  {row['ratio']:6.3f} x {extra}",
+        flush=True,
+    )
+
+
+def conv4_rows(batch: int, width: int, repeats: int, memory: bool, device: str) -> Iterator[dict[str, object]]:
+    steps = {name: make() for name, make in contenders(batch, width, device).items()}
+    x, y = images(batch, device)
+    found = list(rows(measure(steps, x, y, repeats, device), PLAIN))
+    if device == "cuda":
+        peaks = {name: cuda_megabytes(step, x, y) for name, step in steps.items()}
+    else:
+        peaks = {name: peak_megabytes(name, batch, width) for name in steps if name not in OWN_WAYS} if memory else {}
+    for row in found:
+        if str(row["step"]) in peaks:
+            row["extra_mb"] = round(peaks[str(row["step"])] - peaks[PLAIN], 1)
+        yield {"device": device, "of": "Conv4", "batch": batch, **row}
+
+
+def small_rows(batch: int, repeats: int, device: str) -> Iterator[dict[str, object]]:
+    for of, makers in small_contenders(device).items():
+        steps = {name: make() for name, make in makers.items()}
+        x, y = torch.rand(batch, FEATURES, device=device), torch.randint(CLASSES, (batch,), device=device)
+        for row in rows(measure(steps, x, y, repeats, device), "by vmap"):
+            yield {"device": device, "of": of, "batch": batch, **row}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A private step over a plain SGD step, and Opacus', in one run.")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--no-memory", action="store_true", help="times alone")
+    parser.add_argument("--small", action="store_true", help="a linear head and a small network instead; ratio to vmap")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Opacus' remarks on hooks
-    for batch in (32, 128):
-        times = measure(batch, options.width, options.repeats)
-        for name, milliseconds in times.items():
-            ratio = milliseconds / times["plain SGD"]
-            row = {"batch": batch, "step": name, "ms": round(milliseconds, 2), "ratio": round(ratio, 3)}
-            print(
-                json.dumps(row)
-                if options.json
-                else f"batch {batch:4d}  {name:15s} {milliseconds:8.1f} ms  {ratio:.2f} x"
-            )
+    if options.peak_of:
+        print_peak(options.peak_of, options.batch, options.width)
+        return
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        for batch in (32, 128):
+            if options.small:
+                found = small_rows(batch, options.repeats, device)
+            else:
+                found = conv4_rows(batch, options.width, options.repeats, not options.no_memory, device)
+            for row in found:
+                show(row, options.json)
 
 
 if __name__ == "__main__":

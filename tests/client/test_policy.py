@@ -56,6 +56,7 @@ REFUSED: dict[str, tuple[HospitalConfig, Federation]] = {
         hospital(greatest_gradients_per_round=4),
         federation(algorithm={"name": "reptile", "local_steps": 5}),
     ),
+    "greatest_rounds": (hospital(greatest_rounds=20), federation()),
     "greatest_sampling_rate": (hospital(greatest_sampling_rate=0.5), federation()),
     "greatest_images_per_patient": (hospital(), federation(privacy={"images_per_patient": 17})),
     "families": (hospital(families=["conv4"]), federation()),

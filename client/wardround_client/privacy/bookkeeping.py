@@ -15,6 +15,7 @@ to theta) and raises `UnsupportedError`; layers that mix images are for the call
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 import torch
@@ -23,8 +24,12 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from wardround.questions import Loss
+from wardround_client.privacy.tape import Tape, record
 
 _aten = torch.ops.aten
+# Where a product with unfolded images is faster than a grouped convolution (measured on one thread, AVX-512).
+_SMALL_PATCH = 64
+_FEW_PIXELS = 16
 
 
 class UnsupportedError(Exception):
@@ -32,7 +37,7 @@ class UnsupportedError(Exception):
 
 
 class _Book:
-    """Where the terms are kept: offset into theta -> float32 [images, length]."""
+    """Where the terms are kept: offset into theta -> float32 [images, *the parameter's shape]."""
 
     def __init__(self, theta: Tensor) -> None:
         self.theta = theta
@@ -52,9 +57,9 @@ class _Book:
         return int(parameter.storage_offset() - self.theta.storage_offset())
 
     def keep(self, place: int | None, terms: Callable[[], Tensor]) -> None:
-        """Note the terms [images, ...] of the parameter at a place; a parameter used twice adds up."""
+        """Note the terms of the parameter at a place; a parameter used twice adds up."""
         if place is not None:
-            new = terms().flatten(1)
+            new = terms()
             self.pages[place] = self.pages[place] + new if place in self.pages else new
 
     def _is_stretch(self, tensor: Tensor) -> bool:
@@ -73,7 +78,8 @@ def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int
         y: int64 [images].
 
     Returns:
-        Offset into theta -> float32 [images, length]; stretches of theta that no layer used are absent (zero).
+        Offset into theta -> float32 [images, *the parameter's shape], in any memory format; stretches of theta that no
+        layer used are absent (zero).
 
     Raises: UnsupportedError.
     """
@@ -89,6 +95,47 @@ def image_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> dict[int
     return book.pages
 
 
+class Recorded:
+    """`image_gradients` of losses that differ in their tensors alone; from a tape where the same shapes come again."""
+
+    def __init__(self) -> None:
+        self._tapes: dict[object, Tape | None] = {}
+
+    def at(self, loss: Loss, theta: Tensor) -> Callable[[Tensor, Tensor], dict[int, Tensor]]:
+        """`image_gradients` of this loss at this theta, a function of (x, y). It must do the same for all values."""
+        bound: dict[object, Callable[[Tensor, Tensor], dict[int, Tensor]]] = {}
+        theta = theta.detach().contiguous()
+
+        def gradients(x: Tensor, y: Tensor) -> dict[int, Tensor]:
+            shapes = x.shape, x.stride(), y.shape
+            if shapes not in self._tapes:  # making a tape pays off only if it is used
+                self._tapes[shapes] = None
+                return image_gradients(loss, theta, x, y)
+            tape = self._tapes[shapes]
+            if tape is None:
+                pages, self._tapes[shapes] = taped_gradients(loss, theta, x, y)
+                return pages
+            if shapes not in bound:
+                bound[shapes] = tape.at(theta, tensors_of(loss))
+            return bound[shapes](x, y)
+
+        return gradients
+
+
+def taped_gradients(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> tuple[dict[int, Tensor], Tape]:
+    """`image_gradients`, and a tape of how they were made. Raises: UnsupportedError, NotRecordableError."""
+    return record(lambda *inputs: image_gradients(loss, *inputs), theta, x, y, tensors_of(loss))
+
+
+def tensors_of(loss: Loss) -> dict[str, Tensor]:
+    """A loss' own tensors, by the names of its dataclass fields; none of another loss."""
+    held: object = loss
+    if not is_dataclass(held):
+        return {}
+    values = {each.name: getattr(loss, each.name) for each in fields(held)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
 def _laid_out(x: Tensor) -> Tensor:
     """X in the memory format that is fastest: channels last on a CPU, where pooling gains most."""
     if x.dim() != 4 or x.device.type != "cpu":
@@ -97,6 +144,36 @@ def _laid_out(x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _convolution_terms(x: Tensor, g: Tensor, weight: Tensor, options: Any) -> Tensor:
+    """X [n, in, h, w], g [n, out, h', w'] -> [n, *weight's shape], the gradients of a convolution's weight."""
+    stride, padding, dilation, groups = options
+    images, outputs, pixels = len(x), len(weight), g.shape[2:].numel()
+    patch = weight[0].numel()
+    if groups == 1 and patch < min(outputs, _SMALL_PATCH):
+        patches = torch.nn.functional.unfold(x, weight.shape[2:], dilation, padding, stride)  # [n, patch, pixels]
+        terms = torch.bmm(patches, g.flatten(2).transpose(1, 2))
+        return terms.transpose(1, 2).view(images, *weight.shape)
+    if groups == 1 and pixels <= _FEW_PIXELS:
+        terms = torch.bmm(g.flatten(2), _patches_last(x, g, weight, options))  # [n, out, kernel x in]
+        return terms.view(images, outputs, *weight.shape[2:], -1).permute(0, 1, 4, 2, 3)
+    # One convolution in which each image is a group of its own: the gradient of its weight is the terms.
+    one_x, one_g = (each.contiguous().view(1, -1, *each.shape[2:]) for each in (x, g))
+    many = weight.new_empty(images * outputs, *weight.shape[1:])  # for its shape alone
+    conv = stride, padding, dilation, False, [0, 0], images * groups
+    kept: Tensor = _aten.convolution_backward(one_g, one_x, many, None, *conv, [False, True, False])[1]
+    return kept.contiguous().view(images, *weight.shape)
+
+
+def _patches_last(x: Tensor, g: Tensor, weight: Tensor, options: Any) -> Tensor:
+    """X unfolded, [n, pixels of g, kernel x in], channels last throughout: one copy of whole rows."""
+    (down, right), (top, left), (every, nth), _ = options
+    padded = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+    image, row, pixel, channel = padded.stride()
+    shape = len(x), *g.shape[2:], *weight.shape[2:], x.shape[1]
+    steps = image, row * down, pixel * right, row * every, pixel * nth, channel
+    return padded.as_strided(shape, steps).reshape(len(x), g.shape[2:].numel(), -1)
 
 
 class _Conv2d(torch.autograd.Function):
@@ -116,16 +193,7 @@ class _Conv2d(torch.autograd.Function):
         g = _laid_out(g)
         stride, padding, dilation, groups = ctx.options
 
-        def weight_terms() -> Tensor:
-            """The weight gradient of a convolution in which each image is a group of its own."""
-            images = len(x)
-            one_x, one_g = (each.contiguous().flatten(0, 1).unsqueeze(0) for each in (x, g))
-            many = weight.new_empty(images * weight.shape[0], *weight.shape[1:])  # for its shape alone
-            conv = stride, padding, dilation, False, [0, 0], images * groups
-            terms = _aten.convolution_backward(one_g, one_x, many, None, *conv, [False, True, False])[1]
-            return cast(Tensor, terms.contiguous().view(images, -1))
-
-        ctx.book.keep(ctx.places[0], weight_terms)
+        ctx.book.keep(ctx.places[0], lambda: _convolution_terms(x, g, weight, ctx.options))
         ctx.book.keep(ctx.places[1], lambda: g.sum((2, 3)))
         gx = None
         if ctx.needs_input_grad[0]:
@@ -176,9 +244,8 @@ class _GroupNorm(torch.autograd.Function):
 
         def weight_terms() -> Tensor:
             # sum of g (x - mean) rstd over pixels, without making the normalised image again
-            products = (g * x).sum(pixels)
-            means, rstds = (each.repeat_interleave(channels // groups, 1) for each in (mean, rstd))
-            return torch.mul(products - means * g_sum, rstds)
+            products, sums = ((each.view(-1, groups, channels // groups)) for each in ((g * x).sum(pixels), g_sum))
+            return torch.addcmul(products, mean.unsqueeze(2), sums, value=-1).mul(rstd.unsqueeze(2)).flatten(1)
 
         ctx.book.keep(ctx.places[0], weight_terms)
         ctx.book.keep(ctx.places[1], lambda: g_sum)

@@ -17,13 +17,13 @@ from torch.func import grad
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.questions import ClassMeans, Embed, EpisodeLoss, Loss, Predict, Statistics
+from wardround_client.batches import in_even_batches
 from wardround_client.episodes import Deal, deal, episodes_of
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism
 from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.per_patient import clipped_sum
 
-_PREDICT_BATCH = 512
 _COUNT_SHARE = 0.5
 """lambda: how long a count is beside an embedding, in a patient's block of class means. Sums of e numbers need less
 noise than counts: where e is 32, a quarter of the variance for the counts costs the sums 12 % more noise."""
@@ -150,7 +150,7 @@ class PrivateCohort:
         """
         examples = self._examples
         with torch.no_grad():
-            z = torch.cat([embed(each) for each in torch.split(examples.z, _PREDICT_BATCH)]).double()
+            z = in_even_batches(embed, examples.z).double()
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0)
         one_hot = torch.nn.functional.one_hot(examples.y, examples.classes).double()
         sums = (one_hot.unsqueeze(2) * z.unsqueeze(1) / math.sqrt(z.shape[1])).flatten(1)
@@ -181,7 +181,7 @@ class PrivateCohort:
         A mean of unit vectors has a norm of at most 1.
         """
         examples = self._examples
-        predicted = torch.cat([predict(z).argmax(1) for z in torch.split(examples.z, _PREDICT_BATCH)])
+        predicted = in_even_batches(predict, examples.z).argmax(1)
         cells = examples.y * examples.classes + predicted
         one_hot = torch.nn.functional.one_hot(cells, examples.classes**2).double()
         return mechanism.rows_clipped(self._patient_means(one_hot), 1.0)

@@ -40,14 +40,27 @@ def uniform(size: int) -> Tensor:
 
 
 def standard_normal(size: int) -> Tensor:
-    """Float64 [size], N(0, 1): the sum of two independent Box-Muller draws over sqrt 2 (module docstring)."""
+    """Float64 [size], N(0, 1): the sum of two independent Box-Muller draws over sqrt 2 (module docstring).
+
+    With t the tangent of half the angle, the cosine is 2 / (1 + t^2) - 1 and the sine 2 t / (1 + t^2): one
+    transcendental function instead of two. numpy's logarithm and tangent are the fastest float64 ones at hand.
+    """
     half = (size + 1) // 2
-    radius, angle = uniform(4 * half).view(2, 2, half)
-    radius = radius.log_().mul_(-2).sqrt_()
-    angle = angle.mul_(2 * math.pi)
+    radius, tangent = uniform(4 * half).numpy().reshape(2, 2, half)  # of each: two draws
+    np.log(radius, out=radius)
+    np.sqrt(np.negative(radius, out=radius), out=radius)  # that of a normal pair over sqrt 2
+    tangent -= 0.5
+    tangent *= math.pi
+    np.tan(tangent, out=tangent)
+    scaled = np.square(tangent)
+    scaled += 1
+    np.divide(radius, scaled, out=scaled)
+    scaled *= 2
     # Cosine and sine of one pair are independent normals; each output sums over two pairs.
-    draws = torch.cat([angle.cos().mul_(radius).sum(0), angle.sin_().mul_(radius).sum(0)])
-    return draws[:size].mul_(math.sqrt(0.5))
+    draws = np.empty((2, half))
+    np.subtract(scaled, radius, out=radius).sum(0, out=draws[0])
+    np.multiply(scaled, tangent, out=tangent).sum(0, out=draws[1])
+    return torch.from_numpy(draws.reshape(-1)[:size])
 
 
 def gaussian(size: int, std: float, device: torch.device | str = "cpu") -> Tensor:

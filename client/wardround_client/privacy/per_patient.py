@@ -1,16 +1,21 @@
 """Sums of clipped per-patient gradients, the heart of every private step, three ways with one result.
 
-* vmap: torch.func.vmap over patients. Best for small models, and on a GPU.
-* bookkeeping (`bookkeeping.py`): one batched backward pass that keeps the gradients of single images apart. Best for
-  convolutions; used where a check against plain autograd has shown it right for the model at hand. On a CPU it runs
-  with channels last, where pooling and normalisation are faster: that pays for keeping the gradients apart.
-* loop: plain autograd, a patient at a time. Always right; the others are measured against it.
+* bookkeeping (`bookkeeping.py`): one batched backward pass that keeps the gradients of single images apart, replayed
+  from a tape (`tape.py`) where it can be. Fastest on a CPU for every model of ours: convolutions run with channels
+  last, where pooling and normalisation are faster, which pays for keeping the gradients apart.
+* vmap: torch.func.vmap over patients. The first choice on a GPU, and on a CPU for small models that book-keeping does
+  not cover.
+* loop: plain autograd, a patient at a time. Always right.
+
+Which one is taken: `method.py`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -19,17 +24,57 @@ from torch.func import grad, vmap
 from wardround.questions import Loss
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.bookkeeping import UnsupportedError, image_gradients
+from wardround_client.privacy.bookkeeping import image_gradients
+from wardround_client.privacy.method import Method, plain_gradient, plan_of
 
-log = logging.getLogger(__name__)
+__all__ = ["clipped_sum", "plain_gradient"]
 
-Part = tuple[int, Tensor]  # offset into theta, and the gradients [patients, length] of that stretch
 
-_VMAP_BYTES = 64 << 20  # of per-patient gradients at a time
-_BOOKKEEPING_BYTES = 16 << 20
-_BOOKKEEPING_PIXELS = 32 * 28 * 28  # of input at a time: bounds the activations
+@dataclass(frozen=True)
+class _Part:
+    """The gradients of a few patients in a stretch of theta that begins at offset: terms float32 [patients, length].
+
+    Terms of one parameter may lie in another order than theta's: shape and steps (strides) are then the parameter's.
+    """
+
+    offset: int
+    terms: Tensor
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, offset: int, terms: Tensor) -> _Part:
+        """Terms [patients, *parameter's shape], in any memory format."""
+        shape, steps = terms.shape[1:], terms.stride()[1:]
+        flat = torch.empty_like(terms[:1]).stride() == terms[:1].stride() and terms.stride(0) == shape.numel()
+        if not flat:
+            terms = terms.contiguous()
+            steps = terms.stride()[1:]
+        return cls(offset, terms.as_strided((len(terms), shape.numel()), (shape.numel(), 1)), shape, steps)
+
+    def means(self, counts: list[int]) -> _Part:
+        """Over each patient's images, counts[i] of the i-th, one after another."""
+        sizes = torch.tensor(counts)
+        owner = torch.repeat_interleave(torch.arange(len(counts)), sizes).to(self.terms.device)
+        sums = self.terms.new_zeros(len(counts), self.terms.shape[1]).index_add_(0, owner, self.terms)
+        return replace(self, terms=sums.div_(sizes.to(sums.device).unsqueeze(1)))
+
+    def weighted(self, factors: Tensor, into: Tensor) -> None:
+        """Write the sum over patients of factor x gradient, in theta's order, to its place in a vector [P]."""
+        place = into[self.offset : self.offset + self.terms.shape[1]]
+        if len(self.steps) < 2 or self.steps == place.view(self.shape).stride():
+            torch.mv(self.terms.T, factors, out=place)
+        else:
+            place.view(self.shape).copy_((factors @ self.terms).as_strided(self.shape, self.steps))
+
+
+_GRADIENT_BYTES = {"bookkeeping": 16 << 20, "vmap": 64 << 20}  # of per-image gradients at a time
+# Of input at a time, which bounds the activations. Fewer save memory and cost time: benchmarks/private_step.py.
+_PIXELS = {"bookkeeping": 32 * 28 * 28, "vmap": 256 * 28 * 28}
 _REUSED_BYTES = 31 << 20
 _FLOAT32_TERMS = 64  # up to so many float32 terms are added before they go into the float64 total
+_LEAST_IMAGES = 4  # in a batch
+_SMALL_PAGE = 4096  # elements; neighbours below this are joined, because each page costs a few operations
 
 
 def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor, clip_norm: float) -> Tensor:
@@ -48,95 +93,110 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
     """
     theta = theta.detach()
     total = torch.zeros(theta.shape, dtype=torch.float64, device=theta.device)
-    counts = valid.sum(1)
-    method = _method(loss, theta, examples)
-    # glibc gives freed memory back to the system, and getting it again costs up to a quarter of a step in page faults,
+    if not len(rows):
+        return total
+    # glibc gives freed memory back to the system, and getting it again costs up to half of a step in page faults,
     # until it has seen a block of this size freed (mallopt(3), M_MMAP_THRESHOLD). The block itself is never touched.
     torch.empty(_REUSED_BYTES, dtype=torch.uint8)
-    for images in sorted(set(counts.tolist())):
-        group = rows[counts == images, :images].to(examples.device)
-        for chunk in torch.split(group, _patients_at_once(method, theta.numel(), images, examples.z)):
-            parts = list(_patient_gradients(method, loss, theta, examples.z[chunk], examples.y[chunk]))
-            _add_clipped(total, parts, clip_norm)
+    for parts in _gradients(loss, theta, examples, rows, valid):
+        total += _clipped(parts, theta, clip_norm)
     return total
 
 
-def _add_clipped(total: Tensor, parts: list[Part], clip_norm: float) -> None:
-    """Clip each patient's whole vector, which lies in stretches, and add all to the total."""
-    squares = sum(torch.linalg.vector_norm(terms, dim=1).square() for _, terms in parts)
-    norms = torch.as_tensor(squares).sqrt()
+def _clipped(parts: list[_Part], theta: Tensor, clip_norm: float) -> Tensor:
+    """Clip each patient's whole vector, which lies in stretches, and add up: [P], float64 where many are added."""
+    norms = torch.stack([torch.linalg.vector_norm(part.terms, dim=1) for part in parts]).norm(dim=0)
     factors = mechanism.clip_factors(norms, clip_norm)
-    broken = not bool(torch.isfinite(norms).all())
-    for offset, terms in parts:
-        weights = factors
-        if broken:  # 0 x NaN is NaN
-            terms = torch.nan_to_num(terms, nan=0.0, posinf=0.0, neginf=0.0)
-        if len(terms) > _FLOAT32_TERMS:
-            terms, weights = terms.double(), factors.double()
-        total[offset : offset + terms.shape[1]] += weights @ terms
+    if not bool(factors.all()):  # a norm is not finite, and 0 x NaN is NaN
+        parts = [replace(each, terms=torch.nan_to_num(each.terms, nan=0.0, posinf=0.0, neginf=0.0)) for each in parts]
+    if len(factors) > _FLOAT32_TERMS:
+        parts, factors = [replace(part, terms=part.terms.double()) for part in parts], factors.double()
+    clipped = torch.zeros_like(theta, dtype=factors.dtype)
+    for part in parts:
+        part.weighted(factors, clipped)
+    return clipped
 
 
-def _patients_at_once(method: str, parameters: int, images: int, z: Tensor) -> int:
+def _gradients(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor) -> Iterator[list[_Part]]:
+    """The gradients of a few patients at a time."""
+    counts = valid.sum(1)
+    plan = plan_of(loss, theta, examples)
+    at_once = _images_at_once(plan.method, theta, examples)
+    if plan.method == "bookkeeping":
+        one_pass = plan.recorded.at(loss, theta) if plan.recorded else partial(image_gradients, loss, theta)
+        images = rows[valid].to(examples.device)  # patient after patient
+        for sizes in _packed(counts.tolist(), at_once):
+            chunk, images = images[: sum(sizes)], images[sum(sizes) :]
+            pages = one_pass(*_filled(examples.z[chunk], examples.y[chunk]))
+            parts = _joined({offset: terms[: len(chunk)] for offset, terms in pages.items()})
+            yield parts if max(sizes) == 1 else [part.means(sizes) for part in parts]
+        return
+    for size in sorted(set(counts.tolist())):
+        group = rows[counts == size, :size].to(examples.device)
+        for chunk in torch.split(group, max(1, at_once // size)):
+            x, y = examples.z[chunk], examples.y[chunk]
+            if plan.method == "vmap":
+                yield [_Part.of(0, vmap(grad(loss), in_dims=(None, 0, 0))(theta, *_filled(x, y))[: len(x)])]
+            else:
+                yield [
+                    _Part.of(0, torch.stack([plain_gradient(loss, theta, *each) for each in zip(x, y, strict=True)]))
+                ]
+
+
+def _filled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch, filled up to the least size with images of zeros, whose gradients nobody looks at.
+
+    On CPUs, batches of one to three take other kernels than larger ones, in which an image's gradient has other last
+    bits. So a patient who leaves would change others' gradients: by rounding alone, but a theta made of huge weights
+    that cancel out blows rounding up to whole gradients (`wardround_client.batches`).
+    """
+    missing = _LEAST_IMAGES - len(x)
+    if missing <= 0:
+        return x, y
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]), torch.cat([y, y.new_zeros(missing, *y.shape[1:])])
+
+
+def _images_at_once(method: Method, theta: Tensor, examples: Examples) -> int:
     if method == "loop":
         return 1
-    if method == "vmap":
-        return max(1, _VMAP_BYTES // (4 * parameters))
-    pixels = z.shape[1:][-2:].numel()
-    at_once = min(_FLOAT32_TERMS, _BOOKKEEPING_BYTES // (4 * parameters), _BOOKKEEPING_PIXELS // pixels)
-    return max(1, at_once // images)
+    at_once = _GRADIENT_BYTES[method] // (4 * theta.numel())
+    if examples.z.dim() == 4:
+        at_once = min(at_once, _FLOAT32_TERMS, _PIXELS[method] // examples.z.shape[2:].numel())
+    return max(1, at_once)
 
 
-def _patient_gradients(method: str, loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Iterator[Part]:
-    """X [patients, images, ...], y int64 [patients, images] -> gradients of each patient's mean loss."""
-    if method == "vmap":
-        yield 0, vmap(grad(loss), in_dims=(None, 0, 0))(theta, x, y)
-    elif method == "loop":
-        yield 0, torch.stack([plain_gradient(loss, theta, *patient) for patient in zip(x, y, strict=True)])
-    else:
-        for offset, terms in image_gradients(loss, theta, x.flatten(0, 1), y.flatten()).items():
-            yield offset, terms.view(*x.shape[:2], -1).mean(1) if x.shape[1] > 1 else terms
+def _packed(counts: list[int], limit: int) -> Iterator[list[int]]:
+    """Split a list of counts, in order, into runs of about the same sum.
 
-
-def plain_gradient(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Plain autograd for ONE patient: x [images, ...], y int64 [images] -> float32 [P]."""
-    theta = theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(theta, x, y), theta)
-    return gradient
-
-
-_checked: dict[object, bool] = {}
-
-
-def _method(loss: Loss, theta: Tensor, examples: Examples) -> str:
-    if loss.per_patient == "vmap":
-        return "vmap"
-    model = getattr(loss, "model", None)
-    key = (type(loss), getattr(model, "fingerprint", None), getattr(model, "layout", None), examples.z.shape[1:])
-    if model is None or key not in _checked:
-        _checked[key] = _bookkeeping_is_right(loss, theta, examples)
-    return "bookkeeping" if _checked[key] else "loop"
-
-
-def _bookkeeping_is_right(loss: Loss, theta: Tensor, examples: Examples) -> bool:
-    """Compare with plain autograd, image by image, on random parameters and images: no private number is used.
-
-    This finds what book-keeping does not cover, and layers that mix images.
+    A run adds up to at most the limit, or holds one count alone.
     """
-    device = theta.device
-    theta = ((mechanism.uniform(theta.numel()) - 0.5) * 0.2).float().to(device)
-    x = mechanism.uniform(3 * examples.z[0].numel()).view(3, *examples.z.shape[1:]).float().to(device)
-    y = torch.tensor([0, 1, 0], device=device)
-    try:
-        pages = image_gradients(loss, theta, x, y)
-    except UnsupportedError as reason:
-        log.info("private gradients are computed a patient at a time: %s", reason)
-        return False
-    for image in range(3):
-        plain = plain_gradient(loss, theta, x[image : image + 1], y[image : image + 1])
-        kept = torch.zeros_like(plain)
-        for offset, terms in pages.items():
-            kept[offset : offset + terms.shape[1]] = terms[image]
-        if not bool((plain - kept).norm() <= 1e-3 * plain.norm()):
-            log.warning("private gradients are computed a patient at a time: book-keeping differs from autograd")
-            return False
-    return True
+    total = sum(counts)
+    limit = ceil(total / ceil(total / limit))
+    run: list[int] = []
+    for count in counts:
+        if run and sum(run) + count > limit:
+            yield run
+            run = []
+        run.append(count)
+    yield run
+
+
+def _joined(pages: dict[int, Tensor]) -> list[_Part]:
+    """Pages in the order of theta, small neighbours joined to one."""
+    runs: list[tuple[int, list[Tensor]]] = []
+    end, joinable = -1, False
+    for offset, terms in sorted(pages.items()):
+        small = terms[0].numel() < _SMALL_PAGE
+        if small and joinable and offset == end:
+            runs[-1][1].append(terms.flatten(1))
+        else:
+            runs.append((offset, [terms]))
+        end, joinable = offset + terms[0].numel(), small
+    return [
+        _Part.of(offset, run[0] if len(run) == 1 else torch.cat([each.flatten(1) for each in run], dim=1))
+        for offset, run in runs
+    ]
+
+
+def _method(loss: Loss, theta: Tensor, examples: Examples) -> Method:
+    return plan_of(loss, theta, examples).method
