@@ -24,6 +24,7 @@ from wardround.schedule import TRAINING
 from wardround_client.agreement import Agreement
 from wardround_client.app import make_app
 from wardround_client.hospital import Hospital
+from wardround_client.privacy.audit import DEFAULT_TRIALS, AuditReport
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.round import OpenCohort, answer
 from wardround_server.app import EventLog, GridTransport
@@ -31,10 +32,12 @@ from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.hospitals import Hospital as Registered
 from wardround_server.report import write_report
 from wardround_server.rounds import run
+from wardround_simulation import audited
 from wardround_simulation.evaluate import accuracy, compare_shots
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import to_toml
 from wardround_simulation.grid import App, LocalGrid
+from wardround_simulation.membership import LEAST_OTHERS
 from wardround_simulation.phantoms import make_profiles
 from wardround_simulation.sites import Site, prepare, sites_of_folders, synthetic_sites
 from wardround_simulation.watch import Watch
@@ -53,6 +56,8 @@ class Settings:
     hospitals: how many take part; one more is made that does not. data: folders to read instead of phantoms.
     patients: least and greatest size of a synthetic cohort. seed: of the synthetic DATA only.
     privacy: False answers exactly. shots: the largest k of the comparison. compute: "auto", "cpu" or "cuda".
+    audit: attack what the run released, and its answers. strangers: how many who took no part are made for that, at
+    least. trials: of each of the audit's experiments, about.
     """
 
     federation: Federation
@@ -66,6 +71,9 @@ class Settings:
     shots: int = 5
     compute: str = "auto"
     workers: int | None = None
+    audit: bool = False
+    strangers: int = LEAST_OTHERS
+    trials: int = DEFAULT_TRIALS
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,13 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
     Returns:
         The report's path.
 
-    Raises: ConfigError, DataError, StorageError, PolicyRefusal, QuorumMissed, FederationError.
+    Raises: ConfigError, DataError, StorageError, PolicyRefusal, QuorumMissed, FederationError; AuditFailed, after all
+        is written, when the audit refutes what is claimed of epsilon.
     """
     begun = time.monotonic()
     sites = plan_sites(settings)
     ready = open_hospitals(settings, sites, watch, ledgers_in_memory=engine is None)
+    recorder = audited.Recorder(ready, RUN) if settings.audit else None
     with EventLog(settings.out) as log:
         training, state = 0, None
         for event, state in (engine or local_rounds)(ready):
@@ -106,13 +116,17 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
             told = _marked(settings) | _enriched(event, ready, state, training)
             log.write(told)
             watch.event(told)
+            if recorder is not None:
+                recorder.note(event, state)
         assert state is not None
         newcomer, agreement = ready.hospitals[-1], ready.agreements[-1]
         comparison = compare_shots(newcomer, agreement, state, shots=settings.shots, seed=settings.seed)
         _write(settings.out / "comparison.json", comparison)
+        verdict, files = _audit(ready, recorder, log, watch) if recorder is not None else (None, {})
         done = _marked(settings) | {
             "event": "done",
             "report": str(settings.out / "report.html"),
+            **files,
             "seconds": round(time.monotonic() - begun, 3),
             "comparison": comparison,
             "versions": versions(),
@@ -120,7 +134,30 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
         log.write(done)
     report = write_report(settings.out)
     watch.event(done)
+    if verdict is not None:
+        verdict.check()
     return report
+
+
+def _audit(
+    ready: Ready, recorder: audited.Recorder, log: EventLog, watch: Watch
+) -> tuple[AuditReport | None, dict[str, str]]:
+    """Attack what was released, then audit the answers -> the verdict, and the files that hold both."""
+    found = audited.infer_membership(ready, recorder, watch)
+    inferred = _told(ready.settings, "membership", found, log, watch)
+    verdict = audited.canaries(ready, watch)
+    found = verdict.to_json() if verdict is not None else {"skipped": audited.NOTHING_CLAIMED}
+    return verdict, inferred | _told(ready.settings, "audit", found, log, watch)
+
+
+def _told(settings: Settings, name: str, found: Event, log: EventLog, watch: Watch) -> dict[str, str]:
+    """Write a finding and tell of it -> its name and its file."""
+    path = settings.out / f"{name}.json"
+    _write(path, _marked(settings) | found)
+    event = _marked(settings) | {"event": name, "file": str(path)} | audited.summary(found)
+    log.write(event)
+    watch.event(event)
+    return {name: str(path)}
 
 
 def open_hospitals(settings: Settings, sites: Sequence[Site], watch: Watch, *, ledgers_in_memory: bool = True) -> Ready:

@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from wardround.schedule import TRAINING
+from wardround_simulation.tables import show_audit, show_membership
 
 Event = Mapping[str, Any]
 OFF = (
     "PRIVACY OFF: no clipping, no noise. This run protects nobody. "
     "Use it for research on synthetic or public images only."
 )
+FINDINGS = {"membership": show_membership, "audit": show_audit}
 
 
 class Watch(Protocol):
@@ -39,12 +41,12 @@ class Watch(Protocol):
         ...
 
     def event(self, event: Event) -> None:
-        """A round has ended, or (`done`) the run."""
+        """A round has ended, something was found (`membership`, `audit`), or (`done`) the run has."""
         ...
 
 
 class JsonWatch:
-    """One JSON object a line: every round, and last `done`. Nothing else reaches the stream."""
+    """One JSON object a line: every round, every finding, and last `done`. Nothing else reaches the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -93,6 +95,8 @@ class PlainWatch:
             self._say(round_line(event, self._rounds, self._privacy_on))
             for name, reason in (event.get("rejected") or {}).items():
                 self._say(f"  rejected {name}: {reason}")
+        if event.get("event") in FINDINGS:
+            FINDINGS[event["event"]](self._console, event)
         if event.get("event") == "done":
             show_comparison(self._console, event.get("comparison"))
             if not self._privacy_on:
@@ -145,6 +149,8 @@ class RichWatch:
             self._progress.update(self._tasks["rounds"], facts=facts(event, self._privacy_on))
             for name, reason in (event.get("rejected") or {}).items():
                 self._progress.console.print(Text(f"rejected {name}: {reason}", style="yellow"))
+        if event.get("event") in FINDINGS:
+            FINDINGS[event["event"]](self._progress.console, event)
         if event.get("event") == "done":
             self.stop()
             show_comparison(self._console, event.get("comparison"))

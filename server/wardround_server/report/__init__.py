@@ -19,8 +19,8 @@ def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run's folder from what lies there; may be called again at any time.
 
     Args:
-        run_dir: the folder with events.jsonl and, where there are such, federation.toml, simulation.json and
-            comparison.json.
+        run_dir: the folder with events.jsonl and, where there are such, federation.toml, simulation.json,
+            comparison.json, membership.json and audit.json.
 
     Returns:
         The report's path.

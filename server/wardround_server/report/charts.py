@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. style: a class of style.css (`main`, `faint`, `second`)."""
+    """One curve. style: a class of style.css (`main`, `second`, `third`, `fourth`, `faint`, `limit`)."""
 
     label: str
     points: Points
@@ -128,6 +129,76 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance
         parts.append(f'<line class="mark" x1="{frame.left}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="note" x="{x + 5:.1f}" y="{y + 4:.1f}">chance</text>')
     return _svg(frame, title, "".join(parts))
+
+
+ROC_FROM = 1e-4
+
+
+def roc_chart(lines: Sequence[Line], *, title: str, resolution: float) -> str:
+    """ROC curves on logarithmic axes from ROC_FROM to 1, with the line of guessing.
+
+    Args:
+        lines: points (FPR, TPR), FPR ascending. Measured curves are drawn as the steps that they are; one of style
+            `limit` is a formula, and is drawn smooth.
+        title: for those who cannot see it.
+        resolution: the least FPR above 0 that the data can show; what lies below is shaded.
+    """
+    frame = Frame(520, 430, 58, 14, 26, 44, (math.log10(ROC_FROM), 0), (math.log10(ROC_FROM), 0))
+    parts = [_decades(frame), _unresolved(frame, resolution)]
+    parts.append(f'<text class="axis" x="{frame.left - 50}" y="{frame.top - 12:.0f}">found (TPR)</text>')
+    middle = (frame.left + frame.width - frame.right) / 2
+    parts.append(
+        f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">wrongly accused (FPR)</text>'
+    )
+    (x1, y1), (x2, y2) = frame.at(frame.x[0], frame.y[0]), frame.at(0, 0)
+    parts.append(f'<line class="chance" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    for line in lines:
+        points = line.points if line.style == "limit" else _steps(line.points)
+        shown = [(math.log10(max(x, ROC_FROM)), math.log10(max(y, ROC_FROM))) for x, y in points]
+        places = " ".join("{:.1f},{:.1f}".format(*frame.at(x, y)) for x, y in shown)
+        parts.append(
+            f'<polyline class="curve {line.style}" points="{places}"><title>{escape(line.label)}</title></polyline>'
+        )
+    return _svg(frame, title, "".join(parts))
+
+
+def _steps(points: Points) -> list[tuple[float, float]]:
+    """The corners between measured points: a TPR holds until a higher FPR buys a higher one."""
+    corners = list(points[:1])
+    for (_, before), (x, y) in pairwise(points):
+        corners += [(x, before), (x, y)]
+    return corners
+
+
+def _decades(frame: Frame) -> str:
+    parts = []
+    for power in range(round(frame.x[0]), 1):
+        (x, y), shown = frame.at(power, power), f"{100 * 10.0**power:g}\u202f%"
+        right, below = frame.width - frame.right, frame.height - frame.bottom
+        parts.append(
+            f'<line class="grid" x1="{frame.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{below}"/>'
+            f'<text class="axis" text-anchor="end" x="{frame.left - 6}" y="{y + 4:.1f}">{shown}</text>'
+            f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{below + 16:.0f}">{shown}</text>'
+        )
+    return "".join(parts)
+
+
+def _unresolved(frame: Frame, resolution: float) -> str:
+    if resolution <= ROC_FROM:
+        return ""
+    (left, _), (right, _) = frame.at(frame.x[0], 0), frame.at(math.log10(min(resolution, 1.0)), 0)
+    high, low = frame.top, frame.height - frame.bottom
+    return (
+        f'<rect class="unresolved" x="{left:.1f}" y="{high}" width="{right - left:.1f}" height="{low - high}"/>'
+        f'<text class="note" text-anchor="middle" x="{(left + right) / 2:.1f}" y="{high + 16}">too few people</text>'
+    )
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """What the styles mean, as (style, text); nothing for no entries."""
+    items = "".join(f'<li class="{style}"><i></i>{escape(text)}</li>' for style, text in entries)
+    return f'<ul class="legend">{items}</ul>' if items else ""
 
 
 def number(value: float, percent: bool = False) -> str:

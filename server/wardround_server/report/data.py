@@ -4,6 +4,8 @@ events.jsonl        one object a line, as `--json` prints them (required)
 federation.toml     the agreement
 simulation.json     only of a simulation: who the hospitals are, the seed, whether privacy was on
 comparison.json     only of a simulation: k-shot accuracy at the hospital that took no part
+membership.json     only of a simulation with --audit: what attacks on the released model and its deltas found
+audit.json          only of a simulation with --audit: lower bounds on epsilon from canaries
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ class RunRecord:
     epsilon: Mapping[str, list[tuple[int, float]]]
     accuracy: Mapping[str, list[tuple[int, float]]]
     comparison: Mapping[str, Any] | None
+    membership: Mapping[str, Any] | None = None
+    audit: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -108,6 +112,8 @@ def read_run(run_dir: Path) -> RunRecord:
         epsilon=_series(rounds, "epsilon"),
         accuracy=_series(rounds, "accuracy_by_hospital") or _series(rounds, "accuracies"),
         comparison=_json(run_dir / "comparison.json"),
+        membership=_json(run_dir / "membership.json"),
+        audit=_json(run_dir / "audit.json"),
         versions=done.get("versions") or (simulation or {}).get("versions") or {},
         seconds=float(done.get("seconds") or sum(float(e.get("seconds") or 0) for e in rounds)),
     )

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, number, spark
+from wardround_server.report.attacks import attacks
+from wardround_server.report.charts import Bar, Line, bar_chart, legend, line_chart, number, spark
 from wardround_server.report.data import HospitalRow, RunRecord
 
 NOTHING = "\u2013"
@@ -18,6 +19,7 @@ def page(run: RunRecord) -> str:
     """The whole file."""
     style = (importlib.resources.files(__package__) / "style.css").read_text(encoding="utf-8")
     sections = [_header(run), _comparison(run), _curves(run), _each_hospital(run), _hospitals(run), _privacy(run)]
+    sections.append(attacks(run))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -118,12 +120,12 @@ def _comparison(run: RunRecord) -> str:
         chance=float(chance) if isinstance(chance, int | float) else None,
         y_label="balanced accuracy",
     )
-    legend = _legend([("main", "from the meta-learned model"), ("faint", "from a fresh model")])
+    entries = legend([("main", "from the meta-learned model"), ("faint", "from a fresh model")])
     return (
         f"<section><h2>What a new hospital gains</h2><p>The hospital {who} took no part. It adapts the model "
         "with a few of its own "
         f"labelled patients and is tested on its other patients.{escape(drawn)}</p>"
-        f'<div class="pair"><div>{chart}{legend}</div>'
+        f'<div class="pair"><div>{chart}{entries}</div>'
         '<div class="scroll"><table><caption>Balanced accuracy after adaptation, with its interval</caption>'
         "<thead><tr><th scope=col>"
         "patients a class</th><th scope=col class=n>fresh</th><th scope=col class=n>meta-learned</th>"
@@ -164,7 +166,7 @@ def _curves(run: RunRecord) -> str:
         [Line("delta norm", norms, "second")], title="Norm of the mean delta", x_label="round", y_label="L2 norm"
     )
     return (
-        f'<div class="pair"><section><h2>Accuracy by round</h2><p>{why}</p>{accuracy_chart}{_legend(entries)}</section>'
+        f'<div class="pair"><section><h2>Accuracy by round</h2><p>{why}</p>{accuracy_chart}{legend(entries)}</section>'
         "<section><h2>How far the model moved</h2><p>L2 norm of the mean delta, noise included. With privacy on it "
         f"levels off at the size of the noise, not at zero.</p>{norm_chart}</section></div>"
     )
@@ -194,7 +196,7 @@ def _each_hospital(run: RunRecord) -> str:
     entries += [("second", f"epsilon spent, 0 to {limit:.3g}")] if run.privacy_on else []
     return (
         "<section><h2>Each hospital</h2><p>All pictures share their axes; the number at the end is the last value.</p>"
-        f'{_legend(entries)}<div class="many">{"".join(cards)}</div>{rest}</section>'
+        f'{legend(entries)}<div class="many">{"".join(cards)}</div>{rest}</section>'
     )
 
 
@@ -287,11 +289,6 @@ def _configuration(run: RunRecord) -> str:
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"
-
-
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    items = "".join(f'<li class="{style}"><i></i>{escape(text)}</li>' for style, text in entries)
-    return f'<ul class="legend">{items}</ul>' if items else ""
 
 
 def _shots(comparison: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
