@@ -6,6 +6,7 @@ with WARDROUND_SOAK set, all 600.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -13,7 +14,7 @@ import time
 import pytest
 from tests.reference.oracle import History, history, price
 
-from wardround_client.privacy.accountant import Method, epsilon, epsilon_and_method
+from wardround_client.privacy.accountant import Answers, Method, epsilon, epsilon_and_method
 
 BATCHES = 6
 CASES = 100 if os.environ.get("WARDROUND_SOAK") else 3
@@ -58,6 +59,18 @@ def _excess(case: History, ours: float, method: Method) -> float:
     elif method == "prv":
         assert ours <= theirs.above * 1.001 + 1.05 * error_of(case.loose * 1.01) + 5e-4, said
     return ours / theirs.above - 1 if theirs.above > 0.05 else 0.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_price_near_zero_is_near_zero(seed: int) -> None:
+    """Where delta alone is nearly enough, PRV's bound may be negative, and RDP's be far too large."""
+    rng = random.Random(3000 + seed)
+    sigma, count = rng.uniform(2, 9), rng.choice([1, 2, 10, 40])
+    rate, delta = rng.uniform(0.5, 2) * 4e-3 / math.sqrt(count), 1e-3
+    rows = [Answers(sigma, rate, count)]
+    theirs, ours = price(rows, delta, about=0.01).above, epsilon(rows, delta)
+    assert theirs < 0.1, "this test is about small ones"
+    assert max(theirs, 1e-9) <= ours <= 1.05 * theirs + 2e-3
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -175,8 +175,9 @@ def _subsampled(history: list[tuple[float, float, int]], delta: float) -> tuple[
                 delta_error=delta / 1000,
             )
             if domain.size <= LARGEST_PRV_GRID:
-                tight = float(prv.get_epsilon(delta, eps_error=error))
-                if math.isfinite(tight) and 0 < tight <= loose:
+                # Its bound is its error above the truth; where delta alone is enough, it may be below 0.
+                tight = max(float(prv.get_epsilon(delta, eps_error=error)), error)
+                if math.isfinite(tight) and tight <= loose:
                     return tight, "prv"
         except (RuntimeError, ValueError, OverflowError, FloatingPointError, IndexError):
             pass  # Opacus says that its grid does not carry this case; RDP does.

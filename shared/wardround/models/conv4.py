@@ -38,7 +38,9 @@ class Conv4Module(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] -> logits float32 [n, classes]."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = torch.relu(norm(convolution(x)))
+            x = convolution(x)
+            # Of one value there is nothing to normalise, and torch refuses it for a batch of one image alone.
+            x = torch.relu(norm(x) if x.shape[1:].numel() > gcd(GROUPS, x.shape[1]) else x)
             if min(x.shape[-2:]) > 1:
                 x = nn.functional.max_pool2d(x, 2)
         logits: Tensor = self.linear(x.mean((-2, -1)))

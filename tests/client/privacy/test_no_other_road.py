@@ -1,0 +1,286 @@
+"""privacy.md and architecture.md: "an algorithm never touches a patient. It asks." There is no other road to the data.
+
+Four proofs: what an algorithm's modules can import and call, which types its parameters can hand out, what the
+hospital's object shows at run time, and which modules of the hospital's program hold images at all. That what an
+algorithm's own loss is shown stays inside is in `test_post_processing.py`: the answers of one hospital give the same
+delta at another.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tests.client.privacy.generated import MODELS, cohort, examples_of, objective
+from tests.imports import calls, closure, foreign, imported, modules, tree
+from torch import Tensor
+
+from wardround import questions
+from wardround.config import AlgorithmChoice
+from wardround.meta import _ALGORITHMS
+from wardround.meta.base import Algorithm
+from wardround.questions import ClassMeans, Cohort, ImageLoss, Shots, Statistics
+from wardround.schedule import QUESTIONS, answer_size
+
+# --- what can be imported and called
+
+ALGORITHMS = tuple(sorted(name for name in modules() if name.startswith("wardround.meta")))
+MODEL_FILES = tuple(sorted(name for name in modules() if name.startswith("wardround.models")))
+LIBRARY = (*ALGORITHMS, *MODEL_FILES, "wardround.questions")
+
+_READS = """
+open read read_bytes read_text fromfile memmap genfromtxt load load_file safe_open loads files iterdir glob
+rglob listdir scandir walk connect urlopen dcmread
+"""
+READS = frozenset(_READS.split())
+"""Names by which Python, numpy, torch, safetensors, sqlite3, HTTP clients and pydicom read anything from anywhere."""
+
+MAY_READ = {
+    # The agreement, before there is a round.
+    ("wardround.toml", "load"): {"read_text", "loads"},
+    ("wardround.toml", "loads"): {"loads"},
+    ("wardround.config", "load_federation"): {"load"},
+    # Frozen public weights: the file that the package ships, and a file that is pinned by its SHA-256.
+    ("wardround.models.encoder", "_bases"): {"read_bytes", "files", "load"},
+    ("wardround.models", "_encoder"): {"load"},
+    ("wardround.models.own_encoder", "load"): {"loads"},
+    ("wardround.models.own_encoder", "_pinned"): {"read_bytes"},
+}
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_no_algorithm_and_no_model_reaches_the_hospital_s_program(module: str) -> None:
+    """Directly or through any module of ours."""
+    reached = {each.split(".")[0] for each in closure(module)}
+    assert reached == {"wardround"}
+    outside = set().union(*(foreign(each) for each in closure(module)))
+    assert not outside & {"pydicom", "sqlite3", "socket", "httpx", "urllib", "subprocess", "ctypes", "pickle", "os"}
+
+
+def test_only_the_agreement_and_public_weights_are_read() -> None:
+    reached = set().union(*(closure(module) for module in LIBRARY))
+    found: dict[tuple[str, str], set[str]] = {}
+    for module in reached:
+        for function, name in calls(module):
+            if name in READS:
+                found.setdefault((module, function), set()).add(name)
+    assert found == MAY_READ
+
+
+@pytest.mark.parametrize("module", [*ALGORITHMS, "wardround.questions"])
+def test_an_algorithm_s_file_computes_and_does_nothing_else(module: str) -> None:
+    """No files, no reflection, no private attributes, no state that outlives a call."""
+    assert foreign(module) <= {"__future__", "collections", "dataclasses", "torch", "typing"}
+    forbidden = {"getattr", "setattr", "vars", "globals", "locals", "eval", "exec", "open", "dir", "__import__", "id"}
+    assert forbidden <= set(dir(builtins)), "names that Python has"
+    assert not {name for _, name in calls(module)} & (forbidden | READS)
+    for node in ast.walk(tree(module)):
+        assert not isinstance(node, ast.Nonlocal | ast.Global)
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_"), f"{module} looks behind {node.attr}"
+
+
+def carries_out(function: ast.AST) -> Iterator[str]:
+    """Everything by which a function could leave something behind for later: what the next test forbids."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Global | ast.Nonlocal | ast.Yield | ast.NamedExpr):
+            yield type(node).__name__
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            yield ast.unparse(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+            if name in {
+                "append",
+                "extend",
+                "insert",
+                "add",
+                "update",
+                "setdefault",
+                "put",
+                "send",
+                "write",
+                "register_hook",
+            }:
+                yield ast.unparse(node.func)
+            if name.endswith("_") and not name.endswith("__"):
+                yield f"{ast.unparse(node.func)}, in place"
+        if isinstance(node, ast.AugAssign) and not isinstance(node.target, ast.Name):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("module", ALGORITHMS)
+def test_a_loss_that_an_algorithm_hands_to_the_cohort_keeps_nothing(module: str) -> None:
+    """A loss is shown images. It may only return; functions inside functions are where one could be kept."""
+    for outer in ast.walk(tree(module)):
+        if isinstance(outer, ast.FunctionDef):
+            for inner in ast.walk(outer):
+                if isinstance(inner, ast.FunctionDef | ast.Lambda) and inner is not outer:
+                    assert list(carries_out(inner)) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["kept.append(x)", "self.kept = x", "kept[0] = x", "theta.copy_(x)", "kept[0] += x", "(y := x)", "yield x"]
+)
+def test_a_loss_that_kept_something_would_be_found(line: str) -> None:
+    assert list(carries_out(ast.parse(f"def loss(theta, x, y):\n    {line}\n    return x.sum()")))
+
+
+# --- what can come out, by type
+
+PLAIN = {bool, int, float, str, bytes, type(None), Tensor, torch.Size}
+
+
+def parts(hint: object) -> Iterator[type]:
+    """The classes that an annotation names."""
+    arguments = typing.get_args(hint)
+    if isinstance(hint, type) and not arguments:
+        yield hint
+    for argument in arguments:
+        yield from parts(argument)
+
+
+def handed_out(owner: type) -> Iterator[object]:
+    """Annotations of all that an object of a class shows: fields, properties, and what its methods return."""
+    if hasattr(owner, "model_fields") or dataclasses.is_dataclass(owner):
+        yield from typing.get_type_hints(owner).values()
+    for name, member in inspect.getmembers_static(owner):
+        if name.startswith("_") and name != "__call__":
+            continue
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if inspect.isfunction(function) and function.__module__.startswith("wardround"):
+            yield typing.get_type_hints(function).get("return", object)
+
+
+def reachable(*start: object) -> set[type]:
+    """Every class of which an object can be had from these, and from what can be had from them."""
+    seen: set[type] = set()
+    todo = [each for hint in start for each in parts(hint)]
+    while todo:
+        if (owner := todo.pop()) not in seen:
+            seen.add(owner)
+            if owner not in PLAIN:
+                todo += [each for hint in handed_out(owner) for each in parts(hint)]
+    return seen
+
+
+def parameters_of(function: object) -> dict[str, object]:
+    hints = typing.get_type_hints(function)
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> None:
+    """From theta, the cohort, the loss and the choice, by any chain of attributes and calls: noised tensors."""
+    given = parameters_of(Algorithm.inner)
+    assert given == {"theta": Tensor, "cohort": Cohort, "loss": ImageLoss, "choice": AlgorithmChoice}
+    found = reachable(*given.values())
+    assert found - PLAIN == {Cohort, Statistics, ClassMeans, ImageLoss, AlgorithmChoice}
+    for algorithm in _ALGORITHMS.values():
+        assert parameters_of(algorithm.inner) == given
+    answers = {typing.get_type_hints(getattr(Cohort, name))["return"] for name in QUESTIONS}
+    assert answers == {Tensor, Statistics, ClassMeans}
+    for answer in (Statistics, ClassMeans):
+        assert set(typing.get_type_hints(answer).values()) == {Tensor}
+
+
+def test_the_walk_would_find_a_way_to_the_examples() -> None:
+    """It finds what a hospital's own object holds."""
+    from wardround_client.examples import Examples
+    from wardround_client.hospital import Hospital
+
+    assert Examples in reachable(Hospital)
+
+
+def test_the_loss_that_an_algorithm_is_given_is_made_of_public_numbers() -> None:
+    """At run time it is an Objective: a model, the public scaling and a log prior made of a noised answer."""
+    found = {each.__module__ for each in reachable(*typing.get_type_hints(type(objective("mlp"))).values()) - PLAIN}
+    assert {name for name in found if name.startswith("wardround")} <= {"wardround.models.base", "wardround.vector"}
+
+
+def test_what_sees_images_is_named() -> None:
+    """The functions that an algorithm may pass in, and what they see of images. A new one has to be looked at."""
+    passed_in = {
+        hint
+        for name in QUESTIONS
+        for hint in parameters_of(getattr(Cohort, name)).values()
+        if hint is not Tensor and hint is not Cohort
+    }
+    assert passed_in == {questions.Loss, questions.EpisodeLoss, questions.Embed, questions.Predict}
+    for seen in (questions.Loss, questions.EpisodeLoss, questions.Embed, questions.Predict):
+        assert set(parameters_of(seen.__call__).values()) <= {Tensor, Shots}
+        assert typing.get_type_hints(seen.__call__)["return"] is Tensor
+
+
+# --- what the object shows at run time
+
+
+def test_the_private_cohort_shows_the_questions_and_nothing_else() -> None:
+    """A new public attribute fails here, and so does a question that nobody priced."""
+    asked = cohort(examples_of([1, 2]))
+    protocol = {name for name in vars(Cohort) if not name.startswith("_")}
+    assert {name for name in dir(asked) if not name.startswith("_")} == protocol == set(QUESTIONS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_answer_brings_nothing_along(model: str) -> None:
+    """No autograd graph that leads back to images, and no more memory than the noised numbers themselves."""
+    asked, loss, network = cohort(examples_of([2] * 8, model=model)), objective(model), MODELS[model]
+    theta = network.initial().requires_grad_()
+    means, moments = asked.class_means(lambda z: network.summary(z)), asked.statistics()
+    answers: dict[str, list[Tensor]] = {
+        "statistics": [moments.counts, moments.sum_z, moments.sum_zz],
+        "gradient": [asked.gradient(loss, theta)],
+        "episode_gradient": [
+            asked.episode_gradient(lambda at, support, query: query.mean(loss.each(at, query.x, query.y)), theta)
+        ],
+        "class_means": [means.sums, means.counts],
+        "confusion": [asked.confusion(lambda z: network.logits(theta, z, loss.shift, loss.scale))],
+    }
+    for question in QUESTIONS:
+        for tensor in answers[question]:
+            assert tensor.dtype == torch.float32
+            assert not tensor.requires_grad
+            assert tensor.grad_fn is None
+            assert tensor.untyped_storage().nbytes() <= 4 * answer_size(question, network)
+        assert sum(tensor.numel() for tensor in answers[question]) == answer_size(question, network)
+
+
+# --- which modules hold images
+
+HOLDS_IMAGES = {
+    "wardround_client.hospital": "opens the cohort and keeps it encoded",
+    "wardround_client.round": "carries the encoded cohort to the private one; its sending is in tests/hostile",
+    "wardround_client.episodes": "deals patients for the private cohort",
+    "wardround_client.personalise": "at home: adapts and predicts, sends nothing",
+    "wardround_client.privacy.cohort": "THE road: clips and noises",
+    "wardround_client.privacy.per_patient": "clipped sums for the private cohort",
+    "wardround_client.privacy.method": "reads the shape of an image, to choose how the sums are computed",
+    "wardround_client.privacy.audit": "at home: measures the promise, with canaries of its own",
+    "wardround_simulation.exact": "research: no hospital's installation contains it",
+    "wardround_simulation.membership": "research: attacks a released model, with the simulation's data",
+}
+"""Every module that names `Examples` or `CohortStore`, and why; a package stands for its modules."""
+
+
+def test_only_these_modules_hold_images() -> None:
+    holders = {
+        module
+        for module in modules()
+        if any(name.startswith(("wardround_client.examples.", "wardround_client.cohort.")) for name in imported(module))
+        and any(name.rsplit(".")[-1] in {"Examples", "NamedExamples", "CohortStore"} for name in imported(module))
+    }
+    assert {
+        next((name for name in HOLDS_IMAGES if (module + ".").startswith(name + ".")), module) for module in holders
+    } == set(HOLDS_IMAGES)
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in modules() if name.startswith(("wardround_server", "wardround_flower"))]
+)
+def test_the_coordinator_s_program_reaches_no_hospital_s(module: str) -> None:
+    assert not {each for each in closure(module) if each.startswith(("wardround_client", "wardround_simulation"))}

@@ -1,0 +1,200 @@
+"""privacy.md: "Noise comes from OS entropy ... a seed is refused whenever privacy is on".
+
+There is nothing to refuse it with: no setting, field, option or argument reaches the mechanism, and nothing beside the
+system's own generator is called in a hospital's answers.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from pydantic import BaseModel
+from tests.client.privacy.generated import cohort, examples_of, objective
+from tests.imports import closure, modules, tree
+
+from wardround.config import Federation, load_federation
+from wardround.errors import ConfigError, MessageError
+from wardround.wire import ReplyHeader, RequestHeader, RoundRequest
+from wardround_client.commands import app
+from wardround_client.config import HospitalConfig, load_hospital_config
+from wardround_client.privacy import mechanism
+from wardround_client.privacy.cohort import PrivateCohort
+
+SUSPICIOUS = ("seed", "generator", "random", "entropy", "rng", "noise_source", "deterministic")
+
+# What draws numbers, by the last part of a dotted name.
+_DRAWS = """
+manual_seed seed default_rng Generator RandomState rand randn randint randperm rand_like randn_like bernoulli
+normal multinomial poisson uniform_ normal_ bernoulli_ exponential_ random_ geometric_ cauchy_ log_normal_
+dropout Philox urandom token_bytes randbelow getrandbits SystemRandom shuffle choice choices sample uniform
+gauss
+"""
+DRAWS = frozenset(_DRAWS.split())
+
+ANSWERS = ("wardround_client.privacy.cohort", "wardround_client.privacy.mechanism", "wardround_client.round")
+
+MAY_DRAW = {
+    ("wardround_client.privacy.mechanism", "urandom"): "THE source",
+    ("wardround_client.privacy.mechanism", "uniform"): "mechanism.uniform, made of it",
+    ("wardround_client.privacy.method", "uniform"): "mechanism.uniform, for a check without patients",
+    ("wardround_client.episodes", "uniform"): "mechanism.uniform, for the deal",
+    ("wardround.models.portable", "Philox"): "public weights, the same everywhere",
+    ("wardround.models.portable", "uniform"): "the same",
+}
+"""Every call in the modules that answers are computed with, and what it is for."""
+
+
+def drawing_calls(module: str) -> Iterator[tuple[str, str]]:
+    """(dotted name called, its last part) of whatever could draw."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if (last := name.rsplit(".", 1)[-1]) in DRAWS:
+                yield name, last
+
+
+def answering() -> list[str]:
+    """The modules that hold patients or make noise: all that the private cohort is computed with."""
+    reached = set().union(*(closure(module) for module in ANSWERS[:2]))
+    return sorted(each for each in reached if not each.startswith("wardround_client.commands"))
+
+
+def test_an_answer_draws_from_the_system_and_from_nothing_else() -> None:
+    found = {(module, last): name for module in answering() for name, last in drawing_calls(module)}
+    assert set(found) == set(MAY_DRAW)
+    for module in ("wardround_client.episodes", "wardround_client.privacy.method"):
+        assert found[module, "uniform"] == "mechanism.uniform"
+    assert found["wardround_client.privacy.mechanism", "urandom"] == "os.urandom"
+
+
+def test_no_module_of_the_hospital_seeds_a_generator_that_noise_could_use() -> None:
+    """Global state: a seed set here would be a promise to somebody. Generators of one's own are for work at home."""
+    for module in modules():
+        if module.startswith(("wardround_client", "wardround.", "wardround_flower")):
+            for name, _ in drawing_calls(module):
+                assert name not in {
+                    "torch.manual_seed",
+                    "torch.seed",
+                    "np.random.seed",
+                    "random.seed",
+                    "numpy.random.seed",
+                }
+
+
+def test_the_mechanism_takes_no_source_of_randomness() -> None:
+    """Nobody can hand one in: neither to a function of the mechanism nor to the object that answers."""
+    functions = [each for _, each in inspect.getmembers(mechanism, inspect.isfunction)]
+    questions = [each for _, each in inspect.getmembers(PrivateCohort, inspect.isfunction)]
+    names = {name for each in (*functions, *questions) for name in inspect.signature(each).parameters}
+    assert not {name for name in names for word in SUSPICIOUS if word in name}
+    assert {"std", "rate", "limit"} <= names, "the walk saw the parameters"
+    source = ast.unparse(tree("wardround_client.privacy.mechanism"))
+    assert "environ" not in source, "an environment variable would be an option too"
+
+
+def fields(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Dotted names of every key of a configuration or a message."""
+    for name, info in model.model_fields.items():
+        yield f"{path}{name}"
+        for inner in (info.annotation, *typing.get_args(info.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from fields(inner, f"{path}{name}.")
+
+
+@pytest.mark.parametrize("model", [Federation, HospitalConfig, RequestHeader, ReplyHeader])
+def test_no_key_and_no_field_is_a_seed(model: type[BaseModel]) -> None:
+    names = list(fields(model))
+    assert len(names) > 4
+    assert not [name for name in names for word in SUSPICIOUS if word in name.rsplit(".", 1)[-1]]
+
+
+def options(group: object) -> Iterator[str]:
+    """Every option and argument of a command and of its subcommands."""
+    for command in getattr(group, "commands", {}).values():
+        yield from options(command)
+    for parameter in getattr(group, "params", []):
+        yield from (parameter.name, *parameter.opts)
+
+
+def test_no_command_of_the_hospital_has_a_seed() -> None:
+    names = list(options(typer.main.get_command(app)))
+    assert {"home", "--yes"} <= set(names), "the walk saw the options"
+    assert not [name for name in names for word in SUSPICIOUS if word in name]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[privacy]", "[privacy]\nseed = 1"),
+        ("[privacy]", "[privacy]\nnoise_seed = 1"),
+        ('name = "test"', 'name = "test"\nseed = 1'),
+        ("[algorithm]", "[algorithm]\nseed = 1"),
+    ],
+)
+def test_a_seed_in_federation_toml_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    text = 'name = "test"\n[task]\nlabel_column = "x"\nclasses = ["a", "b"]\n[algorithm]\n[privacy]\n'
+    file = tmp_path / "federation.toml"
+    file.write_text(text)
+    load_federation(file)
+    file.write_text(text.replace(old, new))
+    with pytest.raises(ConfigError, match="seed"):
+        load_federation(file)
+
+
+@pytest.mark.parametrize("section", ["hospital", "policy", "budget", "device", "coordinator"])
+def test_a_seed_in_hospital_toml_is_refused(tmp_path: Path, section: str) -> None:
+    file = tmp_path / "hospital.toml"
+    rest = "" if section == "hospital" else f"[{section}]\nseed = 7\n"
+    own = "seed = 7\n" if section == "hospital" else ""
+    file.write_text(f'[hospital]\nname = "north"\ndeclared_patients = 40\n{own}{rest}')
+    with pytest.raises(ConfigError, match="seed"):
+        load_hospital_config(file)
+
+
+def test_a_seed_in_a_message_is_refused() -> None:
+    """The header of a request is closed: one field more, of the same length, and it is no request."""
+    zeros = np.zeros(3, np.float32)
+    header = RequestHeader(run="r", federation="0" * 64, round=0)
+    blob = RoundRequest(header, zeros, zeros, zeros + 1).pack()
+    RoundRequest.unpack(blob, size=3, scaling_size=3)
+    seeded = blob.replace(b'\\"run\\":\\"r\\"', b'\\"run\\":\\"r\\",\\"seed\\":7')
+    assert len(seeded) > len(blob)
+    grown = len(seeded) - len(blob)
+    seeded = seeded.replace(b" " * grown, b"", 1)  # out of the padding
+    assert len(seeded) == len(blob)
+    with pytest.raises(MessageError):
+        RoundRequest.unpack(seeded, size=3, scaling_size=3)
+
+
+def test_seeding_everything_repeats_no_answer() -> None:
+    import random
+
+    import torch
+
+    asked, loss = cohort(examples_of([1, 2, 3]), rate=0.5), objective("logistic")
+    theta = torch.zeros(loss.model.layout.size)
+    answers = []
+    for _ in range(2):
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        answers.append(
+            torch.cat(
+                [
+                    asked.gradient(loss, theta),
+                    asked.episode_gradient(lambda at, support, query: at.sum(), theta),
+                    asked.statistics().pack(),
+                    asked.class_means(lambda z: z).pack(),
+                    asked.confusion(lambda z: z[:, :3]).flatten(),
+                ]
+            )
+        )
+    # Two numbers of two answers agree by chance once in a few million.
+    assert (answers[0] == answers[1]).sum() <= 3

@@ -1,0 +1,203 @@
+"""Every algorithm, on every model: what it asks is bounded, what it sends is made of the answers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.client.privacy.generated import (
+    CLASSES,
+    MODELS,
+    cohort,
+    coupled,
+    examples_of,
+    hospitals,
+    objective,
+    without,
+)
+from tests.cohorts import SilentCohort
+from torch import Tensor
+
+from wardround.config import AlgorithmChoice, Privacy
+from wardround.meta import _ALGORITHMS, algorithm_named
+from wardround.models import Objective
+from wardround.questions import EpisodeLoss, ImageLoss, Loss
+from wardround.schedule import Question
+from wardround_client.examples import Examples
+from wardround_client.privacy.cohort import PrivateCohort
+
+CHOICE = AlgorithmChoice(local_steps=3, local_learning_rate=0.7)
+TWO_IMAGES = Privacy(images_per_patient=2, patients_per_episode=10)
+
+
+@dataclass(frozen=True)
+class Amplified(Objective):
+    """A loss whose gradient has no bound, or is not finite at all."""
+
+    by: float = 1.0
+
+    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.by * super().__call__(theta, x, y)
+
+    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.by * super().each(theta, x, y)
+
+
+def loss_of(model: str, by: float) -> Amplified:
+    plain = objective(model)
+    return Amplified(plain.model, plain.shift, plain.scale, plain.log_prior, by)
+
+
+@dataclass
+class Recording(SilentCohort):
+    """A hospital that remembers which questions were asked, where, and what noised answer was given."""
+
+    private: PrivateCohort
+    asked: list[tuple[Question, Tensor, Tensor]] = field(default_factory=list)
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        return self._note("gradient", theta, self.private.gradient(loss, theta))
+
+    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+        return self._note("episode_gradient", theta, self.private.episode_gradient(loss, theta))
+
+    def _note(self, question: Question, theta: Tensor, answer: Tensor) -> Tensor:
+        self.asked.append((question, theta.clone(), answer.clone()))
+        return answer
+
+
+@dataclass
+class Replaying(SilentCohort):
+    """ANOTHER hospital, which lets the algorithm's loss see its own patients and gives the recorded answers."""
+
+    private: PrivateCohort
+    recorded: list[tuple[Question, Tensor, Tensor]]
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        self.private.gradient(loss, theta)
+        return self._next("gradient", theta)
+
+    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+        self.private.episode_gradient(loss, theta)
+        return self._next("episode_gradient", theta)
+
+    def _next(self, question: Question, theta: Tensor) -> Tensor:
+        recorded, at, answer = self.recorded.pop(0)
+        assert recorded == question
+        assert torch.equal(at, theta), "where it asks depends on more than the answers"
+        return answer
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", _ALGORITHMS)
+def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str) -> None:
+    """privacy.md: "delta, momentum, outer update are post-processing".
+
+    The answers of one hospital, given at another with other patients, give the same delta bit for bit.
+    """
+    algorithm = algorithm_named(name)
+    theta = MODELS[model].initial() + 0.1
+    here = Recording(cohort(examples_of([1, 3, 2] * 4, model=model, seed=1), TWO_IMAGES))
+    delta = algorithm.inner(theta, here, objective(model), CHOICE)
+    assert [question for question, _, _ in here.asked] == [algorithm.question] * algorithm.answers_per_round(CHOICE)
+
+    for elsewhere in (examples_of([2] * 9, model=model, seed=2, scale=30.0), examples_of([], model=model)):
+        there = Replaying(cohort(elsewhere, TWO_IMAGES), list(here.asked))
+        again = algorithm.inner(theta, there, objective(model), CHOICE)
+        assert not there.recorded
+        assert torch.equal(delta, again)
+
+
+def test_an_algorithm_that_kept_an_image_would_be_found() -> None:
+    """The test above can fail: here is an algorithm that carries a patient's image past the noise."""
+    kept: list[Tensor] = []
+
+    def inner(theta: Tensor, cohort: Recording | Replaying, loss: ImageLoss) -> Tensor:
+        def listening(theta: Tensor, support: object, query: object) -> Tensor:
+            kept.append(query.x.flatten()[: len(theta)].sum())  # type: ignore[attr-defined]
+            return theta.sum()
+
+        return cohort.episode_gradient(listening, theta) + kept[-1]
+
+    theta = MODELS["logistic"].initial()
+    here = Recording(cohort(examples_of([2] * 30, seed=1), TWO_IMAGES))
+    delta = inner(theta, here, objective("logistic"))
+    there = Replaying(cohort(examples_of([2] * 30, seed=2), TWO_IMAGES), list(here.asked))
+    assert not torch.equal(delta, inner(theta, there, objective("logistic")))
+
+
+@dataclass
+class BothWorlds(SilentCohort):
+    """A hospital with and without one patient; each answer is asked of both, and the noised one of the first given.
+
+    That is composition: whatever the algorithm was told before, the next sum moves by no more than its bound.
+    """
+
+    with_: PrivateCohort
+    without_: PrivateCohort
+    removed: int
+    moved: dict[Question, list[float]] = field(default_factory=dict)
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        return self._ask("gradient", lambda cohort: cohort.gradient(loss, theta))
+
+    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+        return self._ask("episode_gradient", lambda cohort: cohort.episode_gradient(loss, theta))
+
+    def _ask(self, question: Question, ask: Callable[[PrivateCohort], Tensor]) -> Tensor:
+        difference = coupled(self.with_, self.without_, self.removed, ask)
+        self.moved.setdefault(question, []).append(difference.moved)
+        return difference.answer
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", _ALGORITHMS)
+def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str, model: str) -> None:
+    """privacy.md, "Each algorithm": k local gradients, a query gradient at theta_k, the meta-gradient of an episode."""
+
+    @settings(max_examples=6 if model == "conv4" else 20)
+    @given(
+        examples=hospitals(model),
+        by=st.sampled_from([1.0, 1e6, 1e30, math.inf, math.nan]),
+        rate=st.sampled_from([1.0, 0.5]),
+        clip_norm=st.sampled_from([0.1, 5.0]),
+        choice=st.builds(AlgorithmChoice, local_steps=st.integers(1, 3), local_learning_rate=st.sampled_from([0.1, 9])),
+        data=st.data(),
+    )
+    def never(
+        examples: Examples, by: float, rate: float, clip_norm: float, choice: AlgorithmChoice, data: st.DataObject
+    ) -> None:
+        removed = data.draw(st.integers(0, examples.patients - 1))
+        privacy = Privacy(clip_norm=clip_norm, images_per_patient=4, patients_per_episode=10)
+        worlds = BothWorlds(
+            cohort(examples, privacy, rate=rate),
+            cohort(without(examples, removed), privacy, rate=rate),
+            removed,
+        )
+        algorithm = algorithm_named(name)
+        delta = algorithm.inner(MODELS[model].initial(), worlds, loss_of(model, by), choice)
+        assert torch.isfinite(delta).all()
+        assert set(worlds.moved) == {algorithm.question}
+        moved = worlds.moved[algorithm.question]
+        assert len(moved) == algorithm.answers_per_round(choice)
+        assert max(moved) <= clip_norm * (2 if algorithm.question == "episode_gradient" else 1)
+
+    never()
+
+
+@pytest.mark.parametrize("name", _ALGORITHMS)
+def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
+    """An in-place operation on theta or on the patients would make one answer depend on another."""
+    examples = examples_of([1, 2] * 5)
+    before = replace(examples, z=examples.z.clone(), y=examples.y.clone(), summary=examples.summary.clone())
+    theta = MODELS["mlp"].initial()
+    algorithm_named(name).inner(theta, cohort(examples), objective("mlp"), CHOICE)
+    assert torch.equal(theta, MODELS["mlp"].initial())
+    for name in ("z", "y", "summary"):
+        assert torch.equal(getattr(examples, name), getattr(before, name))
+    assert examples.classes == CLASSES
