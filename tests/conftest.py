@@ -18,6 +18,12 @@ settings.register_profile("wardround", deadline=None)  # a busy machine is no fa
 settings.load_profile("wardround")
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The same tensors in every run and order. Noise is not among them: it comes from the OS."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real medical data beside the repository; tests that need it are skipped where it is absent."""
