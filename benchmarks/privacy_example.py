@@ -14,16 +14,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from scipy.stats import norm
 
 from wardround.config import Federation
 from wardround.models import build_model
 from wardround.schedule import Schedule, answer_size
 from wardround.toml import loads
-from wardround.wire import ReplyHeader, RoundReply
+from wardround.wire import reply_bytes
 from wardround_client.privacy import accountant
 from wardround_server.home import FEDERATION_TOML
+from wardround_simulation.federation import changed
+from wardround_simulation.membership.roc import gaussian_tpr
 
 DECLARED = 400
 DELTA = 1 / (10 * DECLARED + 1)
@@ -46,7 +47,7 @@ class Curve:
     @property
     def found(self) -> float:
         """The share of members that is found with FALSE_ACCUSATIONS."""
-        return float(norm.cdf(norm.ppf(FALSE_ACCUSATIONS) + self.mu))
+        return gaussian_tpr(self.mu, FALSE_ACCUSATIONS)
 
     def grows(self, factor: float, *, member: bool = True) -> float:
         """The share of members (or others) whose odds grow by more than this factor."""
@@ -56,8 +57,7 @@ class Curve:
 
 def example() -> tuple[Federation, Schedule, accountant.Calibration]:
     """The coordinator's own example agreement at epsilon 3, at a hospital of 400 declared patients."""
-    federation = loads(FEDERATION_TOML, Federation, name="federation.toml")
-    federation = federation.model_copy(update={"privacy": federation.privacy.model_copy(update={"epsilon": EPSILON})})
+    federation = changed(loads(FEDERATION_TOML, Federation, name="federation.toml"), privacy={"epsilon": EPSILON})
     schedule = Schedule.of(federation)
     calibration = accountant.calibrate(schedule, federation.privacy, declared_patients=DECLARED, delta=DELTA)
     return federation, schedule, calibration
@@ -67,12 +67,6 @@ def posterior(prior: float, log_factor: float) -> float:
     """The belief of someone at `prior` whose odds are multiplied by exp(log_factor)."""
     odds = prior / (1 - prior) * math.exp(log_factor)
     return odds / (1 + odds)
-
-
-def reply_bytes(numbers: int) -> int:
-    """The length of a reply that holds so many numbers."""
-    header = ReplyHeader(run="spring", round=0, hospital="st-anna", declared_patients=DECLARED, epsilon=0.0)
-    return len(RoundReply(header, np.zeros(numbers, np.float32)).pack())
 
 
 def figures() -> dict[str, str]:

@@ -50,8 +50,7 @@ from wardround_client.privacy.method import Method, Plan
 CLASSES, FEATURES = 5, 32
 WARM_UP = 3
 PLAIN = "plain SGD"
-WAYS: tuple[Method, ...] = ("vmap", "bookkeeping", "loop")
-OWN_WAYS = [f"by {way}" for way in WAYS]
+OWN_WAYS: dict[str, Method] = {"by vmap": "vmap", "by bookkeeping": "bookkeeping", "by loop": "loop"}
 Step = Callable[[Tensor, Tensor], object]
 
 
@@ -71,10 +70,15 @@ def plain_sgd(module: nn.Module, memory_format: torch.memory_format = torch.cont
     return step
 
 
-def ours(model: Model, device: str) -> Step:
+def loss_and_theta(model: Model, device: str) -> tuple[Objective, Tensor]:
+    """Of the untrained model."""
     size = model.scaling_size
     loss = Objective(model, torch.zeros(size, device=device), torch.ones(size, device=device))
-    theta = model.initial().to(device)
+    return loss, model.initial().to(device)
+
+
+def ours(model: Model, device: str) -> Step:
+    loss, theta = loss_and_theta(model, device)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         cohort = PrivateCohort(
@@ -132,11 +136,9 @@ def opacus_ghost(module: nn.Module) -> Step:
 
 def one_way(model: Model, method: Method, device: str) -> Step:
     """The clipped sum alone, by one of the ways to per-patient gradients, whatever the device's choice is."""
-    size = model.scaling_size
-    loss = Objective(model, torch.zeros(size, device=device), torch.ones(size, device=device))
-    theta, recorded = model.initial().to(device), Recorded()
+    loss, theta = loss_and_theta(model, device)
     tape = method == "bookkeeping" and device == "cpu" and isinstance(model, Conv4)
-    plan = Plan(method, recorded if tape else None, loss)
+    plan = Plan(method, Recorded() if tape else None, loss)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         examples = Examples(x, y, torch.arange(len(x)), x.flatten(1)[:, :1], CLASSES)
@@ -145,6 +147,10 @@ def one_way(model: Model, method: Method, device: str) -> Step:
             return mechanism.noised(per_patient.clipped_sum(loss, theta, examples, rows, rows >= 0, 1.0), 1.0)
 
     return step
+
+
+def own_ways(model: Model, device: str) -> dict[str, Callable[[], Step]]:
+    return {name: partial(one_way, model, way, device) for name, way in OWN_WAYS.items()}
 
 
 def contenders(batch: int, width: int, device: str) -> dict[str, Callable[[], Step]]:
@@ -156,7 +162,7 @@ def contenders(batch: int, width: int, device: str) -> dict[str, Callable[[], St
         "wardround": lambda: ours(model, device),
         "Opacus hooks": lambda: opacus_hooks(module, batch),
         "Opacus ghost": lambda: opacus_ghost(module),
-        **{f"by {way}": partial(one_way, model, way, device) for way in WAYS},
+        **own_ways(model, device),
     }
 
 
@@ -164,11 +170,7 @@ def small_contenders(device: str) -> dict[str, dict[str, Callable[[], Step]]]:
     """For a linear head and for a network on vectors."""
     models = {"linear head": Tabular.logistic(FEATURES, CLASSES), "MLP 64": Tabular.mlp(FEATURES, CLASSES, 64)}
     return {
-        name: {
-            "wardround": partial(ours, model, device),
-            **{f"by {way}": partial(one_way, model, way, device) for way in WAYS},
-        }
-        for name, model in models.items()
+        name: {"wardround": partial(ours, model, device), **own_ways(model, device)} for name, model in models.items()
     }
 
 

@@ -18,7 +18,6 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -225,11 +224,6 @@ class CohortStore:
             for rows, value in index.execute(LABELS, {"column": position}):
                 result.extend([value] * rows)
         return [result[row] for row in self.inputs.kept.tolist()]
-
-
-def now() -> str:
-    """The time as everything here writes it: UTC, ISO 8601, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @contextmanager

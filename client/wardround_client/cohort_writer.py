@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import DataError, StorageError
+from wardround_client.clock import now
 from wardround_client.cohort import (
     FORMAT,
     INDEX,
@@ -27,7 +28,6 @@ from wardround_client.cohort import (
     connect,
     count_rows,
     mapped,
-    now,
     read_meta,
     storage,
 )

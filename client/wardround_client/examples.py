@@ -78,6 +78,21 @@ class Examples:
         """Number of distinct patients: PRIVATE, it never leaves and never enters a rate or a denominator."""
         return int(self.patient.max()) + 1 if len(self.patient) else 0
 
+    @cached_property
+    def images(self) -> Tensor:
+        """int64 [patients], how many each patient has: as PRIVATE as their number. On the examples' device."""
+        return torch.bincount(self.patient, minlength=self.patients)
+
+    @cached_property
+    def by_patient(self) -> Tensor:
+        """int64 [n], the examples in the order of their patients, on the examples' device."""
+        return torch.argsort(self.patient, stable=True)
+
+    def patient_means(self, values: Tensor) -> Tensor:
+        """Values [n, ...] of images -> [patients, ...]: the mean over each patient's images."""
+        sums = values.new_zeros(self.patients, *values.shape[1:]).index_add_(0, self.patient, values)
+        return sums / self.images.clamp_min(1).view(-1, *[1] * (values.dim() - 1))
+
     @property
     def device(self) -> torch.device:
         """Where the examples lie."""

@@ -9,8 +9,6 @@ withdrawn.register   who has withdrawn, as pseudonyms (0600)
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -25,10 +23,10 @@ from wardround_client.agreement import Agreement, Approvals
 from wardround_client.cohort import CohortStore
 from wardround_client.config import HospitalConfig, load_hospital_config
 from wardround_client.examples import Examples, NamedExamples, encoded, usable_rows
+from wardround_client.keys import create_pseudonym_key, load_pseudonym_key
 from wardround_client.privacy.ledger import LEDGER, Budget, Ledger
 from wardround_client.withdrawn import REGISTER, Register
 
-PSEUDONYM_KEY_BYTES = 32
 log = logging.getLogger(__name__)
 
 
@@ -70,9 +68,7 @@ class Hospital:
             home.mkdir(parents=True, exist_ok=True)
             home.chmod(0o700)
             (home / "approved").mkdir(exist_ok=True)
-            key = secrets.token_bytes(PSEUDONYM_KEY_BYTES)
-            write_private(home / "secret.key", key)
-            Register(home / REGISTER, key).create()
+            Register(home / REGISTER, create_pseudonym_key(home)).create()
             if ledger is None:
                 Ledger(home / LEDGER).close()
             (home / "hospital.toml").write_text(hospital_toml, encoding="utf-8")
@@ -85,13 +81,7 @@ class Hospital:
     @cached_property
     def key(self) -> bytes:
         """Secret key of the pseudonyms, 32 bytes. Raises: StorageError."""
-        try:
-            key = (self.home / "secret.key").read_bytes()
-        except OSError as error:
-            raise StorageError(f"{self.home / 'secret.key'} cannot be read ({error.strerror})") from None
-        if len(key) != PSEUDONYM_KEY_BYTES:
-            raise StorageError(f"{self.home / 'secret.key'} is damaged", do="restore it from your backup")
-        return key
+        return load_pseudonym_key(self.home)
 
     @cached_property
     def register(self) -> Register:
@@ -141,10 +131,14 @@ class Hospital:
     def unfit_for(self, agreement: Agreement) -> str:
         """Why the cohort, as it is now, does not fit this agreement; empty when it does. Encodes nothing."""
         try:
-            usable_rows(self.cohort(), agreement.federation.task).check(agreement.federation.task)
+            self._check_fit(agreement)
         except (DataError, StorageError) as error:
             return str(error)
         return ""
+
+    def _check_fit(self, agreement: Agreement) -> None:
+        """Raises: DataError, StorageError."""
+        usable_rows(self.cohort(), agreement.federation.task).check(agreement.federation.task)
 
     def examples(self, agreement: Agreement) -> Examples:
         """The cohort as this federation's model sees it, encoded once and kept warm, less who has withdrawn by now.
@@ -186,17 +180,10 @@ class Hospital:
             try:
                 agreement = self.agreement(digest)
                 self.examples(agreement)
-                usable_rows(self.cohort(), agreement.federation.task).check(agreement.federation.task)
+                self._check_fit(agreement)
             except WardroundError as error:
                 unfit.append(f"Federation {digest[:12]} does not fit this hospital: {error}")
                 log.warning("%s", unfit[-1])
                 if len(unfit) == len(digests) and isinstance(error, DataError) and not self.has_answered:
                     raise
         return unfit
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner can read. Raises: OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)

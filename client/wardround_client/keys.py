@@ -1,9 +1,15 @@
-"""The node's identity: an elliptic-curve key on P-384 that never leaves the hospital, and the card that does."""
+"""The hospital's secrets, and the card that leaves it.
+
+secret.key   of the pseudonyms (0600)
+node.key     the node's identity, an elliptic-curve key on P-384 (0600), beside its public half
+join.json    the card that the coordinator registers; no secret
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,9 +17,36 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from wardround.errors import ConfigError, StorageError
-from wardround_client.hospital import write_private
 
+PSEUDONYM_KEY = "secret.key"
+PSEUDONYM_KEY_BYTES = 32
 PRIVATE, PUBLIC, CARD = "node.key", "node.pub", "join.json"
+
+
+def create_pseudonym_key(home: Path) -> bytes:
+    """Write a fresh secret.key into the home -> what it holds. Raises: OSError, also when there is one."""
+    key = secrets.token_bytes(PSEUDONYM_KEY_BYTES)
+    write_private(home / PSEUDONYM_KEY, key)
+    return key
+
+
+def load_pseudonym_key(home: Path) -> bytes:
+    """Secret key of the pseudonyms, 32 bytes. Raises: StorageError."""
+    path = home / PSEUDONYM_KEY
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror})") from None
+    if len(key) != PSEUDONYM_KEY_BYTES:
+        raise StorageError(f"{path} is damaged", do="restore it from your backup")
+    return key
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner can read. Raises: OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
 
 
 def create_node_key(home: Path) -> str:

@@ -182,10 +182,10 @@ class Node:
 
     def _reply(self, session: Session, work: Work) -> Message:
         approved = session.bundle(work.head) in self._approved_bundles()
-        content, why = None, CANNOT_ANSWER
+        content, why, limit = None, CANNOT_ANSWER, self._allowed()
         try:
-            parts = session.fetch(work, self._allowed())
-            content = content_of(work, parts, self._allowed()) if approved else None
+            parts = session.fetch(work, limit)
+            content = content_of(work, parts, limit) if approved else None
         except MessageError as error:
             log.warning("a message was refused: %s", error)
             why = TOO_LARGE

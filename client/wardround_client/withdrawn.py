@@ -17,13 +17,16 @@ import hmac
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
 from wardround.errors import ConfigError, StorageError
-from wardround_client.cohort import INDEX, connect, now, read_meta, storage
+from wardround.files import write_atomically
+from wardround_client.clock import now
+from wardround_client.cohort import INDEX, connect, read_meta, storage
+from wardround_client.keys import load_pseudonym_key
 from wardround_client.privacy.ledger import Entry
 
 REGISTER = "withdrawn.register"
@@ -49,11 +52,8 @@ class Register:
 
     @classmethod
     def of(cls, home: Path) -> Register:
-        """The register of a hospital's home. Raises: StorageError, when its secret.key cannot be read."""
-        try:
-            return cls(home / REGISTER, (home / "secret.key").read_bytes())
-        except OSError as error:
-            raise StorageError(f"{home / 'secret.key'} cannot be read ({error.strerror})") from None
+        """The register of a hospital's home. Raises: StorageError, when its secret.key cannot be used."""
+        return cls(home / REGISTER, load_pseudonym_key(home))
 
     def create(self) -> None:
         """Make an empty register. Raises: ConfigError, when there is one; StorageError."""
@@ -109,18 +109,8 @@ class Register:
 
     def _replace(self, entries: Mapping[bytes, str]) -> None:
         body = "\n".join([_HEADER, *(f"{who.hex()} {at}" for who, at in entries.items())]).encode("ascii")
-        scratch = self._path.with_name(self._path.name + ".tmp")
-        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(body + b"\n" + self._mac(body) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        text = body + b"\n" + self._mac(body) + b"\n"
+        write_atomically(self._path, text, mode=0o600, scratch=self._path.with_name(self._path.name + ".tmp"))
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.new(self._key, body, hashlib.sha256).hexdigest().encode("ascii")
@@ -231,24 +221,8 @@ class Use:
         return self.released is not None and self.sampling_rate >= 1
 
 
-def uses(
-    entries: Iterable[Entry],
-    record: Record,
-    *,
-    withdrawn: str | None,
-    asks: Callable[[str], tuple[str, Collection[str]] | None],
-) -> tuple[list[Use], int]:
-    """Every round of the ledger that may have used this patient's data, and how many others asked for other labels.
-
-    A round counts from its release, because one that was reserved before the patient came in may be computed after;
-    and up to a minute (UNDER_WAY) after the withdrawal, because it may have begun before.
-
-    Args:
-        entries: of the ledger, oldest first.
-        record: of the patient.
-        withdrawn: when; None: not yet.
-        asks: digest of an agreement -> its label column and classes; None when it is not known any more.
-    """
+def rounds_of(entries: Iterable[Entry]) -> list[Use]:
+    """The rounds of a ledger, whoever's data they used, from its entries, oldest first."""
     rounds: dict[tuple[str, int], Use] = {}
     for entry in entries:
         key = (entry.run, entry.round)
@@ -256,21 +230,38 @@ def uses(
             rate = min(float(row[1]) for row in entry.body["rows"])
             rounds[key] = Use(*key, entry.body["federation"], entry.time, None, rate)
         elif entry.kind == "released":
-            rounds[key] = _released(rounds[key], entry.time)
+            rounds[key] = replace(rounds[key], released=entry.time)
+    return list(rounds.values())
+
+
+def uses(
+    rounds: Iterable[Use],
+    record: Record,
+    *,
+    withdrawn: str | None,
+    asks: Callable[[str], tuple[str, Collection[str]] | None],
+) -> tuple[list[Use], int]:
+    """Every one of these rounds that may have used this patient's data, and how many others asked for other labels.
+
+    A round counts from its release, because one that was reserved before the patient came in may be computed after;
+    and up to a minute (UNDER_WAY) after the withdrawal, because it may have begun before.
+
+    Args:
+        rounds: of the ledger.
+        record: of the patient.
+        withdrawn: when; None: not yet.
+        asks: digest of an agreement -> its label column and classes; None when it is not known any more.
+    """
     end = None if withdrawn is None else datetime.fromisoformat(withdrawn) + UNDER_WAY
     since = datetime.fromisoformat(record.since)
     during = [
         use
-        for use in rounds.values()
+        for use in rounds
         if datetime.fromisoformat(use.released or use.reserved) >= since
         and (end is None or datetime.fromisoformat(use.reserved) <= end)
     ]
     fitting = [use for use in during if _fits(record, asks(use.federation))]
     return fitting, len(during) - len(fitting)
-
-
-def _released(use: Use, time: str) -> Use:
-    return Use(use.run, use.round, use.federation, use.reserved, time, use.sampling_rate)
 
 
 def _fits(record: Record, asked: tuple[str, Collection[str]] | None) -> bool:

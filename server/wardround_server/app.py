@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, MessageError, StorageError, WardroundError
+from wardround.files import Held
 from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server.checkpoint import Checkpointer
-from wardround_server.files import Held
 from wardround_server.hospitals import Hospital, Registry
 
 HOME = "WARDROUND_COORDINATOR_HOME"

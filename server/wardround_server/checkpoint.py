@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wardround.errors import ConfigError, StorageError
+from wardround.files import locked, write_atomically
 from wardround.meta.optimizers import OptimizerState
-from wardround_server.files import locked, write_atomically
 
 FORMAT = "1"
 FILE = "checkpoint.safetensors"

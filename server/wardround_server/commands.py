@@ -96,7 +96,7 @@ def up(home: HomeArgument) -> None:
     tls.create(place.tls.folder, [config.address])
     _prepare_flower(place)
     # Flower reads its environment when it is imported.
-    from wardround_server.files import locked
+    from wardround.files import locked
     from wardround_server.superlink import Ports, serve
 
     def ready(ports: Ports) -> None:

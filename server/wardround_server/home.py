@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
+from wardround.files import write_atomically
 from wardround.toml import Section, load
-from wardround_server.files import write_atomically
 from wardround_server.tls import TlsFiles
 
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from wardround.config import Name
 from wardround.errors import ConfigError, StorageError
-from wardround_server.files import write_atomically
+from wardround.files import write_atomically
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 

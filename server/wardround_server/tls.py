@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wardround.errors import ConfigError, StorageError
-from wardround_server.files import write_atomically
+from wardround.files import write_atomically
 
 VALID_DAYS = 825  # longer ones are refused by some TLS clients
 

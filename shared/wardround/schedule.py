@@ -11,9 +11,10 @@ from wardround.config import Federation
 if TYPE_CHECKING:
     from wardround.vector import Layout
 
-Question = Literal["statistics", "gradient", "episode_gradient", "class_means", "confusion"]
+TrainingQuestion = Literal["gradient", "episode_gradient"]
+Question = Literal["statistics", TrainingQuestion, "class_means", "confusion"]
+TRAINING: tuple[TrainingQuestion, ...] = get_args(TrainingQuestion)
 QUESTIONS: tuple[Question, ...] = get_args(Question)
-TRAINING: tuple[Question, ...] = ("gradient", "episode_gradient")
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,22 @@ class Sizes(Protocol):
     def scaling_size(self) -> int: ...
 
 
-def answer_size(question: Question, model: Sizes) -> int:
-    """Float32 numbers in the answer to a question: public, and the same whatever the data are."""
+def answer_layout(question: Question, model: Sizes) -> Layout:
+    """Which float32 numbers the answer to a question holds, in their order: public, whatever the data are."""
+    from wardround.vector import Layout  # torch takes seconds to import, and most commands need no model
+
+    classes, features = model.classes, model.scaling_size
     match question:
         case "statistics":
-            return model.classes + 2 * model.scaling_size
+            return Layout((("counts", (classes,)), ("sum_z", (features,)), ("sum_zz", (features,))))
         case "gradient" | "episode_gradient":
-            return model.layout.size
+            return model.layout
         case "class_means":
-            return model.classes * (model.scaling_size + 1)
+            return Layout((("counts", (classes,)), ("sums", (classes, features))))
         case "confusion":
-            return model.classes**2
+            return Layout((("confusion", (classes, classes)),))
+
+
+def answer_size(question: Question, model: Sizes) -> int:
+    """Float32 numbers in the answer to a question."""
+    return answer_layout(question, model).size

@@ -124,6 +124,12 @@ def request_bytes(size: int, scaling_size: int) -> int:
     return 8 + GREATEST_HEADER_BYTES + 4 * (size + 2 * scaling_size)
 
 
+def reply_bytes(numbers: int) -> int:
+    """The length of a reply that holds so many numbers: it depends on nothing else."""
+    header = ReplyHeader(run="run", round=0, hospital="hospital", declared_patients=1, epsilon=0.0)
+    return len(RoundReply(header, np.zeros(numbers, np.float32)).pack())
+
+
 def peek_request(blob: bytes) -> RequestHeader:
     """The header of a request, before the arrays are looked at. Raises: MessageError."""
     return _header(blob, RequestHeader)

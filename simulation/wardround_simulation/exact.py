@@ -37,9 +37,8 @@ class ExactCohort:
         reserved: tuple[Answers, ...],
     ) -> None:
         self._examples, self._declared, self._privacy = examples, declared_patients, privacy
-        images = torch.bincount(examples.patient, minlength=examples.patients).clamp(min=1)
         # Each patient weighs 1 in all, whatever the number of images: the weights of a patient's images sum to 1.
-        self._weights = 1.0 / images[examples.patient].to(examples.summary.dtype)
+        self._weights = 1.0 / examples.images[examples.patient].to(examples.summary.dtype)
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """float32 [P]: the sum over ALL patients of the mean gradient of a patient's images, divided by the declared
@@ -50,7 +49,7 @@ class ExactCohort:
         def total(parameters: Tensor) -> Tensor:
             # A loss is the mean over the images that it gets, so equal weights within a group of patients with the
             # same number of images: sum over patients of their means = sum over groups of (patients x group's mean).
-            images = torch.bincount(examples.patient)[examples.patient]
+            images = examples.images[examples.patient]
             value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
             for count in torch.unique(images).tolist():
                 chosen = images == count
@@ -64,8 +63,8 @@ class ExactCohort:
     def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
         """float32 [P]: the mean gradient over episodes of ALL patients and all their images, dealt anew each time."""
         examples, episodes = self._examples, self._privacy.episodes(self._declared)
-        images = torch.bincount(examples.patient, minlength=examples.patients)
-        order, most = torch.argsort(examples.patient, stable=True), int(images.max()) if len(images) else 0
+        images, order = examples.images, examples.by_patient
+        most = int(images.max()) if len(images) else 0
         place = torch.arange(most)
         valid = place < images.unsqueeze(1)
         rows = order[((images.cumsum(0) - images).unsqueeze(1) + place).clamp(max=max(0, len(order) - 1))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wardround.cli import run
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest
 from wardround_client.privacy.ledger import Ledger
@@ -63,3 +64,10 @@ def hospital(home_with_cohort: Path, tmp_path: Path) -> Hospital:
     home = tmp_path / "north"
     shutil.copytree(home_with_cohort, home)
     return Hospital.open(home, ledger=Ledger(None))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A hospital as `init` leaves it: no coordinator, no cohort."""
+    assert run(["hospital", "init", str(tmp_path / "home"), "--name", "st-anna", "--patients", "60"]) == 0
+    return tmp_path / "home"

@@ -1,7 +1,11 @@
-"""DICOM files made for tests: a few attributes with sensible values, each of which a test may replace or remove."""
+"""DICOM files made for tests: a few attributes with sensible values, each of which a test may replace or remove.
+
+And what the intake makes of one file, or of a folder.
+"""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wardround_client.dicom import Instance, Pseudonyms, Recipe, Rejection, instance_of
+from wardround_client.ingest import IngestSummary, ingest
 
 KEY = bytes(range(32))
 
@@ -53,6 +58,40 @@ def write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_patients(folder: Path, patients: int = 4, images: int = 3) -> Path:
+    """`images` files of each patient, each file another picture, and a labels.csv; returns the folder."""
+    for p in range(patients):
+        for i in range(images):
+            pixels = np.full((8, 8), (10 * p + i) % 251, np.uint8)
+            pixels[0, 0] = 255
+            write_dicom(
+                folder / f"p{p}" / f"{i}.dcm", pixels, PatientID=f"PAT-{p}", StudyInstanceUID=f"1.9.{p}",
+                SOPInstanceUID=f"1.8.{p}.{i}",
+            )  # fmt: skip
+    (folder / "labels.csv").write_text(
+        "PatientID,finding\n" + "".join(f"PAT-{p},{'ab'[p % 2]}\n" for p in range(patients))
+    )
+    return folder
+
+
+def ingest_folder(
+    folder: Path, cohort: Path, labels: Path | None = None, workers: int | None = 1, **more: Any
+) -> IngestSummary:
+    """Take a folder into a cohort; every file that was not used must be in the quarantine."""
+    summary = ingest(
+        folder, labels or folder / "labels.csv", cohort, key=KEY, image_size_px=8, channels=1, workers=workers, **more
+    )
+    assert summary.read == summary.used + summary.quarantined
+    assert summary.quarantined == sum(summary.reasons.values()) == len(quarantine(cohort))
+    return summary
+
+
+def quarantine(cohort: Path) -> list[dict[str, str]]:
+    """The lines of quarantine.csv."""
+    with (cohort / "quarantine.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def outcome(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> Instance | Rejection:

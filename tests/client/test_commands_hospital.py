@@ -10,30 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.client.commands import wardround
+from tests.rounds import TWO_COLUMNS
 
-from wardround.cli import run
 from wardround_client.config import load_hospital_config
 from wardround_client.keys import load_node_key
 from wardround_server.hospitals import load_card
 
-FEDERATION = """
-name = "hearts"
-[task]
-label_column = "y"
-classes = ["no", "yes"]
-kind = "table"
-features = ["a", "b"]
-[model]
-family = "logistic"
-[rounds]
-rounds = 3
-"""
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    assert run(["hospital", "init", str(tmp_path / "home"), "--name", "st-anna", "--patients", "60"]) == 0
-    return tmp_path / "home"
+FEDERATION = f'name = "hearts"{TWO_COLUMNS}[rounds]\nrounds = 3\n'
 
 
 @pytest.fixture
@@ -54,15 +38,6 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from wardround_server import tls
 
     return tls.create(tmp_path_factory.mktemp("tls"), ["127.0.0.1"]).ca
-
-
-def wardround(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `wardround hospital ARGUMENTS`."""
-    capsys.readouterr()
-    code = run(["hospital", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    return code, out, err
 
 
 def test_init_makes_a_private_home_and_a_card_that_the_coordinator_takes(home: Path) -> None:

@@ -7,55 +7,31 @@ import io
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.client.commands import wardround
+from tests.client.privacy.ledgers import reserve
 
-from wardround.cli import run
 from wardround_client.commands.ledger import CSV_COLUMNS
 from wardround_client.privacy.accountant import Answers
 from wardround_client.privacy.ledger import Budget, Ledger
 
-BUDGET = Budget(epsilon=10.0, delta=1e-3)
 LAYOUT = "head.weight 4x32, head.bias 4"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    assert run(["hospital", "init", str(tmp_path / "home"), "--name", "st-anna", "--patients", "60"]) == 0
-    return tmp_path / "home"
 
 
 def answer(home: Path, round: int, *, run: str = "spring", coordinator: str = "coordinator:9092") -> None:
     """One whole round in the home's ledger."""
-    ledger = Ledger(home / "ledger.sqlite")
-    reservation = ledger.reserve(
-        run=run,
-        round=round,
-        request_sha256="a" * 64,
-        federation="f" * 64,
-        coordinator=coordinator,
-        question="gradient",
-        bundle_sha256="b" * 64,
-        rows=[Answers(20.0, 1.0, 10), Answers(50.0, 1.0, 1)],
-        budget=BUDGET,
-    )
-    ledger.release(reservation, b"noise", norm=1.5, layout=LAYOUT)
-    ledger.close()
-
-
-def look(capsys: pytest.CaptureFixture[str], home: Path, *options: str) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr)."""
-    capsys.readouterr()
-    code = run(["hospital", "ledger", str(home), *options])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    return code, out, err
+    rows, budget = (Answers(20.0, 1.0, 10), Answers(50.0, 1.0, 1)), Budget(epsilon=10.0, delta=1e-3)
+    with closing(Ledger(home / "ledger.sqlite")) as ledger:
+        reserved = reserve(ledger, round, run=run, coordinator=coordinator, rows=rows, budget=budget)
+        ledger.release(reserved, b"noise", norm=1.5, layout=LAYOUT)
 
 
 def head(capsys: pytest.CaptureFixture[str], home: Path) -> str:
     """The digest that --verify prints for a person."""
-    code, out, _ = look(capsys, home, "--verify")
+    code, out, _ = wardround(capsys, "ledger", home, "--verify")
     assert code == 0
     assert "as it was written" in out
     return out.rstrip().rsplit(" ", 1)[1]
@@ -66,7 +42,7 @@ def test_a_csv_has_one_line_an_entry_and_every_field_of_the_receipt(
 ) -> None:
     """privacy.md: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, ..."."""
     answer(home, 3)
-    code, out, err = look(capsys, home, "--csv")
+    code, out, err = wardround(capsys, "ledger", home, "--csv")
     assert (code, err) == (0, "")
     reserved, released = csv.DictReader(io.StringIO(out))
     assert list(reserved) == list(CSV_COLUMNS)
@@ -85,7 +61,7 @@ def test_a_name_that_is_a_formula_stays_a_name_in_the_csv(
     home: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     answer(home, 0, run=name, coordinator=name)
-    _, out, _ = look(capsys, home, "--csv")
+    _, out, _ = wardround(capsys, "ledger", home, "--csv")
     for row in csv.DictReader(io.StringIO(out)):
         assert row["run"] == row["coordinator"] == "'" + name
         assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in row.values())
@@ -93,7 +69,7 @@ def test_a_name_that_is_a_formula_stays_a_name_in_the_csv(
 
 def test_what_is_said_beside_a_csv_goes_to_stderr(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer(home, 0)
-    code, out, err = look(capsys, home, "--csv", "--verify")
+    code, out, err = wardround(capsys, "ledger", home, "--csv", "--verify")
     assert code == 0
     assert len(list(csv.reader(io.StringIO(out)))) == 3
     assert head(capsys, home) in err
@@ -108,35 +84,37 @@ def test_an_older_copy_of_the_file_does_not_hold_the_head_that_was_written_down(
     answer(home, 1)
     late = head(capsys, home)
     for digest in (early, late, late.upper()):
-        code, out, _ = look(capsys, home, "--contains", digest)
+        code, out, _ = wardround(capsys, "ledger", home, "--contains", digest)
         assert code == 0
         assert "nothing before it was lost" in out
     shutil.copy(tmp_path / "backup", home / "ledger.sqlite")
     answer(home, 1, run="autumn")  # the forger goes on, so that the lengths are equal
-    assert look(capsys, home, "--verify")[0] == 0, "an older copy is a valid ledger: that is why heads are written down"
-    assert look(capsys, home, "--contains", early)[0] == 0
-    code, _, err = look(capsys, home, "--contains", late)
+    assert wardround(capsys, "ledger", home, "--verify")[0] == 0, (
+        "an older copy is a valid ledger: that is why heads are written down"
+    )
+    assert wardround(capsys, "ledger", home, "--contains", early)[0] == 0
+    code, _, err = wardround(capsys, "ledger", home, "--contains", late)
     assert code == 7
     assert "older copy" in err and "privacy officer" in err
     (home / "ledger.sqlite").unlink()
-    assert look(capsys, home, "--contains", early)[0] == 7
+    assert wardround(capsys, "ledger", home, "--contains", early)[0] == 7
 
 
 @pytest.mark.parametrize("digest", ["5e41", "z" * 64, "-", "a" * 65])
 def test_what_is_no_digest_is_said(home: Path, capsys: pytest.CaptureFixture[str], digest: str) -> None:
-    code, _, err = look(capsys, home, "--contains", digest)
+    code, _, err = wardround(capsys, "ledger", home, "--contains", digest)
     assert code == 2
     assert "64 hex digits" in err
 
 
 def test_csv_and_json_exclude_each_other(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert look(capsys, home, "--csv", "--json")[0] == 2
+    assert wardround(capsys, "ledger", home, "--csv", "--json")[0] == 2
 
 
 def test_json_holds_every_entry_the_head_and_the_verdicts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer(home, 0)
     digest = head(capsys, home)
-    _, out, _ = look(capsys, home, "--json", "--verify", "--contains", digest)
+    _, out, _ = wardround(capsys, "ledger", home, "--json", "--verify", "--contains", digest)
     *entries, summary = map(json.loads, out.splitlines())
     assert [entry["kind"] for entry in entries] == ["reserved", "released"]
     assert entries[1]["rows"] == [[20.0, 1.0, 10], [50.0, 1.0, 1]]
@@ -150,7 +128,7 @@ def test_an_exchanged_reply_is_exit_code_7_with_what_to_do(home: Path, capsys: p
         db.execute("DROP TRIGGER replies_stay")
         db.execute("UPDATE replies SET reply = x'00'")
     db.close()
-    code, out, err = look(capsys, home, "--verify")
+    code, out, err = wardround(capsys, "ledger", home, "--verify")
     assert code == 7
     assert "broken at entry 2" in err and "privacy officer" in err
     assert "as it was written" not in out

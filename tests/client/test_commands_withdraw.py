@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.rounds import read, request
 
 from wardround.cli import run
 from wardround.errors import DataError
 from wardround.questions import Cohort
-from wardround.schedule import answer_size
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
 from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
@@ -50,19 +49,11 @@ class Daemon:
     agreement: Agreement
     seen: list[set[int]] = field(default_factory=list)
 
-    def round(self, number: int, *, run: str = "spring") -> bytes:
-        model = self.agreement.model
-        header = RequestHeader(run=run, federation=self.agreement.federation.digest, round=number)
-        ones = np.ones(model.scaling_size, np.float32)
-        return answer(
-            self.hospital,
-            RoundRequest(header, np.zeros(model.layout.size, np.float32), 0 * ones, ones).pack(),
-            self._open,
-        )
+    def round(self, number: int) -> bytes:
+        return answer(self.hospital, request(self.agreement, number), self._open)
 
     def refusal(self, blob: bytes, number: int) -> str:
-        size = answer_size(self.agreement.schedule[number].question, self.agreement.model)
-        refused = RoundReply.unpack(blob, run="spring", round=number, size=size).header.refusal
+        refused = read(self.agreement, blob, number).header.refusal
         return refused.error if refused else ""
 
     def _open(self, examples: Examples, **more: Any) -> Cohort:

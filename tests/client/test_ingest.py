@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -11,44 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.dicom_files import KEY, write_dicom
+from tests.client.dicom_files import KEY, ingest_folder, quarantine, write_dicom, write_patients
 
 from wardround.errors import DataError, StorageError
 from wardround_client.cohort import CohortStore
 from wardround_client.dicom import Pseudonyms
-from wardround_client.ingest import IngestSummary, ingest
-
-
-def hospital(folder: Path, patients: int = 4, images: int = 3) -> Path:
-    """`images` files of each patient, each file another picture; returns the folder."""
-    for p in range(patients):
-        for i in range(images):
-            pixels = np.full((8, 8), (10 * p + i) % 251, np.uint8)
-            pixels[0, 0] = 255
-            write_dicom(
-                folder / f"p{p}" / f"{i}.dcm", pixels, PatientID=f"PAT-{p}", StudyInstanceUID=f"1.9.{p}",
-                SOPInstanceUID=f"1.8.{p}.{i}",
-            )  # fmt: skip
-    (folder / "labels.csv").write_text(
-        "PatientID,finding\n" + "".join(f"PAT-{p},{'ab'[p % 2]}\n" for p in range(patients))
-    )
-    return folder
-
-
-def run(
-    folder: Path, cohort: Path, labels: Path | None = None, workers: int | None = 1, **more: object
-) -> IngestSummary:
-    summary = ingest(
-        folder, labels or folder / "labels.csv", cohort, key=KEY, image_size_px=8, channels=1, workers=workers, **more  # type: ignore[arg-type]
-    )  # fmt: skip
-    assert summary.read == summary.used + summary.quarantined
-    assert summary.quarantined == sum(summary.reasons.values()) == len(quarantine(cohort))
-    return summary
-
-
-def quarantine(cohort: Path) -> list[dict[str, str]]:
-    with (cohort / "quarantine.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+from wardround_client.ingest import ingest
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -62,8 +29,8 @@ def assert_same(one: Path, other: Path) -> None:
 
 def test_a_folder_becomes_a_cohort(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    folder = hospital(tmp_path / "dicom")
-    summary = run(folder, tmp_path / "c", progress=lambda done, found: seen.append((done, found)))
+    folder = write_patients(tmp_path / "dicom")
+    summary = ingest_folder(folder, tmp_path / "c", progress=lambda done, found: seen.append((done, found)))
     assert (summary.read, summary.used, summary.already, summary.added) == (12, 12, 0, 12)
     assert (summary.patients, summary.images, summary.unlabelled, summary.unmatched) == (4, 12, 0, 0)
     assert seen[-1] == (12, 12)
@@ -74,43 +41,43 @@ def test_a_folder_becomes_a_cohort(tmp_path: Path) -> None:
 
 
 def test_running_it_again_adds_nothing_and_new_files_are_appended(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom")
-    run(folder, tmp_path / "c")
-    again = run(folder, tmp_path / "c")
+    folder = write_patients(tmp_path / "dicom")
+    ingest_folder(folder, tmp_path / "c")
+    again = ingest_folder(folder, tmp_path / "c")
     assert (again.used, again.already, again.added) == (12, 12, 0)
-    hospital(folder, patients=5)  # writes the old files anew: same pictures, other times
-    more = run(folder, tmp_path / "c")
+    write_patients(folder, patients=5)  # writes the old files anew: same pictures, other times
+    more = ingest_folder(folder, tmp_path / "c")
     assert (more.read, more.already, more.added, more.patients) == (15, 12, 3, 5)
-    run(folder, tmp_path / "clean")
+    ingest_folder(folder, tmp_path / "clean")
     assert_same(tmp_path / "c", tmp_path / "clean")
 
 
 def test_a_moved_folder_is_recognised_and_a_copy_beside_it_is_a_duplicate(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom")
-    run(folder, tmp_path / "c")
+    folder = write_patients(tmp_path / "dicom")
+    ingest_folder(folder, tmp_path / "c")
     moved = folder.rename(tmp_path / "moved")
-    assert run(moved, tmp_path / "c").already == 12
+    assert ingest_folder(moved, tmp_path / "c").already == 12
     (moved / "a-copy.dcm").write_bytes((moved / "p0" / "0.dcm").read_bytes())
-    summary = run(moved, tmp_path / "c")
+    summary = ingest_folder(moved, tmp_path / "c")
     assert (summary.already, summary.reasons) == (12, {"duplicate SOP Instance UID (0008,0018)": 1})
     assert quarantine(tmp_path / "c")[0]["file"].endswith("a-copy.dcm")
 
 
 def test_an_instance_whose_pixels_changed_is_refused_and_the_old_one_kept(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=2)
-    run(folder, tmp_path / "c")
+    folder = write_patients(tmp_path / "dicom", patients=2)
+    ingest_folder(folder, tmp_path / "c")
     before = CohortStore.open(tmp_path / "c", withdrawn=()).inputs[:]
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     write_dicom(folder / "p0" / "0.dcm", pixels, PatientID="PAT-0", SOPInstanceUID="1.8.0.0")
-    summary = run(folder, tmp_path / "c")
+    summary = ingest_folder(folder, tmp_path / "c")
     assert "other pixels" in next(iter(summary.reasons))
     np.testing.assert_array_equal(CohortStore.open(tmp_path / "c", withdrawn=()).inputs[:], before)
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=12)
+    folder = write_patients(tmp_path / "dicom", patients=12)
     (folder / "p3" / "note.txt").write_text("not an image")
-    one, three = run(folder, tmp_path / "one"), run(folder, tmp_path / "three", workers=3)
+    one, three = ingest_folder(folder, tmp_path / "one"), ingest_folder(folder, tmp_path / "three", workers=3)
     assert one == three and one.reasons == {"not DICOM": 1}
     assert_same(tmp_path / "one", tmp_path / "three")
 
@@ -145,21 +112,21 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(("moment", "count"), [("before", 1), ("after", 2)])
 def test_killed_in_the_middle_and_run_again_is_one_clean_run(tmp_path: Path, moment: str, count: int) -> None:
-    folder = hospital(tmp_path / "dicom", patients=20)
+    folder = write_patients(tmp_path / "dicom", patients=20)
     script = tmp_path / "crash.py"
     script.write_text(CRASH)
     died = subprocess.run([sys.executable, script, folder, tmp_path / "c", str(count), moment], timeout=60, check=False)
     assert died.returncode == -signal.SIGKILL
     with pytest.raises(DataError, match="did not finish"):
         CohortStore.open(tmp_path / "c", withdrawn=())
-    summary = run(folder, tmp_path / "c")
+    summary = ingest_folder(folder, tmp_path / "c")
     assert summary.already in (16, 32) and summary.used == 60
-    run(folder, tmp_path / "clean")
+    ingest_folder(folder, tmp_path / "clean")
     assert_same(tmp_path / "c", tmp_path / "clean")
 
 
 def test_a_full_disk_keeps_what_was_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = hospital(tmp_path / "dicom", patients=60)
+    folder = write_patients(tmp_path / "dicom", patients=60)
     real, calls = os.fsync, 0
 
     def fsync(handle: int) -> None:
@@ -172,14 +139,14 @@ def test_a_full_disk_keeps_what_was_stored(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
         with pytest.raises(StorageError, match="No space left"):
-            run(folder, tmp_path / "c")
-    assert run(folder, tmp_path / "c").already == 128
-    run(folder, tmp_path / "clean")
+            ingest_folder(folder, tmp_path / "c")
+    assert ingest_folder(folder, tmp_path / "c").already == 128
+    ingest_folder(folder, tmp_path / "clean")
     assert_same(tmp_path / "c", tmp_path / "clean")
 
 
 def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=8)
+    folder = write_patients(tmp_path / "dicom", patients=8)
     (folder / "p2" / "bad.dcm").write_bytes(b"")
     script = tmp_path / "run.py"
     script.write_text(
@@ -210,7 +177,7 @@ def test_nothing_that_identifies_is_on_disk(tmp_path: Path) -> None:
         folder / "a.dcm", pixels, PatientID="SECRET-77", StudyInstanceUID="1.2.777.1", SOPInstanceUID="1.2.777.2"
     )
     (folder / "labels.csv").write_text("SOPInstanceUID,finding\n1.2.777.2,yes\n")
-    run(folder, tmp_path / "c")
+    ingest_folder(folder, tmp_path / "c")
     for file in (tmp_path / "c").iterdir():
         content = file.read_bytes()
         for secret in (b"SECRET-77", b"1.2.777", b"Doe", b"Jane", b"19500102", str(tmp_path).encode(), KEY):
@@ -219,10 +186,10 @@ def test_nothing_that_identifies_is_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["PatientID", "StudyInstanceUID", "SOPInstanceUID"])
 def test_labels_by_any_key_and_images_without_one_are_counted(tmp_path: Path, key: str) -> None:
-    folder = hospital(tmp_path / "dicom", patients=2)
+    folder = write_patients(tmp_path / "dicom", patients=2)
     value = {"PatientID": "PAT-1", "StudyInstanceUID": "1.9.1", "SOPInstanceUID": "1.8.1.0"}[key]
     (folder / "labels.csv").write_text(f"{key},finding,side\n{value},nodule,\nnobody,x,y\n")
-    summary = run(folder, tmp_path / "c")
+    summary = ingest_folder(folder, tmp_path / "c")
     labelled = 1 if key == "SOPInstanceUID" else 3
     assert (summary.unlabelled, summary.unmatched, summary.unmatched_lines) == (6 - labelled, 1, (3,))
     store = CohortStore.open(tmp_path / "c", withdrawn=())
@@ -231,13 +198,13 @@ def test_labels_by_any_key_and_images_without_one_are_counted(tmp_path: Path, ke
 
 
 def test_corrected_labels_replace_and_the_most_particular_wins(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=2)
-    run(folder, tmp_path / "c")
+    folder = write_patients(tmp_path / "dicom", patients=2)
+    ingest_folder(folder, tmp_path / "c")
     corrected = tmp_path / "corrected.csv"
     corrected.write_text("PatientID,finding\nPAT-0,\nPAT-1,c\n")
-    assert run(folder, tmp_path / "c", corrected).unlabelled == 3
+    assert ingest_folder(folder, tmp_path / "c", corrected).unlabelled == 3
     corrected.write_text("SOPInstanceUID,finding\n1.8.1.2,d\n")
-    run(folder, tmp_path / "c", corrected)
+    ingest_folder(folder, tmp_path / "c", corrected)
     assert CohortStore.open(tmp_path / "c", withdrawn=()).labels("finding") == [None, None, None, "c", "c", "d"]
 
 
@@ -259,27 +226,27 @@ def test_corrected_labels_replace_and_the_most_particular_wins(tmp_path: Path) -
     ],
 )
 def test_a_labels_csv_that_cannot_be_used_is_explained(tmp_path: Path, text: str, message: str) -> None:
-    folder = hospital(tmp_path / "dicom", patients=2)
+    folder = write_patients(tmp_path / "dicom", patients=2)
     (folder / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        run(folder, tmp_path / "c")
+        ingest_folder(folder, tmp_path / "c")
     assert "PAT-" not in str(caught.value) and "somebody" not in str(caught.value)
 
 
 def test_a_repeated_key_with_the_same_labels_is_fine(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=2)
+    folder = write_patients(tmp_path / "dicom", patients=2)
     (folder / "labels.csv").write_text("PatientID,finding\nPAT-0,a\nPAT-0,a\nPAT-1,b\n")
-    assert run(folder, tmp_path / "c").unlabelled == 0
+    assert ingest_folder(folder, tmp_path / "c").unlabelled == 0
 
 
 def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=1)
+    folder = write_patients(tmp_path / "dicom", patients=1)
     (tmp_path / "empty").mkdir()
     for source, message in [(tmp_path / "empty", "holds no files"), (tmp_path / "absent", "is not a folder")]:
         with pytest.raises(DataError, match=message):
             ingest(source, folder / "labels.csv", tmp_path / "c", key=KEY, image_size_px=8, channels=1, workers=1)
     with pytest.raises(DataError, match="cannot be read"):
-        run(folder, tmp_path / "c", tmp_path / "absent.csv")
+        ingest_folder(folder, tmp_path / "c", tmp_path / "absent.csv")
 
 
 def test_a_folder_where_nothing_is_usable_is_summed_up_and_opens_as_empty(tmp_path: Path) -> None:
@@ -288,17 +255,17 @@ def test_a_folder_where_nothing_is_usable_is_summed_up_and_opens_as_empty(tmp_pa
     (folder / "a.txt").write_text("text")
     (folder / "link").symlink_to(folder)
     (folder / "labels.csv").write_text("PatientID,finding\nPAT-0,a\n")
-    summary = run(folder, tmp_path / "c")
+    summary = ingest_folder(folder, tmp_path / "c")
     assert (summary.read, summary.used, summary.quarantined) == (2, 0, 2)
     store = CohortStore.open(tmp_path / "c", withdrawn=())
     assert len(store) == 0 and store.inputs.shape == (0, 1, 8, 8) and store.labels("finding") == []
 
 
 def test_a_cohort_keeps_its_settings(tmp_path: Path) -> None:
-    folder = hospital(tmp_path / "dicom", patients=1)
-    run(folder, tmp_path / "c")
+    folder = write_patients(tmp_path / "dicom", patients=1)
+    ingest_folder(folder, tmp_path / "c")
     with pytest.raises(DataError, match="use the same settings"):
-        run(folder, tmp_path / "c", frames_per_file=2)
+        ingest_folder(folder, tmp_path / "c", frames_per_file=2)
     with pytest.raises(DataError, match="another pseudonym key"):
         ingest(folder, folder / "labels.csv", tmp_path / "c", key=bytes(32), image_size_px=8, channels=1, workers=1)
 
@@ -306,6 +273,6 @@ def test_a_cohort_keeps_its_settings(tmp_path: Path) -> None:
 def test_real_files_become_a_cohort(tmp_path: Path, shared_data: Path) -> None:
     (tmp_path / "labels.csv").write_text("PatientID,finding\nnobody,x\n")
     with pytest.raises(DataError, match="no PatientID"):
-        run(shared_data / "dicom", tmp_path / "c", tmp_path / "labels.csv")
+        ingest_folder(shared_data / "dicom", tmp_path / "c", tmp_path / "labels.csv")
     store = CohortStore.open(tmp_path / "c", withdrawn=())
     assert len(store) == 66 and set(store.labels("finding")) == {None}

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.rounds import TWO_COLUMNS
 
 import wardround.bundle
 from wardround.config import Federation
@@ -26,20 +27,7 @@ from wardround_client.keys import create_node_key, load_node_key, write_card
 from wardround_client.node import Coordinator, Link, Node
 
 DEADLINE_S = 60.0
-FEDERATION = """
-name = "two-nodes"
-[task]
-label_column = "y"
-classes = ["no", "yes"]
-kind = "table"
-features = ["a", "b"]
-[model]
-family = "logistic"
-[rounds]
-rounds = 1
-quorum = 1
-deadline_s = 50.0
-"""
+FEDERATION = f'name = "two-nodes"{TWO_COLUMNS}[rounds]\nrounds = 1\nquorum = 1\ndeadline_s = 50.0\n'
 ENVIRONMENT = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -13,27 +12,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.client.conftest import HOSPITAL_TOML
+from tests.client.privacy.generated import asks, cohort
+from tests.rounds import read, request
 
 from wardround.config import AlgorithmChoice, Privacy
 from wardround.models.conv4 import Conv4
 from wardround.models.objective import Objective
-from wardround.schedule import QUESTIONS, answer_size
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround.schedule import QUESTIONS, Question, answer_size
 from wardround_client.agreement import Agreement
 from wardround_client.cohort import Layout
 from wardround_client.cohort_writer import CohortWriter
 from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.accountant import Answers, Calibration
-from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
 
-HOSPITAL = """
-[hospital]
-name = "north"
-declared_patients = 40
-"""
 TABLE = """
 name = "test"
 [task]
@@ -77,8 +71,8 @@ names = map("patient {}".format, itertools.count())
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    yield Hospital.create(tmp_path_factory.mktemp("home"), HOSPITAL, ledger=Ledger(None))
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    return Hospital.create(tmp_path_factory.mktemp("home"), HOSPITAL_TOML, ledger=Ledger(None))
 
 
 def write(hospital: Hospital, layout: Layout, people: list[Patient]) -> list[bytes]:
@@ -103,19 +97,10 @@ def write(hospital: Hospital, layout: Layout, people: list[Patient]) -> list[byt
 def lengths(hospital: Hospital, agreement: Agreement) -> list[int]:
     """Every round of a run, each answered: the lengths of the replies."""
     hospital.ledger = Ledger(None)
-    model = agreement.model
     found = []
     for plan in agreement.schedule.rounds:
-        blob = answer(
-            hospital,
-            RoundRequest(
-                RequestHeader(run="run", federation=agreement.federation.digest, round=plan.number),
-                np.zeros(model.layout.size, np.float32),
-                np.zeros(model.scaling_size, np.float32),
-                np.ones(model.scaling_size, np.float32),
-            ).pack(),
-        )
-        reply = RoundReply.unpack(blob, run="run", round=plan.number, size=answer_size(plan.question, model))
+        blob = answer(hospital, request(agreement, plan.number))
+        reply = read(agreement, blob, plan.number)
         assert reply.header.refusal is None, reply.header.refusal
         assert np.isfinite(reply.answer).all() and reply.answer.any()
         found.append(len(blob))
@@ -154,7 +139,7 @@ def test_nobody_can_tell_from_an_answer_whether_a_patient_is_there(
 @pytest.mark.parametrize("images_per_patient", [1, 3])
 @pytest.mark.parametrize("people", [0, 1])
 def test_noise_alone_answers_for_a_cohort_of_nobody_or_of_one(
-    question: str, images_per_patient: int, people: int
+    question: Question, images_per_patient: int, people: int
 ) -> None:
     """privacy.md: "An empty sample still adds noise." """
     model = Conv4.of(1, 2, 2)
@@ -166,23 +151,7 @@ def test_noise_alone_answers_for_a_cohort_of_nobody_or_of_one(
         summary=torch.rand(people, 1),
         classes=2,
     )
-    sigmas = dict.fromkeys(QUESTIONS, 1.0)
-    cohort = PrivateCohort(
-        examples,
-        calibration=Calibration(sampling_rate=1.0, **sigmas),
-        privacy=Privacy(images_per_patient=images_per_patient),
-        declared_patients=20,
-        reserved=(Answers(1.0, 1.0, 1),),
-    )
-    theta, shift, scale = model.initial(), torch.zeros(1), torch.ones(1)
-    loss = Objective(model, shift, scale)
-    asked = {
-        "gradient": lambda: cohort.gradient(loss, theta),
-        "episode_gradient": lambda: cohort.episode_gradient(lambda at, s, q: loss(at, q.x, q.y), theta),
-        "statistics": lambda: cohort.statistics().pack(),
-        "class_means": lambda: cohort.class_means(lambda z: model.summary(z)).pack(),
-        "confusion": lambda: cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).flatten(),
-    }
-    result = asked[question]()
-    assert result.shape == (answer_size(question, model),)  # type: ignore[arg-type]
+    theta, asked = model.initial(), cohort(examples, Privacy(images_per_patient=images_per_patient))
+    result = asks(Objective(model, torch.zeros(1), torch.ones(1)), theta)[question](asked)
+    assert result.shape == (answer_size(question, model),)
     assert bool(torch.isfinite(result).all()) and bool(result.any())

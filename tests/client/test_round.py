@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rounds import read, request
 
 import wardround_client.round as round_module
-from wardround.schedule import answer_size
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround.wire import RoundReply
 from wardround_client.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
@@ -19,21 +19,6 @@ from wardround_client.round import answer
 @pytest.fixture
 def agreement(hospital: Hospital, federation_toml: Path) -> Agreement:
     return hospital.approve(federation_toml)
-
-
-def request(agreement: Agreement, number: int, *, run: str = "spring", theta: float = 0.0) -> bytes:
-    model = agreement.model
-    return RoundRequest(
-        RequestHeader(run=run, federation=agreement.federation.digest, round=number),
-        np.full(model.layout.size, theta, np.float32),
-        np.zeros(model.scaling_size, np.float32),
-        np.ones(model.scaling_size, np.float32),
-    ).pack()
-
-
-def read(agreement: Agreement, blob: bytes, number: int, *, run: str = "spring") -> RoundReply:
-    question = agreement.schedule[number].question
-    return RoundReply.unpack(blob, run=run, round=number, size=answer_size(question, agreement.model))
 
 
 def test_a_whole_run_is_answered_and_costs_what_was_agreed(hospital: Hospital, agreement: Agreement) -> None:

@@ -17,9 +17,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.client.dicom_files import KEY, write_dicom
+from tests.client.dicom_files import KEY, ingest_folder, write_patients
+from tests.imports import modules, tree
 
-import wardround_client
 import wardround_client.cohort_writer as writer_module
 from wardround.errors import ConfigError, DataError, StorageError
 from wardround_client.cohort import INDEX, INPUTS, CohortStore, Layout, connect
@@ -27,13 +27,12 @@ from wardround_client.cohort_writer import CohortWriter, erase
 from wardround_client.dicom import Pseudonyms
 from wardround_client.examples import Examples, NamedExamples
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import IngestSummary, ingest, ingest_table
+from wardround_client.ingest import IngestSummary, ingest_table
 from wardround_client.privacy.ledger import Entry
-from wardround_client.withdrawn import REGISTER, Record, Register, records, rows_name_no_patient, uses
+from wardround_client.withdrawn import REGISTER, Record, Register, records, rounds_of, rows_name_no_patient, uses
 
 WHO = Pseudonyms(KEY)
 ANNA, BERT, CARL = (WHO.patient(name) for name in ("PAT-0", "PAT-1", "PAT-2"))
-SOURCES = [Path(wardround_client.__file__).parent, Path(__file__).parents[2] / "simulation"]
 
 
 @pytest.fixture
@@ -176,13 +175,13 @@ def test_a_disk_that_refuses_registers_nobody_and_says_so(
 def test_nobody_opens_a_cohort_but_through_the_hospital() -> None:
     """One function filters (`Hospital.cohort`); another road to the images would be a road around the register."""
     openers = set()
-    for path in (file for folder in SOURCES for file in folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for module in modules():
+        for node in ast.walk(tree(module)):
             if isinstance(node, ast.Attribute) and node.attr == "open" and ast.unparse(node.value) == "CohortStore":
-                openers.add(path.name)
+                openers.add(module)
             if isinstance(node, ast.Name) and node.id == "INPUTS":
-                openers.add(path.name)
-    assert openers == {"hospital.py", "cohort.py", "cohort_writer.py"}
+                openers.add(module)
+    assert openers == {f"wardround_client.{name}" for name in ("hospital", "cohort", "cohort_writer")}
 
 
 def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
@@ -237,34 +236,18 @@ def test_a_cohort_of_an_older_format_says_to_ingest_again(tmp_path: Path) -> Non
 # The intake
 
 
-def folder(path: Path) -> Path:
-    """Three patients with two files each."""
-    for p in range(3):
-        for i in range(2):
-            pixels = np.full((8, 8), 10 * p + i, np.uint8)
-            pixels[0, 0] = 255
-            write_dicom(
-                path / f"p{p}" / f"{i}.dcm", pixels, PatientID=f"PAT-{p}", StudyInstanceUID=f"1.9.{p}",
-                SOPInstanceUID=f"1.8.{p}.{i}",
-            )  # fmt: skip
-    (path / "labels.csv").write_text("PatientID,finding\nPAT-0,a\nPAT-1,b\nPAT-2,a\n")
-    return path
-
-
 def take_in(source: Path, target: Path, *withdrawn: bytes) -> IngestSummary:
-    summary = ingest(
-        source, source / "labels.csv", target, key=KEY, image_size_px=8, channels=1, workers=1, withdrawn=withdrawn
-    )
-    assert summary.read == summary.used + summary.quarantined == 6
-    lines = (target / "quarantine.csv").read_text().splitlines()[1:]
-    assert len(lines) == summary.quarantined
-    assert not any("p0" in line or "PAT-0" in line for line in lines)  # who withdrew is not listed by path either
+    """Of a folder of six files."""
+    summary = ingest_folder(source, target, withdrawn=withdrawn)
+    assert summary.read == 6
+    listed = (target / "quarantine.csv").read_text()
+    assert "p0" not in listed and "PAT-0" not in listed  # who withdrew is not listed by path either
     return summary
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["a stranger", "in the cohort already"])
 def test_the_intake_quarantines_who_withdrew(tmp_path: Path, known: bool) -> None:
-    source = folder(tmp_path / "dicom")
+    source = write_patients(tmp_path / "dicom", patients=3, images=2)
     if known:
         assert take_in(source, tmp_path / "c").used == 6
     summary = take_in(source, tmp_path / "c", ANNA)
@@ -278,7 +261,7 @@ def test_the_intake_quarantines_who_withdrew(tmp_path: Path, known: bool) -> Non
 
 
 def test_a_file_that_was_moved_after_the_withdrawal_stays_out_and_new_labels_do_too(tmp_path: Path) -> None:
-    source = folder(tmp_path / "dicom")
+    source = write_patients(tmp_path / "dicom", patients=3, images=2)
     take_in(source, tmp_path / "c")
     (source / "labels.csv").write_text("PatientID,finding\nPAT-0,new\nPAT-1,new\nPAT-2,new\n")
     moved = source.rename(tmp_path / "moved")
@@ -414,7 +397,7 @@ ASKS = {"f": ("finding", ("a", "b")), "other": ("finding", ("c",)), "gone": None
 def test_the_rounds_since_the_patient_came_are_named() -> None:
     """P58: "Withdrawal lists the rounds that used the patient"."""
     record = Record(at(5), None, 2, {"finding": frozenset({"a", "z"})})
-    found, others = uses(LEDGER, record, withdrawn=None, asks=ASKS.__getitem__)
+    found, others = uses(rounds_of(LEDGER), record, withdrawn=None, asks=ASKS.__getitem__)
     assert [use.round for use in found] == [1, 2, 3, 4, 5, 7] and others == 1
     assert [use.certain for use in found] == [False, True, False, False, False, False]
     assert [use.released is not None for use in found] == [True, True, False, True, True, True]
@@ -422,14 +405,14 @@ def test_the_rounds_since_the_patient_came_are_named() -> None:
 
 def test_rounds_after_the_withdrawal_are_not() -> None:
     record = Record(at(5), None, 2, {"finding": frozenset({"a"})})
-    found, others = uses(LEDGER, record, withdrawn=at(10), asks=ASKS.__getitem__)
+    found, others = uses(rounds_of(LEDGER), record, withdrawn=at(10), asks=ASKS.__getitem__)
     assert [use.round for use in found] == [1, 2, 3, 4] and others == 0
 
 
 def test_whoever_s_labels_are_gone_may_have_been_used_by_every_task() -> None:
-    found, others = uses(LEDGER, Record(at(5), at(40), 2, {}), withdrawn=None, asks=ASKS.__getitem__)
+    found, others = uses(rounds_of(LEDGER), Record(at(5), at(40), 2, {}), withdrawn=None, asks=ASKS.__getitem__)
     assert [use.round for use in found] == [1, 2, 3, 4, 5, 6, 7] and others == 0
-    none, all_others = uses(LEDGER, Record(at(5), None, 2, {}), withdrawn=None, asks=ASKS.__getitem__)
+    none, all_others = uses(rounds_of(LEDGER), Record(at(5), None, 2, {}), withdrawn=None, asks=ASKS.__getitem__)
     assert [use.round for use in none] == [7] and all_others == 6
 
 

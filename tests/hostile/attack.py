@@ -7,41 +7,23 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from tests.rounds import TWO_COLUMNS, read, request
 
-from wardround.schedule import answer_size
-from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_reply
+from wardround.wire import Refusal, RoundReply, peek_reply, reply_bytes
 from wardround_client.agreement import Agreement
 from wardround_client.hospital import Hospital
+from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
 
 SECRET = "PatientID-4711-Erika-Mustermann"
-FEDERATION = """
-name = "hearts"
-[task]
-label_column = "y"
-classes = ["no", "yes"]
-kind = "table"
-features = ["a", "b"]
-[model]
-family = "logistic"
-[rounds]
+FEDERATION = f"""
+name = "hearts"{TWO_COLUMNS}[rounds]
 rounds = 3
 evaluate_every = 3
 """
-
-
-def request(agreement: Agreement, number: int, *, run: str = "spring", theta: float = 0.0, scale: float = 1.0) -> bytes:
-    """An honest request, but for the numbers that are named."""
-    model = agreement.model
-    return RoundRequest(
-        RequestHeader(run=run, federation=agreement.federation.digest, round=number),
-        np.full(model.layout.size, theta, np.float32),
-        np.zeros(model.scaling_size, np.float32),
-        np.full(model.scaling_size, scale, np.float32),
-    ).pack()
 
 
 def taken_apart(blob: bytes) -> tuple[dict[str, Any], bytes]:
@@ -73,6 +55,13 @@ class Victim:
     hospital: Hospital
     agreement: Agreement
 
+    @classmethod
+    def of(cls, home: Path) -> Self:
+        """The hospital of that home, with an empty ledger in memory."""
+        hospital = Hospital.open(home, ledger=Ledger(None))
+        (digest,) = hospital.approvals.digests()
+        return cls(hospital, hospital.agreement(digest))
+
     def state(self) -> tuple[object, ...]:
         """Everything of the ledger that an attack could move."""
         ledger = self.hospital.ledger
@@ -93,8 +82,7 @@ class Victim:
         run = f"after-{len(self.hospital.ledger.entries())}"
         reply = answer(self.hospital, request(self.agreement, 0, run=run))
         assert peek_reply(reply).refusal is None
-        size = answer_size("statistics", self.agreement.model)
-        assert np.isfinite(RoundReply.unpack(reply, run=run, round=0, size=size).answer).all()
+        assert np.isfinite(read(self.agreement, reply, 0, run=run).answer).all()
 
 
 def only_a_refusal(reply: bytes, hospital: Hospital) -> Refusal:
@@ -102,13 +90,7 @@ def only_a_refusal(reply: bytes, hospital: Hospital) -> Refusal:
     header = peek_reply(reply)
     assert header.refusal is not None
     identity = hospital.config.hospital
-    nothing = RoundReply(
-        ReplyHeader(
-            run="x", round=0, hospital=identity.name, declared_patients=identity.declared_patients, epsilon=0.0
-        ),
-        np.zeros(0, np.float32),
-    ).pack()
-    assert len(reply) == len(nothing)
+    assert len(reply) == reply_bytes(0)
     assert RoundReply.unpack(reply, run=header.run, round=header.round, size=0).answer.shape == (0,)
     assert (header.hospital, header.declared_patients, header.epsilon) == (
         identity.name,

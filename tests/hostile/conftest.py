@@ -10,8 +10,6 @@ import pytest
 from tests.hostile.attack import FEDERATION, Victim
 
 from wardround.cli import run
-from wardround_client.hospital import Hospital
-from wardround_client.privacy.ledger import Ledger
 
 
 def make_home(home: Path, patients: int, *, seed: int = 1, ill: float = 0.5, federation: str = FEDERATION) -> Path:
@@ -41,6 +39,4 @@ def attacked_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def victim(attacked_home: Path, tmp_path: Path) -> Victim:
     home = tmp_path / "home"
     shutil.copytree(attacked_home, home)
-    hospital = Hospital.open(home, ledger=Ledger(None))
-    (digest,) = hospital.approvals.digests()
-    return Victim(hospital, hospital.agreement(digest))
+    return Victim.of(home)

@@ -41,7 +41,6 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from wardround_client.node import Coordinator
 from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server import tls
 
@@ -108,7 +107,6 @@ class HostileFleet:
     replies: list[Reply] = field(default_factory=list)
     waiting: list[Offer] = field(default_factory=list)
     current: Offer | None = None
-    peers: set[str] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         files = tls.create(self.folder / "tls", ["127.0.0.1"])
@@ -149,11 +147,6 @@ class HostileFleet:
         self._thread.join()
         self._server.server_close()
 
-    @property
-    def coordinator(self) -> Coordinator:
-        """As a node is told of it."""
-        return Coordinator(self.address, self.ca.read_bytes())
-
     def send(self, message: Offer) -> None:
         """Have the node pull this message next."""
         with self._changed:
@@ -188,7 +181,6 @@ class HostileFleet:
     def _serve(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         with self._changed:
             self.calls.append(Call(handler.path, {k.lower(): v for k, v in handler.headers.items()}, body))
-            self.peers.add(handler.client_address[0])
         name = handler.path.rpartition("/")[2]
         if name in self.override and self.override[name](handler, body):
             with self._changed:

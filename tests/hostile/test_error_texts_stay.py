@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.hostile.attack import SECRET, Victim, only_a_refusal, request
+from tests.hostile.attack import SECRET, Victim, only_a_refusal
 from tests.hostile.fleet import offer
 from tests.hostile.nodes import besieged
+from tests.rounds import request
 
 import wardround_client.daemon
 import wardround_client.fleet

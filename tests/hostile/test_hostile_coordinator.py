@@ -21,14 +21,14 @@ from flwr.proto.message_pb2 import Message as PbMessage
 from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.hostile.attack import bundle_with, request
+from tests.hostile.attack import bundle_with
 from tests.hostile.fleet import HostileFleet, Offer, Reply, offer, send, send_zeros, varint
 from tests.hostile.nodes import Besieged, besieged
+from tests.rounds import read, request
 
 import wardround_client.fleet
 import wardround_client.node
-from wardround.schedule import answer_size
-from wardround.wire import RoundReply, peek_reply, request_bytes
+from wardround.wire import peek_reply, request_bytes
 from wardround_client.app import CANNOT_ANSWER, ERROR_CODE, NOT_A_MESSAGE
 from wardround_client.node import NOT_APPROVED, TOO_LARGE
 
@@ -55,8 +55,7 @@ def under(siege: Besieged, monkeypatch: pytest.MonkeyPatch) -> Iterator[Besieged
     run = f"after-{before}"
     reply = siege.fleet.ask(offer(request(siege.agreement, 0, run=run), siege.bundle))
     assert reply.blob is not None, reply
-    size = answer_size("statistics", siege.agreement.model)
-    assert np.isfinite(RoundReply.unpack(reply.blob, run=run, round=0, size=size).answer).all()
+    assert np.isfinite(read(siege.agreement, reply.blob, 0, run=run).answer).all()
     assert siege.ledger_entries() == before + 2
 
 
@@ -221,43 +220,49 @@ def test_content_that_is_none_of_ours_gets_a_fixed_text(under: Besieged, name: s
     assert error_of(reply) == (ERROR_CODE, NOT_A_MESSAGE)
 
 
-def _broken(under: Besieged) -> dict[str, Offer]:
-    def made(change: Callable[[Offer], None]) -> Offer:
-        message = offer(request(under.agreement, 0, run="x"), under.bundle)
-        change(message)
-        return message
-
-    def each(message: Offer, change: Callable[[bytes], bytes]) -> None:
-        message.parts = {name: change(content) for name, content in message.parts.items()}
-
-    def itself(message: Offer) -> None:
-        (name,) = [name for name, content in message.parts.items() if content.startswith(b"RecordDict")]
-        message.parts[name] = f"RecordDict {name} 2\0{{}}".encode()
-
-    return {
-        "parts of zeros": made(lambda message: each(message, lambda content: bytes(len(content)))),
-        "empty parts": made(lambda message: each(message, lambda content: b"")),
-        "another class": made(
-            lambda message: each(message, lambda content: content.replace(b"Array ", b"os.system ", 1))
-        ),
-        "an array without chunks": made(
-            lambda message: each(message, lambda c: c.replace(b"arraychunk_ids", b"chunks"))
-        ),
-        "a part within itself": made(itself),
-    }
+def _each(message: Offer, change: Callable[[bytes], bytes]) -> None:
+    message.parts = {name: change(content) for name, content in message.parts.items()}
 
 
-@pytest.mark.parametrize(
-    "name", ["parts of zeros", "empty parts", "another class", "an array without chunks", "a part within itself"]
-)
+def _within_itself(message: Offer) -> None:
+    (name,) = [name for name, content in message.parts.items() if content.startswith(b"RecordDict")]
+    message.parts[name] = f"RecordDict {name} 2\0{{}}".encode()
+
+
+BROKEN: dict[str, Callable[[Offer], None]] = {
+    "parts of zeros": lambda message: _each(message, lambda content: bytes(len(content))),
+    "empty parts": lambda message: _each(message, lambda content: b""),
+    "another class": lambda message: _each(message, lambda content: content.replace(b"Array ", b"os.system ", 1)),
+    "an array without chunks": lambda message: _each(message, lambda c: c.replace(b"arraychunk_ids", b"chunks")),
+    "a part within itself": _within_itself,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
 def test_parts_that_are_no_message_get_a_fixed_text(under: Besieged, name: str) -> None:
-    assert error_of(under.fleet.ask(_broken(under)[name]))[1] in (CANNOT_ANSWER, NOT_A_MESSAGE)
+    message = offer(request(under.agreement, 0, run="x"), under.bundle)
+    BROKEN[name](message)
+    assert error_of(under.fleet.ask(message))[1] in (CANNOT_ANSWER, NOT_A_MESSAGE)
 
 
 def _pulls(*, head: PbMessage | None, tree: ObjectTree | None) -> bytes:
     return PullMessagesResponse(
         messages_list=[head] if head is not None else [], message_object_trees=[tree] if tree is not None else []
     ).SerializeToString()
+
+
+def _lie_once(fleet: HostileFleet, path: str, body: bytes) -> threading.Event:
+    """Have the next call of a path answered with this body, and those after it honestly -> set once it was."""
+    lied = threading.Event()
+
+    def lie(handler: BaseHTTPRequestHandler, _: bytes) -> bool:
+        if lied.is_set():
+            return False
+        lied.set()
+        return send(handler, body)
+
+    fleet.override[path] = lie
+    return lied
 
 
 @pytest.mark.parametrize(
@@ -272,34 +277,17 @@ def _pulls(*, head: PbMessage | None, tree: ObjectTree | None) -> bytes:
     ids=["bytes", "html", "no tree", "empty", "truncated"],
 )
 def test_an_answer_to_the_poll_that_is_none_leaves_the_node_up(under: Besieged, body: bytes) -> None:
-    once = threading.Event()
-
-    def lie(handler: BaseHTTPRequestHandler, _: bytes) -> bool:
-        if once.is_set():
-            return False
-        once.set()
-        return send(handler, body)
-
-    under.fleet.override["pull-messages"] = lie
-    under.fleet.until(once.is_set)
+    under.fleet.until(_lie_once(under.fleet, "pull-messages", body).is_set)
 
 
 @settings(max_examples=25)
 @given(path=st.sampled_from(["pull-messages", "get-run", "pull-object", "push-messages"]), body=st.binary(max_size=60))
 def test_random_answers_leave_the_node_up(siege: Besieged, path: str, body: bytes) -> None:
     """Each call once answered with random bytes; then an honest refusal still comes back."""
-    once: list[int] = []
-
-    def lie(handler: BaseHTTPRequestHandler, _: bytes) -> bool:
-        if once:
-            return False
-        once.append(1)
-        return send(handler, body)
-
-    siege.fleet.override[path] = lie
+    lied = _lie_once(siege.fleet, path, body)
     if path != "pull-messages":
         siege.fleet.send(offer(request(siege.agreement, 99, run="x"), siege.bundle))
-    siege.fleet.until(lambda: bool(once))
+    siege.fleet.until(lied.is_set)
     siege.fleet.override.clear()
     reply = siege.fleet.ask(offer(request(siege.agreement, 98, run="y"), siege.bundle))
     assert reply.blob is not None or reply.error is not None

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.hostile.attack import FEDERATION, Victim, only_a_refusal, request, with_header
+from tests.hostile.attack import FEDERATION, Victim, only_a_refusal, with_header
+from tests.rounds import read, request
 from torch import nn
 
 import wardround.bundle
@@ -20,8 +21,8 @@ from wardround.cli import run
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, PolicyRefusal
 from wardround.models import Model, build_model
-from wardround.schedule import QUESTIONS, answer_size
-from wardround.wire import RequestHeader, RoundReply, RoundRequest, peek_reply
+from wardround.schedule import QUESTIONS
+from wardround.wire import peek_reply
 from wardround_client.daemon import coordinator_of
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
@@ -298,15 +299,9 @@ def test_a_scale_that_blows_features_up_is_refused_by_name(victim: Victim, scale
 
 
 def test_one_absurd_number_among_many_is_enough(victim: Victim) -> None:
-    model = victim.agreement.model
-    shift = np.zeros(model.scaling_size, np.float32)
+    shift = np.zeros(victim.agreement.model.scaling_size, np.float32)
     shift[-1] = -1e7
-    blob = RoundRequest(
-        RequestHeader(run="spring", federation=victim.agreement.federation.digest, round=1),
-        np.zeros(model.layout.size, np.float32),
-        shift,
-        np.ones(model.scaling_size, np.float32),
-    ).pack()
+    blob = request(victim.agreement, 1, shift=shift)
     assert victim.refuses(blob, "PolicyRefusal", "policy.greatest_magnitude").asked == "shift of magnitude 1e+07"
 
 
@@ -314,8 +309,7 @@ def test_one_absurd_number_among_many_is_enough(victim: Victim) -> None:
 def test_what_is_just_within_the_magnitude_is_answered_with_finite_numbers(victim: Victim, theta: float) -> None:
     for plan in victim.agreement.schedule.rounds:
         reply = answer(victim.hospital, request(victim.agreement, plan.number, theta=theta))
-        size = answer_size(plan.question, victim.agreement.model)
-        unpacked = RoundReply.unpack(reply, run="spring", round=plan.number, size=size)
+        unpacked = read(victim.agreement, reply, plan.number)
         assert unpacked.header.refusal is None
         assert np.isfinite(unpacked.answer).all()
 

@@ -14,7 +14,8 @@ import pytest
 import safetensors.numpy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.hostile.attack import Victim, only_a_refusal, put_together, request, taken_apart, with_header
+from tests.hostile.attack import Victim, only_a_refusal, put_together, taken_apart, with_header
+from tests.rounds import request
 
 from wardround.errors import MessageError
 from wardround.wire import (
@@ -25,8 +26,6 @@ from wardround.wire import (
     peek_request,
     request_bytes,
 )
-from wardround_client.hospital import Hospital
-from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
 
 
@@ -35,9 +34,7 @@ def sitting_victim(attacked_home: Path, tmp_path_factory: pytest.TempPathFactory
     """One hospital for many messages; its ledger must stay empty."""
     home = tmp_path_factory.mktemp("sitting") / "home"
     shutil.copytree(attacked_home, home)
-    hospital = Hospital.open(home, ledger=Ledger(None))
-    (digest,) = hospital.approvals.digests()
-    return Victim(hospital, hospital.agreement(digest))
+    return Victim.of(home)
 
 
 def refused(victim: Victim, blob: bytes) -> None:

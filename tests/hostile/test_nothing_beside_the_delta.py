@@ -20,19 +20,18 @@ import torch
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from google.protobuf.descriptor import Descriptor
 from pydantic import BaseModel
-from tests.hostile.attack import Victim, request, taken_apart
+from tests.hostile.attack import Victim, taken_apart
 from tests.hostile.conftest import make_home
 from tests.hostile.fleet import offer
 from tests.hostile.nodes import Besieged, besieged
+from tests.rounds import request
 
 import wardround_client.daemon
 import wardround_client.fleet
 from wardround.wire import ReplyHeader, peek_reply
 from wardround_client.app import CANNOT_ANSWER, NOT_A_MESSAGE
-from wardround_client.hospital import Hospital
 from wardround_client.node import NOT_APPROVED, TOO_LARGE
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
 
 # The tables.
@@ -125,6 +124,7 @@ PATHS = {
     "/v1/fleet/push-messages",
     "/v1/fleet/push-object",
 }
+IDLE = ("pull-messages", "heartbeat", "activate-node")  # how often these come is the clock's
 ERROR_TEXTS = {NOT_APPROVED, TOO_LARGE, NOT_A_MESSAGE, CANNOT_ANSWER}
 UNWANTED = re.compile(r"loss|accura|num_examples|histogram|clip_fraction|count|metric|seconds|duration|log|trace|stack")
 
@@ -193,7 +193,7 @@ def homes(attacked_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @dataclass(frozen=True)
 class Sent:
-    """A whole schedule over the wire: (path, bytes) of every call that belongs to a message, sorted, and all calls."""
+    """A whole schedule on the wire: (path, bytes) of every call that belongs to a message, sorted; and its replies."""
 
     sizes: list[tuple[str, int]]
     blobs: list[bytes]
@@ -214,8 +214,7 @@ def _whole_run(home: Path, folder: Path) -> Sent:
             assert reply.blob is not None, reply
             blobs.append(reply.blob)
         _every_call_is_named(hospital)
-        idle = ("pull-messages", "heartbeat", "activate-node")  # how often these come is the clock's
-        sizes = sorted((c.path, len(c.body)) for c in hospital.fleet.calls if not c.path.endswith(idle))
+        sizes = sorted((c.path, len(c.body)) for c in hospital.fleet.calls if not c.path.endswith(IDLE))
     return Sent(sizes, blobs)
 
 
@@ -241,7 +240,7 @@ def _every_call_is_named(hospital: Besieged) -> None:
 def test_every_call_header_and_field_on_the_wire_is_named_and_every_table_row_is_real(sent: dict[str, Sent]) -> None:
     assert len(sent) == 4  # `_every_call_is_named` ran over each
     paths = {path for each in sent.values() for path, _ in each.sizes}
-    assert paths <= PATHS
+    assert paths == {path for path in PATHS if not path.endswith(IDLE)}
 
 
 def test_a_blob_holds_one_array_and_one_header(sent: dict[str, Sent]) -> None:
@@ -298,10 +297,10 @@ def test_before_the_noise_nothing_private_leaves_and_after_it_nothing_private_en
 
         monkeypatch.setattr(mechanism, "noised", constant)
         monkeypatch.setattr(mechanism, "poisson_sample", recorded)
-        hospital = Hospital.open(home, ledger=Ledger(None))
-        (digest,) = hospital.approvals.digests()
-        agreement = hospital.agreement(digest)
-        replies = [answer(hospital, request(agreement, plan.number)) for plan in agreement.schedule.rounds]
+        victim = Victim.of(home)
+        replies = [
+            answer(victim.hospital, request(victim.agreement, plan.number)) for plan in victim.agreement.schedule.rounds
+        ]
         assert all(peek_reply(reply).refusal is None for reply in replies)
         seen[name] = replies, asked
     for name, each in seen.items():
@@ -313,13 +312,11 @@ def test_the_ledger_is_the_same_whatever_the_cohort(homes: dict[str, Path]) -> N
     """privacy.md: "nothing computed from the true count enters q, the denominator, or delta"."""
 
     def prices(home: Path) -> list[object]:
-        hospital = Hospital.open(home, ledger=Ledger(None))
-        (digest,) = hospital.approvals.digests()
-        agreement = hospital.agreement(digest)
-        for plan in agreement.schedule.rounds:
-            answer(hospital, request(agreement, plan.number))
+        victim = Victim.of(home)
+        for plan in victim.agreement.schedule.rounds:
+            answer(victim.hospital, request(victim.agreement, plan.number))
         keys = ("kind", "rows", "delta", "epsilon_after", "bytes", "size")
-        return [[entry.body.get(key) for key in keys] for entry in hospital.ledger.entries()]
+        return [[entry.body.get(key) for key in keys] for entry in victim.hospital.ledger.entries()]
 
     expected = prices(homes["40 patients"])
     assert len(expected) == 10

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.hostile.attack import request
+from tests.hostile.attack import Victim
 from tests.hostile.fleet import HostileFleet, offer
+from tests.rounds import request
 
 from wardround.cli import run
 from wardround_client._proto import hospital_pb2 as pb
-from wardround_client.hospital import Hospital
-from wardround_client.privacy.ledger import Ledger
 
 LISTEN = "0A"  # tcp_states.h
 ACCEPTING = 0x10000  # __SO_ACCEPTCON
@@ -95,9 +94,7 @@ def test_a_running_daemon_listens_on_nothing_but_its_owners_socket(attacked_home
     shutil.copytree(attacked_home, home)
     with HostileFleet(tmp_path) as fleet:
         assert run(["hospital", "join", str(home), "--address", fleet.address, "--ca", str(fleet.ca)]) == 0
-        hospital = Hospital.open(home, ledger=Ledger(None))
-        (digest,) = hospital.approvals.digests()
-        agreement = hospital.agreement(digest)
+        agreement = Victim.of(home).agreement
         port = f"{int(fleet.address.rpartition(':')[2]):04X}"
         with process(home) as running:
             for plan in agreement.schedule.rounds:

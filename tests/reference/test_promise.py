@@ -10,17 +10,17 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import rounds
 
 from wardround.config import Federation, Privacy
 from wardround.models.scaling import log_prior
-from wardround.schedule import Schedule, answer_size
+from wardround.schedule import Schedule
 from wardround.toml import loads
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround.wire import RoundReply
 from wardround_client.agreement import Agreement
 from wardround_client.config import HospitalConfig
 from wardround_client.hospital import Hospital
@@ -79,25 +79,13 @@ def site(folder: Path, patients: int, *, classes: tuple[str, ...] = ("no", "yes"
 
 def run(at: Site) -> list[bytes]:
     """A whole run's replies."""
-    model, digest = at.agreement.model, at.agreement.federation.digest
-    replies = []
-    for plan in at.agreement.schedule.rounds:
-        request = RoundRequest(
-            RequestHeader(run="spring", federation=digest, round=plan.number),
-            np.zeros(model.layout.size, np.float32),
-            np.zeros(model.scaling_size, np.float32),
-            np.ones(model.scaling_size, np.float32),
-        )
-        replies.append(answer(at.hospital, request.pack()))
-    return replies
+    plans = at.agreement.schedule.rounds
+    return [answer(at.hospital, rounds.request(at.agreement, plan.number)) for plan in plans]
 
 
 def read(at: Site, replies: list[bytes]) -> list[RoundReply]:
-    sizes = [answer_size(plan.question, at.agreement.model) for plan in at.agreement.schedule.rounds]
-    return [
-        RoundReply.unpack(blob, run="spring", round=number, size=size)
-        for number, (blob, size) in enumerate(zip(replies, sizes, strict=True))
-    ]
+    plans = at.agreement.schedule.rounds
+    return [rounds.read(at.agreement, blob, plan.number) for blob, plan in zip(replies, plans, strict=True)]
 
 
 def reserved(at: Site) -> list[list[list[float]]]:
@@ -189,10 +177,10 @@ def test_what_was_forecast_is_what_the_ledger_holds(tmp_path: Path) -> None:
 def test_a_class_prior_is_made_of_released_counts_and_of_nothing_else(tmp_path: Path) -> None:
     """P52: "class priors are computed from released answers, never from the data"."""
     at = site(tmp_path / "home", 40)
-    assert _own_prior(at.hospital, "spring", at.agreement) is None
+    assert _own_prior(at.hospital, rounds.RUN, at.agreement) is None
     released = read(at, run(at))[0].answer
     expected = log_prior(torch.from_numpy(released[:2].copy()))
-    prior = _own_prior(at.hospital, "spring", at.agreement)
+    prior = _own_prior(at.hospital, rounds.RUN, at.agreement)
     assert prior is not None and torch.equal(prior, expected)
 
 

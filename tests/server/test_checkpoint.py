@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from wardround.errors import ConfigError, StorageError
+from wardround.files import write_atomically
 from wardround.meta.optimizers import OptimizerState
 from wardround_server.checkpoint import Checkpointer, State
-from wardround_server.files import write_atomically
 
 DIGEST = "a" * 64
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.server.test_report import make_run
 
 from wardround_server.report import write_report
 from wardround_server.report.charts import Line, roc_chart
-
-TOML = """
-name = "spring"
-[task]
-label_column = "finding"
-classes = ["normal", "nodule"]
-"""
 
 
 def point(asked: float, tpr: float, passes: bool = False) -> dict[str, Any]:
@@ -89,12 +82,7 @@ AUDIT: dict[str, Any] = {
 
 
 def report(folder: Path, **files: Any) -> str:
-    folder.mkdir(exist_ok=True)
-    (folder / "federation.toml").write_text(TOML)
-    (folder / "events.jsonl").write_text('{"event": "round", "round": 0, "question": "statistics"}\n')
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    return write_report(folder).read_text(encoding="utf-8")
+    return write_report(make_run(folder, **files)).read_text(encoding="utf-8")
 
 
 def words(html: str) -> str:

@@ -50,4 +50,5 @@ def test_the_length_of_an_answer_is_public() -> None:
     sizes = Sizes(Layout((("w", (3, 2)), ("b", (3,)))))
     assert answer_size("gradient", sizes) == 9
     assert answer_size("statistics", sizes) == 3 + 2 * 2
+    assert answer_size("class_means", sizes) == 3 * (2 + 1)
     assert answer_size("confusion", sizes) == 9

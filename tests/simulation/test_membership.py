@@ -236,7 +236,7 @@ def test_an_algorithm_of_episodes_is_left_out_with_a_reason(tmp_path: Path) -> N
 
 def test_gradients_of_candidates_are_what_their_hospital_adds_up() -> None:
     model = build_model(FEDERATION)
-    objective = Objective(model, *scaling(), None)
+    objective = Objective(model, torch.zeros(FEATURES), torch.ones(FEATURES), None)
     theta = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(1))
     cohort = strangers(9, 4)
     rows = torch.arange(9).unsqueeze(1)
@@ -244,14 +244,9 @@ def test_gradients_of_candidates_are_what_their_hospital_adds_up() -> None:
     assert torch.allclose(patient_gradients(objective, theta, cohort, 0.3).sum(0), added, atol=1e-6)
     # Of several images each is clipped alone, and the patient adds one of them: on average their mean.
     several = strangers(3, 5, images=4)
-    alone = Examples(several.z, several.y, torch.arange(12), several.z, CLASSES)
-    each = patient_gradients(objective, theta, alone, 0.3).view(3, 4, -1)
+    each = patient_gradients(objective, theta, flat(several), 0.3).view(3, 4, -1)
     assert torch.allclose(patient_gradients(objective, theta, several, 0.3), each.mean(1))
     assert float(patient_gradients(objective, theta, several, 0.3).norm(dim=1).max()) <= 0.3
-
-
-def scaling() -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(FEATURES), torch.ones(FEATURES)
 
 
 def test_shadows_leave_every_candidate_out_of_half_of_them_and_have_the_size_of_the_run(tmp_path: Path) -> None:

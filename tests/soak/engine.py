@@ -94,7 +94,6 @@ class Soak:
         mine, its = os.pipe()
         pid = os.fork()
         if pid == 0:
-            code = 1
             try:
                 os.close(mine)
                 work(self._warm, self._agreement, self._ledger_class, self._start, its)
@@ -102,7 +101,7 @@ class Soak:
                 traceback.print_exc(file=sys.stderr)
             finally:
                 sys.stderr.flush()
-                os._exit(code)
+                os._exit(1)
         os.close(its)
         now = time.monotonic()
         # Some are killed while they open the ledger, at a moment counted from the fork; the others in their rounds.

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests import rounds
 
-from wardround.wire import RequestHeader, RoundRequest
 from wardround_client.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest_table
@@ -35,16 +35,8 @@ compute = "cpu"
 threads = 1
 """
 
-FEDERATION_TOML = """
-name = "soak"
-[task]
-label_column = "y"
-classes = ["no", "yes"]
-kind = "table"
-features = ["a", "b"]
-[model]
-family = "logistic"
-[privacy]
+FEDERATION_TOML = f"""
+name = "soak"{rounds.TWO_COLUMNS}[privacy]
 epsilon = 0.5
 [rounds]
 rounds = 40
@@ -93,14 +85,9 @@ def run_name(run: int) -> str:
 
 def request(agreement: Agreement, place: Place) -> bytes:
     """The one request that is ever made for a place."""
-    model = agreement.model
     run, number = place
-    return RoundRequest(
-        RequestHeader(run=run_name(run), federation=agreement.federation.digest, round=number),
-        np.random.default_rng(place).normal(size=model.layout.size).astype(np.float32),
-        np.zeros(model.scaling_size, np.float32),
-        np.ones(model.scaling_size, np.float32),
-    ).pack()
+    theta = np.random.default_rng(place).normal(size=agreement.model.layout.size).astype(np.float32)
+    return rounds.request(agreement, number, run=run_name(run), theta=theta)
 
 
 def request_sha256(agreement: Agreement, place: Place) -> str:

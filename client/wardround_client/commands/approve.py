@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,11 +58,13 @@ def approve(
 def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
     """What a person has to know before saying yes; all of it from public numbers and the ledger."""
     from wardround.schedule import QUESTIONS, answer_size
+    from wardround.wire import reply_bytes
     from wardround_client.forecast import forecast
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     budget = hospital.budget
     asked = {question: schedule.times(question) for question in QUESTIONS}
+    replies = Counter(plan.question for plan in schedule.rounds)
     price = forecast(agreement, hospital.ledger.history(), budget)
     return {
         "name": federation.name,
@@ -73,7 +76,7 @@ def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
         "algorithm": federation.algorithm.name,
         "rounds": len(schedule),
         "questions": {question: times for question, times in asked.items() if times},
-        "outbound_bytes": sum(_reply_bytes(hospital, answer_size(plan.question, model)) for plan in schedule.rounds),
+        "outbound_bytes": sum(reply_bytes(answer_size(each, model)) * rounds for each, rounds in replies.items()),
         "epsilon_of_this_run": round(price.alone, 4),
         "epsilon_spent_before": round(price.before, 4),
         "epsilon_after_this_run": round(price.after, 4),
@@ -83,19 +86,6 @@ def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
         "forecast": price.sentence(),
         "cohort": hospital.unfit_for(agreement) or "fits",
     }
-
-
-def _reply_bytes(hospital: Hospital, numbers: int) -> int:
-    """Length of a reply that holds so many numbers: it depends on nothing else."""
-    import numpy as np
-
-    from wardround.wire import ReplyHeader, RoundReply
-
-    identity = hospital.config.hospital
-    header = ReplyHeader(
-        run="run", round=0, hospital=identity.name, declared_patients=identity.declared_patients, epsilon=0.0
-    )
-    return len(RoundReply(header, np.zeros(numbers, np.float32)).pack())
 
 
 def _said(value: object) -> str:

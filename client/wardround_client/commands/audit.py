@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
 from wardround.errors import ConfigError
-from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, say
+from wardround_client.commands.common import (
+    HomeArgument,
+    JsonOption,
+    app,
+    checked,
+    console,
+    emit,
+    example,
+    progress_bar,
+    say,
+)
 
 if TYPE_CHECKING:
     from wardround_client.agreement import Agreement
@@ -61,7 +71,8 @@ def audit(
 
     hospital = Hospital.open(home, ledger=Ledger(None))  # in memory: the hospital's own is not even opened
     agreement = _agreement(hospital, federation)
-    with _bar(as_json) as progress:
+    answers = TextColumn("{task.completed} of {task.total} answers")
+    with progress_bar(answers, quiet=as_json, description="{task.description:12}") as progress:
         bar = progress.add_task("audit", total=None)
         report = auditing.audit(
             agreement,
@@ -123,15 +134,3 @@ def _agreement(hospital: Hospital, named: str) -> Agreement:
             do="name one of them",
         )
     return hospital.agreement(found[0])
-
-
-def _bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        TextColumn("{task.completed} of {task.total} answers"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    )

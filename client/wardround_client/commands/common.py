@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from wardround.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 impossible file or option, 3 the cohort or its files, "
@@ -22,6 +25,7 @@ console = Console()
 HomeArgument = Annotated[
     Path, typer.Argument(help="The hospital's home folder.", envvar="WARDROUND_HOSPITAL", metavar="[HOME]")
 ]
+HERE = Path()  # the default of HomeArgument
 NewHome = Annotated[Path, typer.Argument(help="The hospital's home folder.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -39,6 +43,21 @@ def checked(home: Path) -> Path:
             do=f"make it with `wardround hospital init {home} --name NAME --patients N`",
         )
     return home.absolute()
+
+
+def progress_bar(count: ProgressColumn, *, quiet: bool, description: str = "{task.description}") -> Progress:
+    """A bar that shows only on a terminal, and goes when the work is done; count tells how far it is in words."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn(description),
+        BarColumn(),
+        count,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
 
 
 def emit(**fields: Any) -> None:

@@ -7,20 +7,17 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.table import Table
 
 from wardround.errors import ConfigError, StorageError
-from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, say
+from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, checked, console, emit, example, say
 
 if TYPE_CHECKING:
     from wardround_client.privacy.ledger import Entry
 
-HERE = Path()
-_OFFICER = "stop this hospital and find out who changed the file; restore it only with a privacy officer"
 
 # The columns of --csv, in their order; their names are a promise to whoever reads them with a program. What an entry
 # does not have is an empty cell. Times are UTC in ISO 8601.
@@ -126,13 +123,15 @@ def ledger(
 
 def _judge(broken: int | None, contains: str, found: int | None) -> None:
     """Raises: StorageError, when the file is not what it was."""
+    from wardround_client.privacy.chain import OFFICER
+
     if broken is not None:
-        raise StorageError(f"the ledger is broken at entry {broken}", do=_OFFICER)
+        raise StorageError(f"the ledger is broken at entry {broken}", do=OFFICER)
     if contains and found is None:
         raise StorageError(
             f"no entry of this ledger has the digest {contains}: an older copy was put back, or another ledger",
             allowed="a head that this very ledger had, whole and without a slip of the pen",
-            do=f"compare what was written down; if it is right, {_OFFICER}",
+            do=f"compare what was written down; if it is right, {OFFICER}",
         )
 
 

@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from wardround.errors import ConfigError, DataError, StorageError
-from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, say, show
+from wardround_client.commands.common import (
+    JsonOption,
+    NewHome,
+    app,
+    checked,
+    console,
+    emit,
+    example,
+    progress_bar,
+    say,
+    show,
+)
 from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
@@ -155,7 +166,7 @@ def ingest(
                 raise ConfigError("--channels 2", allowed="1 or 3")
             if not dicom_dir.is_dir():
                 raise DataError(f"{dicom_dir} is no folder", do="name the folder that holds the DICOM files")
-            with _bar(as_json) as progress:
+            with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
                 bar = progress.add_task("reading DICOM", total=None)
                 summary = intake.ingest(
                     dicom_dir,
@@ -189,18 +200,6 @@ def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
     show(rows, title="Ingest")
     if summary.quarantined:
         say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
-
-
-def _bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    )
 
 
 def _invitation(path: Path) -> tuple[str, str]:

@@ -11,12 +11,21 @@ from rich.live import Live
 from rich.table import Table
 
 from wardround.errors import StorageError, Unreachable
-from wardround_client.commands.common import HomeArgument, JsonOption, app, checked, console, emit, example, say, show
+from wardround_client.commands.common import (
+    HERE,
+    HomeArgument,
+    JsonOption,
+    app,
+    checked,
+    console,
+    emit,
+    example,
+    say,
+    show,
+)
 
 if TYPE_CHECKING:
     from wardround_client._proto import hospital_pb2 as pb
-
-HERE = Path()
 
 
 @app.command(

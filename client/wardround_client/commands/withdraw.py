@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +143,7 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     """Register first: whatever fails after it, they have withdrawn."""
     from wardround_client.cohort_writer import erase as erase_rows
     from wardround_client.dicom import Pseudonyms
-    from wardround_client.withdrawn import rows_name_no_patient
+    from wardround_client.withdrawn import records, rows_name_no_patient
 
     pseudonyms = Pseudonyms(hospital.key)
     numbered: dict[bytes, int] = {}
@@ -154,7 +155,8 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
         found = _looked_up(hospital, numbered, fresh)  # before their labels are erased
         erased = erase_rows(cohort, numbered.keys()) if erase else 0
         if erased:
-            found = [_with_record(patient, hospital) for patient in found]
+            left = records(cohort, numbered)
+            found = [replace(patient, record=left.get(patient.pseudonym)) for patient in found]
         nameless = rows_name_no_patient(cohort)
     except WardroundError as error:
         if not only_look:
@@ -171,10 +173,11 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
 
 
 def _looked_up(hospital: Hospital, numbered: dict[bytes, int], fresh: Collection[bytes]) -> list[Patient]:
-    from wardround_client.withdrawn import records, uses
+    from wardround_client.withdrawn import records, rounds_of, uses
 
     held = records(hospital.home / "cohort", numbered)
-    times, entries = hospital.register.read(), hospital.ledger.entries()
+    times, asked = hospital.register.read(), rounds_of(hospital.ledger.entries())
+    asks = cache(partial(_asks, hospital))  # a file each, and a ledger names the same few again and again
     patients = []
     for pseudonym, number in numbered.items():
         at, record = times.get(pseudonym), held.get(pseudonym)
@@ -182,7 +185,7 @@ def _looked_up(hospital: Hospital, numbered: dict[bytes, int], fresh: Collection
         others = 0
         if record is not None:
             before = None if pseudonym in fresh else at
-            rounds, others = uses(entries, record, withdrawn=before, asks=lambda digest: _asks(hospital, digest))
+            rounds, others = uses(asked, record, withdrawn=before, asks=asks)
         patients.append(Patient(number, pseudonym, pseudonym in fresh, at, record, tuple(rounds), others))
     return patients
 
@@ -194,14 +197,6 @@ def _asks(hospital: Hospital, digest: str) -> tuple[str, Collection[str]] | None
     except WardroundError:
         return None
     return task.label_column, task.classes
-
-
-def _with_record(patient: Patient, hospital: Hospital) -> Patient:
-    from dataclasses import replace
-
-    from wardround_client.withdrawn import records
-
-    return replace(patient, record=records(hospital.home / "cohort", [patient.pseudonym]).get(patient.pseudonym))
 
 
 def _emit_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import StorageError
+from wardround.files import sync_folder
 
 GENESIS = "0" * 64
 _BUSY_S = 30.0
-_OFFICER = "stop this hospital and find out who changed the file; restore it only with a privacy officer"
+OFFICER = "stop this hospital and find out who changed the file; restore it only with a privacy officer"
 
 _SCHEMA = """
 BEGIN IMMEDIATE;
@@ -205,7 +206,7 @@ class Chain:
         return found.st_dev, found.st_ino
 
     def _broken(self, how: str) -> StorageError:
-        return StorageError(f"the ledger {self._path or 'in memory'} {how}", do=_OFFICER)
+        return StorageError(f"the ledger {self._path or 'in memory'} {how}", do=OFFICER)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -214,7 +215,7 @@ class Chain:
         except sqlite3.OperationalError as error:
             raise self._unusable(error, "free disk space, or see who may read and write the file") from None
         except sqlite3.Error as error:  # malformed, or not a database
-            raise self._unusable(error, _OFFICER) from None
+            raise self._unusable(error, OFFICER) from None
         except OSError as error:
             raise self._unusable(error, "see whether the file and its folder are there and may be used") from None
 
@@ -239,11 +240,7 @@ def _create(path: Path) -> None:
     finally:
         scratch.unlink()
     if os.name == "posix":  # the name itself must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

@@ -55,8 +55,7 @@ class PrivateCohort:
         for row in reserved:
             self._left[row.noise_multiplier, row.sampling_rate] += row.count
         # Examples in the order of their patients, and where each patient's begin.
-        self._order = torch.argsort(examples.patient, stable=True).cpu()
-        self._images = torch.bincount(examples.patient.cpu(), minlength=examples.patients)
+        self._order, self._images = examples.by_patient.cpu(), examples.images.cpu()
         self._starts = self._images.cumsum(0) - self._images
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
@@ -154,8 +153,8 @@ class PrivateCohort:
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0)
         one_hot = torch.nn.functional.one_hot(examples.y, examples.classes).double()
         sums = (one_hot.unsqueeze(2) * z.unsqueeze(1) / math.sqrt(z.shape[1])).flatten(1)
-        counts = _COUNT_SHARE * mechanism.rows_clipped(self._patient_means(one_hot), 1.0)
-        blocks = torch.cat([counts, mechanism.rows_clipped(self._patient_means(sums), 1.0)], dim=1)
+        counts = _COUNT_SHARE * mechanism.rows_clipped(examples.patient_means(one_hot), 1.0)
+        blocks = torch.cat([counts, mechanism.rows_clipped(examples.patient_means(sums), 1.0)], dim=1)
         return blocks / math.sqrt(1 + _COUNT_SHARE**2), z.shape[1]
 
     def _statistics_blocks(self) -> Tensor:
@@ -170,9 +169,8 @@ class PrivateCohort:
         z = torch.nan_to_num(examples.summary.double(), nan=0.0, posinf=0.0, neginf=0.0)
         features = z.shape[1]
         parts = (one_hot, z / math.sqrt(features), z.square() / math.sqrt(3 * features))
-        return torch.cat([mechanism.rows_clipped(self._patient_means(part), 1.0) for part in parts], dim=1) / math.sqrt(
-            3
-        )
+        blocks = torch.cat([mechanism.rows_clipped(examples.patient_means(part), 1.0) for part in parts], dim=1)
+        return blocks / math.sqrt(3)
 
     @torch.no_grad()
     def _confusion_blocks(self, predict: Predict) -> Tensor:
@@ -184,10 +182,4 @@ class PrivateCohort:
         predicted = in_even_batches(predict, examples.z).argmax(1)
         cells = examples.y * examples.classes + predicted
         one_hot = torch.nn.functional.one_hot(cells, examples.classes**2).double()
-        return mechanism.rows_clipped(self._patient_means(one_hot), 1.0)
-
-    def _patient_means(self, values: Tensor) -> Tensor:
-        """Float64 [n, k] over images -> [patients, k], means over each patient's images."""
-        sums = values.new_zeros(self._examples.patients, values.shape[1])
-        sums.index_add_(0, self._examples.patient, values)
-        return sums / self._images.to(values.device).clamp_min(1).unsqueeze(1)
+        return mechanism.rows_clipped(examples.patient_means(one_hot), 1.0)

@@ -26,11 +26,11 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from wardround.errors import BudgetExceeded, Replay, StorageError
+from wardround_client.clock import now
 from wardround_client.privacy.accountant import Answers, epsilon, merged
 from wardround_client.privacy.chain import Chain
 
@@ -191,7 +191,7 @@ class Ledger:
             self._chain.append(
                 {
                     "kind": "reserved",
-                    "time": _now(),
+                    "time": now(),
                     "run": run,
                     "round": round,
                     "request_sha256": request_sha256,
@@ -229,7 +229,7 @@ class Ledger:
             self._chain.append(
                 {
                     "kind": "released",
-                    "time": _now(),
+                    "time": now(),
                     "run": reservation.run,
                     "round": reservation.round,
                     "reservation": reservation.seq,
@@ -400,7 +400,3 @@ class Ledger:
 def _rows(rows: Sequence[Answers]) -> list[list[float]]:
     """A price as it stands in an entry: noise multiplier, sampling rate and count of each kind of answer."""
     return [[row.noise_multiplier, row.sampling_rate, row.count] for row in rows]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

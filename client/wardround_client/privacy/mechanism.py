@@ -63,11 +63,6 @@ def standard_normal(size: int) -> Tensor:
     return torch.from_numpy(draws.reshape(-1)[:size])
 
 
-def gaussian(size: int, std: float, device: torch.device | str = "cpu") -> Tensor:
-    """Noise alone: float32 [size], N(0, std^2). Prefer `noised`, which also rounds to the public grid."""
-    return standard_normal(size).mul_(std).float().to(device)
-
-
 def noised(total: Tensor, std: float) -> Tensor:
     """The only exit for a private sum: total [P] plus N(0, std^2), on the public grid; float32 [P], on total's device.
 

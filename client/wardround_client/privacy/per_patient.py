@@ -196,7 +196,3 @@ def _joined(pages: dict[int, Tensor]) -> list[_Part]:
         _Part.of(offset, run[0] if len(run) == 1 else torch.cat([each.flatten(1) for each in run], dim=1))
         for offset, run in runs
     ]
-
-
-def _method(loss: Loss, theta: Tensor, examples: Examples) -> Method:
-    return plan_of(loss, theta, examples).method

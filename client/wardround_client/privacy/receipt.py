@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from wardround.schedule import Question, Sizes
-from wardround.vector import Layout
+from wardround.schedule import Question, Sizes, answer_layout
 
 
 def layout_of(question: Question, model: Sizes) -> str:
@@ -11,17 +10,5 @@ def layout_of(question: Question, model: Sizes) -> str:
 
     Each tensor's name and shape, in the order in which they lie in the answer.
     """
-    return ", ".join(f"{name} {'x'.join(map(str, shape)) or 1}" for name, shape in _tensors(question, model).tensors)
-
-
-def _tensors(question: Question, model: Sizes) -> Layout:
-    classes, features = model.classes, model.scaling_size
-    match question:
-        case "statistics":
-            return Layout((("counts", (classes,)), ("sum_z", (features,)), ("sum_zz", (features,))))
-        case "gradient" | "episode_gradient":
-            return model.layout
-        case "class_means":
-            return Layout((("counts", (classes,)), ("sums", (classes, features))))
-        case "confusion":
-            return Layout((("confusion", (classes, classes)),))
+    tensors = answer_layout(question, model).tensors
+    return ", ".join(f"{name} {'x'.join(map(str, shape)) or 1}" for name, shape in tensors)

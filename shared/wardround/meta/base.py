@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
 from wardround.questions import Cohort, ImageLoss
-
-TrainingQuestion = Literal["gradient", "episode_gradient"]
+from wardround.schedule import TrainingQuestion
 
 
 class Algorithm(Protocol):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
-from wardround.meta.base import TrainingQuestion
 from wardround.meta.local import descend
 from wardround.questions import Cohort, ImageLoss
+from wardround.schedule import TrainingQuestion
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import grad
 
 from wardround.config import AlgorithmChoice
-from wardround.meta.base import TrainingQuestion
 from wardround.questions import Cohort, ImageLoss, Shots
+from wardround.schedule import TrainingQuestion
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def loss(pool: Pool, released: Released) -> Floats:
     """Yeom et al., "Privacy risk in machine learning", 2018, adversary 2: members have smaller losses."""
     examples, state = pool.examples, released.final
     logits = _logits(pool.agreement.model, state, examples)
-    return _numpy(_patient_means(-cross_entropy(logits, examples.y, reduction="none"), examples))
+    return _numpy(examples.patient_means(-cross_entropy(logits, examples.y, reduction="none")))
 
 
 def confidence(pool: Pool, state: State) -> Floats:
@@ -78,7 +78,7 @@ def confidence(pool: Pool, state: State) -> Floats:
     true = _logits(pool.agreement.model, state, examples).double().log_softmax(1).gather(1, examples.y[:, None])[:, 0]
     # 1 - p by logarithms: p rounds to 1 where a model is sure.
     odds: Tensor = true - torch.log(-torch.expm1(true.clamp(max=-1e-12)))
-    return _numpy(_patient_means(odds, examples))
+    return _numpy(examples.patient_means(odds))
 
 
 def calibrated(pool: Pool, released: Released, shadows: Sequence[Shadow], place: int) -> Floats:
@@ -205,7 +205,7 @@ def patient_gradients(objective: Objective, theta: Tensor, examples: Examples, c
         if math.isfinite(clip_norm):
             gradients = rows_clipped(gradients, clip_norm)
         total.index_add_(0, examples.patient[rows].cpu(), gradients.cpu().double())
-    return total / _images(examples).cpu().unsqueeze(1)
+    return total / examples.images.cpu().clamp_min(1).unsqueeze(1)
 
 
 def _rounds(pool: Pool, released: Released) -> dict[int, Tensor]:
@@ -243,12 +243,3 @@ def _scaling(state: State, examples: Examples) -> tuple[Tensor, Tensor]:
 
 def _numpy(scores: Tensor) -> Floats:
     return np.asarray(scores.detach().cpu().double().numpy(), dtype=np.float64)
-
-
-def _images(examples: Examples) -> Tensor:
-    return torch.bincount(examples.patient, minlength=examples.patients).clamp(min=1)
-
-
-def _patient_means(values: Tensor, examples: Examples) -> Tensor:
-    """[images] -> [patients]."""
-    return values.new_zeros(examples.patients).index_add_(0, examples.patient, values) / _images(examples)

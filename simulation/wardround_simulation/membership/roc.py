@@ -16,6 +16,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from wardround_client.privacy.accountant import Answers, epsilon, gaussian_mu
+from wardround_client.privacy.audit.bounds import clopper_pearson
 
 Floats = npt.NDArray[np.float64]
 Ceiling = Callable[[float], float]
@@ -46,10 +47,8 @@ class Share:
         """
         if not 0 <= hits <= trials or not trials:
             raise ValueError(f"{hits} of {trials}")
-        tail = (1 - confidence) / 2
-        low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
-        high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
-        return cls(hits, trials, low, high)
+        high, missed = clopper_pearson(np.array([hits, trials - hits]), trials, (1 - confidence) / 2)
+        return cls(hits, trials, 1 - float(missed), float(high))
 
     @property
     def rate(self) -> float:

@@ -22,7 +22,8 @@ from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.head import EncoderHead
 from wardround.models.tabular import Tabular
-from wardround.schedule import QUESTIONS
+from wardround.questions import Shots
+from wardround.schedule import QUESTIONS, Question
 from wardround_client import episodes
 from wardround_client.episodes import Deal
 from wardround_client.examples import Examples
@@ -32,6 +33,7 @@ from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.cohort import PrivateCohort
 
 CLASSES, FEATURES, DECLARED = 3, 4, 50
+Ask = Callable[[PrivateCohort], Tensor]
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,11 @@ def examples_of(
 
 
 @st.composite
-def hospitals(draw: st.DrawFn, model: str = "logistic", *, least: int = 1, most: int = 7) -> Examples:
+def hospitals(draw: st.DrawFn, model: str = "logistic") -> Examples:
     """Hospitals of every kind that a proof should survive."""
     images = st.one_of(st.just(1), st.integers(1, 3), st.integers(4, 9))
     return examples_of(
-        draw(st.lists(images, min_size=least, max_size=most)),
+        draw(st.lists(images, min_size=1, max_size=7)),
         model=model,
         seed=draw(st.integers(0, 10_000)),
         scale=draw(st.sampled_from([1.0, 1.0, 0.0, 1e-30, 50.0, 1e18, 1e30])),
@@ -107,13 +109,33 @@ def hospitals(draw: st.DrawFn, model: str = "logistic", *, least: int = 1, most:
     )
 
 
+def asks(loss: Objective, theta: Tensor) -> dict[Question, Ask]:
+    """How each question is asked about the loss's model at theta; its answer, as one vector."""
+    model, shift, scale = loss.model, loss.shift, loss.scale
+
+    def after_a_step(theta: Tensor, support: Shots, query: Shots) -> Tensor:
+        """A few-shot learner with second derivatives: MAML's, one step."""
+        step = torch.func.grad(lambda at: support.mean(loss.each(at, support.x, support.y)))(theta)
+        return query.mean(loss.each(theta - 0.5 * step, query.x, query.y))
+
+    found: dict[Question, Ask] = {
+        "statistics": lambda cohort: cohort.statistics().pack(),
+        "gradient": lambda cohort: cohort.gradient(loss, theta),
+        "episode_gradient": lambda cohort: cohort.episode_gradient(after_a_step, theta),
+        "class_means": lambda cohort: cohort.class_means(lambda z: (model.summary(z) - shift) / scale).pack(),
+        "confusion": lambda cohort: cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).flatten(),
+    }
+    assert set(found) == set(QUESTIONS), "a new question needs its proof here"
+    return found
+
+
 def without(examples: Examples, patient: int) -> Examples:
     """The same hospital, had this patient never come."""
     return examples.subset(examples.patient != patient)
 
 
 def cohort(
-    examples: Examples, privacy: Privacy | None = None, *, rate: float = 1.0, sigma: float = 1.0, answers: int = 10_000
+    examples: Examples, privacy: Privacy | None = None, *, rate: float = 1.0, sigma: float = 1.0
 ) -> PrivateCohort:
     """All questions at the same noise multiplier, and hardly a limit on how often."""
     return PrivateCohort(
@@ -121,7 +143,7 @@ def cohort(
         calibration=Calibration(**dict.fromkeys(QUESTIONS, sigma), sampling_rate=rate),
         privacy=privacy or Privacy(),
         declared_patients=DECLARED,
-        reserved=(Answers(sigma, rate, answers), Answers(sigma, 1.0, answers)),
+        reserved=(Answers(sigma, rate, 10_000), Answers(sigma, 1.0, 10_000)),
     )
 
 
@@ -212,9 +234,7 @@ class Difference:
     answer: Tensor
 
 
-def coupled(
-    with_: PrivateCohort, without_: PrivateCohort, patient: int, ask: Callable[[PrivateCohort], Tensor]
-) -> Difference:
+def coupled(with_: PrivateCohort, without_: PrivateCohort, patient: int, ask: Ask) -> Difference:
     """Ask the same in both worlds, under the same draws."""
     tape = Tape()
     with recorded(tape):

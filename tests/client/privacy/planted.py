@@ -173,11 +173,10 @@ def sampled_twice(patch: Patch) -> None:
 def statistics_by_image(patch: Patch) -> None:
     """Counts and moments are added over images; so are the cells of an evaluation, and embeddings."""
 
-    def wrong(self: Any, values: Tensor) -> Tensor:
-        sums = values.new_zeros(self._examples.patients, values.shape[1])
-        return sums.index_add_(0, self._examples.patient, values)
+    def wrong(self: Examples, values: Tensor) -> Tensor:
+        return values.new_zeros(self.patients, values.shape[1]).index_add_(0, self.patient, values)
 
-    patch.setattr(cohort.PrivateCohort, "_patient_means", wrong)
+    patch.setattr(Examples, "patient_means", wrong)
     patch.setattr(mechanism, "rows_clipped", lambda rows, clip_norm: rows)
 
 

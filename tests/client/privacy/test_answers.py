@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, MODELS, cohort, examples_of, objective
+from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, MODELS, asks, cohort, examples_of, objective
 from torch import Tensor
 
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
-from wardround.questions import Shots
 from wardround.schedule import QUESTIONS, Question
 from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.cohort import PrivateCohort
 
-LOSS = objective("logistic")
 THETA = torch.zeros(MODELS["logistic"].layout.size)
+ASK = asks(objective("logistic"), THETA)
 TIMES = 4000
-
-
-def episode_loss(theta: Tensor, support: Shots, query: Shots) -> Tensor:
-    return query.mean(LOSS.each(theta, query.x, query.y)) + support.mean(LOSS.each(theta, support.x, support.y))
-
-
-def embed(x: Tensor) -> Tensor:
-    return x
-
-
-ASK: dict[Question, Callable[[PrivateCohort], Tensor]] = {
-    "statistics": lambda asked: asked.statistics().pack(),
-    "gradient": lambda asked: asked.gradient(LOSS, THETA),
-    "episode_gradient": lambda asked: asked.episode_gradient(episode_loss, THETA),
-    "class_means": lambda asked: asked.class_means(embed).pack(),
-    "confusion": lambda asked: asked.confusion(lambda z: z[:, :CLASSES]).flatten(),
-}
 
 
 def stds_in_units(question: Question, sigma: float, clip_norm: float, episodes: int) -> Tensor:
@@ -119,7 +100,7 @@ def test_class_means_are_in_natural_units() -> None:
     centres = torch.tensor([[1.0, 0, 0, 0], [0, -1.0, 0, 0.5], [0.0] * 4])
     z = centres[examples.y] + 0.1 * examples.z
     examples = type(examples)(z, examples.y, examples.patient, z, CLASSES)
-    answer = cohort(examples, Privacy(), sigma=1e-6).class_means(embed)
+    answer = cohort(examples, Privacy(), sigma=1e-6).class_means(lambda x: x)
     weights = 1 / torch.bincount(examples.patient)[examples.patient]
     truth = torch.stack([weights[examples.y == number].sum() for number in range(CLASSES)])
     assert answer.counts.sum().item() == pytest.approx(900, rel=1e-3)

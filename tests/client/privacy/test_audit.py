@@ -14,13 +14,10 @@ import torch
 from tests.client.privacy.planted import BUGS, SAMPLING_BUGS, Bug
 
 from wardround.cli import run
-from wardround.config import Federation
 from wardround.errors import AuditFailed, ConfigError, PrivacyError
-from wardround.models import Model, build_model
-from wardround.schedule import Schedule
 from wardround_client.agreement import Agreement
+from wardround_client.config import HospitalConfig, Identity
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.accountant import calibrate
 from wardround_client.privacy.audit import AuditReport, audit
 from wardround_client.privacy.audit.report import Row
 from wardround_simulation.federation import changed, embedded
@@ -38,13 +35,7 @@ def agreement(*, family: str = "encoder-head", patients_per_step: int = 0, algor
         algorithm={"name": algorithm},
         rounds={"rounds": 10, "evaluate_every": 5},
     )
-    return agreed(federation, build_model(federation))
-
-
-def agreed(federation: Federation, model: Model) -> Agreement:
-    schedule = Schedule.of(federation)
-    calibration = calibrate(schedule, federation.privacy, declared_patients=DECLARED, delta=DELTA)
-    return Agreement(federation, model, schedule, calibration, "")
+    return Agreement.of(federation, HospitalConfig(hospital=Identity(name="north", declared_patients=DECLARED)), Path())
 
 
 def audited(terms: Agreement, trials: int, only: tuple[str, ...] = ()) -> AuditReport:

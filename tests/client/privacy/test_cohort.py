@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, cohort, without
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,27 +24,10 @@ from wardround_client.privacy import mechanism, per_patient
 from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.bookkeeping import UnsupportedError, image_gradients
 from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.method import plan_of
 
-CLASSES, FEATURES, DECLARED = 3, 4, 50
 MODEL = Tabular.logistic(FEATURES, CLASSES)
 LOSS = Objective(MODEL, torch.zeros(FEATURES), torch.ones(FEATURES))
-
-
-def cohort(
-    examples: Examples,
-    *,
-    rate: float = 1.0,
-    sigma: float = 1.0,
-    answers: int = 1000,
-    privacy: Privacy | None = None,
-) -> PrivateCohort:
-    return PrivateCohort(
-        examples,
-        calibration=Calibration(sigma, sigma, sigma, rate),
-        privacy=privacy or Privacy(images_per_patient=64),
-        declared_patients=DECLARED,
-        reserved=(Answers(sigma, rate, answers), Answers(sigma, 1.0, answers)),
-    )
 
 
 def examples_from(images: list[int], *, scale: float = 1.0, seed: int = 0) -> Examples:
@@ -54,12 +38,6 @@ def examples_from(images: list[int], *, scale: float = 1.0, seed: int = 0) -> Ex
     y = torch.randint(CLASSES, (n,), generator=generator)
     patient = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images, dtype=torch.int64))
     return Examples(z, y, patient, z, CLASSES)
-
-
-def without(examples: Examples, patient: int) -> Examples:
-    kept = examples.patient != patient
-    numbers = torch.unique(examples.patient[kept], return_inverse=True)[1]
-    return Examples(examples.z[kept], examples.y[kept], numbers, examples.summary[kept], CLASSES)
 
 
 COHORTS = st.lists(st.integers(1, 12), min_size=2, max_size=8)
@@ -218,7 +196,7 @@ def test_convolutional_gradients_are_right_in_every_memory_format(
     y = torch.randint(4, (len(x),))
     rows = torch.arange(len(x)).view(patients, images)
     examples = Examples(x, y, rows.repeat_interleave(images, 0)[:, 0], x[:, :, 0, 0], 4)
-    assert per_patient._method(loss, model.initial(), examples) == "bookkeeping"
+    assert plan_of(loss, model.initial(), examples).method == "bookkeeping"
     total = per_patient.clipped_sum(loss, model.initial(), examples, rows, torch.ones_like(rows, dtype=torch.bool), 0.3)
     expected = sum(
         mechanism.clip(per_patient.plain_gradient(loss, model.initial(), x[row], y[row]), 0.3).double() for row in rows
@@ -261,7 +239,7 @@ def test_a_layer_that_book_keeping_does_not_cover_is_noticed(extra: nn.Module) -
     with pytest.raises(UnsupportedError):
         image_gradients(loss, theta, x, y)
     examples = Examples(x, y, torch.arange(4), x[:, :, 0, 0], 2)
-    assert per_patient._method(loss, theta, examples) == "loop"
+    assert plan_of(loss, theta, examples).method == "loop"
 
 
 @pytest.mark.parametrize(
@@ -318,4 +296,4 @@ def test_a_layer_that_mixes_images_is_noticed() -> None:
     loss = module_loss(nn.Conv2d(1, 4, 3), Mixing(), nn.Flatten(), nn.Linear(4 * 36, 2))
     theta = loss.layout.pack(dict(loss.module.named_parameters()))
     examples = Examples(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), torch.arange(4), torch.zeros(4, 1), 2)
-    assert per_patient._method(loss, theta, examples) == "loop"
+    assert plan_of(loss, theta, examples).method == "loop"

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tests.client.privacy.ledgers import BUDGET, PRICE, reserve
 
 import wardround_client.privacy.ledger as ledger_module
 from wardround.errors import BudgetExceeded, Replay, StorageError
@@ -24,46 +25,17 @@ from wardround_client.privacy.accountant import Answers, epsilon, merged
 from wardround_client.privacy.chain import Chain
 from wardround_client.privacy.ledger import Budget, Ledger, Reservation
 
-DELTA = 1e-3
-BUDGET = Budget(epsilon=5.0, delta=DELTA)
-PRICE = (Answers(4.0, 1.0, 1),)
+DELTA = BUDGET.delta
 LAYOUT = "head.weight 1x2, head.bias 1"
-
-
-def reserve(
-    ledger: Ledger,
-    round: int,
-    *,
-    run: str = "run",
-    request: str = "a",
-    rows: tuple[Answers, ...] = PRICE,
-    budget: Budget = BUDGET,
-    federation: str = "f" * 64,
-) -> Reservation:
-    return ledger.reserve(
-        run=run,
-        round=round,
-        request_sha256=hashlib.sha256(request.encode()).hexdigest(),
-        federation=federation,
-        coordinator="coordinator:9092",
-        question="gradient",
-        bundle_sha256="b" * 64,
-        rows=rows,
-        budget=budget,
-    )
-
-
-def sha(request: str) -> str:
-    return hashlib.sha256(request.encode()).hexdigest()
 
 
 def test_a_round_is_reserved_then_released_then_repeated_byte_for_byte() -> None:
     ledger = Ledger(None)
-    assert ledger.stored_reply("run", 0, sha("a")) is None
+    assert ledger.stored_reply("run", 0, "a" * 64) is None
     reservation = reserve(ledger, 0)
     assert ledger.spent(DELTA) == epsilon(PRICE, DELTA) == reservation.epsilon_after
     assert ledger.release(reservation, b"noise", norm=1.5, layout=LAYOUT) == b"noise"
-    assert ledger.stored_reply("run", 0, sha("a")) == ledger.reply_of("run", 0) == b"noise"
+    assert ledger.stored_reply("run", 0, "a" * 64) == ledger.reply_of("run", 0) == b"noise"
     reserved, released = ledger.entries()
     assert (reserved.kind, released.kind) == ("reserved", "released")
     assert released.body["sha256"] == hashlib.sha256(b"noise").hexdigest()
@@ -99,9 +71,9 @@ def test_another_request_for_the_same_round_is_a_replay() -> None:
     reservation = reserve(ledger, 1)
     for _ in range(2):
         with pytest.raises(Replay):
-            ledger.stored_reply("run", 1, sha("b"))
+            ledger.stored_reply("run", 1, "b" * 64)
         with pytest.raises(Replay):
-            reserve(ledger, 1, request="b")
+            reserve(ledger, 1, request_sha256="b" * 64)
         ledger.release(reservation, b"noise", norm=0.0, layout=LAYOUT)
 
 
@@ -257,7 +229,7 @@ def test_a_full_disk_spends_nothing_and_releases_nothing(tmp_path: Path) -> None
     ledger._chain._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
     with pytest.raises(StorageError, match="full"):
         ledger.release(reservation, os.urandom(100_000), norm=0.0, layout=LAYOUT)
-    assert ledger.stored_reply("run", 0, sha("a")) is None
+    assert ledger.stored_reply("run", 0, "a" * 64) is None
     with pytest.raises(StorageError, match="full"):
         for number in range(1, 1000):
             reserve(ledger, number, rows=(Answers(1000.0, 1.0, 1),))
@@ -306,13 +278,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         run=st.sampled_from("ab"),
         number=st.integers(0, 3),
-        request=st.sampled_from("xy"),
+        request=st.sampled_from(["a" * 64, "b" * 64]),
         sigma=st.sampled_from([1.0, 2.0, 5.0]),
     )
     def ask(self, run: str, number: int, request: str, sigma: float) -> None:
         before = len(self.ledger.entries())
         try:
-            reservation = reserve(self.ledger, number, run=run, request=request, rows=(Answers(sigma, 1.0, 1),))
+            reservation = reserve(self.ledger, number, run=run, request_sha256=request, rows=(Answers(sigma, 1.0, 1),))
         except (BudgetExceeded, Replay):
             assert len(self.ledger.entries()) == before
             return
@@ -335,7 +307,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def replies_stay(self) -> None:
         for (run, number), (request, reply) in self.released.items():
             if number in (0, max(n for r, n in self.open if r == run)):
-                assert self.ledger.stored_reply(run, number, sha(request)) == reply
+                assert self.ledger.stored_reply(run, number, request) == reply
 
     @invariant()
     def the_promise_holds(self) -> None:

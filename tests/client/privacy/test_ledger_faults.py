@@ -11,36 +11,24 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.client.privacy import ledgers
 
 from wardround.errors import StorageError
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.accountant import Answers
-from wardround_client.privacy.ledger import Budget, Ledger, Reservation
+from wardround_client.privacy.ledger import Budget, Ledger
 
-BUDGET = Budget(epsilon=100.0, delta=1e-3)
+reserve = partial(ledgers.reserve, rows=(Answers(20.0, 1.0, 1),), budget=Budget(epsilon=100.0, delta=1e-3))
 ROUNDS = 4
 Held = tuple[list[tuple[int, str, str]], dict[int, bytes]]  # entries, replies
 
 
 class Cut(Exception):
     """Ends a transaction in its middle."""
-
-
-def reserve(ledger: Ledger, round: int) -> Reservation:
-    return ledger.reserve(
-        run="run",
-        round=round,
-        request_sha256="a" * 64,
-        federation="f" * 64,
-        coordinator="coordinator:9092",
-        question="gradient",
-        bundle_sha256="b" * 64,
-        rows=[Answers(20.0, 1.0, 1)],
-        budget=BUDGET,
-    )
 
 
 def reply(round: int) -> bytes:
@@ -310,9 +298,7 @@ def test_two_processes_together_never_pass_the_budget(tmp_path: Path) -> None:
         alone = Ledger(None)
         with pytest.raises(Exception, match="over all runs"):
             for _ in range(sum(rounds) + 1):
-                alone.reserve(run="run", round=len(alone.entries()), request_sha256="a" * 64, federation="f" * 64,
-                    coordinator="c", question="gradient", bundle_sha256="b" * 64, rows=[Answers(8.0, 1.0, 1)],
-                    budget=Budget(2.0, 1e-3))  # fmt: skip
+                ledgers.reserve(alone, len(alone.entries()), rows=(Answers(8.0, 1.0, 1),), budget=Budget(2.0, 1e-3))
         assert len(alone.entries()) == sum(rounds), "and together they may spend all of it"
         assert ledger.verify() is None
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import typer
 from pydantic import BaseModel
-from tests.client.privacy.generated import cohort, examples_of, objective
+from tests.client.privacy.generated import asks, cohort, examples_of, objective
 from tests.imports import closure, modules, tree
 
 from wardround.config import Federation, load_federation
@@ -185,16 +185,6 @@ def test_seeding_everything_repeats_no_answer() -> None:
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        answers.append(
-            torch.cat(
-                [
-                    asked.gradient(loss, theta),
-                    asked.episode_gradient(lambda at, support, query: at.sum(), theta),
-                    asked.statistics().pack(),
-                    asked.class_means(lambda z: z).pack(),
-                    asked.confusion(lambda z: z[:, :3]).flatten(),
-                ]
-            )
-        )
+        answers.append(torch.cat([ask(asked) for ask in asks(loss, theta).values()]))
     # Two numbers of two answers agree by chance once in a few million.
     assert (answers[0] == answers[1]).sum() <= 3

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.rounds import RUN, TWO_COLUMNS, read, request
 
 from wardround.config import Federation
 from wardround.models import build_model
-from wardround.schedule import QUESTIONS, Question, answer_size
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
-from wardround_client.agreement import Agreement
+from wardround.schedule import QUESTIONS, Question
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest_table
 from wardround_client.privacy.accountant import epsilon, rows_for
@@ -22,19 +21,7 @@ from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.receipt import layout_of
 from wardround_client.round import answer
 
-FEDERATION = """
-name = "receipts"
-[task]
-label_column = "y"
-classes = ["no", "yes"]
-kind = "table"
-features = ["a", "b"]
-[model]
-family = "logistic"
-[rounds]
-rounds = 1
-evaluate_every = 1
-"""
+FEDERATION = f'name = "receipts"{TWO_COLUMNS}[rounds]\nrounds = 1\nevaluate_every = 1\n'
 LAYOUTS: dict[Question, str] = {
     "statistics": "counts 2, sum_z 2, sum_zz 2",
     "gradient": "weight 2x2, bias 2",
@@ -56,18 +43,6 @@ def hospital(tmp_path: Path) -> Hospital:
     return hospital
 
 
-def ask(hospital: Hospital, agreement: Agreement, number: int) -> tuple[bytes, bytes]:
-    """(request, reply)."""
-    model = agreement.model
-    request = RoundRequest(
-        RequestHeader(run="spring", federation=agreement.federation.digest, round=number),
-        np.zeros(model.layout.size, np.float32),
-        np.zeros(model.scaling_size, np.float32),
-        np.ones(model.scaling_size, np.float32),
-    ).pack()
-    return request, answer(hospital, request)
-
-
 def test_a_receipt_holds_all_that_the_specification_names(hospital: Hospital, tmp_path: Path) -> None:
     """privacy.md: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, tensor layout,
 
@@ -77,14 +52,13 @@ def test_a_receipt_holds_all_that_the_specification_names(hospital: Hospital, tm
     agreement = hospital.approve(tmp_path / "federation.toml")
     before = datetime.now(UTC)
     for plan in agreement.schedule.rounds:
-        request, reply = ask(hospital, agreement, plan.number)
+        asked = request(agreement, plan.number)
+        reply = answer(hospital, asked)
         reserved, released = (entry.body for entry in hospital.ledger.entries()[-2:])
-        left = RoundReply.unpack(
-            reply, run="spring", round=plan.number, size=answer_size(plan.question, agreement.model)
-        )
+        left = read(agreement, reply, plan.number)
         assert released["kind"] == "released"
         assert before <= datetime.fromisoformat(released["time"]).replace(microsecond=999_999)
-        assert (released["run"], released["round"]) == ("spring", plan.number)
+        assert (released["run"], released["round"]) == (RUN, plan.number)
         assert released["coordinator"] == hospital.config.coordinator.identity
         assert released["bundle_sha256"] == agreement.bundle_sha256
         assert released["federation"] == agreement.federation.digest
@@ -95,7 +69,7 @@ def test_a_receipt_holds_all_that_the_specification_names(hospital: Hospital, tm
         assert released["rows"] == [[row.noise_multiplier, row.sampling_rate, row.count] for row in price]
         assert released["epsilon_after"] == epsilon(hospital.ledger.history(), hospital.config.delta)
         assert released["delta"] == hospital.config.delta
-        assert reserved["request_sha256"] == hashlib.sha256(request).hexdigest()
+        assert reserved["request_sha256"] == hashlib.sha256(asked).hexdigest()
         same = {"run", "round", "coordinator", "bundle_sha256", "federation", "question", "rows", "epsilon_after"}
         assert {name: reserved[name] for name in same} == {name: released[name] for name in same}
 
@@ -111,4 +85,12 @@ def test_a_layout_names_every_number_of_an_answer(question: Question, family: st
         Path(),
     )
     shapes = [entry.rsplit(" ", 1)[1].split("x") for entry in layout_of(question, model).split(", ")]
-    assert sum(math.prod(map(int, shape)) for shape in shapes) == answer_size(question, model)
+    classes, features, parameters = model.classes, model.scaling_size, model.layout.size
+    sizes: dict[Question, int] = {
+        "statistics": classes + 2 * features,
+        "gradient": parameters,
+        "episode_gradient": parameters,
+        "class_means": classes * (features + 1),
+        "confusion": classes**2,
+    }
+    assert sum(math.prod(map(int, shape)) for shape in shapes) == sizes[question]

@@ -6,7 +6,7 @@ With weights of a million that cancel out, a last bit becomes a whole gradient, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -63,22 +63,12 @@ def test_a_theta_made_of_cancellation_moves_a_sum_of_gradients_by_no_more_than_c
         assert (one - other).norm() <= 1
 
 
-@dataclass(frozen=True)
-class Logits:
-    model: Tabular
-    theta: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.model.logits(self.theta, x, torch.zeros(WIDE), torch.ones(WIDE))
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_it_turns_nobody_else_s_prediction(size: int) -> None:
     model = Tabular.mlp(WIDE, CLASSES, HIDDEN)
     for seed in range(20):
         with_, without_, theta = worlds(size, seed)
-
-        predict = Logits(model, theta)
+        predict = partial(model.logits, theta, shift=torch.zeros(WIDE), scale=torch.ones(WIDE))
         one, other = with_._confusion_blocks(predict), without_._confusion_blocks(predict)
         assert torch.equal(one[1:], other)
         assert torch.equal(with_._class_blocks(predict)[0][1:], without_._class_blocks(predict)[0])

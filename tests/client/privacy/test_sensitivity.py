@@ -7,7 +7,6 @@ generated cohorts with duplicate IDs, one-image and many-image patients, empty c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -19,6 +18,7 @@ from tests.client.privacy.generated import (
     DECLARED,
     FEATURES,
     MODELS,
+    asks,
     cohort,
     coupled,
     examples_of,
@@ -29,44 +29,17 @@ from tests.client.privacy.generated import (
 from torch import Tensor
 
 from wardround.config import Privacy
-from wardround.questions import EpisodeLoss, Shots
+from wardround.questions import Shots
 from wardround.schedule import QUESTIONS, Question
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.cohort import PrivateCohort
 
-Ask = Callable[[PrivateCohort], Tensor]
 CLIP_NORMS = st.sampled_from([0.1, 1.0, 7.0])
 SEEDS = st.integers(0, 10_000)
 
 
 def theta_of(model: str, seed: int, scale: float) -> Tensor:
     return torch.randn(MODELS[model].layout.size, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-def episode_loss(model: str) -> EpisodeLoss:
-    """A few-shot learner with second derivatives: MAML's, one step."""
-    loss = objective(model)
-
-    def after_a_step(theta: Tensor, support: Shots, query: Shots) -> Tensor:
-        step = torch.func.grad(lambda at: support.mean(loss.each(at, support.x, support.y)))(theta)
-        return query.mean(loss.each(theta - 0.5 * step, query.x, query.y))
-
-    return after_a_step
-
-
-def ask_for(question: Question, model: str, theta: Tensor) -> Ask:
-    loss, network = objective(model), MODELS[model]
-    shift, scale = loss.shift, loss.scale
-    asks: dict[Question, Ask] = {
-        "statistics": lambda cohort: cohort.statistics().pack(),
-        "gradient": lambda cohort: cohort.gradient(loss, theta),
-        "episode_gradient": lambda cohort: cohort.episode_gradient(episode_loss(model), theta),
-        "class_means": lambda cohort: cohort.class_means(lambda z: (network.summary(z) - shift) / scale).pack(),
-        "confusion": lambda cohort: cohort.confusion(lambda z: network.logits(theta, z, shift, scale)),
-    }
-    assert set(asks) == set(QUESTIONS), "a new question needs its proof here"
-    return asks[question]
 
 
 def bound(question: Question, clip_norm: float) -> float:
@@ -107,7 +80,7 @@ def test_a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_
         removed = data.draw(st.integers(0, examples.patients - 1))
         privacy = Privacy(clip_norm=clip_norm, images_per_patient=images, patients_per_episode=per_episode)
         open_cohort = partial(cohort, privacy=privacy, rate=rate, sigma=sigma)
-        ask = ask_for(question, model, theta_of(model, seed, size))
+        ask = asks(objective(model), theta_of(model, seed, size))[question]
         difference = coupled(open_cohort(examples), open_cohort(without(examples, removed)), removed, ask)
         assert difference.moved <= bound(question, clip_norm)
         assert difference.std == pytest.approx(sigma * bound(question, clip_norm))
@@ -124,8 +97,8 @@ def test_nobody_and_one_patient_get_an_answer_like_everybody_else(
 ) -> None:
     """privacy.md: "An empty sample still adds noise." An error here would tell who is not there."""
     asked = cohort(examples_of(images, model=model), Privacy(images_per_patient=3), rate=0.5)
-    ask = ask_for(question, model, theta_of(model, 0, 0.1))
-    answers = torch.stack([ask(asked).flatten() for _ in range(3)])
+    ask = asks(objective(model), theta_of(model, 0, 0.1))[question]
+    answers = torch.stack([ask(asked) for _ in range(3)])
     assert torch.isfinite(answers).all()
     assert not (answers == answers[0]).all(0).any(), "a number without noise"
 
@@ -243,6 +216,6 @@ def test_the_answer_is_the_noised_sum_over_a_public_number() -> None:
         asked = cohort(examples_of(images), Privacy(patients_per_step=25, patients_per_episode=5), rate=0.5, sigma=1e-7)
         denominators: dict[Question, float] = {"gradient": 0.5 * DECLARED, "episode_gradient": 5}
         for question, denominator in denominators.items():
-            difference = coupled(asked, asked, 10**6, ask_for(question, "logistic", theta))
+            difference = coupled(asked, asked, 10**6, asks(objective("logistic"), theta)[question])
             assert difference.moved == 0
             torch.testing.assert_close(difference.answer.double() * denominator, difference.total, rtol=1e-4, atol=1e-5)

@@ -119,6 +119,14 @@ class Bench:
         """The run's noise multiplier, but no more than SHARP."""
         return min(SHARP, self.calibration.noise_multiplier(question))
 
+    def canary_loss(self) -> CanaryLoss:
+        """Whose every gradient is clipped."""
+        return CanaryLoss(HUGE * self.privacy.clip_norm)
+
+    def canary_episode(self) -> CanaryEpisode:
+        """The same of an episode."""
+        return CanaryEpisode(HUGE * self.privacy.clip_norm)
+
     def per_clip_norm(self, rate: float = 1.0) -> float:
         """What makes an answer to `gradient` a multiple of the clip norm."""
         return rate * self.declared_patients / self.privacy.clip_norm

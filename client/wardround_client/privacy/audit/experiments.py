@@ -25,8 +25,6 @@ from wardround_client.privacy.audit.canaries import (
     HUGE,
     Amplified,
     Bench,
-    CanaryEpisode,
-    CanaryLoss,
     coins,
     generator,
     orthogonal,
@@ -81,7 +79,7 @@ def _sampling(bench: Bench) -> Experiment:
     """One answer about a sample, at the run's own rate and noise."""
     rate, sigma = bench.calibration.sampling_rate, bench.calibration.gradient
     asked = max(3, bench.trials // 10)
-    loss, theta = _canary_loss(bench), torch.zeros(CANARIES, device=bench.device)
+    loss, theta = bench.canary_loss(), torch.zeros(CANARIES, device=bench.device)
 
     def collect() -> Evidence:
         scores, inside = [], []
@@ -91,7 +89,7 @@ def _sampling(bench: Bench) -> Experiment:
             scores.append(cohort.gradient(loss, theta).double().cpu() * bench.per_clip_norm(rate))
             inside.append(bits)
             bench.tick(1)
-        return _evidence([torch.cat(scores)], np.concatenate(inside))
+        return evidence_of([torch.cat(scores)], np.concatenate(inside))
 
     return Experiment(
         "sampling", "patients are sampled more often than agreed", (Answers(sigma, rate, 1),), collect, asked
@@ -105,7 +103,7 @@ def _repeat(bench: Bench) -> Experiment:
     """
     sigma = bench.calibration.least_noise()
     asked = 2 * max(3, bench.trials // 100)
-    loss, theta = _canary_loss(bench), torch.zeros(CANARIES, device=bench.device)
+    loss, theta = bench.canary_loss(), torch.zeros(CANARIES, device=bench.device)
 
     def collect() -> Evidence:
         differences, neighbours, inside = [], [], []
@@ -122,7 +120,7 @@ def _repeat(bench: Bench) -> Experiment:
             neighbours.append(first[::2] - first[1::2])
             inside.append(bits)
             bench.tick(2)
-        return _evidence([torch.cat(differences), torch.cat(neighbours)], np.concatenate(inside))
+        return evidence_of([torch.cat(differences), torch.cat(neighbours)], np.concatenate(inside))
 
     return Experiment(
         "repeat", "noise comes twice: a seed, or a public generator", (Answers(sigma, 1.0, 1),), collect, asked
@@ -134,7 +132,7 @@ def _images(bench: Bench) -> Experiment:
     sigma, canaries = bench.sharp("gradient"), CANARIES // 10
     asked = max(3, bench.trials // canaries)
     many = bench.with_privacy(images_per_patient=max(_IMAGES, bench.privacy.images_per_patient))
-    loss, theta = _canary_loss(bench), torch.zeros(canaries, device=bench.device)
+    loss, theta = bench.canary_loss(), torch.zeros(canaries, device=bench.device)
 
     def collect() -> Evidence:
         scores, inside = [], []
@@ -144,7 +142,7 @@ def _images(bench: Bench) -> Experiment:
             scores.append(cohort.gradient(loss, theta).cpu())
             inside.append(bits)
             bench.tick(1)
-        return _evidence([torch.cat(scores)], np.concatenate(inside))
+        return evidence_of([torch.cat(scores)], np.concatenate(inside))
 
     return Experiment("images", "each image is clipped, and not the patient", (Answers(sigma, 1.0, 1),), collect, asked)
 
@@ -154,7 +152,7 @@ def _companions(bench: Bench) -> Experiment:
     sigma = bench.sharp("gradient")
     x = torch.zeros(2, _IMAGES)
     x[0, 0], x[1, 0] = -1.0, 2.0
-    loss, theta = _canary_loss(bench), torch.zeros(_IMAGES, device=bench.device)
+    loss, theta = bench.canary_loss(), torch.zeros(_IMAGES, device=bench.device)
     return _two_worlds(
         bench,
         "companions",
@@ -224,7 +222,7 @@ def _episodes(bench: Bench) -> Experiment:
     x = torch.zeros(expected + _IMAGES, 2)
     x[expected:, 0] = 1.0
     whose = torch.cat([torch.arange(expected), torch.full((_IMAGES,), expected)])
-    loss, theta = CanaryEpisode(HUGE * bench.privacy.clip_norm), torch.zeros(2, device=bench.device)
+    loss, theta = bench.canary_episode(), torch.zeros(2, device=bench.device)
     return _two_worlds(
         small,
         "episodes",
@@ -306,7 +304,7 @@ def _two_worlds(
         for bit in inside:
             scores.append(torch.cat([each.double().cpu() for each in ask(worlds[int(bit)])]))
             bench.tick(1)
-        return _evidence(list(torch.stack(scores).unbind(1)), inside)
+        return evidence_of(list(torch.stack(scores).unbind(1)), inside)
 
     return Experiment(name, tests, (Answers(noise_multiplier, 1.0, 1),), collect, trials)
 
@@ -334,10 +332,6 @@ def _worlds(
     return examples(others, alone), examples(both, whose)
 
 
-def _canary_loss(bench: Bench) -> CanaryLoss:
-    return CanaryLoss(HUGE * bench.privacy.clip_norm)
-
-
 def _along(gradient: Tensor, sizes: list[int]) -> Callable[[Tensor], Tensor]:
     """An answer float32 [P] -> its length along a gradient, and along each tensor's part of it; parts of 0 left out."""
     norms = torch.stack([part.norm() for part in (gradient, *torch.split(gradient, sizes))])
@@ -350,6 +344,7 @@ def _along(gradient: Tensor, sizes: list[int]) -> Callable[[Tensor], Tensor]:
     return scores
 
 
-def _evidence(columns: list[Tensor], inside: Bools) -> Evidence:
+def evidence_of(columns: list[Tensor], inside: Bools) -> Evidence:
+    """Scores [n], one tensor a column, as evidence; what is not finite becomes as large as it can be."""
     scores = torch.stack([column.double().cpu() for column in columns], 1)
     return Evidence(torch.nan_to_num(scores, posinf=1e300, neginf=-1e300).numpy(), inside)

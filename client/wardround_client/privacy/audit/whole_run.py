@@ -9,18 +9,15 @@ import numpy as np
 import torch
 
 from wardround_client.privacy.accountant import Answers, rows_for
-from wardround_client.privacy.audit.bounds import Bools, Evidence
+from wardround_client.privacy.audit.bounds import Evidence
 from wardround_client.privacy.audit.canaries import (
-    HUGE,
     Bench,
-    CanaryEpisode,
-    CanaryLoss,
     coins,
     orthogonal,
     patients,
     sampled_score,
 )
-from wardround_client.privacy.audit.experiments import CANARIES, Experiment
+from wardround_client.privacy.audit.experiments import CANARIES, Experiment, evidence_of
 
 _LEAST_RUNS = 60  # of one canary each
 _SAMPLED_COMPANIONS = 48  # enough that an episode lacks a support or a query only once in some hundred times
@@ -41,7 +38,7 @@ def _gradients(bench: Bench, rows: tuple[Answers, ...]) -> Experiment:
     rate, sigma = bench.calibration.sampling_rate, bench.calibration.gradient
     steps = bench.schedule.times("gradient")
     runs = max(1, bench.trials // steps)
-    loss, theta = CanaryLoss(HUGE * bench.privacy.clip_norm), torch.zeros(CANARIES, device=bench.device)
+    loss, theta = bench.canary_loss(), torch.zeros(CANARIES, device=bench.device)
 
     def collect() -> Evidence:
         scores, inside = [], []
@@ -59,7 +56,7 @@ def _gradients(bench: Bench, rows: tuple[Answers, ...]) -> Experiment:
                 bench.tick(plan.times)
             scores.append(score)
             inside.append(bits)
-        return _one_column(torch.cat(scores), np.concatenate(inside))
+        return evidence_of([torch.cat(scores)], np.concatenate(inside))
 
     return Experiment("run", "the whole training gives more away than agreed", rows, collect, runs * steps)
 
@@ -79,7 +76,7 @@ def _episodes(bench: Bench, rows: tuple[Answers, ...]) -> Experiment:
     )
     episodes = two.privacy.episodes(two.declared_patients)
     companions = math.ceil(_SAMPLED_COMPANIONS / rate)
-    loss, theta = CanaryEpisode(HUGE * bench.privacy.clip_norm), torch.zeros(2, device=bench.device)
+    loss, theta = bench.canary_episode(), torch.zeros(2, device=bench.device)
     x = torch.zeros(companions + 1, 2)
     x[companions, 0] = 1.0
     worlds = patients(x[:companions], bench.device), patients(x, bench.device)
@@ -99,10 +96,6 @@ def _episodes(bench: Bench, rows: tuple[Answers, ...]) -> Experiment:
                     score += float(sampled_score(answer, rate, sigma))
                 bench.tick(plan.times)
             scores.append(score)
-        return _one_column(torch.tensor(scores, dtype=torch.float64), inside)
+        return evidence_of([torch.tensor(scores, dtype=torch.float64)], inside)
 
     return Experiment("run", "the whole training gives more away than agreed", rows, collect, runs * steps)
-
-
-def _one_column(scores: torch.Tensor, inside: Bools) -> Evidence:
-    return Evidence(torch.nan_to_num(scores, posinf=1e300, neginf=-1e300).unsqueeze(1).numpy(), inside)

@@ -16,9 +16,19 @@ class Held(FederationError):
     """Another process works in the folder."""
 
 
-def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file in one step, durably. Raises: OSError; the previous file is then still whole."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644, scratch: Path | None = None) -> None:
+    """Replace a file in one step, durably.
+
+    Args:
+        path: the file.
+        blob: what it shall hold.
+        mode: of a new file.
+        scratch: where it is written first, in the same folder. By default a name of this process; whoever writes under
+            a lock can give it a fixed one, of which a crash leaves no second.
+
+    Raises: OSError; the previous file is then still whole.
+    """
+    scratch = scratch or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(blob)
@@ -28,11 +38,16 @@ def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644) -> None:
     except OSError:
         scratch.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself lives in the folder
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder to the disk: a new name in it, or a rename, then survives a power cut. Raises: OSError."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 @contextmanager
