@@ -20,7 +20,7 @@ from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
 from wardround.vector import Layout
 from wardround_client.examples import Examples
-from wardround_client.privacy import mechanism, per_patient
+from wardround_client.privacy import mechanism, method, per_patient
 from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.bookkeeping import UnsupportedError, image_gradients
 from wardround_client.privacy.cohort import PrivateCohort
@@ -297,3 +297,24 @@ def test_a_layer_that_mixes_images_is_noticed() -> None:
     theta = loss.layout.pack(dict(loss.module.named_parameters()))
     examples = Examples(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), torch.arange(4), torch.zeros(4, 1), 2)
     assert plan_of(loss, theta, examples).method == "loop"
+
+
+@pytest.mark.parametrize(("misleading", "chosen"), [(0, "bookkeeping"), (1, "bookkeeping"), (3, "loop")])
+def test_one_draw_at_a_kink_does_not_choose_the_slow_loop(
+    monkeypatch: pytest.MonkeyPatch, misleading: int, chosen: str
+) -> None:
+    """There, book-keeping and plain autograd differ and both are right; only a way that never agrees is wrong."""
+    loss = module_loss(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+    theta = loss.layout.pack(dict(loss.module.named_parameters()))
+    examples = Examples(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), torch.arange(4), torch.zeros(4, 1), 2)
+    asked = 0
+
+    def plain_gradient(loss: ModuleLoss, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        gradient = per_patient.plain_gradient(loss, theta, x, y)
+        return 2 * gradient if asked <= 3 * misleading else gradient  # three images a draw
+
+    monkeypatch.setattr(method, "plain_gradient", plain_gradient)
+    assert plan_of(loss, theta, examples).method == chosen
+    assert asked == 3 * min(misleading + 1, 3)
