@@ -1,10 +1,10 @@
-"""Cohorts for tests of algorithms: what is not asked in a test must not be asked at all."""
+"""Cohorts and losses for tests of algorithms: what is not asked in a test must not be asked at all."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from wardround.questions import ClassMeans, Embed, EpisodeLoss, Loss, Predict, Statistics
+from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
 
 
 class SilentCohort:
@@ -13,7 +13,7 @@ class SilentCohort:
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         raise AssertionError("not asked here")
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         raise AssertionError("not asked here")
 
     def class_means(self, embed: Embed) -> ClassMeans:
@@ -24,3 +24,34 @@ class SilentCohort:
 
     def confusion(self, predict: Predict) -> Tensor:
         raise AssertionError("not asked here")
+
+
+class LossOnly:
+    """A loss of theta that has no model: a test gives `each`."""
+
+    per_patient = "vmap"
+    classes = 2
+
+    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.each(theta, x, y).mean()
+
+    def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        raise AssertionError("there are no logits")
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        raise AssertionError("there is no model")
+
+    def embed(self, theta: Tensor, x: Tensor) -> Tensor:
+        raise AssertionError("there is no embedding")
+
+    def head(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        raise AssertionError("there is no head")
+
+    def with_head(self, theta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        raise AssertionError("there is no head")
+
+    def extras(self, theta: Tensor) -> dict[str, Tensor]:
+        return {}

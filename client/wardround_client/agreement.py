@@ -15,6 +15,7 @@ import wardround.bundle
 from wardround import __version__
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, PolicyRefusal
+from wardround.meta import extended
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig
@@ -45,7 +46,7 @@ class Agreement:
         Raises: ConfigError, PolicyRefusal.
         """
         schedule = Schedule.of(federation)
-        model = build_model(federation, base)
+        model = extended(build_model(federation, base), federation)
         calibration = calibrate(
             schedule,
             federation.privacy,

@@ -40,6 +40,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = home / "runs" / run_name
     _end_with_the_coordinator(home)
     # torch and the models are slow to import: not before Flower has been told that the run is alive.
+    from wardround.meta import extended
     from wardround.models import build_model
     from wardround_server.rounds import run
 
@@ -52,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
         try:
             for event in run(
                 federation,
-                build_model(federation, folder),
+                extended(build_model(federation, folder), federation),
                 GridTransport(grid, Registry(home).by_node()),
                 Checkpointer(folder),
                 run_name=run_name,

@@ -13,9 +13,9 @@ from torch import Tensor
 from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, MessageError, QuorumMissed, WardroundError
 from wardround.meta import algorithm_named, optimizers
-from wardround.models import Model
+from wardround.models import Model, Objective
 from wardround.models.scaling import pool_statistics
-from wardround.questions import Statistics
+from wardround.questions import ClassMeans, Statistics
 from wardround.schedule import RoundPlan, Schedule, answer_size
 from wardround.wire import RequestHeader, RoundReply, RoundRequest
 from wardround_server.aggregate import AggregationRule, greatest_norm, weighted_mean
@@ -204,16 +204,22 @@ def _learn(
     epsilon = dict(state.epsilon) | {who: reply.header.epsilon for who, reply in replies.accepted.items()}
     state = replace(state, round=plan.number + 1, epsilon=epsilon)
     findings: Event = {"delta_norm": None, "accuracy": None}
+    algorithm, choice = algorithm_named(federation.algorithm.name), federation.algorithm
     match plan.question:
         case "statistics":
             shift, scale = pool_statistics([Statistics.unpack(answer, model.classes) for answer in answers])
             state = replace(state, shift=shift, scale=scale)
         case "gradient" | "episode_gradient":
             delta = rule(answers, _weights(federation, replies))
-            gradient = algorithm_named(federation.algorithm.name).outer_gradient(delta)
+            gradient = algorithm.outer_gradient(delta)
             optimizer, theta = optimizers.step(federation.outer, state.optimizer, state.theta, gradient)
             state = replace(state, theta=theta, optimizer=optimizer)
             findings["delta_norm"] = float(delta.norm())
+        case "class_means":
+            means = ClassMeans.unpack(answers.sum(0), model.classes)
+            means = replace(means, sums=means.sums / model.embedding_gain)
+            loss = Objective(model, state.shift, state.scale)
+            state = replace(state, theta=algorithm.with_means(state.theta, means, loss, choice))
         case "confusion":
             confusions = answers.view(-1, model.classes, model.classes)
             findings |= _scores(confusions.sum(0))

@@ -33,7 +33,10 @@ class RoundPlan:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All rounds of a run, in order. Round 0 asks for statistics; evaluations follow the rounds they judge."""
+    """All rounds of a run, in order. Round 0 asks for statistics; evaluations follow the rounds they judge.
+
+    Methods whose head is made of class means ask for these before each evaluation and at the end.
+    """
 
     rounds: tuple[RoundPlan, ...]
 
@@ -56,15 +59,18 @@ class Schedule:
 def _rounds(federation: Federation) -> Iterator[RoundPlan]:
     from wardround.meta import algorithm_named  # torch takes seconds to import, and most commands need no model
 
-    algorithm, number = algorithm_named(federation.algorithm.name), 0
-    yield RoundPlan(number, "statistics", 1)
-    every = federation.rounds.evaluate_every
-    for train in range(1, federation.rounds.rounds + 1):
-        number += 1
-        yield RoundPlan(number, algorithm.question, algorithm.answers_per_round(federation.algorithm))
-        if every and train % every == 0:
-            number += 1
-            yield RoundPlan(number, "confusion", 1)
+    choice, last, every = federation.algorithm, federation.rounds.rounds, federation.rounds.evaluate_every
+    algorithm = algorithm_named(choice.name)
+    questions: list[tuple[Question, int]] = [("statistics", 1)]
+    for train in range(1, last + 1):
+        questions.append((choice.question, algorithm.answers_per_round(choice)))
+        evaluated = every > 0 and train % every == 0
+        if algorithm.closes_with_means and (evaluated or train == last):
+            questions.append(("class_means", 1))
+        if evaluated:
+            questions.append(("confusion", 1))
+    for number, (question, times) in enumerate(questions):
+        yield RoundPlan(number, question, times)
 
 
 class Sizes(Protocol):
@@ -76,6 +82,8 @@ class Sizes(Protocol):
     def classes(self) -> int: ...
     @property
     def scaling_size(self) -> int: ...
+    @property
+    def embedding_size(self) -> int: ...
 
 
 def answer_layout(question: Question, model: Sizes) -> Layout:
@@ -89,7 +97,7 @@ def answer_layout(question: Question, model: Sizes) -> Layout:
         case "gradient" | "episode_gradient":
             return model.layout
         case "class_means":
-            return Layout((("counts", (classes,)), ("sums", (classes, features))))
+            return Layout((("counts", (classes,)), ("sums", (classes, model.embedding_size))))
         case "confusion":
             return Layout((("confusion", (classes, classes)),))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from wardround.config import Federation, load_federation
+from wardround.config import AlgorithmName, Federation, load_federation
 from wardround.errors import ConfigError
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
 
@@ -41,7 +41,7 @@ def simulate_command(
         str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")
     ] = "local",
     algorithm: Annotated[
-        str | None, typer.Option(help="reptile, fomaml, maml or fedavg. [default: the federation's]")
+        str | None, typer.Option(help=f"{', '.join(get_args(AlgorithmName))}. [default: the federation's]")
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")
@@ -73,12 +73,11 @@ def simulate_command(
     chosen, base = _federation(federation, task)
     changes: dict[str, dict[str, Any]] = {
         "rounds": _given(rounds=rounds) if rounds is not None else {},
-        "algorithm": _given(name=algorithm),
         "privacy": _given(epsilon=epsilon),
     }
-    from wardround_simulation.federation import changed
+    from wardround_simulation.federation import changed, with_algorithm
 
-    chosen = changed(chosen, **changes)
+    chosen = changed(chosen if algorithm is None else with_algorithm(chosen, algorithm), **changes)
     _check(hospitals, shots, seed, engine, compute)
     low, high = _range(patients)
     folder = out or Path("simulations") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")

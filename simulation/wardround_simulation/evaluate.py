@@ -4,46 +4,79 @@ from __future__ import annotations
 
 from typing import Any
 
-import wardround_client.personalise as personalise
+import torch
+from torch import Tensor
+
+from wardround.errors import DataError
+from wardround.meta import algorithm_named
+from wardround.models import Objective
 from wardround_client.agreement import Agreement
+from wardround_client.card import new_hospital_card
 from wardround_client.hospital import Hospital
+from wardround_client.labelled import Labelled
+from wardround_client.personalise import Learner, compare
 from wardround_server.checkpoint import State
+
+
+def learner(agreement: Agreement, state: State, device: torch.device, theta: Tensor | None = None) -> Learner:
+    """The federation's method at a state, or at another theta with the state's scaling."""
+    choice = agreement.federation.algorithm
+    start, shift, scale = (v.to(device) for v in (state.theta if theta is None else theta, state.shift, state.scale))
+    several = agreement.federation.task.labels == "several"
+    return Learner(algorithm_named(choice.name), choice, Objective(agreement.model, shift, scale), start, several)
 
 
 def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float:
     """The shared model's balanced accuracy at a hospital, before any adaptation, in [0, 1]."""
     examples = hospital.examples(agreement)
-    theta, shift, scale = (v.to(examples.device) for v in (state.theta, state.shift, state.scale))
-    return personalise.evaluate(agreement.model, theta, examples, shift=shift, scale=scale)
+    shared = learner(agreement, state, examples.device)
+    return shared.score(shared.unadapted(), examples)
 
 
 def compare_shots(hospital: Hospital, agreement: Agreement, state: State, *, shots: int, seed: int) -> dict[str, Any]:
-    """k-shot balanced accuracy from the meta-learned and from a fresh model, for k = 1 and k = shots.
+    """k-shot balanced accuracy from the meta-learned and from a fresh model, for k = 0, 1 and shots.
+
+    The fresh start gets the federation's feature scaling too, which can only favour it. Without shots there is nothing
+    to draw, and no interval over draws.
 
     Returns:
-        What comparison.json holds: hospital, repeats, chance, and rows of {shots, meta, fresh}, each {mean, low, high}.
+        What comparison.json holds: hospital, repeats, chance, rows of {shots, meta, fresh}, each {mean, low, high}, and
+        the new-hospital card of one draw.
     """
     examples, model = hospital.examples(agreement), agreement.model
-    theta, shift, scale = (v.to(examples.device) for v in (state.theta, state.shift, state.scale))
-    scores = personalise.compare(
-        model,
-        theta,
-        model.initial().detach().to(examples.device),
-        examples,
-        shift=shift,
-        scale=scale,
-        shots=sorted({1, shots}),
-        seed=seed,
-    )
+    learners = {
+        "meta": learner(agreement, state, examples.device),
+        "fresh": learner(agreement, state, examples.device, model.initial().detach()),
+    }
+    scores = compare(learners, examples, shots=sorted({0, 1, shots}), seed=seed)
     rows: dict[int, dict[str, Any]] = {}
     for score in scores:
-        start = "meta" if score.start == "meta-learned" else "fresh"
         low, high = max(0.0, score.mean - score.half_width), min(1.0, score.mean + score.half_width)
         row = rows.setdefault(score.shots, {"shots": score.shots})
-        row[start] = {"mean": score.mean, "low": low, "high": high}
+        row[score.start] = {"mean": score.mean, "low": low, "high": high}
     return {
         "hospital": hospital.config.hospital.name,
-        "repeats": scores[0].repeats,
+        "repeats": scores[-1].repeats,
         "chance": 1 / model.classes,
         "rows": list(rows.values()),
+        "card": _card(hospital, agreement, learners["meta"], shots, seed),
     }
+
+
+def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, draw: int) -> dict[str, Any]:
+    """The new-hospital card, or why there is none: somebody's own folders may hold one class only."""
+    task = agreement.federation.task
+    try:
+        everybody, _ = Labelled.of(hospital.cohort(), task, agreement.model, meta.theta.device)
+        support, query = everybody.split(shots, draw)
+        card = new_hospital_card(
+            meta,
+            meta.adapt(support.examples),
+            classes=task.classes,
+            support=support.examples,
+            query=query.examples,
+            manufacturers=query.manufacturers,
+        )
+    except DataError as error:
+        return {"skipped": str(error)}
+    return {"shots": shots, **card}

@@ -42,6 +42,11 @@ quorum = 2
 deadline_s = 120.0
 """
 
+EMBEDDING = ("anil", "prototypical", "matching", "relation", "siamese", "ridge", "svm")
+"""Algorithms that learn an embedding and no head."""
+EPISODES_RATE = 0.3
+"""The outer learning rate for methods of episodes: a hospital has few episodes, so their noise is large."""
+
 
 def embedded(task: str = DEFAULT_TASK) -> Federation:
     """The default federation, for one of the synthetic hospitals' label columns. Raises: ConfigError."""
@@ -49,6 +54,16 @@ def embedded(task: str = DEFAULT_TASK) -> Federation:
         raise ConfigError(f"no synthetic hospital has labels for {task!r}", allowed=", ".join(TASKS))
     federation = loads(EMBEDDED, Federation, name="the embedded federation")
     return changed(federation, task={"label_column": task, "classes": list(TASKS[task])})
+
+
+def with_algorithm(federation: Federation, name: str) -> Federation:
+    """The federation with another algorithm, and an embedding where that needs one. Raises: ConfigError."""
+    federation = changed(federation, algorithm={"name": name})
+    if federation.algorithm.question == "episode_gradient":
+        federation = changed(federation, outer={"learning_rate": EPISODES_RATE})
+    if name not in EMBEDDING or federation.model.family != "encoder-head" or federation.model.embedding:
+        return federation
+    return changed(federation, model={"embedding": federation.model.features})
 
 
 def changed(federation: Federation, **sections: dict[str, Any]) -> Federation:

@@ -6,99 +6,37 @@ import math
 
 import pytest
 import torch
-from tests.cohorts import SilentCohort
+from tests.episodes import one_image
+from tests.reference.quadratic import THETA, A, B, Quadratic, after_steps
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice, OuterOptimizer
 from wardround.meta import algorithm_named, optimizers
-from wardround.questions import EpisodeLoss, Loss, Shots
 
-A = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]])
-B = torch.tensor([1.0, -1.0, 0.5])
-
-
-class Quadratic:
-    """1/2 theta' A theta - B' theta."""
-
-    per_patient = "vmap"
-
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        value: Tensor = 0.5 * theta @ A @ theta - B @ theta
-        return value
-
-    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self(theta, x, y).expand(len(x))
-
-
-class Exact(SilentCohort):
-    """A cohort without clipping or noise."""
-
-    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
-        gradient: Tensor = torch.func.grad(loss)(theta, torch.zeros(1), torch.zeros(1))
-        return gradient
-
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
-        shots = Shots(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.ones(1))
-        gradient: Tensor = torch.func.grad(loss)(theta, shots, shots)
-        return gradient
-
-
-def after_steps(theta: Tensor, steps: int, alpha: float) -> Tensor:
-    """theta_k in closed form: the minimum plus (I - alpha A)^k of the way to it."""
-    minimum = torch.linalg.solve(A, B)
-    theta_k: Tensor = minimum + torch.linalg.matrix_power(torch.eye(3) - alpha * A, steps) @ (theta - minimum)
-    return theta_k
+EXACT = one_image(torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", ["reptile", "fedavg"])
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_delta_of_local_steps_on_a_quadratic(name: str, steps: int) -> None:
-    theta = torch.tensor([0.5, 0.5, -2.0])
     choice = AlgorithmChoice(local_steps=steps, local_learning_rate=0.2)
-    delta = algorithm_named(name).inner(theta, Exact(), Quadratic(), choice)
-    torch.testing.assert_close(delta, after_steps(theta, steps, 0.2) - theta)
+    delta = algorithm_named(name).inner(THETA, EXACT, Quadratic(), choice)
+    torch.testing.assert_close(delta, after_steps(THETA, steps, 0.2) - THETA)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_fomaml_on_a_quadratic_is_the_gradient_at_the_adapted_parameters(steps: int) -> None:
-    theta = torch.tensor([0.5, 0.5, -2.0])
     choice = AlgorithmChoice(name="fomaml", local_steps=steps, local_learning_rate=0.2)
-    delta = algorithm_named("fomaml").inner(theta, Exact(), Quadratic(), choice)
-    torch.testing.assert_close(delta, -0.2 * (A @ after_steps(theta, steps, 0.2) - B))
+    delta = algorithm_named("fomaml").inner(THETA, EXACT, Quadratic(), choice)
+    torch.testing.assert_close(delta, -0.2 * (A @ after_steps(THETA, steps, 0.2) - B))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_maml_has_the_second_derivative_that_fomaml_leaves_out(steps: int) -> None:
     """On a quadratic: (I - alpha A)^k times the gradient at theta_k (Finn et al. 2017, equation 1)."""
-    theta = torch.tensor([0.5, 0.5, -2.0])
     choice = AlgorithmChoice(name="maml", local_steps=steps, local_learning_rate=0.2)
-    maml, fomaml = (algorithm_named(name).inner(theta, Exact(), Quadratic(), choice) for name in ("maml", "fomaml"))
+    maml, fomaml = (algorithm_named(name).inner(THETA, EXACT, Quadratic(), choice) for name in ("maml", "fomaml"))
     torch.testing.assert_close(maml, torch.linalg.matrix_power(torch.eye(3) - 0.2 * A, steps) @ fomaml)
-
-
-def test_mamls_gradient_is_the_slope_of_the_query_loss_after_adapting() -> None:
-    """Central differences through two steps on another set of points, in float64."""
-    generator = torch.Generator().manual_seed(3)
-    theta = torch.randn(3, generator=generator, dtype=torch.float64)
-    x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
-    support, query = (Shots(part, torch.zeros(4), torch.arange(4), torch.ones(4)) for part in (x[:4], x[4:]))
-    captured: list[EpisodeLoss] = []
-
-    class Listening(Exact):
-        def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
-            captured.append(loss)
-            return torch.zeros_like(theta)
-
-    class Curved(Quadratic):
-        def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            return torch.sin(x @ theta) + 0.1 * theta.pow(4).sum()
-
-    choice = AlgorithmChoice(name="maml", local_steps=2, local_learning_rate=0.3)
-    algorithm_named("maml").inner(theta, Listening(), Curved(), choice)
-    exact = torch.func.grad(captured[0])(theta, support, query)
-    step = 1e-5 * torch.eye(3, dtype=torch.float64)
-    slopes = [(captured[0](theta + e, support, query) - captured[0](theta - e, support, query)) / 2e-5 for e in step]
-    torch.testing.assert_close(exact, torch.stack(slopes), rtol=1e-6, atol=1e-8)
 
 
 def test_fedavg_with_server_rate_one_is_the_weighted_mean_of_the_models() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from wardround.config import AlgorithmChoice
+from wardround.config import TASKS, AlgorithmChoice
 from wardround.meta import algorithm_named
 from wardround_client.commands import app
 from wardround_client.config import BudgetLimits, Policy
@@ -18,8 +19,13 @@ ROOT = Path(__file__).parents[2]
 LETTER = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
 SPECIFICATION = (ROOT / "docs" / "privacy-specification.md").read_text(encoding="utf-8")
 FIGURES: dict[str, str] = runpy.run_path(str(ROOT / "benchmarks" / "privacy_example.py"))["figures"]()
-ALGORITHMS = AlgorithmChoice.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
-ROW = re.compile(r"^\| `(\w+)` \| .* \| (k|k \+ 1|1) x `(\w+)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([\w-]+)` \| .* \| ([k12+ ]+) x `(\w+)` \|$", re.MULTILINE)
+PRICES: dict[str, Callable[[int], int]] = {
+    "1": lambda k: 1,
+    "k": lambda k: k,
+    "k + 1": lambda k: k + 1,
+    "2 k": lambda k: 2 * k,
+}
 
 
 @pytest.mark.parametrize(("what", "figure"), FIGURES.items())
@@ -32,15 +38,25 @@ def test_each_limit_of_the_hospital_is_explained() -> None:
     assert [rule for rule in rules if f"| `{rule}` |" not in LETTER] == []
 
 
-def test_each_algorithm_stands_with_its_price() -> None:
-    table = {name: (times, question) for name, times, question in ROW.findall(SPECIFICATION)}
-    assert set(table) == set(ALGORITHMS)
-    for name, (times, question) in table.items():
-        algorithm = algorithm_named(name)
-        assert algorithm.question == question, name
+def test_each_algorithm_stands_with_its_price_for_every_kind_of_task() -> None:
+    table = {(name, question): times for name, times, question in ROW.findall(SPECIFICATION)}
+    choices = [
+        AlgorithmChoice.model_validate({"name": name, "tasks": tasks})
+        for name, units in TASKS.items()
+        for tasks in units
+    ]
+    assert set(table) == {(choice.name, choice.question) for choice in choices}
+    for choice in choices:
         for k in (1, 5):
-            asked = algorithm.answers_per_round(AlgorithmChoice(name=name, local_steps=k))
-            assert asked == {"k": k, "k + 1": k + 1, "1": 1}[times], name
+            asked = algorithm_named(choice.name).answers_per_round(choice.model_copy(update={"local_steps": k}))
+            assert asked == PRICES[table[choice.name, choice.question]](k), choice
+
+
+def test_the_algorithms_that_ask_for_class_means_as_well_are_named() -> None:
+    found = re.search(r"besides the table: ([^.]*)\.", " ".join(SPECIFICATION.split()))
+    assert found is not None
+    named = set(re.findall(r"`([\w-]+)`", found[1]))
+    assert named == {name for name in TASKS if algorithm_named(name).closes_with_means}
 
 
 def test_each_command_that_is_named_exists_with_its_options() -> None:

@@ -46,9 +46,10 @@ def test_the_length_of_an_answer_is_public() -> None:
         layout: Layout
         classes: int = 3
         scaling_size: int = 2
+        embedding_size: int = 5
 
     sizes = Sizes(Layout((("w", (3, 2)), ("b", (3,)))))
     assert answer_size("gradient", sizes) == 9
     assert answer_size("statistics", sizes) == 3 + 2 * 2
-    assert answer_size("class_means", sizes) == 3 * (2 + 1)
+    assert answer_size("class_means", sizes) == 3 * (5 + 1)
     assert answer_size("confusion", sizes) == 9

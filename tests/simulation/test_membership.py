@@ -16,7 +16,6 @@ from pydicom import dcmread
 from scipy.stats import multivariate_normal
 
 from wardround.config import Federation
-from wardround.meta import algorithm_named
 from wardround.models import Objective, build_model
 from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
@@ -227,7 +226,7 @@ def test_what_a_delta_is_made_of_is_found_out_from_the_algorithm(choice: dict[st
 
 def test_an_algorithm_of_episodes_is_left_out_with_a_reason(tmp_path: Path) -> None:
     federation = changed(FEDERATION, algorithm={"name": "maml"}, rounds={"rounds": 2}, privacy={"epsilon": 4.0})
-    assert algorithm_named("maml").question == "episode_gradient"
+    assert federation.algorithm.question == "episode_gradient"
     assert answer_weights(federation.algorithm) is None
     found = attacked(tmp_path, federation, PrivateCohort)
     assert list(by_name(found)) == ["loss", "calibrated"]

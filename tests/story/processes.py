@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -11,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from wardround import cli
 
 COMMAND = [sys.executable, "-m", "wardround"]
 
@@ -32,6 +35,17 @@ def wardround(*arguments: object, expect: int = 0) -> str:
     assert done.returncode == expect, shown
     assert "Traceback" not in done.stderr + done.stdout, shown
     return done.stdout if expect == 0 else done.stdout + done.stderr
+
+
+def typed(*arguments: object, expect: int = 0) -> str:
+    """The command line within this process, so that torch is imported once -> what it said, on both streams."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        code = cli.run([str(argument) for argument in arguments])
+    shown = f"$ wardround {' '.join(map(str, arguments))}\n{said.getvalue()}"
+    assert code == expect, shown
+    assert "Traceback" not in shown, shown
+    return " ".join(said.getvalue().split())  # as one line: a terminal's width is no matter here
 
 
 class Process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import resource
@@ -11,14 +10,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from tests.story.processes import COMMAND, environment, running
+from tests.story.processes import COMMAND, environment, running, typed
 from tests.story.processes import wardround as process
 
-import wardround.cli
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
@@ -38,17 +35,6 @@ rounds = 1
 quorum = 1
 deadline_s = 60
 """
-
-
-def typed(*arguments: object, expect: int = 0) -> str:
-    """The command line within this process, so that torch is imported once -> what it said, on both streams."""
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
-        code = wardround.cli.run([str(argument) for argument in arguments])
-    shown = f"$ wardround {' '.join(map(str, arguments))}\n{said.getvalue()}"
-    assert code == expect, shown
-    assert "Traceback" not in shown, shown
-    return " ".join(said.getvalue().split())  # as one line: a terminal's width is no matter here
 
 
 def table(path: Path, classes: str = "01") -> Path:

@@ -14,27 +14,22 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
+from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.local import descend
-from wardround.questions import Cohort, ImageLoss
-from wardround.schedule import TrainingQuestion
+from wardround.questions import Cohort, FewShotLoss
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvg(FineTuned):
     """Federated averaging over hospitals."""
 
     name: str = "fedavg"
-    question: TrainingQuestion = "gradient"
 
     def answers_per_round(self, choice: AlgorithmChoice) -> int:
         """The local steps: one private gradient each."""
         return choice.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
         """ClientUpdate: w_k - theta, float32 [P], after `local_steps` private steps."""
         w = descend(theta, cohort, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate)
         return w - theta
-
-    def outer_gradient(self, mean_delta: Tensor) -> Tensor:
-        """Minus the weighted mean difference: a step of size 1 along it gives the weighted mean of the w_k."""
-        return -mean_delta

@@ -1,10 +1,27 @@
-"""The local steps that several meta-learners share."""
+"""The local steps that several meta-learners share: through the noise, within an episode, and at home."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Protocol
 
-from wardround.questions import Cohort, Loss
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from wardround.questions import Cohort, Loss, Shots
+
+MOMENTUM = 0.9
+
+
+class LossOfEach(Protocol):
+    """What steps on shots need of a loss. A `FewShotLoss` is one; theta may also be a part of a model's alone."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Theta float32 [P], x [n, ...], labels y [n, ...] -> float32 [n], the loss of each image."""
+        ...
 
 
 def descend(theta: Tensor, cohort: Cohort, loss: Loss, *, steps: int, learning_rate: float) -> Tensor:
@@ -12,3 +29,54 @@ def descend(theta: Tensor, cohort: Cohort, loss: Loss, *, steps: int, learning_r
     for _ in range(steps):
         theta = theta - learning_rate * cohort.gradient(loss, theta)
     return theta
+
+
+def descend_on(theta: Tensor, shots: Shots, loss: LossOfEach, *, steps: int, learning_rate: float) -> Tensor:
+    """`steps` steps of SGD on the shots from theta float32 [P] -> the last iterate, differentiable in theta."""
+    for _ in range(steps):
+        theta = theta - learning_rate * slope(theta, shots, loss)
+    return theta
+
+
+def slope(theta: Tensor, shots: Shots, loss: LossOfEach) -> Tensor:
+    """The gradient float32 [P] of the mean loss over the shots' patients, differentiable in theta."""
+
+    def mean(at: Tensor) -> Tensor:
+        return shots.mean(loss.each(at, shots.x, shots.y))
+
+    gradient: Tensor = grad(mean)(theta)
+    return gradient
+
+
+def fine_tune(
+    theta: Tensor, support: Shots, loss: LossOfEach, *, steps: int, learning_rate: float, pull: float
+) -> Tensor:
+    """Train on a hospital's own shots, starting at theta.
+
+    Minimises, by `steps` full-batch steps of SGD with momentum, the cross entropy in which every class that occurs
+    weighs the same, or every finding and every absence of one (the aim is balanced accuracy), summed to the number of
+    patients, plus pull / 2 times the squared distance to theta: what the support cannot tell stays as it was (Li et
+    al., "Explicit inductive bias for transfer learning", 2018, L2-SP), and the more patients there are, the less the
+    start counts.
+
+    Args:
+        theta: float32 [P], the start.
+        support: at least one image.
+        loss: of the model, without a prior of its own.
+        steps: at least 0; with 0 theta is returned as it is.
+        learning_rate: of SGD. Gradients are scaled down to a norm of at most 1, so that it suits every model.
+        pull: strength of the pull towards the start, at least 0.
+
+    Returns:
+        float32 [P], a new vector.
+    """
+    balanced = support.balanced(loss.classes)
+    start, velocity = theta, torch.zeros_like(theta)
+    pull = pull / float(support.weight.sum())
+    learning_rate = learning_rate / (1 + learning_rate * pull)  # or a strong pull would overshoot
+    for _ in range(steps):
+        gradient = slope(theta, balanced, loss)
+        gradient = gradient / gradient.norm().clamp(min=1)
+        velocity = MOMENTUM * velocity + gradient + pull * (theta - start)
+        theta = theta - learning_rate * velocity
+    return theta.detach().clone()

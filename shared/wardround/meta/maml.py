@@ -10,42 +10,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.func import grad
 
 from wardround.config import AlgorithmChoice
-from wardround.questions import Cohort, ImageLoss, Shots
-from wardround.schedule import TrainingQuestion
+from wardround.meta.base import EpisodicMethod, Fitted
+from wardround.meta.fine_tuned import FineTuned
+from wardround.meta.inner import meta_gradient, task_loss
+from wardround.meta.local import descend_on
+from wardround.questions import EpisodeGradient, FewShotLoss, Shots
 
 
 @dataclass(frozen=True)
-class Maml:
+class Maml(FineTuned, EpisodicMethod):
     """MAML with the episode as the task."""
 
     name: str = "maml"
-    question: TrainingQuestion = "episode_gradient"
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
-        """One, of all episodes together."""
-        return 1
+    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+        """theta'_i: `local_steps` steps of size alpha on the support (equation 1)."""
+        return {
+            "theta": descend_on(
+                theta, support, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate
+            )
+        }
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
-        """The delta -alpha times the mean meta-gradient, float32 [P] (equations 1 and 4).
+    def gradient_of(self, loss: FewShotLoss, choice: AlgorithmChoice) -> EpisodeGradient:
+        """The gradient of `episode_loss`, back through the steps one at a time."""
 
-        alpha scales it so that delta means for every algorithm what Reptile's means: a displacement of the size of a
-        local step.
-        """
-        alpha, steps = choice.local_learning_rate, choice.local_steps
+        def of_episode(theta: Tensor, support: Shots, query: Shots) -> Tensor:
+            return meta_gradient(
+                task_loss(support, loss.each),
+                task_loss(query, loss.each),
+                theta,
+                steps=choice.local_steps,
+                learning_rate=choice.local_learning_rate,
+            )
 
-        def episode_loss(theta: Tensor, support: Shots, query: Shots) -> Tensor:
-            def support_loss(at: Tensor) -> Tensor:
-                return support.mean(loss.each(at, support.x, support.y))
+        return of_episode
 
-            for _ in range(steps):
-                theta = theta - alpha * grad(support_loss)(theta)
-            return query.mean(loss.each(theta, query.x, query.y))
-
-        return -alpha * cohort.episode_gradient(episode_loss, theta)
-
-    def outer_gradient(self, mean_delta: Tensor) -> Tensor:
-        """The mean meta-gradient times alpha, float32 [P]."""
-        return -mean_delta
+    def episode_loss(
+        self, theta: Tensor, support: Shots, query: Shots, loss: FewShotLoss, choice: AlgorithmChoice
+    ) -> Tensor:
+        """The query's loss at theta'_i, float32 [] (equation 4)."""
+        adapted = self.fit(theta, support, loss, choice)["theta"]
+        return query.mean(loss.each(adapted, query.x, query.y))

@@ -1,37 +1,54 @@
 """Reptile: Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018, algorithms 1 and 2.
 
-A hospital is a task. It takes k steps from theta to phi and sends phi - theta; the coordinator moves theta along the
-mean of these (the batched version, algorithm 2, with the step size in the outer optimizer).
+A task is a hospital, or a few-shot episode of its patients. k steps go from theta to phi; the coordinator moves theta
+along the mean of phi - theta (the batched version, algorithm 2, with the step size in the outer optimizer).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
+from wardround.meta.fine_tuned import FineTuned
+from wardround.meta.inner import descended, task_loss
 from wardround.meta.local import descend
-from wardround.questions import Cohort, ImageLoss
-from wardround.schedule import TrainingQuestion
+from wardround.questions import Cohort, FewShotLoss, Shots
 
 
 @dataclass(frozen=True)
-class Reptile:
-    """Reptile with the hospital as the task."""
+class Reptile(FineTuned):
+    """Reptile with the hospital or the episode as the task."""
 
     name: str = "reptile"
-    question: TrainingQuestion = "gradient"
 
     def answers_per_round(self, choice: AlgorithmChoice) -> int:
-        """One a step: k."""
-        return choice.local_steps
+        """One a step, k; or one of all episodes together."""
+        return choice.local_steps if choice.question == "gradient" else 1
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: ImageLoss, choice: AlgorithmChoice) -> Tensor:
-        """The delta phi - theta, float32 [P], where phi = U^k(theta): k private gradients."""
-        phi = descend(theta, cohort, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate)
-        return phi - theta
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+        """The delta phi - theta, float32 [P], where phi = U^k(theta): k private gradients, or a mean over episodes."""
+        alpha, k = choice.local_learning_rate, choice.local_steps
+        if choice.question == "gradient":
+            return descend(theta, cohort, loss, steps=k, learning_rate=alpha) - theta
 
-    def outer_gradient(self, mean_delta: Tensor) -> Tensor:
-        """The mean theta - phi, float32 [P]: the paper treats it as a gradient (section 2)."""
-        return -mean_delta
+        def sum_of_gradients(theta: Tensor, support: Shots, query: Shots) -> Tensor:
+            """(theta - phi) / alpha: the paper's g_1 + ... + g_k, on all shots of the episode (section 6.1)."""
+            shots = task_loss(_together(support, query), loss.each)
+            phi = descended(shots, theta, steps=k, learning_rate=alpha)
+            return (theta - phi) / alpha
+
+        return -alpha * cohort.episode_gradient(sum_of_gradients, theta)
+
+
+def _together(support: Shots, query: Shots) -> Shots:
+    """All shots of an episode: Reptile needs no query of its own."""
+    patients = support.patient.max() + 1
+    return Shots(
+        torch.cat([support.x, query.x]),
+        torch.cat([support.y, query.y]),
+        torch.cat([support.patient, query.patient + patients]),
+        torch.cat([support.weight, query.weight]),
+    )

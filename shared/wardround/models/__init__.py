@@ -29,7 +29,7 @@ def build_model(federation: Federation, base: Path | None = None) -> Model:
         return Tabular.mlp(len(task.features), classes, choice.width, centre=task.centre, spread=task.spread)
     if choice.family == "conv4":
         return Conv4.of(task.channels, choice.width, classes)
-    return EncoderHead.of(_encoder(federation, base or Path()), classes)
+    return EncoderHead.of(_encoder(federation, base or Path()), classes, choice.embedding)
 
 
 def _encoder(federation: Federation, base: Path) -> Encoder:

@@ -12,13 +12,21 @@ from wardround.vector import Layout
 class Model(Protocol):
     """A frozen public part, `encode`, and a trained part, `logits`, whose parameters are one vector theta.
 
-    layout: of theta. scaling_size: d, the length of shift and scale. classes: number of outputs.
+    theta is a body, a linear head (weight [classes, e], then bias [classes]), and what a method learns beside them.
+    layout: of theta. body_size: numbers of the body. embedding_size: e. embedding_gain: times this, an embedding has a
+    variance of about 1 at the start. scaling_size: d, the length of shift and scale. classes: number of outputs.
     fingerprint: SHA-256, 64 hex digits, of everything frozen. per_patient: how per-patient gradients are computed
     fastest, "vmap" (small models) or "loop" (convolutions).
     """
 
     @property
     def layout(self) -> Layout: ...
+    @property
+    def body_size(self) -> int: ...
+    @property
+    def embedding_size(self) -> int: ...
+    @property
+    def embedding_gain(self) -> float: ...
     @property
     def scaling_size(self) -> int: ...
     @property
@@ -44,6 +52,10 @@ class Model(Protocol):
 
         Differentiable in theta, and safe under torch.func.vmap over theta, z or both.
         """
+        ...
+
+    def embed(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """What the head is linear in: arguments as of `logits`, float32 [n, e]. Reads the body of theta alone."""
         ...
 
     def initial(self) -> Tensor:

@@ -22,10 +22,10 @@ BLOCKS = 4
 GROUPS = 8
 
 
-class Conv4Module(nn.Module):
-    """Four blocks of 3x3 convolution, GroupNorm, ReLU and 2x2 max pooling; then a global mean and a linear layer."""
+class Conv4Body(nn.Module):
+    """Four blocks of 3x3 convolution, GroupNorm, ReLU and 2x2 max pooling; then a global mean."""
 
-    def __init__(self, channels: int, width: int, classes: int) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         sizes = [channels, *[width] * BLOCKS]
         # No bias before a normalisation that would remove it.
@@ -33,17 +33,29 @@ class Conv4Module(nn.Module):
             nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(gcd(GROUPS, width), width) for _ in range(BLOCKS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 [n, channels, h, w] -> float32 [n, width]."""
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = convolution(x)
+            # Of one value there is nothing to normalise, and torch refuses it for a batch of one image alone.
+            x = norm(x) if x.shape[1:].numel() > gcd(GROUPS, x.shape[1]) else x
+            if min(x.shape[-2:]) > 1:
+                x = nn.functional.max_pool2d(x, 2)
+            x = torch.relu(x)  # after the pooling, which it may change places with: a quarter of the work
+        return x.mean((-2, -1))
+
+
+class Conv4Module(Conv4Body):
+    """The body, then a linear layer."""
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__(channels, width)
         self.linear = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] -> logits float32 [n, classes]."""
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = convolution(x)
-            # Of one value there is nothing to normalise, and torch refuses it for a batch of one image alone.
-            x = torch.relu(norm(x) if x.shape[1:].numel() > gcd(GROUPS, x.shape[1]) else x)
-            if min(x.shape[-2:]) > 1:
-                x = nn.functional.max_pool2d(x, 2)
-        logits: Tensor = self.linear(x.mean((-2, -1)))
+        logits: Tensor = self.linear(super().forward(x))
         return logits
 
 
@@ -58,12 +70,28 @@ class Conv4:
     @classmethod
     def of(cls, channels: int, width: int, classes: int) -> Conv4:
         """Conv4-`width` on images of `channels`."""
-        return cls(Network.he(Conv4Module(channels, width, classes), "conv4"), channels, classes)
+        network = Network.he(Conv4Module(channels, width, classes), Conv4Body(channels, width), "conv4")
+        return cls(network, channels, classes)
 
     @property
     def layout(self) -> Layout:
         """Of the network."""
         return self.network.layout
+
+    @property
+    def body_size(self) -> int:
+        """Of the convolutions and norms."""
+        return self.network.body_layout.size
+
+    @property
+    def embedding_size(self) -> int:
+        """The width of the last block."""
+        return self.network.layout.tensors[-2][1][1]
+
+    @property
+    def embedding_gain(self) -> float:
+        """Means of rectified normalised maps are about 1 as they are."""
+        return 1.0
 
     @property
     def scaling_size(self) -> int:
@@ -90,8 +118,16 @@ class Conv4:
 
     def logits(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """float32 [n, classes] of images standardised a channel."""
-        return self.network(theta, (2 * z - 1 - shift[:, None, None]) / scale[:, None, None])
+        return self.network(theta, _standardised(z, shift, scale))
+
+    def embed(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """The last block's global mean, float32 [n, width]."""
+        return self.network.embed(theta, _standardised(z, shift, scale))
 
     def initial(self) -> Tensor:
         """He-uniform weights, the same on every machine; float32 [P]."""
         return self.network.start.clone()
+
+
+def _standardised(z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return (2 * z - 1 - shift[:, None, None]) / scale[:, None, None]

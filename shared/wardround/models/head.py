@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from wardround.models.network import Network
@@ -28,23 +31,62 @@ class Encoder(Protocol):
         ...
 
 
+class EmbeddedHead(nn.Module):
+    """A linear embedding without bias, then a linear layer."""
+
+    def __init__(self, features: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(features, size, bias=False)
+        self.linear = nn.Linear(size, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 [n, features] -> logits float32 [n, classes]."""
+        logits: Tensor = self.linear(self.embedding(x))
+        return logits
+
+
 @dataclass(frozen=True)
 class EncoderHead:
-    """A frozen public encoder, then a linear head on its standardised features. Implements `Model`."""
+    """A frozen public encoder, an optional linear embedding of its standardised features, a linear head.
+
+    Implements `Model`. The head starts at zero, every class equally likely; the embedding starts as
+    the first so many features, which are the greatest principal components.
+    """
 
     encoder: Encoder
     head: Network
     classes: int
 
     @classmethod
-    def of(cls, encoder: Encoder, classes: int) -> EncoderHead:
-        """The head starts at zero: every class equally likely."""
-        return cls(encoder, Network.zeros(nn.Linear(encoder.features, classes)), classes)
+    def of(cls, encoder: Encoder, classes: int, embedding: int = 0) -> EncoderHead:
+        """With an embedding of that many numbers, or without one (0)."""
+        features = encoder.features
+        if not embedding:
+            return cls(encoder, Network.zeros(nn.Linear(features, classes), nn.Identity()), classes)
+        module = EmbeddedHead(features, embedding, classes)
+        network = Network.zeros(module, nn.Sequential(OrderedDict(embedding=module.embedding)))
+        first = torch.eye(embedding, features).flatten()
+        return cls(encoder, replace(network, start=torch.cat([first, network.start[len(first) :]])), classes)
 
     @property
     def layout(self) -> Layout:
-        """Of weight [classes, features] and bias [classes]."""
+        """Of the embedding [e, features], if any, then weight [classes, e] and bias [classes]."""
         return self.head.layout
+
+    @property
+    def body_size(self) -> int:
+        """Of the embedding; 0 without one."""
+        return self.head.body_layout.size
+
+    @property
+    def embedding_size(self) -> int:
+        """e: of the embedding, or the features themselves."""
+        return self.head.layout.tensors[-2][1][1]
+
+    @property
+    def embedding_gain(self) -> float:
+        """Standardised features have a norm of about 1."""
+        return sqrt(self.embedding_size)
 
     @property
     def scaling_size(self) -> int:
@@ -70,9 +112,13 @@ class EncoderHead:
         return z
 
     def logits(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """W (z - shift) / scale + b with inputs of norm about 1 (`standardised`), float32 [n, classes]."""
+        """W embed + b, float32 [n, classes]."""
         return self.head(theta, standardised(z, shift, scale))
 
+    def embed(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """(z - shift) / scale with rows of norm about 1 (`standardised`), embedded; float32 [n, e]."""
+        return self.head.embed(theta, standardised(z, shift, scale))
+
     def initial(self) -> Tensor:
-        """Zeros, float32 [P]."""
+        """float32 [P]: a head of zeros, an embedding that selects."""
         return self.head.start.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import sqrt
 
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ class Tabular:
         cls, columns: int, classes: int, *, centre: tuple[float, ...] = (), spread: tuple[float, ...] = ()
     ) -> Tabular:
         """Multinomial logistic regression, starting at zero."""
-        network = Network.zeros(nn.Linear(columns, classes))
+        network = Network.zeros(nn.Linear(columns, classes), nn.Identity())
         return cls(network, columns, classes, _fingerprint("logistic", centre, spread), centre, spread)
 
     @classmethod
@@ -40,13 +41,28 @@ class Tabular:
     ) -> Tabular:
         """One hidden layer of `width` tanh units, whose bounded slopes keep per-patient gradients small."""
         module = nn.Sequential(nn.Linear(columns, width), nn.Tanh(), nn.Linear(width, classes))
-        network = Network.he(module, "mlp")
+        network = Network.he(module, module[:-1], "mlp")
         return cls(network, columns, classes, _fingerprint("mlp", centre, spread), centre, spread)
 
     @property
     def layout(self) -> Layout:
         """Of the network."""
         return self.network.layout
+
+    @property
+    def body_size(self) -> int:
+        """Of the hidden layer; 0 without one."""
+        return self.network.body_layout.size
+
+    @property
+    def embedding_size(self) -> int:
+        """Hidden units, or the columns themselves."""
+        return self.network.layout.tensors[-2][1][1]
+
+    @property
+    def embedding_gain(self) -> float:
+        """Hidden units and columns have a norm of about 1."""
+        return sqrt(self.embedding_size)
 
     @property
     def scaling_size(self) -> int:
@@ -71,6 +87,10 @@ class Tabular:
     def logits(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """float32 [n, classes] of the standardised columns."""
         return self.network(theta, standardised(z, shift, scale))
+
+    def embed(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """float32 [n, e]: the hidden units, or the standardised columns where there are none."""
+        return self.network.embed(theta, standardised(z, shift, scale))
 
     def initial(self) -> Tensor:
         """float32 [P]: zeros (logistic) or He-uniform weights (mlp), the same on every machine."""

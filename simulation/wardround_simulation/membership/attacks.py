@@ -174,7 +174,7 @@ def answer_weights(choice: AlgorithmChoice) -> Tensor | None:
     Found out, not written down: the algorithm is given answers that are unit vectors, one for each time that it asks.
     """
     algorithm = algorithm_named(choice.name)
-    if algorithm.question != "gradient":
+    if choice.question != "gradient":
         return None
     theta = torch.zeros(algorithm.answers_per_round(choice))
     cohort = cast(Cohort, _UnitVectors(len(theta)))

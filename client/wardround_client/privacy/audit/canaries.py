@@ -69,9 +69,11 @@ class CanaryEpisode:
     scale: float
 
     def __call__(self, theta: Tensor, support: Shots, query: Shots) -> Tensor:
-        """Theta float32 [P], x [n, ...] -> float32 []."""
+        """Theta float32 [P], x [n, ...] -> float32 [P]."""
         present = torch.cat([support.x[:, 0], query.x[:, 0]]).max()
-        return self.scale * (2 * present - 1) * theta[0]
+        gradient = torch.zeros_like(theta)
+        gradient[0] = self.scale * (2 * present - 1)
+        return gradient
 
 
 @dataclass(frozen=True)

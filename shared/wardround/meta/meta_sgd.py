@@ -1,0 +1,113 @@
+"""Meta-SGD: Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
+
+MAML in which each parameter has a learning rate of its own, alpha, learned with the start by the gradient of the same
+loss (algorithm 1). As in the paper alpha may become negative, one meta learning rate serves both, and nothing weighs
+one against the other. Gradients of alpha are products of two gradients, so mostly far smaller than theta's: "adam" and
+"yogi" as `outer.optimizer`, which scale each number by itself, move alpha; "sgd" hardly does.
+
+A task is an episode, with second derivatives, as MAML's; or a hospital, in first order, as FOMAML's, from whose answers
+the gradient of alpha is made for nothing. Answers are independent, so the noise of one does not bias the product with
+another; but where theta's signal is a tenth of its noise, alpha's is a hundredth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wardround.config import AlgorithmChoice
+from wardround.meta.base import EpisodicMethod, Fitted, headless
+from wardround.meta.fine_tuned import tuned
+from wardround.meta.local import slope
+from wardround.meta.maml import Maml
+from wardround.models.base import Model
+from wardround.models.extended import Extended
+from wardround.questions import Cohort, EpisodeGradient, FewShotLoss, Shots
+
+
+@dataclass(frozen=True)
+class MetaSgd(Maml):
+    """MAML with learned rates, and the hospital or the episode as the task."""
+
+    name: str = "meta-sgd"
+
+    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+        """With alpha, as many numbers as the model has, each starting at `local_learning_rate`."""
+        return Extended.of(model, {"alpha": torch.full((model.layout.size,), choice.local_learning_rate)})
+
+    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+        """One a support step, k in all, and one query gradient; or one of all episodes together."""
+        return choice.local_steps + 1 if choice.question == "gradient" else 1
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+        """The delta of (theta, alpha), float32 [P]: -eta times the gradient of both, eta the local learning rate.
+
+        In first order theta_k = theta - alpha * (g_1 + ... + g_k), element by element. So theta's gradient is
+        g_query(theta_k), and that of alpha is -g_query(theta_k) * (g_1 + ... + g_k).
+        """
+        if choice.question == "episode_gradient":
+            return super().inner(theta, cohort, loss, choice)
+        rates = _rates(theta, loss)
+        theta_k, total = theta, torch.zeros_like(theta)
+        for _ in range(choice.local_steps):
+            g_i = cohort.gradient(loss, theta_k)
+            theta_k, total = theta_k - rates * g_i, total + g_i
+        g_query = cohort.gradient(loss, theta_k)
+        size = len(theta) // 2
+        return -choice.local_learning_rate * torch.cat([g_query[:size], -(g_query * total)[:size]])
+
+    def gradient_of(self, loss: FewShotLoss, choice: AlgorithmChoice) -> EpisodeGradient:
+        """The gradient of `episode_loss` in both: MAML's short cut has one rate for all."""
+        return EpisodicMethod.gradient_of(self, loss, choice)
+
+    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+        """theta'_i: `local_steps` steps on the support, of size alpha element by element (algorithm 1, line 6)."""
+        rates = _rates(theta, loss)
+        for _ in range(choice.local_steps):
+            theta = theta - rates * slope(theta, support, loss)
+        return {"theta": theta}
+
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
+        """The body and its alpha; a head of zeros, with the alpha that it began with."""
+        body = len(start) // 2 - sum(each.numel() for each in ours.head(start))
+        anew, half = headless(start, ours), len(start) // 2
+        alpha = theirs.extras(theta)["alpha"]
+        return torch.cat([theta[:body], anew[body:half], alpha[:body], anew[half + body :]])
+
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+        """Fine-tuning in which a parameter moves as easily as alpha says, beside the eta from which alpha began.
+
+        At home there are many steps instead of the few that alpha was learned for. They descend on a loss of v, where
+        theta + sqrt(alpha / eta) v are the parameters: a step in v then moves theta by alpha / eta times its slope, and
+        the start holds a parameter the less, the greater its alpha is. Where alpha is negative a parameter stays: many
+        steps up its slope would have no end.
+        """
+        scale = (_rates(theta, loss) / choice.local_learning_rate).clamp_min(0).sqrt()
+        v = tuned(torch.zeros_like(theta), support, _Scaled(loss, theta, scale), choice)
+        return {"theta": theta + scale * v}
+
+
+def _rates(theta: Tensor, loss: FewShotLoss) -> Tensor:
+    """float32 [P]: alpha for the model's parameters, and 0 for alpha itself, which no step on the support moves."""
+    alpha = loss.extras(theta)["alpha"]
+    return torch.cat([alpha, torch.zeros_like(alpha)])
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """A loss as a function of v float32 [P], where start + scale * v are the parameters."""
+
+    loss: FewShotLoss
+    start: Tensor
+    scale: Tensor
+
+    @property
+    def classes(self) -> int:
+        """The loss's."""
+        return self.loss.classes
+
+    def each(self, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """float32 [n]."""
+        return self.loss.each(self.start + self.scale * v, x, y)

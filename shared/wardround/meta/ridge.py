@@ -1,0 +1,98 @@
+"""R2-D2: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers", 2019.
+
+The head is the ridge regression of one-hot classes on the embedded support, in closed form (equation 4), or in its
+Woodbury form where there are fewer images than numbers in an embedding (equation 5); outputs are scaled and moved to
+become logits (equation 6). lambda, alpha and beta are learned with the embedding. What differs, and why:
+
+* Rows have weights, so that a patient counts once however many images there are, and every class that is present counts
+  the same: hospitals have ragged, imbalanced episodes. In a balanced episode of single images all weights are 1, and
+  lambda means what it means in the paper.
+* The bias is not penalised: embeddings and one-hot classes are centred by their weighted means, so that where an
+  embedding has its origin does not matter. The paper appends a column of ones.
+* beta is a number a class, because a softmax does not see one that all classes share. Classes are diseases, the same
+  in all episodes, and a class that the support does not show has no beta.
+* lambda and alpha are positive: their logarithms are learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wardround.config import AlgorithmChoice
+from wardround.meta.base import Fitted
+from wardround.meta.embedded import EmbeddingMethod, absent
+from wardround.models.base import Model
+from wardround.models.extended import Extended
+from wardround.questions import FewShotLoss
+
+
+@dataclass(frozen=True)
+class Ridge(EmbeddingMethod):
+    """A head solved by ridge regression."""
+
+    name: str = "ridge"
+
+    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+        """With log lambda, log alpha and beta [classes], which start where equation 6 changes nothing.
+
+        Raises: ConfigError, as of `EmbeddingMethod`.
+        """
+        return Extended.of(
+            super().extended(model, choice),
+            {
+                "log_lambda": torch.tensor(choice.regularization).log(),
+                "log_alpha": torch.zeros(()),
+                "beta": torch.zeros(model.classes),
+            },
+        )
+
+    @property
+    def of_classes(self) -> tuple[str, ...]:
+        """Of the offsets."""
+        return ("beta",)
+
+    def solve(
+        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
+    ) -> Fitted:
+        """Logits alpha (W x + b) + beta."""
+        learned = loss.extras(theta)
+        w, b = ridge(embedded, (shares > 0).to(shares.dtype), balanced(shares), learned["log_lambda"].exp())
+        alpha, seen = learned["log_alpha"].exp(), shares.sum(0) > 0
+        return {"theta": loss.with_head(theta, alpha * w, alpha * b + learned["beta"] * seen + absent(shares))}
+
+
+def ridge(x: Tensor, y: Tensor, weights: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimum of sum_n weights_n |W x_n + b - y_n|^2 + penalty |W|^2, differentiable in x and the penalty.
+
+    Args:
+        x: [n, e].
+        y: [n, classes].
+        weights: [n], at least 0; where all are 0, W and b are.
+        penalty: [], above 0.
+
+    Returns:
+        W [classes, e] and b [classes], of x's dtype; solved in float64, since a learned penalty may become small.
+    """
+    n, e = x.shape
+    dtype, x, y, d = x.dtype, x.double(), y.double(), weights.double().unsqueeze(1)
+    share = d / d.sum().clamp_min(1e-6)
+    centre, level = (share * x).sum(0), (share * y).sum(0)
+    x, y = x - centre, y - level
+    # Not torch.linalg.solve: an exception would tell that an embedding was not finite.
+    if n < e:
+        solved, _ = torch.linalg.solve_ex(d * x @ x.T + penalty * torch.eye(n).to(x), d * y)
+        w = x.T @ solved
+    else:
+        w, _ = torch.linalg.solve_ex(x.T @ (d * x) + penalty * torch.eye(e).to(x), x.T @ (d * y))
+    return w.T.to(dtype), (level - centre @ w).to(dtype)
+
+
+def balanced(shares: Tensor) -> Tensor:
+    """Weights of the rows of shares [n, classes]: float32 [n], of the same sum, each class present the same."""
+    patients = shares.sum(0)
+    seen = patients > 0
+    each = patients.sum() / seen.sum().clamp_min(1)
+    return shares @ torch.where(seen, each / patients, 0.0)
