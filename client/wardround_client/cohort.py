@@ -1,7 +1,7 @@
-"""A hospital's cohort on disk: small images or table rows, pseudonymous patients, labels. Nothing else.
+"""A hospital's cohort on disk: small images or table rows, pseudonymous patients, labels, scanners' makers. No more.
 
     inputs.bin      the rows, uint16 [n, channels, S, S] or float32 [n, F], little-endian, append only; memory-mapped
-    index.sqlite    which rows belong to which pseudonymous patient, and the labels
+    index.sqlite    which rows belong to which pseudonymous patient, the labels, and who made the scanner
     quarantine.csv  the files that could not be used and why (their paths: this file stays at home)
 
 Rows are appended and synced first, then the index commits. So after a crash the index never points at a row that is
@@ -18,6 +18,7 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,16 @@ from numpy.typing import NDArray
 
 from wardround.errors import DataError, StorageError, WardroundError
 
-FORMAT = 2
+FORMAT = 3
+WITHOUT_MANUFACTURERS = 2
+"""The format before: every manufacturer is read as unknown; brought up to date by whatever writes to it next."""
+
+MANUFACTURER = "manufacturer"
+"""The column of a CSV that says who made the scanner, for rows whose file does not."""
+
+UNKNOWN = "unknown"
+"""The manufacturer of a row about which neither its file nor the CSV says anything."""
+
 INPUTS, INDEX, QUARANTINE = "inputs.bin", "index.sqlite", "quarantine.csv"
 
 SCHEMA = """
@@ -38,7 +48,8 @@ CREATE TABLE patients (
 );
 CREATE TABLE instances (
     instance BLOB PRIMARY KEY, study BLOB NOT NULL, patient INTEGER NOT NULL REFERENCES patients,
-    first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL
+    first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL,
+    manufacturer TEXT NOT NULL DEFAULT ''  -- as `normalised`, '' when the file names none
 ) WITHOUT ROWID;
 CREATE INDEX instances_of_patient ON instances (patient);
 CREATE INDEX instances_of_study ON instances (study);
@@ -225,6 +236,33 @@ class CohortStore:
                 result.extend([value] * rows)
         return [result[row] for row in self.inputs.kept.tolist()]
 
+    @cached_property
+    def manufacturers(self) -> tuple[str, ...]:
+        """Who made the scanner of each row, [n], as `normalised`: the file's word, else the CSV's, else UNKNOWN.
+
+        For a look at one's own data: it never leaves the hospital.
+
+        Raises: DataError, StorageError: the index is damaged or cannot be read.
+        """
+        with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
+            _, meta = read_meta(self.path, index)
+            column = "manufacturer" if meta["format"] == str(FORMAT) else "''"
+            of_file: list[str] = []
+            for rows, name in index.execute(f"SELECT rows, {column} FROM instances ORDER BY first_row"):
+                of_file.extend([name] * rows)
+        of_csv = self.labels(MANUFACTURER) if MANUFACTURER in self.label_columns else [None] * len(self)
+        kept = (of_file[row] for row in self.inputs.kept.tolist())
+        return tuple(own or normalised(told or "") or UNKNOWN for own, told in zip(kept, of_csv, strict=True))
+
+
+def normalised(manufacturer: str) -> str:
+    """A manufacturer as it is grouped: printable, single spaces, case-folded, at most 64 characters; "" for nothing.
+
+    64 is what Manufacturer (0008,0070) may hold (PS3.5 6.2, LO): whatever a damaged file says, no more is kept.
+    """
+    printable = "".join(c if c.isprintable() else " " for c in manufacturer)
+    return " ".join(printable.casefold().split())[:64].rstrip()
+
 
 @contextmanager
 def storage(path: Path) -> Iterator[None]:
@@ -266,9 +304,11 @@ def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, 
     """The layout, and everything that stands beside it. Raises: DataError."""
     try:
         meta = dict(index.execute("SELECT name, value FROM meta"))
-        if meta["format"] != str(FORMAT):
+        if meta["format"] not in (str(FORMAT), str(WITHOUT_MANUFACTURERS)):
             raise DataError(
-                f"{path}: cohort format {meta['format']}", allowed=str(FORMAT), do=f"move {path} away and ingest again"
+                f"{path}: cohort format {meta['format']}",
+                allowed=f"{WITHOUT_MANUFACTURERS} or {FORMAT}",
+                do=f"move {path} away and ingest again",
             )
         return Layout.loads(meta["layout"]), meta
     except (ValueError, KeyError, TypeError) as error:

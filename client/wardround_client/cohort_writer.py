@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -101,6 +101,7 @@ class CohortWriter:
                 f"{self.path}: this cohort was made with another pseudonym key",
                 do=f"restore the hospital's secret.key, or move {self.path} away and ingest everything again",
             )
+        _upgrade(self._index, meta)
         self.rows, self.added = count_rows(self._index), 0
         if os.fstat(self._inputs).st_size < self.rows * self.layout.row_bytes:
             mapped(self.path, self.layout, self.rows)  # raises
@@ -219,16 +220,22 @@ class Batch:
         """Know this file next time without opening it."""
         self._index.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (file, instance))
 
-    def add(self, *, patient: bytes, study: bytes, instance: bytes, rows: NDArray[Any]) -> None:
-        """Append the rows of a new instance. rows: [k, ...] of the cohort's layout."""
+    def add(self, *, patient: bytes, study: bytes, instance: bytes, rows: NDArray[Any], manufacturer: str = "") -> None:
+        """Append the rows of a new instance. rows: [k, ...] of the cohort's layout. manufacturer: as `normalised`."""
         if not len(rows) or rows.shape[1:] != self._writer.layout.shape:
             raise ValueError(f"rows {rows.shape} do not fit {self._writer.layout.shape}")
         self._index.execute("INSERT OR IGNORE INTO patients (pseudonym, since) VALUES (?, ?)", (patient, now()))
         (owner,) = self._index.execute("SELECT id FROM patients WHERE pseudonym = ?", (patient,)).fetchone()
         first = self._writer.rows + self.added
-        self._index.execute("INSERT INTO instances VALUES (?, ?, ?, ?, ?)", (instance, study, owner, first, len(rows)))
+        self._index.execute(
+            "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?)", (instance, study, owner, first, len(rows), manufacturer)
+        )
         self.arrays.append(rows)
         self.added += len(rows)
+
+    def made_by(self, instance: bytes, manufacturer: str) -> None:
+        """Note who made the scanner of a stored instance. manufacturer: as `normalised`."""
+        self._index.execute("UPDATE instances SET manufacturer = ? WHERE instance = ?", (manufacturer, instance))
 
     def owner(self, instance: bytes) -> bytes | None:
         """Pseudonym of the patient of a stored instance."""
@@ -307,7 +314,8 @@ def erase(path: Path, patients: Collection[bytes]) -> int:
 def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collection[bytes]) -> int:
     # SQLite copies the old pages into its journal: that file is kept, to be overwritten as well.
     index.execute("PRAGMA journal_mode = PERSIST")
-    layout, _ = read_meta(path, index)
+    layout, meta = read_meta(path, index)
+    _upgrade(index, meta)
     known = index.execute("SELECT id, pseudonym FROM patients WHERE erased IS NULL").fetchall()
     wanted = [(number, pseudonym) for number, pseudonym in known if pseudonym in patients]
     # First the values, then the index: a crash in between leaves patients that are still to be erased.
@@ -344,9 +352,22 @@ def _forget(index: sqlite3.Connection, number: int, pseudonym: bytes) -> None:
     )
     for (first,) in index.execute("SELECT first_row FROM instances WHERE patient = :patient", values).fetchall():
         index.execute(
-            "UPDATE instances SET instance = ?, study = x'' WHERE first_row = ?", (secrets.token_bytes(32), first)
+            "UPDATE instances SET instance = ?, study = x'', manufacturer = '' WHERE first_row = ?",
+            (secrets.token_bytes(32), first),
         )
     index.execute("UPDATE patients SET erased = ? WHERE id = ?", (now(), number))
+
+
+def _upgrade(index: sqlite3.Connection, meta: Mapping[str, str]) -> None:
+    """Give a cohort of the format before its place for manufacturers."""
+    if meta["format"] == str(FORMAT):
+        return
+    index.execute("BEGIN IMMEDIATE")
+    index.execute("ALTER TABLE instances ADD COLUMN manufacturer TEXT NOT NULL DEFAULT ''")
+    # A file that is not known is opened again: so the next ingest fills the manufacturers in.
+    index.execute("DELETE FROM files")
+    index.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
+    index.execute("COMMIT")
 
 
 def _zero(file: int, start: int, end: int) -> None:

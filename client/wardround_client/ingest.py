@@ -7,6 +7,7 @@ interrupted ingest continues where it stopped, and ends in the cohort that one c
 
 from __future__ import annotations
 
+import ast
 import csv
 import math
 import os
@@ -20,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from wardround.errors import DataError
-from wardround_client.cohort import QUARANTINE, Layout, storage
+from wardround_client.cohort import MANUFACTURER, QUARANTINE, Layout, normalised, storage
 from wardround_client.cohort_writer import Batch, CohortWriter
 from wardround_client.dicom import Instance, Pseudonyms, Recipe, Rejection
 from wardround_client.dicom.workers import chunk_files, outcomes
-from wardround_client.sources import MISSING, LabelsCsv, Listed, Row, dicom_folder, label, rows
+from wardround_client.sources import MISSING, LabelsCsv, Listed, Row, dicom_folder, label, rows, with_manufacturer
 
 Progress = Callable[[int, int], None]
 
@@ -107,13 +108,14 @@ def ingest(
         source_dir: searched with all its sub-folders.
         labels_csv: one key column (PatientID, StudyInstanceUID or SOPInstanceUID) and label columns. A label of an
             image goes before one of its study, and that before one of its patient; an empty cell takes a label away.
+            A column `manufacturer` says who made the scanner where a file does not.
         cohort_dir: made when absent.
         key: the hospital's pseudonym secret, at least 16 bytes.
         image_size_px: side of the stored images.
         channels: 1 or 3.
         workers: processes; None: one for each core; 1: in this process.
         progress: called with (files done, files found).
-        label_columns: the columns of the CSV to keep; None: all but the key.
+        label_columns: the columns of the CSV to keep, beside `manufacturer`; None: all but the key.
         frames_per_file: of a multi-frame file, at most so many frames.
         allow_burned_in: use files whose Burned In Annotation (0028,0301) is YES.
         withdrawn: pseudonyms of patients whose files are quarantined, and whose stored images count as gone.
@@ -123,7 +125,7 @@ def ingest(
         StorageError: disk full or no permission. What was stored stays; the same ingest continues.
     """
     recipe = Recipe(image_size_px, channels, frames_per_file, allow_burned_in)
-    layout = Layout("image", image_size_px, channels, recipe=f"1: {asdict(recipe)}")
+    layout = Layout("image", image_size_px, channels, recipe=recipe_text(recipe))
     pseudonyms = _pseudonyms(key)
     labels = LabelsCsv.open(labels_csv, label_columns)
 
@@ -148,6 +150,22 @@ def ingest(
                 if progress:
                     progress(min(tally.read, found), found)
         return _finish(writer, labels, tally)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as the layout of a cohort of images keeps it."""
+    return f"1: {asdict(recipe)}"
+
+
+def recipe_of(text: str) -> Recipe:
+    """The inverse of `recipe_text`. Raises: DataError, when another version wrote it."""
+    version, _, settings = text.partition(": ")
+    try:
+        if version == "1":
+            return Recipe(**ast.literal_eval(settings))
+    except (ValueError, SyntaxError, TypeError):
+        pass
+    raise DataError(f"images made by the recipe {text[:80]!r}", do="use the wardround that took them in")
 
 
 def _pseudonyms(key: bytes) -> Pseudonyms:
@@ -207,11 +225,18 @@ def _store(
     if not batch.claim(outcome.instance):
         tally.reject(str(path), DUPLICATE)
         return
-    stored = writer.stored(outcome.instance)
+    stored, manufacturer = writer.stored(outcome.instance), normalised(outcome.manufacturer)
     if stored is None:
-        batch.add(patient=outcome.patient, study=outcome.study, instance=outcome.instance, rows=outcome.images)
+        batch.add(
+            patient=outcome.patient,
+            study=outcome.study,
+            instance=outcome.instance,
+            rows=outcome.images,
+            manufacturer=manufacturer,
+        )
         tally.fresh += 1
     elif batch.owner(outcome.instance) == outcome.patient and np.array_equal(stored, outcome.images):
+        batch.made_by(outcome.instance, manufacturer)
         tally.already += 1  # the file was moved or touched
     else:
         tally.reject(str(path), CHANGED)
@@ -253,7 +278,7 @@ def _finish(writer: CohortWriter, labels: LabelsCsv, tally: _Tally) -> IngestSum
         patients=patients,
         images=images,
         added=writer.added,
-        unlabelled=writer.unlabelled(labels.columns),
+        unlabelled=writer.unlabelled([column for column in labels.columns if column != MANUFACTURER]),
         unmatched=unmatched,
         unmatched_lines=lines,
     )
@@ -282,7 +307,8 @@ def ingest_table(
         key: the hospital's pseudonym secret, at least 16 bytes.
         features: columns of numbers, in the order of the stored row.
         patient_column: whose row it is; None promises that each row is a patient of its own.
-        label_columns: columns of labels; an empty cell or `?` is no label.
+        label_columns: columns of labels; an empty cell or `?` is no label. A column `manufacturer`, of who made the
+            device, is kept where the table has one.
         columns: names of all columns, for a file without a header.
         constants: by feature, what stands for a missing value.
         withdrawn: pseudonyms of patients whose rows are quarantined, and whose stored rows count as gone.
@@ -296,7 +322,8 @@ def ingest_table(
     layout = Layout("table", features=tuple(features), recipe=recipe)
     pseudonyms = _pseudonyms(key)
     wanted = [*features, *label_columns, *([patient_column] if patient_column else [])]
-    _check_columns(table_csv, rows(table_csv, columns=columns), wanted)
+    header = _check_columns(table_csv, rows(table_csv, columns=columns), wanted)
+    label_columns = with_manufacturer(label_columns, header)
     with storage(cohort_dir), CohortWriter(cohort_dir, layout, key, withdrawn=withdrawn) as writer:
         with _quarantine_list(cohort_dir) as write:
             tally = _Tally(write)
@@ -320,7 +347,7 @@ def ingest_table(
                             tally.fresh += 1
                         else:
                             tally.already += 1
-        return _finish(writer, LabelsCsv(table_csv, "row", tuple(label_columns)), tally)
+        return _finish(writer, LabelsCsv(table_csv, "row", label_columns), tally)
 
 
 @dataclass(frozen=True)
@@ -330,7 +357,8 @@ class _Example:
     values: np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
-def _check_columns(path: Path, source: Iterator[Row], wanted: Sequence[str]) -> None:
+def _check_columns(path: Path, source: Iterator[Row], wanted: Sequence[str]) -> Collection[str]:
+    """The names of all columns. Raises: DataError, when a wanted one is absent or there is no row."""
     first = next(source, None)
     if first is None:
         raise DataError(f"{path}: holds no rows", do="name a CSV with a header and one row for each example")
@@ -341,6 +369,7 @@ def _check_columns(path: Path, source: Iterator[Row], wanted: Sequence[str]) -> 
             allowed=", ".join(first.cells),
             do="correct the names of features, labels and patient",
         )
+    return first.cells.keys()
 
 
 def _example(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.datadict import tag_for_keyword
 
 from wardround.errors import DataError
+from wardround_client.cohort import MANUFACTURER
 
 KEY_COLUMNS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 """A labels CSV is keyed by exactly one of these columns."""
@@ -135,7 +136,7 @@ class LabelsCsv:
 
         Args:
             path: the file.
-            columns: the columns to keep; None keeps every column but the key.
+            columns: the columns to keep; None keeps every column but the key. A column `manufacturer` is always kept.
 
         Raises:
             DataError: unreadable; no key column or several; no label column; a column that holds an attribute of
@@ -167,7 +168,7 @@ class LabelsCsv:
                 allowed=", ".join(c for c in header if c not in KEY_COLUMNS) or "at least one column besides the key",
                 do="add the column, or name another",
             )
-        return cls(path, keys[0], tuple(columns))
+        return cls(path, keys[0], with_manufacturer(columns, header))
 
     def rows(self) -> Iterator[tuple[int, str, tuple[str | None, ...]]]:
         """(line, key, labels); a missing label is None. Raises: DataError, also for an empty key."""
@@ -176,6 +177,11 @@ class LabelsCsv:
             if not key:
                 raise DataError(f"{self.path}, line {row.line}: {self.key} is empty", do="fill it in, or drop the line")
             yield row.line, key, tuple(label(row.cells[column]) for column in self.columns)
+
+
+def with_manufacturer(columns: Sequence[str], header: Collection[str]) -> tuple[str, ...]:
+    """The columns of labels, and the one that says who made the scanner where the CSV has it."""
+    return (*columns, MANUFACTURER) if MANUFACTURER in header and MANUFACTURER not in columns else tuple(columns)
 
 
 def label(cell: str) -> str | None:

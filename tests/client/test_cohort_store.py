@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wardround.errors import DataError, StorageError
-from wardround_client.cohort import INDEX, INPUTS, CohortStore, Layout
-from wardround_client.cohort_writer import CohortWriter
+from wardround_client.cohort import INDEX, INPUTS, CohortStore, Layout, normalised
+from wardround_client.cohort_writer import CohortWriter, erase
 
 LAYOUT = Layout("image", 2, 1)
 KEY = bytes(32)
@@ -131,3 +133,101 @@ def test_files_are_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "c").stat().st_mode) == 0o700
     for file in (tmp_path / "c").iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+# Manufacturers
+
+
+def write_made_by(path: Path, *rows_of: tuple[str, str, int]) -> None:
+    """Each (patient, manufacturer, rows), an instance each."""
+    with CohortWriter(path, LAYOUT, KEY) as writer:
+        with writer.batch() as batch:
+            for number, (patient, manufacturer, count) in enumerate(rows_of):
+                batch.add(
+                    patient=patient.encode(),
+                    study=b"",
+                    instance=bytes([number]),
+                    rows=rows(*range(count)),
+                    manufacturer=manufacturer,
+                )
+        writer.finish()
+
+
+def make_format_2(path: Path) -> None:
+    """Take from a cohort what the format before did not have."""
+    with closing(sqlite3.connect(path / INDEX)) as index, index:
+        index.execute("ALTER TABLE instances DROP COLUMN manufacturer")
+        index.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
+
+
+def in_index(path: Path, text: bytes) -> bool:
+    return text in (path / INDEX).read_bytes()
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    plan=st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from(["", "aurelia", "boreal"]), st.integers(1, 3))),
+    withdrawn=st.sets(st.sampled_from("pqr")),
+)
+def test_manufacturers_stay_beside_their_rows(
+    tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[str, str, int]], withdrawn: set[str]
+) -> None:
+    path = tmp_path_factory.mktemp("cohort")
+    write_made_by(path, *plan)
+    store = CohortStore.open(path, withdrawn={who.encode() for who in withdrawn})
+    expected = tuple(maker or "unknown" for who, maker, count in plan for _ in range(count) if who not in withdrawn)
+    assert store.manufacturers == expected and len(expected) == len(store)
+
+
+def test_erasing_a_patient_takes_the_manufacturer_along(tmp_path: Path) -> None:
+    write_made_by(tmp_path, ("p", "aurelia", 2), ("q", "boreal", 1))
+    assert in_index(tmp_path, b"aurelia")
+    erase(tmp_path, {b"p"})
+    assert not in_index(tmp_path, b"aurelia")
+    assert CohortStore.open(tmp_path, withdrawn=()).manufacturers == ("boreal",)
+
+
+def test_a_cohort_of_the_format_before_is_read_with_unknown_manufacturers(tmp_path: Path) -> None:
+    write_made_by(tmp_path, ("p", "aurelia", 2), ("q", "boreal", 1))
+    make_format_2(tmp_path)
+    store = CohortStore.open(tmp_path, withdrawn={b"q"})
+    assert store.manufacturers == ("unknown", "unknown") and store.inputs[:][:, 0, 0, 0].tolist() == [0, 1]
+
+
+def test_a_cohort_of_the_format_before_can_be_erased_from_and_added_to(tmp_path: Path) -> None:
+    write_made_by(tmp_path, ("p", "aurelia", 2), ("q", "boreal", 1))
+    make_format_2(tmp_path)
+    assert erase(tmp_path, {b"p"}) == 1
+    with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
+        with writer.batch() as batch:
+            batch.add(patient=b"r", study=b"", instance=b"r", rows=rows(7), manufacturer="cassini")
+        writer.finish()
+    store = CohortStore.open(tmp_path, withdrawn=())
+    assert store.manufacturers == ("unknown", "cassini") and store.pseudonyms == (b"q", b"r")
+
+
+@pytest.mark.parametrize(
+    ("written", "grouped"),
+    [
+        ("SIEMENS", "siemens"),
+        ("  GE  Medical\tSystems\n", "ge medical systems"),
+        ("Philips\x1b[2J\udcff", "philips [2j"),
+        ("東芝", "東芝"),
+        (" \0 ", ""),
+        ("x" * 63 + " y", "x" * 63),
+    ],
+)
+def test_a_manufacturer_is_grouped_by_what_a_reader_sees(written: str, grouped: str) -> None:
+    assert normalised(written) == grouped
+
+
+@given(st.text())
+def test_a_normalised_manufacturer_is_short_printable_and_stays_as_it_is(written: str) -> None:
+    once = normalised(written)
+    assert normalised(once) == once and once.isprintable() and len(once) <= 64
+    assert normalised(f" {written}  ") == once
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_case_makes_no_other_manufacturer(written: str) -> None:
+    assert normalised(written.upper()) == normalised(written.lower())

@@ -94,10 +94,35 @@ def test_a_deflate_bomb_is_measured_before_it_is_inflated(tmp_path: Path) -> Non
 
 
 def test_only_the_allowlist_is_read(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "a", PIXELS, InstitutionName="St Elsewhere", AccessionNumber="A1")
+    refused: dict[str, Any] = {
+        "InstitutionName": "St Elsewhere",
+        "AccessionNumber": "A1",
+        "ManufacturerModelName": "CT 300",
+        "DeviceSerialNumber": "17",
+    }
+    path = write_dicom(tmp_path / "a", PIXELS, Manufacturer="Aurelia", **refused)
     with quiet():
         names = {element.keyword for element in read(path, Recipe(16, 1))}
-    assert not names & {"PatientName", "PatientBirthDate", "InstitutionName", "AccessionNumber"}
+    assert not names & {"PatientName", "PatientBirthDate", *refused} and "Manufacturer" in names
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [(None, ""), ("", ""), (" Aurelia Imaging ", "Aurelia Imaging"), (["Aurelia", "Boreal"], "Aurelia")],
+)
+def test_the_manufacturer_is_read_and_its_absence_costs_no_image(tmp_path: Path, written: object, found: str) -> None:
+    result = outcome(write_dicom(tmp_path / "a", PIXELS, Manufacturer=written))
+    assert isinstance(result, Instance) and result.manufacturer == found
+
+
+def test_a_manufacturer_that_cannot_be_read_costs_no_image(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a", PIXELS, Manufacturer="Aurelia Imaging")
+    content = path.read_bytes()
+    assert content.count(b"LO\x10\0Aurelia Imaging ") == 1
+    # The same bytes under a binary kind of value whose elements are 8 bytes long: 15 of them cannot be one.
+    path.write_bytes(content.replace(b"LO\x10\0Aurelia Imaging ", b"FD\x0f\0Aurelia Imaging"))
+    result = outcome(path)
+    assert isinstance(result, Instance) and result.manufacturer == ""
 
 
 def test_pseudonyms_depend_on_the_key_and_the_kind_but_not_on_padding() -> None:

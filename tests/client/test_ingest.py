@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ import pytest
 from tests.client.dicom_files import KEY, ingest_folder, quarantine, write_dicom, write_patients
 
 from wardround.errors import DataError, StorageError
-from wardround_client.cohort import CohortStore
+from wardround_client.cohort import INDEX, CohortStore
 from wardround_client.dicom import Pseudonyms
 from wardround_client.ingest import ingest
+from wardround_simulation.phantoms import make_profiles, write_hospital
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -23,6 +26,7 @@ def assert_same(one: Path, other: Path) -> None:
     np.testing.assert_array_equal(a.inputs[:], b.inputs[:])
     np.testing.assert_array_equal(a.patients, b.patients)
     assert a.pseudonyms == b.pseudonyms and a.label_columns == b.label_columns
+    assert a.manufacturers == b.manufacturers
     for column in a.label_columns:
         assert a.labels(column) == b.labels(column)
 
@@ -276,3 +280,70 @@ def test_real_files_become_a_cohort(tmp_path: Path, shared_data: Path) -> None:
         ingest_folder(shared_data / "dicom", tmp_path / "c", tmp_path / "labels.csv")
     store = CohortStore.open(tmp_path / "c", withdrawn=())
     assert len(store) == 66 and set(store.labels("finding")) == {None}
+
+
+# Manufacturers
+
+
+def write_made_by(folder: Path, *manufacturers: str | None) -> Path:
+    """One patient and image each."""
+    for number, manufacturer in enumerate(manufacturers):
+        pixels = np.full((8, 8), number, np.uint8)
+        pixels[0, 0] = 255
+        write_dicom(
+            folder / f"{number}.dcm", pixels, PatientID=f"PAT-{number}", SOPInstanceUID=f"1.8.{number}",
+            Manufacturer=manufacturer,
+        )  # fmt: skip
+    (folder / "labels.csv").write_text("PatientID,finding\nPAT-0,a\nPAT-1,b\n")
+    return folder
+
+
+def manufacturers(cohort: Path) -> tuple[str, ...]:
+    return CohortStore.open(cohort, withdrawn=()).manufacturers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_image_knows_who_made_its_scanner(tmp_path: Path, workers: int) -> None:
+    folder = write_made_by(tmp_path / "dicom", "SIEMENS ", "Siemens", "GE  Medical", None)
+    ingest_folder(folder, tmp_path / "c", workers=workers)
+    assert manufacturers(tmp_path / "c") == ("siemens", "siemens", "ge medical", "unknown")
+
+
+def test_a_synthetic_hospital_has_its_own_scanners(tmp_path: Path) -> None:
+    profile = make_profiles(1, patients=(12, 12))[0]
+    write_hospital(profile, tmp_path / "dicom")
+    ingest_folder(tmp_path / "dicom", tmp_path / "c")
+    store = CohortStore.open(tmp_path / "c", withdrawn=())
+    assert set(store.manufacturers) == {scanner.manufacturer.casefold() for scanner in profile.scanners}
+    assert len(store.manufacturers) == len(store)
+
+
+def test_the_csv_speaks_where_the_file_is_silent(tmp_path: Path) -> None:
+    folder = write_made_by(tmp_path / "dicom", "Siemens", None, None)
+    (folder / "labels.csv").write_text("PatientID,finding,manufacturer\nPAT-0,a,Philips\nPAT-1,b,PHILIPS \n")
+    summary = ingest_folder(folder, tmp_path / "c", label_columns=["finding"])
+    assert manufacturers(tmp_path / "c") == ("siemens", "philips", "unknown")
+    assert summary.unlabelled == 1
+    (folder / "labels.csv").write_text("PatientID,manufacturer\nPAT-2,GE\n")
+    assert ingest_folder(folder, tmp_path / "c").unlabelled == 3  # a manufacturer is no label
+    assert manufacturers(tmp_path / "c") == ("siemens", "philips", "ge")
+
+
+def test_a_cohort_of_the_format_before_learns_its_manufacturers_from_the_same_files(tmp_path: Path) -> None:
+    folder = write_made_by(tmp_path / "dicom", "Siemens", "Philips")
+    ingest_folder(folder, tmp_path / "c")
+    with closing(sqlite3.connect(tmp_path / "c" / INDEX)) as index, index:
+        index.execute("ALTER TABLE instances DROP COLUMN manufacturer")
+        index.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
+    summary = ingest_folder(folder, tmp_path / "c")
+    assert (summary.already, summary.added) == (2, 0)
+    ingest_folder(folder, tmp_path / "clean")
+    assert_same(tmp_path / "c", tmp_path / "clean")
+    assert manufacturers(tmp_path / "c") == ("siemens", "philips")
+
+
+def test_a_corrected_manufacturer_replaces_the_old_one(tmp_path: Path) -> None:
+    ingest_folder(write_made_by(tmp_path / "dicom", "Siemens", "Philips"), tmp_path / "c")
+    folder = write_made_by(tmp_path / "dicom", "Siemens", "GE")
+    assert ingest_folder(folder, tmp_path / "c").already == 2
+    assert manufacturers(tmp_path / "c") == ("siemens", "ge")

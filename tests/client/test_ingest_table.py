@@ -66,6 +66,18 @@ def test_equal_rows_are_different_examples_when_a_row_is_a_patient(tmp_path: Pat
     assert (summary.images, summary.patients) == (2, 2)
 
 
+def test_a_table_may_say_who_made_the_device(tmp_path: Path) -> None:
+    def run(text: str) -> tuple[str, ...]:
+        ingest_table(
+            table(tmp_path, text), tmp_path / "c", key=KEY, features=["age"], patient_column="who",
+            label_columns=["num"],
+        )  # fmt: skip
+        return CohortStore.open(tmp_path / "c", withdrawn=()).manufacturers
+
+    assert run("who,age,num\nA,1,0\nB,2,1\n") == ("unknown", "unknown")
+    assert run("who,age,num,manufacturer\nA,1,0,Roche\nB,2,1,?\n") == ("roche", "unknown")
+
+
 def test_an_absent_column_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'ages'"):
         ingest_table(table(tmp_path), tmp_path / "c", key=KEY, features=["ages"], patient_column="who",

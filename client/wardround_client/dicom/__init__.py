@@ -2,7 +2,8 @@
 
 - read.py: a file -> the few attributes on the allowlist, checked
 - pixels.py: attributes and pixel data -> uint16 images as a radiologist would see them, small
-- deidentify.py: the two together: a file -> keyed hashes and images, or a `Rejection`; nothing else comes out
+- deidentify.py: the two together: a file -> keyed hashes, images and the scanner's maker, or a
+  `Rejection`; nothing else comes out
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file -> keyed hashes and small images. What is not in `Instance` does not leave this module."""
+"""A file -> keyed hashes, small images, the scanner's maker. What is not in `Instance` does not leave this module."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from wardround_client.dicom.pixels import images_of
 from wardround_client.dicom.read import Recipe, Rejection, UnusableError, quiet, read, text
@@ -48,12 +49,14 @@ class Instance:
 
     patient, study, instance: keyed hashes, bytes [32]; study is b"" when the file names none.
     images: uint16 [frames, channels, S, S], scale 1/65535.
+    manufacturer: of the scanner, as the file writes it; "" where it writes none that can be read.
     """
 
     patient: bytes
     study: bytes
     instance: bytes
     images: NDArray[np.uint16]
+    manufacturer: str
 
 
 def instance_of(path: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
@@ -67,6 +70,7 @@ def instance_of(path: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Instance 
                 study=pseudonyms.study(study) if study else b"",
                 instance=pseudonyms.instance(text(dataset, "SOPInstanceUID")),
                 images=images_of(dataset, recipe),
+                manufacturer=_manufacturer(dataset),
             )
     except UnusableError as unusable:
         return unusable.rejection
@@ -76,3 +80,10 @@ def instance_of(path: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Instance 
         return Rejection("not enough memory for Pixel Data (7FE0,0010)")
     except Exception as error:  # last resort: a file must never end an ingest
         return Rejection("DICOM data set is damaged", repr(error)[:500])
+
+
+def _manufacturer(dataset: Dataset) -> str:
+    try:
+        return text(dataset, "Manufacturer")
+    except UnusableError:  # the image is as good without it
+        return ""

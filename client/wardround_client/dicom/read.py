@@ -24,6 +24,9 @@ IDENTITY = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 
 PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
+EQUIPMENT = ("Manufacturer",)
+"""Kept beside the images: a hospital judges a model by scanner. The model's name and the serial number are not read."""
+
 APPEARANCE = (
     "Modality",
     "BurnedInAnnotation",
@@ -64,7 +67,7 @@ APPEARANCE = (
 )
 """What decides how the pixels look."""
 
-ALLOWED = (*IDENTITY, *APPEARANCE, *PIXEL_DATA)
+ALLOWED = (*IDENTITY, *EQUIPMENT, *APPEARANCE, *PIXEL_DATA)
 """The allowlist. The value of any other attribute is skipped while the file is parsed."""
 
 
