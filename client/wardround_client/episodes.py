@@ -49,8 +49,8 @@ def episodes_of(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) ->
 
 
 def _shots(examples: Examples, rows: Tensor, valid: Tensor) -> Shots:
-    counts = valid.sum(1)
+    counts = valid.sum(1) * examples.variants
     patient = torch.repeat_interleave(torch.arange(len(rows)), counts)
-    chosen = rows[valid].to(examples.device)
+    x, y = examples.for_learning(rows[valid].to(examples.device))
     weight = (1 / counts)[patient].float()
-    return Shots(examples.z[chosen], examples.y[chosen], patient.to(examples.device), weight.to(examples.device))
+    return Shots(x, y, patient.to(examples.device), weight.to(examples.device))

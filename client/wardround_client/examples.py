@@ -17,13 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from wardround.augment import variants
 from wardround.config import Task
-from wardround.errors import DataError
+from wardround.errors import ConfigError, DataError
 from wardround.models import Model
 from wardround_client.batches import in_even_batches
 
 log = logging.getLogger(__name__)
+
+SEPARATOR = ";"
+"""Of the findings in one cell of a labels CSV."""
 
 _BATCH_BYTES = 32 << 20  # of float32 pixels: what encoding holds beside its result
 _ENCODED_AT_ONCE = 16  # images; always so many, whoever is there
@@ -62,8 +67,10 @@ class Store(Protocol):
 class Examples:
     """All usable examples of a cohort, for one task, on one device.
 
-    z: float32 [n, ...], encoded. y: int64 [n], class indices. patient: int64 [n], 0 .. patients - 1.
-    summary: float32 [n, d]. classes: number of classes. left_out: examples whose label the task does not name.
+    z: float32 [n, ...], encoded. y: int64 [n], class indices; or float32 [n, classes], 1 where a finding is there, else
+    0. patient: int64 [n], 0 .. patients - 1. summary: float32 [n, d]. classes: number of classes. left_out: examples
+    whose label the task does not name. augmented: float32 [n, variants - 1, ...], the other variants of each image,
+    encoded, which `for_learning` alone shows; None where there are none.
     """
 
     z: Tensor
@@ -72,6 +79,7 @@ class Examples:
     summary: Tensor
     classes: int
     left_out: int = 0
+    augmented: Tensor | None = None
 
     @cached_property
     def patients(self) -> int:
@@ -88,6 +96,48 @@ class Examples:
         """int64 [n], the examples in the order of their patients, on the examples' device."""
         return torch.argsort(self.patient, stable=True)
 
+    @property
+    def several(self) -> bool:
+        """Whether an example has findings, each there or not, instead of one class."""
+        return self.y.dim() == 2
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """float32 [n, classes]: 1 in an example's class, or in each of its findings, else 0."""
+        return self.y if self.several else one_hot(self.y, self.classes).float()
+
+    @property
+    def variants(self) -> int:
+        """Of each image, the image as it is among them."""
+        return 1 if self.augmented is None else 1 + self.augmented.shape[1]
+
+    def for_learning(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and their labels as learning sees them: each with all its variants, one after another.
+
+        Args:
+            rows: int64 [..., m], on the examples' device.
+
+        Returns:
+            x float32 [..., m variants, ...] and y [..., m variants] or [..., m variants, classes].
+        """
+        x, y, last = self.z[rows], self.y[rows], rows.dim()
+        if self.augmented is None:
+            return x, y
+        x = torch.cat([x.unsqueeze(last), self.augmented[rows]], last).flatten(last - 1, last)
+        return x, y.repeat_interleave(self.variants, last - 1)
+
+    def cells(self, predicted: Tensor) -> Tensor:
+        """Where each example counts in a confusion matrix: truth x classes + predicted, int64 [n].
+
+        Raises: ConfigError, where an example has no one class.
+        """
+        if self.several:
+            raise ConfigError(
+                "a confusion matrix counts examples of one class, and these have several findings",
+                do="set rounds.evaluate_every = 0 in federation.toml",
+            )
+        return self.y * self.classes + predicted
+
     def patient_means(self, values: Tensor) -> Tensor:
         """Values [n, ...] of images -> [patients, ...]: the mean over each patient's images."""
         sums = values.new_zeros(self.patients, *values.shape[1:]).index_add_(0, self.patient, values)
@@ -102,7 +152,13 @@ class Examples:
         """The chosen examples (bool [n]), their patients numbered anew, in the same order."""
         patient = torch.unique(self.patient[chosen], return_inverse=True)[1]
         return replace(
-            self, z=self.z[chosen], y=self.y[chosen], patient=patient, summary=self.summary[chosen], left_out=0
+            self,
+            z=self.z[chosen],
+            y=self.y[chosen],
+            patient=patient,
+            summary=self.summary[chosen],
+            left_out=0,
+            augmented=None if self.augmented is None else self.augmented[chosen],
         )
 
 
@@ -142,12 +198,13 @@ def examples_of(store: Store, task: Task, model: Model, device: torch.device | s
 class UsableRows:
     """What a task can use of a cohort; it may be nothing.
 
-    kept: int64 [n], rows of the store. y: int64 [n], class indices. patient: int64 [n], 0 .. patients - 1.
-    patients: int64 [patients], the store's numbers of these patients. left_out: rows of no class of the task.
+    kept: int64 [n], rows of the store. y: int64 [n] or float32 [n, classes], as of `Examples`. patient: int64 [n],
+    0 .. patients - 1. patients: int64 [patients], the store's numbers of these patients. left_out: rows without a label
+    of the task.
     """
 
     kept: npt.NDArray[np.int64]
-    y: npt.NDArray[np.int64]
+    y: npt.NDArray[Any]
     patient: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]
     left_out: int
@@ -165,10 +222,15 @@ class UsableRows:
             raise DataError(
                 f"no example has a {task.label_column} that the task knows", allowed=", ".join(task.classes[:20])
             )
-        if len(np.unique(self.y)) < 2:
+        if len(np.unique(self.y, axis=0)) < 2:
+            if task.labels == "several":
+                shown, allowed = "shows the same findings", "a finding that some have and some have not"
+            else:
+                shown = f"is of one class, {task.classes[int(self.y[0])]!r}"
+                allowed = "at least two of the task's classes"
             raise DataError(
-                f"every example of the cohort is of one class, {task.classes[int(self.y[0])]!r}",
-                allowed="at least two of the task's classes",
+                f"every example of the cohort {shown}",
+                allowed=allowed,
                 do="ingest labels of another class as well, or take no part",
             )
         if len(self.patients) < least_patients:
@@ -178,22 +240,42 @@ class UsableRows:
 
 
 def usable_rows(store: Store, task: Task) -> UsableRows:
-    """The rows whose label is a class of the task; reads labels, not images.
+    """The rows whose label is a class of the task, or that have a label where it is of findings; reads no images.
 
     Raises: DataError: the cohort was ingested for another shape, or without the task's label column.
     """
     _shape_fits(store, task)
     codes = store.labels(task.label_column)
-    index: dict[str | None, int] = {code: number for number, code in enumerate(task.classes)}
-    y = np.array([index.get(code, -1) for code in codes], dtype=np.int64)
-    kept = np.flatnonzero(y >= 0)
-    left_out = len(y) - len(kept)
+    y, usable = _findings(codes, task.classes) if task.labels == "several" else _class_of(codes, task.classes)
+    kept = np.flatnonzero(usable)
+    left_out = len(codes) - len(kept)
     if left_out:
         log.info(
-            "%d of %d examples are left out: their %s is no class of the task", left_out, len(y), task.label_column
+            "%d of %d examples are left out: they have no %s that the task knows",
+            left_out,
+            len(codes),
+            task.label_column,
         )
     patients, patient = np.unique(np.asarray(store.patients)[kept], return_inverse=True)
     return UsableRows(kept, y[kept], patient.astype(np.int64), patients, left_out)
+
+
+def _class_of(
+    codes: Sequence[str | None], classes: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The class of each code, int64 [n], and whether it has one."""
+    index: dict[str | None, int] = {code: number for number, code in enumerate(classes)}
+    y = np.array([index.get(code, -1) for code in codes], dtype=np.int64)
+    return y, y >= 0
+
+
+def _findings(
+    codes: Sequence[str | None], classes: Sequence[str]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Which findings stand in each cell, float32 [n, classes], and whether there is a cell at all."""
+    named = [{name.strip() for name in (code or "").split(SEPARATOR)} for code in codes]
+    y = np.array([[name in here for name in classes] for here in named], dtype=np.float32)
+    return y.reshape(len(codes), len(classes)), np.array([code is not None for code in codes], dtype=bool)
 
 
 def _shape_fits(store: Store, task: Task) -> None:
@@ -214,10 +296,11 @@ def _shape_fits(store: Store, task: Task) -> None:
 @torch.no_grad()
 def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: torch.device | str = "cpu") -> Examples:
     """Encode these rows of a cohort; see `examples_of`."""
-    device, kept = torch.device(device), rows.kept
+    device, kept, others = torch.device(device), rows.kept, task.variants - 1
     # The shapes come from an input of zeros, because there may be no row.
     blank = model.encode(torch.zeros(1, *task.input_shape, device=device))
     z = torch.empty((len(kept), *blank.shape[1:]), device=device)
+    augmented = torch.empty((len(kept), others, *blank.shape[1:]), device=device) if others else None
     summary = torch.empty((len(kept), *model.summary(blank).shape[1:]), device=device)
     batch = max(1, _BATCH_BYTES // (4 * int(np.prod(task.input_shape))))
     for start in range(0, len(kept), batch):
@@ -225,8 +308,13 @@ def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: to
         x = torch.from_numpy(raw.astype(np.float32)).to(device)
         if raw.dtype == np.uint16:
             x /= _UINT16_MAX
-        part = z[start : start + len(raw)] = in_even_batches(model.encode, x, _ENCODED_AT_ONCE)
-        summary[start : start + len(raw)] = in_even_batches(model.summary, part, _ENCODED_AT_ONCE)
+        here = slice(start, start + len(raw))
+        for number, variant in enumerate(variants(x, task.augment)):
+            part = in_even_batches(model.encode, variant, _ENCODED_AT_ONCE)
+            if augmented is not None and number:
+                augmented[here, number - 1] = part
+            else:
+                z[here], summary[here] = part, in_even_batches(model.summary, part, _ENCODED_AT_ONCE)
     return Examples(
         z=z,
         y=torch.from_numpy(rows.y).to(device),
@@ -234,4 +322,5 @@ def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: to
         summary=summary,
         classes=len(task.classes),
         left_out=rows.left_out,
+        augmented=augmented,
     )

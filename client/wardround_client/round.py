@@ -15,7 +15,7 @@ from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
 from wardround.meta import algorithm_named
 from wardround.models import Objective
-from wardround.models.scaling import log_prior
+from wardround.models.scaling import log_odds, log_prior
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import RoundPlan, answer_size
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
@@ -26,6 +26,7 @@ from wardround_client.policy import check_request
 from wardround_client.privacy.accountant import Answers, Calibration, rows_for
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.receipt import layout_of
+from wardround_client.seen import remember
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
         declared_patients=hospital.config.hospital.declared_patients,
         reserved=rows,
     )
-    result = _ask(plan, cohort, asked.request, agreement, _own_prior(hospital, header.run, agreement), hospital.device)
+    result = ask(plan, cohort, asked.request, agreement, _own_prior(hospital, header.run, agreement), hospital.device)
 
     # 5. Stored, with its receipt, before it may leave.
     reply = RoundReply(
@@ -132,7 +133,12 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
         result.detach().float().cpu().numpy(),
     ).pack()
     layout = layout_of(plan.question, agreement.model)
-    return ledger.release(reservation, reply, norm=float(result.norm()), layout=layout)
+    released = ledger.release(reservation, reply, norm=float(result.norm()), layout=layout)
+
+    # 6. The model that was asked about stays here, for use at home. No patient is in it, and the reply is what it was.
+    if not ledger.in_memory:
+        remember(hospital.home, asked.request)
+    return released
 
 
 def _plan(agreement: Agreement, number: int) -> RoundPlan:
@@ -142,7 +148,7 @@ def _plan(agreement: Agreement, number: int) -> RoundPlan:
     return agreement.schedule[number]
 
 
-def _ask(
+def ask(
     plan: RoundPlan,
     cohort: Cohort,
     request: RoundRequest,
@@ -155,30 +161,36 @@ def _ask(
     theta, shift, scale = (
         torch.from_numpy(array.copy()).to(device) for array in (request.theta, request.shift, request.scale)
     )
+    algorithm = algorithm_named(choice.name)
+    loss = Objective(model, shift, scale, None if prior is None else prior.to(device))
     match plan.question:
         case "statistics":
             return cohort.statistics().pack()
         case "gradient" | "episode_gradient":
-            loss = Objective(model, shift, scale, None if prior is None else prior.to(device))
-            return algorithm_named(choice.name).inner(theta, cohort, loss, choice)
+            return algorithm.inner(theta, cohort, loss, choice)
         case "class_means":
-            return cohort.class_means(lambda z: (model.summary(z) - shift) / scale).pack()
+            return cohort.class_means(lambda z: loss.embed(theta, z) * model.embedding_gain).pack()
         case "confusion":
-            return cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).reshape(-1)
+            fitted = algorithm.unadapted(theta, loss, choice)
+            return cohort.confusion(lambda z: algorithm.predict(fitted, z, loss)).reshape(-1)
 
 
 def _own_prior(hospital: Hospital, run: str, agreement: Agreement) -> Tensor | None:
-    """This hospital's log class frequencies, from the noised counts that it released in round 0; None without them."""
+    """This hospital's log class frequencies, or log odds of findings, from the noised counts that it released in round
+    0; None without them.
+    """
     stored = hospital.ledger.reply_of(run, 0)
     if stored is None:
         return None
-    return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes)
+    declared = hospital.config.hospital.declared_patients if agreement.federation.task.labels == "several" else None
+    return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes, declared)
 
 
 @lru_cache(maxsize=1024)
-def _prior_of(stored: bytes, run: str, size: int, classes: int) -> Tensor:
-    counts = RoundReply.unpack(stored, run=run, round=0, size=size).answer.copy()
-    return log_prior(Statistics.unpack(torch.from_numpy(counts), classes).counts)
+def _prior_of(stored: bytes, run: str, size: int, classes: int, declared_patients: int | None) -> Tensor:
+    answer = RoundReply.unpack(stored, run=run, round=0, size=size).answer.copy()
+    counts = Statistics.unpack(torch.from_numpy(answer), classes).counts
+    return log_prior(counts) if declared_patients is None else log_odds(counts, declared_patients)
 
 
 def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> ReplyHeader:

@@ -207,7 +207,11 @@ def _learn(
     algorithm, choice = algorithm_named(federation.algorithm.name), federation.algorithm
     match plan.question:
         case "statistics":
-            shift, scale = pool_statistics([Statistics.unpack(answer, model.classes) for answer in answers])
+            declared = sum(reply.header.declared_patients for reply in replies.accepted.values())
+            shift, scale = pool_statistics(
+                [Statistics.unpack(answer, model.classes) for answer in answers],
+                declared if federation.task.labels == "several" else None,
+            )
             state = replace(state, shift=shift, scale=scale)
         case "gradient" | "episode_gradient":
             delta = rule(answers, _weights(federation, replies))

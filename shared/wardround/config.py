@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -20,26 +21,70 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Family = Literal["encoder-head", "conv4", "logistic", "mlp"]
+Unit = Literal["hospitals", "episodes"]
+AlgorithmName = Literal[
+    "fedavg", "fedprox", "per-fedavg", "discriminant", "reptile", "fomaml", "meta-sgd", "maml", "anil",
+    "learned-optimizer", "prototypical", "matching", "relation", "siamese", "ridge", "svm",
+]  # fmt: skip
+# What may be a task: a whole hospital, or a few-shot episode of its patients. The first is the default.
+TASKS: dict[str, tuple[Unit, ...]] = dict.fromkeys(get_args(AlgorithmName), ("episodes",)) | {
+    "fedavg": ("hospitals",),
+    "fedprox": ("hospitals",),
+    "per-fedavg": ("hospitals",),
+    "discriminant": ("hospitals",),
+    "reptile": ("hospitals", "episodes"),
+    "fomaml": ("hospitals", "episodes"),
+    "meta-sgd": ("hospitals", "episodes"),
+}
+# What compares classes as wholes: an image must then be of one class.
+ONE_CLASS_EACH: tuple[AlgorithmName, ...] = (
+    "discriminant",
+    "prototypical",
+    "matching",
+    "relation",
+    "siamese",
+    "ridge",
+    "svm",
+)
+Augmentation = Literal["flip-horizontal", "flip-vertical", "rotate-90", "shift", "intensity"]
+# How many versions of an image each makes, the image as it is among them: `wardround.augment`.
+VERSIONS: dict[Augmentation, int] = {
+    "flip-horizontal": 2,
+    "flip-vertical": 2,
+    "rotate-90": 4,
+    "shift": 5,
+    "intensity": 3,
+}
+MOST_VARIANTS = 16  # of one image: each takes memory and time like an image
 
 
 class Task(Section):
     """What is diagnosed, from what.
 
     label_column: the column of the labels CSV; classes: its values, in the order of the model's outputs.
+    labels: "one": an image is of one of the classes. "several": the classes are findings, each there or not; a cell
+    holds those that are there, with ";" between ("nodule;effusion"), any other text is no finding of the task, and an
+    empty cell no label.
     image_size_px: images are resized to image_size_px x image_size_px; channels: 1 (grey) or 3 (RGB).
     features: for a table, the names of the columns; empty for images. centre, spread: for each column a public guess of
     a usual value and of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private
     statistics mend the guess, and are bounded in its units. Empty: 0 and 1.
+    augment: what may be done to an image without making its label wrong; learning sees every combination of it, at most
+    16 an image, and judging none. Empty by default, because only who knows the images can say: no flip where left and
+    right, or above and below, mean something (the heart in a chest image, a finding named by its side), no "intensity"
+    where grey values are measurements (CT). "shift" is by a sixteenth of the image.
     """
 
     label_column: str
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=256)]
+    labels: Literal["one", "several"] = "one"
     kind: Literal["image", "table"] = "image"
     image_size_px: Annotated[int, Field(ge=8, le=1024)] = 64
     channels: Literal[1, 3] = 1
     features: tuple[str, ...] = ()
     centre: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     spread: tuple[Positive, ...] = ()
+    augment: tuple[Augmentation, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -50,7 +95,26 @@ class Task(Section):
         for name, values in (("centre", self.centre), ("spread", self.spread)):
             if len(values) not in (0, len(self.features)):
                 raise ValueError(f"{name} holds {len(values)} numbers for {len(self.features)} features")
+        if self.labels == "several" and any(";" in name or name != name.strip() for name in self.classes):
+            raise ValueError('with several labels a class holds no ";", and no space at its ends')
         return self
+
+    @model_validator(mode="after")
+    def _augmentable(self) -> Self:
+        if self.augment and self.kind == "table":
+            raise ValueError("augment is for images, and this task is about a table")
+        if len(set(self.augment)) != len(self.augment):
+            raise ValueError("augment holds a value twice")
+        if {"flip-horizontal", "flip-vertical", "rotate-90"} <= set(self.augment):
+            raise ValueError("augment: rotate-90 and flip-horizontal make what flip-vertical makes; leave it out")
+        if self.variants > MOST_VARIANTS:
+            raise ValueError(f"augment makes {self.variants} variants of an image, at most {MOST_VARIANTS} are allowed")
+        return self
+
+    @property
+    def variants(self) -> int:
+        """How many variants of an image learning sees, the image as it is among them."""
+        return math.prod(VERSIONS[each] for each in self.augment)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -66,6 +130,8 @@ class ModelChoice(Section):
     encoder: "builtin", or the name of a safetensors file beside federation.toml that the consortium brings, pinned by
     encoder_sha256.
     features: how many public principal components of the encoder's output the head sees.
+    embedding: with encoder-head, outputs of a learned linear map between the encoder and the head, at most `features`;
+    0: none. Methods that learn an embedding and not a head (anil, prototypical ...) need one.
     width: channels of conv4, hidden units of mlp.
     """
 
@@ -73,21 +139,51 @@ class ModelChoice(Section):
     encoder: Annotated[str, Field(pattern=r"^(builtin|[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors)$")] = "builtin"
     encoder_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     features: Annotated[int, Field(ge=2, le=4096)] = 32
+    embedding: Annotated[int, Field(ge=0, le=4096)] = 0
     width: Annotated[int, Field(ge=1, le=1024)] = 64
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
         if self.encoder != "builtin" and not self.encoder_sha256:
             raise ValueError("an encoder of your own needs encoder_sha256, so that nobody can exchange it")
+        if self.embedding and (self.family != "encoder-head" or self.embedding > self.features):
+            raise ValueError(f"embedding is for encoder-head, at most features ({self.features}), or 0 for none")
         return self
 
 
 class AlgorithmChoice(Section):
-    """The meta-learner and its hospital half: `local_steps` steps of `local_learning_rate` a round."""
+    """The meta-learner, its hospital half, and how its result is adapted at home.
 
-    name: Literal["reptile", "fomaml", "maml", "fedavg"] = "reptile"
+    tasks: what one task is, a whole hospital or a few-shot episode of its patients; auto: the algorithm's own way.
+    local_steps, local_learning_rate: of the inner loop; the learning rate also scales what a hospital sends.
+    proximal: mu of fedprox. regularization: lambda of ridge, 1/C of svm.
+    adapt_steps, adapt_learning_rate: SGD with momentum at home, for methods that adapt by gradients. adapt_pull: how
+    strongly the start holds the adapted model back, against the loss summed over patients. adapt_prior: for methods
+    that learn an embedding, how many patients of each class the federation's class means count for at home.
+    """
+
+    name: AlgorithmName = "reptile"
+    tasks: Literal["auto", Unit] = "auto"
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     local_learning_rate: Positive = 1.0
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    regularization: Positive = 1.0
+    adapt_steps: Annotated[int, Field(ge=0, le=10_000)] = 100
+    adapt_learning_rate: Positive = 1.0
+    adapt_pull: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    adapt_prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.tasks != "auto" and self.tasks not in TASKS[self.name]:
+            raise ValueError(f"tasks of {self.name} are {' or '.join(TASKS[self.name])}")
+        return self
+
+    @property
+    def question(self) -> Literal["gradient", "episode_gradient"]:
+        """What the hospital half asks in a round."""
+        unit = TASKS[self.name][0] if self.tasks == "auto" else self.tasks
+        return "gradient" if unit == "hospitals" else "episode_gradient"
 
 
 class OuterOptimizer(Section):
@@ -159,6 +255,18 @@ class Federation(Section):
         tabular = self.model.family in ("logistic", "mlp")
         if tabular != (self.task.kind == "table"):
             raise ValueError(f"model.family {self.model.family!r} does not fit task.kind {self.task.kind!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_several(self) -> Self:
+        name = self.algorithm.name
+        if self.task.labels == "one":
+            return self
+        if name in ONE_CLASS_EACH:
+            able = ", ".join(each for each in TASKS if each not in ONE_CLASS_EACH)
+            raise ValueError(f'algorithm {name} needs images of one class; for task.labels = "several" take {able}')
+        if self.rounds.evaluate_every:
+            raise ValueError('rounds.evaluate_every counts images of one class; with task.labels = "several" it is 0')
         return self
 
     def canonical(self) -> str:

@@ -6,11 +6,12 @@ computed; whatever an algorithm does with an answer is post-processing (architec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 
 class Loss(Protocol):
@@ -23,15 +24,49 @@ class Loss(Protocol):
     def per_patient(self) -> str: ...
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Theta float32 [P], x [m, ...] encoded images, y int64 [m] classes -> float32 [], the mean over the m."""
+        """Theta float32 [P], x [m, ...] encoded images, y their labels -> float32 [], the mean over the m.
+
+        y: int64 [m], an image's class; or float32 [m, classes], 1 where a finding is there, else 0.
+        """
         ...
 
 
-class ImageLoss(Loss, Protocol):
-    """A loss that can also be had image by image, for algorithms that weigh images themselves."""
+class FewShotLoss(Loss, Protocol):
+    """What few-shot learners use of a model: its loss image by image, its embedding, its linear head.
+
+    theta, float32 [P], is body, head, and whatever a method learns beside the model. The head is linear on the
+    embedding: weight [classes, e] and bias [classes].
+    """
+
+    @property
+    def classes(self) -> int: ...
 
     def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Theta float32 [P], x [n, ...], y int64 [n] -> float32 [n], the loss of each image."""
+        """Theta float32 [P], x [n, ...], labels y [n, ...] -> float32 [n], the loss of each image."""
+        ...
+
+    def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Logits [n, classes] as predicted, labels y [n, ...] -> float32 [n], the loss of each image."""
+        ...
+
+    def embed(self, theta: Tensor, x: Tensor) -> Tensor:
+        """X [n, ...] -> float32 [n, e]; depends on theta's body alone."""
+        ...
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        """X [n, ...] -> float32 [n, classes], as predicted."""
+        ...
+
+    def head(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's place in theta float32 [P]: weight [classes, e] and bias [classes], views."""
+        ...
+
+    def with_head(self, theta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Theta float32 [P] with another head: weight [classes, e], bias [classes]. Differentiable in all three."""
+        ...
+
+    def extras(self, theta: Tensor) -> dict[str, Tensor]:
+        """What the method learns beside the model, by name; empty for most."""
         ...
 
 
@@ -39,8 +74,9 @@ class ImageLoss(Loss, Protocol):
 class Shots:
     """The support or the query of an episode: the images of some patients, ragged, with classes that may be missing.
 
-    x: [n, ...] encoded images. y: int64 [n]. patient: int64 [n], 0 .. patients - 1. weight: float32 [n], which sums to
-    1 over the images of a patient; 0 would be padding.
+    x: [n, ...] encoded images. y: int64 [n], a class each; or float32 [n, classes], 1 where a finding is there, else 0.
+    patient: int64 [n], 0 .. patients - 1. weight: float32 [n], which sums to 1 over the images of a patient; 0 would be
+    padding.
     """
 
     x: Tensor
@@ -49,15 +85,46 @@ class Shots:
     weight: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over patients of the mean over a patient's images of values [n]: float32 []."""
-        return (values * self.weight).sum() / self.weight.sum()
+        """The mean over patients of the mean over a patient's images of values [n]: float32 []; 0 for no patient."""
+        return (values * self.weight).sum() / self.weight.sum().clamp_min(1e-6)
+
+    def shares(self, classes: int) -> Tensor:
+        """float32 [n, classes]: the weight of each image in its class or findings, else 0. Columns sum to patients."""
+        targets = one_hot(self.y, classes).to(self.weight.dtype) if self.y.dim() == 1 else self.y
+        return targets * self.weight.unsqueeze(1)
+
+    def balanced(self, classes: int) -> Shots:
+        """The same shots, weighted so that each class that occurs weighs the same, or each finding and each absence.
+
+        Weights of findings stand in y, float32 [n, 2, classes]: how much the absence and the presence of each weigh.
+        """
+        shares = self.shares(classes).unsqueeze(1)
+        if self.y.dim() == 2:
+            shares = torch.cat([self.weight[:, None, None] - shares, shares], 1)
+        patients = shares.sum(0)
+        seen = patients > 0
+        factors = torch.where(seen, patients.sum() / (patients * seen.sum()), 0.0)
+        if self.y.dim() == 1:
+            return replace(self, weight=(shares * factors).sum((1, 2)))
+        return replace(self, y=(shares > 0) * factors)
+
+    def among(self, seen: Tensor) -> Shots:
+        """The same shots, with images whose class is not among seen, bool [classes], weighing nothing.
+
+        Of findings each is known of every image, so that every image counts.
+        """
+        return replace(self, weight=self.weight * seen[self.y]) if self.y.dim() == 1 else self
 
 
-class EpisodeLoss(Protocol):
-    """What a few-shot learner minimises: the loss on the query after learning from the support."""
+class EpisodeGradient(Protocol):
+    """What an algorithm makes of one episode, as a direction in which theta would go downhill.
+
+    The cohort clips it, whatever it is; mostly it is the gradient of the loss on the query after learning from the
+    support.
+    """
 
     def __call__(self, theta: Tensor, support: Shots, query: Shots) -> Tensor:
-        """Theta float32 [P], neither side empty -> float32 [], differentiable in theta (to second order, for MAML)."""
+        """Theta float32 [P], neither side empty -> float32 [P]."""
         ...
 
 
@@ -133,7 +200,7 @@ class Cohort(Protocol):
         """
         ...
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         """float32 [P]: the sum over one sample's episodes of their clipped gradients, plus noise, divided by a public
         number of episodes. A patient is in one episode at most, and there in the support or in the query; an episode
         without one of the two counts as zero. privacy.md, "Each algorithm".

@@ -79,6 +79,8 @@ def simulate_command(
 
     chosen = changed(chosen if algorithm is None else with_algorithm(chosen, algorithm), **changes)
     _check(hospitals, shots, seed, engine, compute)
+    if audit and chosen.task.labels == "several":
+        raise ConfigError('--audit with task.labels = "several"', allowed="tasks in which an image is of one class")
     low, high = _range(patients)
     folder = out or Path("simulations") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 

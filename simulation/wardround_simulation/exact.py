@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad
 
 from wardround.config import Privacy
-from wardround.questions import ClassMeans, Embed, EpisodeLoss, Loss, Predict, Statistics
+from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
 from wardround_client.episodes import deal, episodes_of
 from wardround_client.examples import Examples
 from wardround_client.privacy.accountant import Answers, Calibration
@@ -54,13 +54,14 @@ class ExactCohort:
             for count in torch.unique(images).tolist():
                 chosen = images == count
                 patients = int(chosen.sum()) / count
-                value = value + patients * loss(parameters, examples.z[chosen], examples.y[chosen])
+                shown = examples.for_learning(torch.nonzero(chosen).flatten())
+                value = value + patients * loss(parameters, *shown)
             return value
 
         slope: Tensor = grad(total)(theta)
         return slope / self._declared
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         """float32 [P]: the mean gradient over episodes of ALL patients and all their images, dealt anew each time."""
         examples, episodes = self._examples, self._privacy.episodes(self._declared)
         images, order = examples.images, examples.by_patient
@@ -71,21 +72,19 @@ class ExactCohort:
         dealt = deal(examples.patients, episodes, self._privacy.support_share)
         total = torch.zeros_like(theta)
         for support, query in episodes_of(examples, rows, valid, dealt):
-            total += grad(loss)(theta, support, query).detach()
+            total += gradient(theta, support, query).detach()
         return total / episodes
 
     def class_means(self, embed: Embed) -> ClassMeans:
         """Sums of embeddings and patients, a class; each patient weighs 1."""
-        one_hot = torch.nn.functional.one_hot(self._examples.y, self._examples.classes).to(self._weights.dtype)
-        shares = (one_hot * self._weights.unsqueeze(1)).T
+        shares = (self._examples.targets * self._weights.unsqueeze(1)).T
         with torch.no_grad():
             return ClassMeans(shares @ embed(self._examples.z), shares.sum(1))
 
     def statistics(self) -> Statistics:
         """Class counts (patients; one with several images counts as shares) and sums of features and their squares."""
-        y, z, weights = self._examples.y, self._examples.summary, self._weights
-        one_hot = torch.nn.functional.one_hot(y, self._examples.classes).to(z.dtype)
-        return Statistics(weights @ one_hot, weights @ z, weights @ z.square())
+        z, weights = self._examples.summary, self._weights
+        return Statistics(weights @ self._examples.targets.to(z.dtype), weights @ z, weights @ z.square())
 
     def confusion(self, predict: Predict) -> Tensor:
         """float32 [classes, classes]: rows truth, columns prediction; each patient weighs 1."""
@@ -93,5 +92,5 @@ class ExactCohort:
         with torch.no_grad():
             predicted = predict(self._examples.z).argmax(dim=1)
         cells = torch.zeros(classes * classes, dtype=self._weights.dtype, device=self._weights.device)
-        cells.index_add_(0, self._examples.y * classes + predicted, self._weights)
+        cells.index_add_(0, self._examples.cells(predicted), self._weights)
         return cells.view(classes, classes)

@@ -44,7 +44,7 @@ deadline_s = 120.0
 
 EMBEDDING = ("anil", "prototypical", "matching", "relation", "siamese", "ridge", "svm")
 """Algorithms that learn an embedding and no head."""
-EPISODES_RATE = 0.3
+EPISODES_RATE = 0.03
 """The outer learning rate for methods of episodes: a hospital has few episodes, so their noise is large."""
 
 

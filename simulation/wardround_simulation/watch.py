@@ -217,9 +217,10 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     for row in comparison["rows"]:
         meta, fresh = row["meta"], row["fresh"]
         gain = 100 * (meta["mean"] - fresh["mean"])
-        table.add_row(str(row["shots"]), _cell(fresh), _cell(meta), f"{gain:+.1f}")
+        table.add_row(str(row["shots"] or "not adapted"), _cell(fresh), _cell(meta), f"{gain:+.1f}")
     console.print(table)
 
 
 def _cell(value: Mapping[str, float]) -> str:
-    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    interval = f" ({100 * value['low']:.1f} to {100 * value['high']:.1f})" if value["low"] < value["high"] else ""
+    return f"{100 * value['mean']:.1f} %{interval}"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from wardround.augment import variants
 from wardround.config import Task
 from wardround.errors import DataError
 from wardround.models.conv4 import Conv4
@@ -91,3 +92,59 @@ def test_a_table_must_have_the_task_s_columns_in_its_order() -> None:
     rows = Memory(table, np.array([0, 1]), ["no", "yes"], "table", 0, ("sugar", "age"))
     with pytest.raises(DataError, match="columns"):
         examples_of(rows, task, Tabular.logistic(2, 2))
+
+
+FINDINGS = Task(label_column="finding", classes=("nodule", "effusion"), labels="several", image_size_px=8)
+
+
+def test_a_cell_holds_several_findings_or_none() -> None:
+    codes = ["nodule;effusion", "effusion ; mass", "normal", None, " nodule", ""]
+    examples = examples_of(store(codes, [4, 4, 1, 1, 0, 2]), FINDINGS, MODEL)
+    assert examples.several
+    assert examples.y.tolist() == examples.targets.tolist() == [[1, 1], [0, 1], [0, 0], [1, 0], [0, 0]]
+    assert examples.y.dtype == torch.float32
+    assert examples.patient.tolist() == [3, 3, 1, 0, 2]
+    assert examples.left_out == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([], "empty"),
+        ([None], "no example"),
+        (["effusion;nodule", "nodule;effusion"], "same findings"),
+        (["normal", "other"], "same findings"),
+    ],
+)
+def test_findings_of_little_use_are_said_at_home_and_answer_all_the_same(codes: list[str | None], message: str) -> None:
+    cohort = store(codes, list(range(len(codes))))
+    with pytest.raises(DataError, match=message):
+        usable_rows(cohort, FINDINGS).check(FINDINGS)
+    assert examples_of(cohort, FINDINGS, MODEL).y.shape == (sum(code is not None for code in codes), 2)
+
+
+def test_one_class_an_image_says_the_same_as_targets() -> None:
+    examples = examples_of(store(["yes", "no"], [0, 1]), TASK, MODEL)
+    assert not examples.several
+    assert examples.targets.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 20])
+def test_variants_are_encoded_beside_their_image(monkeypatch: pytest.MonkeyPatch, batch_bytes: int) -> None:
+    monkeypatch.setattr(module, "_BATCH_BYTES", batch_bytes)
+    augment = TASK.model_copy(update={"augment": ("flip-horizontal", "shift")})
+    cohort = store(["yes", "other", "no", "yes"], [7, 7, 3, 9])
+    plain, examples = (examples_of(cohort, task, MODEL) for task in (TASK, augment))
+    assert (plain.variants, examples.variants) == (1, 10)
+    for name in ("z", "y", "patient", "summary"):
+        assert torch.equal(getattr(plain, name), getattr(examples, name)), "judging sees images as they are"
+    shown, y = examples.for_learning(torch.arange(3))
+    assert torch.equal(shown.view(3, 10, 1, 8, 8), torch.stack(list(variants(plain.z, augment.augment)), 1))
+    assert torch.equal(y, plain.y.repeat_interleave(10))
+
+
+def test_nobody_has_variants_too() -> None:
+    augment = TASK.model_copy(update={"augment": ("intensity",)})
+    examples = examples_of(store([], []), augment, MODEL)
+    assert examples.variants == 3
+    assert examples.for_learning(torch.arange(0))[0].shape == (0, 1, 8, 8)

@@ -102,7 +102,7 @@ def test_a_crash_inside_a_round_stays_inside(
         raise RuntimeError("PatientID 4711 has no left lung")
 
     with monkeypatch.context() as broken:
-        broken.setattr(round_module, "_ask", fail)
+        broken.setattr(round_module, "ask", fail)
         blob = answer(hospital, request(agreement, 1))
     assert b"4711" not in blob
     refusal = read(agreement, blob, 1).header.refusal

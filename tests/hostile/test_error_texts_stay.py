@@ -84,7 +84,7 @@ PRIVATE_STAGES: dict[str, Place] = {
     "the price": (round_module, "rows_for"),
     "the reservation": (Ledger, "reserve"),
     "the prior": (round_module, "_own_prior"),
-    "the question": (round_module, "_ask"),
+    "the question": (round_module, "ask"),
     "the loss": (Objective, "__call__"),
     "the noise": (mechanism, "noised"),
     "what was spent": (Ledger, "spent_by_run"),

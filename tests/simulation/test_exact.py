@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wardround.config import Privacy
+from wardround.errors import ConfigError
 from wardround_client.examples import Examples
 from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.cohort import PrivateCohort
@@ -27,12 +28,14 @@ class Logistic:
         return torch.nn.functional.cross_entropy(x @ theta.view(FEATURES, CLASSES), y)
 
 
-def cohort_of(images: list[int], seed: int = 0) -> Examples:
+def cohort_of(images: list[int], seed: int = 0, *, findings: bool = False, variants: int = 1) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     patient = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
     patient = patient[torch.randperm(len(patient), generator=generator)]  # images of a patient need not be neighbours
     z = 0.3 * torch.randn(len(patient), FEATURES, generator=generator)
-    return Examples(z=z, y=patient % CLASSES, patient=patient, summary=z, classes=CLASSES)
+    y = torch.randint(2, (len(patient), CLASSES), generator=generator).float() if findings else patient % CLASSES
+    others = 0.3 * torch.randn(len(patient), variants - 1, FEATURES, generator=generator) if variants > 1 else None
+    return Examples(z=z, y=y, patient=patient, summary=z, classes=CLASSES, augmented=others)
 
 
 def made(kind: type[ExactCohort] | type[PrivateCohort], examples: Examples, calibration: Calibration = NO_NOISE):  # type: ignore[no-untyped-def]
@@ -58,9 +61,12 @@ def test_the_gradient_is_the_sum_of_patients_means_over_the_declared_patients(im
 
 
 @settings(max_examples=25, deadline=None)
-@given(images=cohorts, seed=st.integers(0, 99))
-def test_a_private_cohort_without_noise_answers_the_same(images: list[int], seed: int) -> None:
-    examples, theta = cohort_of(images, seed), torch.linspace(-1, 1, FEATURES * CLASSES)
+@given(images=cohorts, seed=st.integers(0, 99), findings=st.booleans(), variants=st.integers(1, 3))
+def test_a_private_cohort_without_noise_answers_the_same(
+    images: list[int], seed: int, findings: bool, variants: int
+) -> None:
+    examples = cohort_of(images, seed, findings=findings, variants=variants)
+    theta = torch.linspace(-1, 1, FEATURES * CLASSES)
     exact, private = made(ExactCohort, examples), made(PrivateCohort, examples)
     torch.testing.assert_close(
         exact.gradient(Logistic(), theta), private.gradient(Logistic(), theta), rtol=1e-3, atol=1e-4
@@ -70,7 +76,12 @@ def test_a_private_cohort_without_noise_answers_the_same(images: list[int], seed
     def predict(x: Tensor) -> Tensor:
         return x @ theta.view(FEATURES, CLASSES)
 
-    torch.testing.assert_close(exact.confusion(predict), private.confusion(predict).float(), rtol=1e-3, atol=1e-4)
+    if findings:
+        for cohort in (exact, private):
+            with pytest.raises(ConfigError, match="one class"):
+                cohort.confusion(predict)
+    else:
+        torch.testing.assert_close(exact.confusion(predict), private.confusion(predict).float(), rtol=1e-3, atol=1e-4)
 
 
 def test_counts_are_patients_and_not_images() -> None:

@@ -60,7 +60,7 @@ def test_the_folder_holds_the_report_and_all_that_it_was_made_of(
     assert sorted(home.name for home in (out / "hospitals").iterdir()) == ["lakeside", "northgate", "st-anna"]
     comparison = json.loads((out / "comparison.json").read_text())
     assert comparison["hospital"] == "lakeside"
-    assert [row["shots"] for row in comparison["rows"]] == [1, 2]
+    assert [row["shots"] for row in comparison["rows"]] == [0, 1, 2]
 
 
 def test_a_hospital_that_takes_no_part_is_never_asked(small_run: tuple[Path, list[dict[str, object]]]) -> None:

@@ -12,11 +12,10 @@ from collections import Counter
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
-from wardround.questions import ClassMeans, Embed, EpisodeLoss, Loss, Predict, Statistics
+from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
 from wardround_client.batches import in_even_batches
 from wardround_client.episodes import Deal, deal, episodes_of
 from wardround_client.examples import Examples
@@ -27,6 +26,9 @@ from wardround_client.privacy.per_patient import clipped_sum
 _COUNT_SHARE = 0.5
 """lambda: how long a count is beside an embedding, in a patient's block of class means. Sums of e numbers need less
 noise than counts: where e is 32, a quarter of the variance for the counts costs the sums 12 % more noise."""
+_FINDINGS = 2
+"""Of several findings, so many count in full in a patient's block of statistics; of a patient with more, each counts
+less, as the block's norm wants. Each more would make the noise of every count larger: by sqrt 2 for these two."""
 
 
 class PrivateCohort:
@@ -66,7 +68,7 @@ class PrivateCohort:
         clip_norm = self._privacy.clip_norm
         return mechanism.noised(total, sigma * clip_norm).div_(rate * self._declared)
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         """See `Cohort.episode_gradient`: float32 [P], on theta's device.
 
         A patient who comes or goes turns ONE episode's clipped gradient into another of at most the same length, so a
@@ -79,7 +81,7 @@ class PrivateCohort:
         episodes = self._privacy.episodes(self._declared)
         sampled = mechanism.poisson_sample(self._examples.patients, rate)
         dealt = deal(len(sampled), episodes, self._privacy.support_share)
-        total = self._clipped_episodes(loss, theta, sampled, dealt)
+        total = self._clipped_episodes(gradient, theta, sampled, dealt)
         return mechanism.noised(total, sigma * 2 * self._privacy.clip_norm).div_(episodes)
 
     def class_means(self, embed: Embed) -> ClassMeans:
@@ -99,10 +101,13 @@ class PrivateCohort:
         noisy = mechanism.noised(self._statistics_blocks().sum(0), sigma)
         classes, features = self._examples.classes, self._examples.summary.shape[1]
         counts, z, zz = torch.split(noisy * math.sqrt(3), [classes, features, features])
-        return Statistics(counts, z * math.sqrt(features), zz * math.sqrt(3 * features))
+        return Statistics(counts * self._target_norm, z * math.sqrt(features), zz * math.sqrt(3 * features))
 
     def confusion(self, predict: Predict) -> Tensor:
-        """See `Cohort.confusion`: one answer over all patients. Raises: BudgetExceeded, when it was not reserved."""
+        """See `Cohort.confusion`: one answer over all patients.
+
+        Raises: BudgetExceeded, when it was not reserved; ConfigError, where an example has several findings.
+        """
         sigma = self._calibration.confusion
         self._spend(sigma, 1.0)
         classes = self._examples.classes
@@ -131,19 +136,19 @@ class PrivateCohort:
         rows = self._order[(self._starts[patients].unsqueeze(1) + chosen).clamp_min_(0)] if len(patients) else chosen
         return rows, chosen >= 0
 
-    def _clipped_episodes(self, loss: EpisodeLoss, theta: Tensor, patients: Tensor, dealt: Deal) -> Tensor:
+    def _clipped_episodes(self, gradient: EpisodeGradient, theta: Tensor, patients: Tensor, dealt: Deal) -> Tensor:
         """Float64 [P]: the sum over episodes of their clipped gradients; an episode without support or query is 0."""
         theta = theta.detach()
         total = torch.zeros(theta.shape, dtype=torch.float64, device=theta.device)
         rows, valid = self._chosen(patients)
         for support, query in episodes_of(self._examples, rows, valid, dealt):
-            total += mechanism.clip(grad(loss)(theta, support, query).detach(), self._privacy.clip_norm)
+            total += mechanism.clip(gradient(theta, support, query).detach(), self._privacy.clip_norm)
         return total
 
     def _class_blocks(self, embed: Embed) -> tuple[Tensor, int]:
         """Float64 [patients, classes (e + 1)], one block a patient, of norm at most 1; and e.
 
-        (lambda x one-hot, one-hot x z / sqrt e) / sqrt(1 + lambda^2), each averaged over the patient's images; counts
+        (lambda x targets, targets x z / sqrt e) / sqrt(1 + lambda^2), each averaged over the patient's images; counts
         first, then sums class by class. Embeddings of variance 1 are about sqrt e long. Each of the two parts is
         clipped by itself, over ALL classes together, as in the statistics.
         """
@@ -151,26 +156,32 @@ class PrivateCohort:
         with torch.no_grad():
             z = in_even_batches(embed, examples.z).double()
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0)
-        one_hot = torch.nn.functional.one_hot(examples.y, examples.classes).double()
-        sums = (one_hot.unsqueeze(2) * z.unsqueeze(1) / math.sqrt(z.shape[1])).flatten(1)
-        counts = _COUNT_SHARE * mechanism.rows_clipped(examples.patient_means(one_hot), 1.0)
+        targets = examples.targets.double()
+        sums = (targets.unsqueeze(2) * z.unsqueeze(1) / math.sqrt(z.shape[1])).flatten(1)
+        counts = _COUNT_SHARE * mechanism.rows_clipped(examples.patient_means(targets), 1.0)
         blocks = torch.cat([counts, mechanism.rows_clipped(examples.patient_means(sums), 1.0)], dim=1)
         return blocks / math.sqrt(1 + _COUNT_SHARE**2), z.shape[1]
 
     def _statistics_blocks(self) -> Tensor:
         """Float64 [patients, classes + 2 d]: one block a patient, of norm at most 1.
 
-        (one-hot, z / sqrt d, z^2 / sqrt(3 d)) / sqrt 3, each averaged over the patient's images. Features of variance 1
-        make each of the three about 1 long. Each part is clipped to 1 by itself, which bounds the block as a joint clip
-        would, and keeps a patient with large features from losing weight in the class counts.
+        (targets, z / sqrt d, z^2 / sqrt(3 d)) / sqrt 3, each averaged over the patient's images; targets of findings
+        are divided by sqrt _FINDINGS. Features of variance 1 make each of the three about 1 long. Each part is clipped
+        to 1 by itself, which bounds the block as a joint clip would, and keeps a patient with large features from
+        losing weight in the class counts.
         """
         examples = self._examples
-        one_hot = torch.nn.functional.one_hot(examples.y, examples.classes).double()
         z = torch.nan_to_num(examples.summary.double(), nan=0.0, posinf=0.0, neginf=0.0)
         features = z.shape[1]
-        parts = (one_hot, z / math.sqrt(features), z.square() / math.sqrt(3 * features))
+        targets = examples.targets.double() / self._target_norm
+        parts = (targets, z / math.sqrt(features), z.square() / math.sqrt(3 * features))
         blocks = torch.cat([mechanism.rows_clipped(examples.patient_means(part), 1.0) for part in parts], dim=1)
         return blocks / math.sqrt(3)
+
+    @property
+    def _target_norm(self) -> float:
+        """Up to which norm a patient's targets count in full: it follows from the task, and from nobody's data."""
+        return math.sqrt(_FINDINGS) if self._examples.several else 1.0
 
     @torch.no_grad()
     def _confusion_blocks(self, predict: Predict) -> Tensor:
@@ -180,6 +191,5 @@ class PrivateCohort:
         """
         examples = self._examples
         predicted = in_even_batches(predict, examples.z).argmax(1)
-        cells = examples.y * examples.classes + predicted
-        one_hot = torch.nn.functional.one_hot(cells, examples.classes**2).double()
+        one_hot = torch.nn.functional.one_hot(examples.cells(predicted), examples.classes**2).double()
         return mechanism.rows_clipped(examples.patient_means(one_hot), 1.0)

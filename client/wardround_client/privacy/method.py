@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.nn.functional import one_hot
 
 from wardround.questions import Loss
 from wardround_client.examples import Examples
@@ -52,7 +53,7 @@ _plans: OrderedDict[object, Plan] = OrderedDict()
 
 def plan_of(loss: Loss, theta: Tensor, examples: Examples) -> Plan:
     """The plan for a loss; found out at the first of its kind. Losses of one kind differ in their tensors alone."""
-    key = (*_kind(loss), theta.shape, theta.device, examples.z.shape[1:])
+    key = (*_kind(loss), theta.shape, theta.device, examples.z.shape[1:], examples.y.shape[1:])
     plan = _plans.get(key)
     if plan is None:
         method, recordable = _first_right(loss, theta, examples)
@@ -80,7 +81,7 @@ def _kind(loss: Loss) -> tuple[object, ...]:
 
 
 def plain_gradient(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Plain autograd for ONE patient: x [images, ...], y int64 [images] -> float32 [P]."""
+    """Plain autograd for ONE patient: x [images, ...], labels y [images, ...] -> float32 [P]."""
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta, x, y), theta)
     return gradient
@@ -100,6 +101,8 @@ def _first_right(loss: Loss, theta: Tensor, examples: Examples) -> tuple[Method,
         return at, mechanism.uniform(3 * shape.numel()).view(3, *shape).float().to(device)
 
     y = torch.tensor([0, 1, 0], device=device)
+    if examples.several:
+        y = one_hot(y, examples.classes).float()
 
     def taped(at: Tensor, x: Tensor) -> Tensor:
         return _whole(taped_gradients(loss, *drawn(), 1 - y)[1].at(at, tensors_of(loss))(x, y), at)

@@ -1,5 +1,7 @@
 """Sums of clipped per-patient gradients, the heart of every private step, three ways with one result.
 
+A patient's gradient is the mean over the chosen images, and over all variants of each (`wardround.augment`).
+
 * bookkeeping (`bookkeeping.py`): one batched backward pass that keeps the gradients of single images apart, replayed
   from a tape (`tape.py`) where it can be. Fastest on a CPU for every model of ours: convolutions run with channels
   last, where pooling and normalisation are faster, which pays for keeping the gradients apart.
@@ -84,7 +86,7 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
         loss: the mean over a patient's images.
         theta: float32 [P], where the gradients are taken.
         examples: the cohort.
-        rows: int64 [patients, m], which examples each patient contributes; the valid ones come first.
+        rows: int64 [patients, m], which images each patient contributes; the valid ones come first.
         valid: bool [patients, m], at least one in a row.
         clip_norm: C.
 
@@ -119,22 +121,23 @@ def _clipped(parts: list[_Part], theta: Tensor, clip_norm: float) -> Tensor:
 
 def _gradients(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor) -> Iterator[list[_Part]]:
     """The gradients of a few patients at a time."""
-    counts = valid.sum(1)
+    counts, variants = valid.sum(1), examples.variants
     plan = plan_of(loss, theta, examples)
     at_once = _images_at_once(plan.method, theta, examples)
     if plan.method == "bookkeeping":
         one_pass = plan.recorded.at(loss, theta) if plan.recorded else partial(image_gradients, loss, theta)
         images = rows[valid].to(examples.device)  # patient after patient
-        for sizes in _packed(counts.tolist(), at_once):
-            chunk, images = images[: sum(sizes)], images[sum(sizes) :]
-            pages = one_pass(*_filled(examples.z[chunk], examples.y[chunk]))
-            parts = _joined({offset: terms[: len(chunk)] for offset, terms in pages.items()})
+        for sizes in _packed((counts * variants).tolist(), at_once):
+            taken = sum(sizes)
+            chunk, images = images[: taken // variants], images[taken // variants :]
+            pages = one_pass(*_filled(*examples.for_learning(chunk)))
+            parts = _joined({offset: terms[:taken] for offset, terms in pages.items()})
             yield parts if max(sizes) == 1 else [part.means(sizes) for part in parts]
         return
     for size in sorted(set(counts.tolist())):
         group = rows[counts == size, :size].to(examples.device)
-        for chunk in torch.split(group, max(1, at_once // size)):
-            x, y = examples.z[chunk], examples.y[chunk]
+        for chunk in torch.split(group, max(1, at_once // (size * variants))):
+            x, y = examples.for_learning(chunk)
             if plan.method == "vmap":
                 yield [_Part.of(0, vmap(grad(loss), in_dims=(None, 0, 0))(theta, *_filled(x, y))[: len(x)])]
             else:

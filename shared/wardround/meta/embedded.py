@@ -96,3 +96,10 @@ def class_means(embedded: Tensor, shares: Tensor) -> Tensor:
 def absent(shares: Tensor) -> Tensor:
     """What to add to logits: float32 [classes], 0 for classes that the support shows and ABSENT for others."""
     return torch.where(shares.sum(0) > 0, 0.0, ABSENT)
+
+def balanced(shares: Tensor) -> Tensor:
+    """Weights of the rows of shares [n, classes]: float32 [n], of the same sum, each class present the same."""
+    patients = shares.sum(0)
+    seen = patients > 0
+    each = patients.sum() / seen.sum().clamp_min(1)
+    return shares @ torch.where(seen, each / patients, 0.0)

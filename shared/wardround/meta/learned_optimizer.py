@@ -18,7 +18,7 @@ What differs, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ from torch import Tensor
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import EpisodicMethod, Fitted
 from wardround.meta.local import MOMENTUM, slope
-from wardround.meta.ridge import balanced
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.models.portable import he_uniform
@@ -69,8 +68,7 @@ class LearnedOptimizer(EpisodicMethod):
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
         """The same at home, where every class that is present weighs the same: there is no prior to adjust by."""
-        weight = balanced(support.shares(loss.classes))
-        return super().adapt(theta, replace(support, weight=weight), loss, choice)
+        return super().adapt(theta, support.balanced(loss.classes), loss, choice)
 
 
 def gains(phi: dict[str, Tensor], gradient: Tensor, m: Tensor, time: float) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent
+from wardround.meta.embedded import EmbeddingMethod, absent, balanced
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss
@@ -88,11 +88,3 @@ def ridge(x: Tensor, y: Tensor, weights: Tensor, penalty: Tensor) -> tuple[Tenso
     else:
         w, _ = torch.linalg.solve_ex(x.T @ (d * x) + penalty * torch.eye(e).to(x), x.T @ (d * y))
     return w.T.to(dtype), (level - centre @ w).to(dtype)
-
-
-def balanced(shares: Tensor) -> Tensor:
-    """Weights of the rows of shares [n, classes]: float32 [n], of the same sum, each class present the same."""
-    patients = shares.sum(0)
-    seen = patients > 0
-    each = patients.sum() / seen.sum().clamp_min(1)
-    return shares @ torch.where(seen, each / patients, 0.0)

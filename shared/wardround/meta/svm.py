@@ -27,8 +27,7 @@ from torch import Tensor
 
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent
-from wardround.meta.ridge import balanced
+from wardround.meta.embedded import EmbeddingMethod, absent, balanced
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 from wardround.models.base import Model
+from wardround.models.extended import Extended
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,10 @@ class Objective:
 
     Adding the log prior to the logits while training, and not when predicting, makes the model aim at balanced
     accuracy. Each hospital adds its own, so hospitals with different prevalence pull towards one common model.
+
+    Labels y are int64 [m], an image's class; or float32 [m, classes], 1 where a finding is there, else 0; or float32
+    [m, 2, classes], how much a finding's absence and its presence weigh (`Shots.balanced`). Of findings the loss is the
+    mean of their binary cross entropies, and the prior holds log odds.
 
     shift, scale: float32 [d], the public feature scaling. log_prior: float32 [classes], or None for no adjustment.
     """
@@ -30,14 +36,50 @@ class Objective:
         """How per-patient gradients are computed fastest: the model knows."""
         return self.model.per_patient
 
+    @property
+    def classes(self) -> int:
+        """Outputs of the model."""
+        return self.model.classes
+
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """The loss float32 [] at theta float32 [P] of encoded x [m, ...] and classes y int64 [m]."""
-        return cross_entropy(self._logits(theta, x), y)
+        """The loss float32 [] at theta float32 [P] of encoded x [m, ...] and labels y."""
+        return self.each(theta, x, y).mean()
 
     def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each image, float32 [m]."""
-        return cross_entropy(self._logits(theta, x), y, reduction="none")
+        return self.of_logits(self.logits(theta, x), y)
 
-    def _logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        logits = self.model.logits(theta, x, self.shift, self.scale)
-        return logits if self.log_prior is None else logits + self.log_prior
+    def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of each image, float32 [m], from logits [m, classes] as predicted."""
+        adjusted = logits if self.log_prior is None else logits + self.log_prior
+        if y.dim() == 1:
+            return cross_entropy(adjusted, y, reduction="none")
+        absent, there = (1 - y, y) if y.dim() == 2 else y.unbind(1)
+        return (absent * softplus(adjusted) + there * softplus(-adjusted)).mean(1)
+
+    def embed(self, theta: Tensor, x: Tensor) -> Tensor:
+        """What the head is linear in, float32 [m, e]."""
+        return self.model.embed(theta, x, self.shift, self.scale)
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        """As predicted, without adjustment: float32 [m, classes]."""
+        return self.model.logits(theta, x, self.shift, self.scale)
+
+    def head(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's place in theta float32 [P]: weight [classes, e] and bias [classes], views."""
+        head = theta[self._head]
+        return head[: -self.classes].view(self.classes, -1), head[-self.classes :]
+
+    def with_head(self, theta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Theta float32 [P] with another head; weight [classes, e], bias [classes]."""
+        head = self._head
+        return torch.cat([theta[: head.start], weight.flatten(), bias, theta[head.stop :]])
+
+    @property
+    def _head(self) -> slice:
+        start = self.model.body_size
+        return slice(start, start + self.classes * (self.model.embedding_size + 1))
+
+    def extras(self, theta: Tensor) -> dict[str, Tensor]:
+        """What the method learns beside the model, by name; empty where it learns nothing else."""
+        return self.model.extras(theta) if isinstance(self.model, Extended) else {}

@@ -60,6 +60,9 @@ def joined(first: Examples, second: Examples) -> Examples:
         patient=torch.cat([first.patient, second.patient + first.patients]),
         summary=torch.cat([first.summary, second.summary]),
         left_out=0,
+        augmented=None
+        if first.augmented is None or second.augmented is None
+        else torch.cat([first.augmented, second.augmented]),
     )
 
 

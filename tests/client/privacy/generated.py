@@ -51,6 +51,7 @@ MODELS: dict[str, Model] = {
     "logistic": Tabular.logistic(FEATURES, CLASSES),
     "mlp": Tabular.mlp(FEATURES, CLASSES, 5),
     "encoder-head": EncoderHead.of(Identity(), CLASSES),
+    "embedded-head": EncoderHead.of(Identity(), CLASSES, embedding=3),
     "conv4": Conv4.of(1, 8, CLASSES),
 }
 
@@ -74,10 +75,13 @@ def examples_of(
     poison: float = 0.0,
     one_class: bool = False,
     duplicates: bool = False,
+    findings: bool = False,
+    variants: int = 1,
 ) -> Examples:
     """One patient for each number, with so many images, whose rows lie among the others' in any order.
 
     poison: if not 0, stands somewhere in the images of half of the patients. duplicates: every image is the same.
+    findings: an image has several, or none. variants: of each image.
     """
     generator = torch.Generator().manual_seed(seed)
     n = sum(images)
@@ -85,17 +89,22 @@ def examples_of(
     y = torch.randint(CLASSES - 1, (n,), generator=generator)  # the last class stays empty
     patient = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images, dtype=torch.int64))
     patient = patient[torch.randperm(n, generator=generator)]
+    augmented = torch.randn(n, variants - 1, *input_shape(model), generator=generator) * scale
+    if findings:
+        y = torch.randint(2, (n, CLASSES), generator=generator).float()
+        y[:, -1] = 0
     if duplicates and n:
-        z = z[:1].repeat(n, *[1] * (z.dim() - 1))
+        z, augmented = (each[:1].repeat(n, *[1] * (each.dim() - 1)) for each in (z, augmented))
     if one_class:
         y = torch.ones_like(y)
     if poison:
-        z[patient % 2 == 0, ..., 0] = poison
-    return Examples(z, y, patient, MODELS[model].summary(z), CLASSES)
+        z[patient % 2 == 0, ..., 0] = augmented[patient % 2 == 0, ..., 0] = poison
+    summary = MODELS[model].summary(z)
+    return Examples(z, y, patient, summary, CLASSES, augmented=augmented if variants > 1 else None)
 
 
 @st.composite
-def hospitals(draw: st.DrawFn, model: str = "logistic") -> Examples:
+def hospitals(draw: st.DrawFn, model: str = "logistic", findings: bool = False) -> Examples:
     """Hospitals of every kind that a proof should survive."""
     images = st.one_of(st.just(1), st.integers(1, 3), st.integers(4, 9))
     return examples_of(
@@ -106,6 +115,8 @@ def hospitals(draw: st.DrawFn, model: str = "logistic") -> Examples:
         poison=draw(st.sampled_from([0.0, 0.0, math.nan, math.inf, -math.inf, 3e38])),
         one_class=draw(st.booleans()),
         duplicates=draw(st.booleans()),
+        findings=findings,
+        variants=draw(st.sampled_from([1, 1, 3])),
     )
 
 
@@ -121,8 +132,8 @@ def asks(loss: Objective, theta: Tensor) -> dict[Question, Ask]:
     found: dict[Question, Ask] = {
         "statistics": lambda cohort: cohort.statistics().pack(),
         "gradient": lambda cohort: cohort.gradient(loss, theta),
-        "episode_gradient": lambda cohort: cohort.episode_gradient(after_a_step, theta),
-        "class_means": lambda cohort: cohort.class_means(lambda z: (model.summary(z) - shift) / scale).pack(),
+        "episode_gradient": lambda cohort: cohort.episode_gradient(torch.func.grad(after_a_step), theta),
+        "class_means": lambda cohort: cohort.class_means(lambda z: model.embedding_gain * loss.embed(theta, z)).pack(),
         "confusion": lambda cohort: cohort.confusion(lambda z: model.logits(theta, z, shift, scale)).flatten(),
     }
     assert set(found) == set(QUESTIONS), "a new question needs its proof here"

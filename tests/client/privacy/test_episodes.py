@@ -40,7 +40,7 @@ def episodes_shown(examples: Examples, privacy: Privacy, rate: float = 1.0) -> l
 
     def looking(theta: Tensor, support: Shots, query: Shots) -> Tensor:
         shown.append((support, query))
-        return theta.sum()
+        return theta
 
     cohort(examples, privacy, rate=rate).episode_gradient(looking, torch.zeros(2))
     return shown

@@ -25,7 +25,8 @@ from wardround import questions
 from wardround.config import AlgorithmChoice
 from wardround.meta import _ALGORITHMS
 from wardround.meta.base import Algorithm
-from wardround.questions import ClassMeans, Cohort, ImageLoss, Shots, Statistics
+from wardround.meta.local import slope
+from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots, Statistics
 from wardround.schedule import QUESTIONS, answer_size
 
 # --- what can be imported and called
@@ -76,7 +77,7 @@ def test_only_the_agreement_and_public_weights_are_read() -> None:
 @pytest.mark.parametrize("module", [*ALGORITHMS, "wardround.questions"])
 def test_an_algorithm_s_file_computes_and_does_nothing_else(module: str) -> None:
     """No files, no reflection, no private attributes, no state that outlives a call."""
-    assert foreign(module) <= {"__future__", "collections", "dataclasses", "torch", "typing"}
+    assert foreign(module) <= {"__future__", "collections", "dataclasses", "math", "torch", "typing"}
     forbidden = {"getattr", "setattr", "vars", "globals", "locals", "eval", "exec", "open", "dir", "__import__", "id"}
     assert forbidden <= set(dir(builtins)), "names that Python has"
     assert not {name for _, name in calls(module)} & (forbidden | READS)
@@ -177,9 +178,9 @@ def parameters_of(function: object) -> dict[str, object]:
 def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> None:
     """From theta, the cohort, the loss and the choice, by any chain of attributes and calls: noised tensors."""
     given = parameters_of(Algorithm.inner)
-    assert given == {"theta": Tensor, "cohort": Cohort, "loss": ImageLoss, "choice": AlgorithmChoice}
+    assert given == {"theta": Tensor, "cohort": Cohort, "loss": FewShotLoss, "choice": AlgorithmChoice}
     found = reachable(*given.values())
-    assert found - PLAIN == {Cohort, Statistics, ClassMeans, ImageLoss, AlgorithmChoice}
+    assert found - PLAIN == {Cohort, Statistics, ClassMeans, FewShotLoss, AlgorithmChoice}
     for algorithm in _ALGORITHMS.values():
         assert parameters_of(algorithm.inner) == given
     answers = {typing.get_type_hints(getattr(Cohort, name))["return"] for name in QUESTIONS}
@@ -210,8 +211,8 @@ def test_what_sees_images_is_named() -> None:
         for hint in parameters_of(getattr(Cohort, name)).values()
         if hint is not Tensor and hint is not Cohort
     }
-    assert passed_in == {questions.Loss, questions.EpisodeLoss, questions.Embed, questions.Predict}
-    for seen in (questions.Loss, questions.EpisodeLoss, questions.Embed, questions.Predict):
+    assert passed_in == {questions.Loss, questions.EpisodeGradient, questions.Embed, questions.Predict}
+    for seen in (questions.Loss, questions.EpisodeGradient, questions.Embed, questions.Predict):
         assert set(parameters_of(seen.__call__).values()) <= {Tensor, Shots}
         assert typing.get_type_hints(seen.__call__)["return"] is Tensor
 
@@ -231,13 +232,11 @@ def test_an_answer_brings_nothing_along(model: str) -> None:
     """No autograd graph that leads back to images, and no more memory than the noised numbers themselves."""
     asked, loss, network = cohort(examples_of([2] * 8, model=model)), objective(model), MODELS[model]
     theta = network.initial().requires_grad_()
-    means, moments = asked.class_means(lambda z: network.summary(z)), asked.statistics()
+    means, moments = asked.class_means(lambda z: loss.embed(theta, z)), asked.statistics()
     answers: dict[str, list[Tensor]] = {
         "statistics": [moments.counts, moments.sum_z, moments.sum_zz],
         "gradient": [asked.gradient(loss, theta)],
-        "episode_gradient": [
-            asked.episode_gradient(lambda at, support, query: query.mean(loss.each(at, query.x, query.y)), theta)
-        ],
+        "episode_gradient": [asked.episode_gradient(lambda at, support, query: slope(at, query, loss), theta)],
         "class_means": [means.sums, means.counts],
         "confusion": [asked.confusion(lambda z: network.logits(theta, z, loss.shift, loss.scale))],
     }
@@ -257,6 +256,9 @@ HOLDS_IMAGES = {
     "wardround_client.round": "carries the encoded cohort to the private one; its sending is in tests/hostile",
     "wardround_client.episodes": "deals patients for the private cohort",
     "wardround_client.personalise": "at home: adapts and predicts, sends nothing",
+    "wardround_client.labelled": "at home: the labelled patients, to adapt to and to judge on",
+    "wardround_client.adapted": "at home: keeps what was learned from a support, in the home and nowhere else",
+    "wardround_client.card": "at home: judges a model before and after",
     "wardround_client.privacy.cohort": "THE road: clips and noises",
     "wardround_client.privacy.per_patient": "clipped sums for the private cohort",
     "wardround_client.privacy.method": "reads the shape of an image, to choose how the sums are computed",

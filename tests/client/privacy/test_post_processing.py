@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -23,15 +26,16 @@ from tests.client.privacy.generated import (
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice, Privacy
+from wardround.config import ONE_CLASS_EACH, AlgorithmChoice, AlgorithmName, Privacy
+from wardround.errors import ConfigError
 from wardround.meta import _ALGORITHMS, algorithm_named
 from wardround.models import Objective
-from wardround.questions import EpisodeLoss, ImageLoss, Loss
+from wardround.questions import EpisodeGradient, FewShotLoss, Loss
 from wardround.schedule import Question
 from wardround_client.examples import Examples
 from wardround_client.privacy.cohort import PrivateCohort
 
-CHOICE = AlgorithmChoice(local_steps=3, local_learning_rate=0.7)
+CHOICES = {name: AlgorithmChoice(name=name, local_steps=3, local_learning_rate=0.7) for name in get_args(AlgorithmName)}
 TWO_IMAGES = Privacy(images_per_patient=2, patients_per_episode=10)
 
 
@@ -41,16 +45,27 @@ class Amplified(Objective):
 
     by: float = 1.0
 
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self.by * super().__call__(theta, x, y)
-
-    def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self.by * super().each(theta, x, y)
+    def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.by * super().of_logits(logits, y)
 
 
-def loss_of(model: str, by: float) -> Amplified:
+def learned(name: str, model: str, by: float = 1.0) -> Amplified:
+    """The loss that the algorithm is given: of the model with what it learns beside it."""
     plain = objective(model)
-    return Amplified(plain.model, plain.shift, plain.scale, plain.log_prior, by)
+    extended = algorithm_named(name).extended(plain.model, CHOICES[name])
+    return Amplified(extended, plain.shift, plain.scale, plain.log_prior, by)
+
+
+def fitting() -> list[tuple[str, str, bool]]:
+    """Algorithms and models that go together; with one class an image, and where they can with several findings."""
+    found = []
+    for name, model in itertools.product(_ALGORITHMS, MODELS):
+        with contextlib.suppress(ConfigError):
+            learned(name, model)
+            found.append((name, model, False))
+            if model in ("logistic", "mlp") and name not in ONE_CLASS_EACH:
+                found.append((name, model, True))
+    return found
 
 
 @dataclass
@@ -63,8 +78,8 @@ class Recording(SilentCohort):
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         return self._note("gradient", theta, self.private.gradient(loss, theta))
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
-        return self._note("episode_gradient", theta, self.private.episode_gradient(loss, theta))
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
+        return self._note("episode_gradient", theta, self.private.episode_gradient(gradient, theta))
 
     def _note(self, question: Question, theta: Tensor, answer: Tensor) -> Tensor:
         self.asked.append((question, theta.clone(), answer.clone()))
@@ -82,8 +97,8 @@ class Replaying(SilentCohort):
         self.private.gradient(loss, theta)
         return self._next("gradient", theta)
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
-        self.private.episode_gradient(loss, theta)
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
+        self.private.episode_gradient(gradient, theta)
         return self._next("episode_gradient", theta)
 
     def _next(self, question: Question, theta: Tensor) -> Tensor:
@@ -93,22 +108,25 @@ class Replaying(SilentCohort):
         return answer
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", _ALGORITHMS)
-def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str) -> None:
+@pytest.mark.parametrize(("name", "model", "findings"), fitting())
+def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str, findings: bool) -> None:
     """privacy.md: "delta, momentum, outer update are post-processing".
 
     The answers of one hospital, given at another with other patients, give the same delta bit for bit.
     """
     algorithm = algorithm_named(name)
-    theta = MODELS[model].initial() + 0.1
-    here = Recording(cohort(examples_of([1, 3, 2] * 4, model=model, seed=1), TWO_IMAGES))
-    delta = algorithm.inner(theta, here, objective(model), CHOICE)
-    assert [question for question, _, _ in here.asked] == [algorithm.question] * algorithm.answers_per_round(CHOICE)
+    loss = learned(name, model)
+    theta = loss.model.initial() + 0.1
+    here = Recording(cohort(examples_of([1, 3, 2] * 4, model=model, seed=1, findings=findings), TWO_IMAGES))
+    delta = algorithm.inner(theta, here, loss, CHOICES[name])
+    assert [question for question, _, _ in here.asked] == [CHOICES[name].question] * algorithm.answers_per_round(
+        CHOICES[name]
+    )
 
-    for elsewhere in (examples_of([2] * 9, model=model, seed=2, scale=30.0), examples_of([], model=model)):
+    others = examples_of([2] * 9, model=model, seed=2, scale=30.0, findings=findings)
+    for elsewhere in (others, examples_of([], model=model, findings=findings)):
         there = Replaying(cohort(elsewhere, TWO_IMAGES), list(here.asked))
-        again = algorithm.inner(theta, there, objective(model), CHOICE)
+        again = algorithm.inner(theta, there, loss, CHOICES[name])
         assert not there.recorded
         assert torch.equal(delta, again)
 
@@ -117,10 +135,10 @@ def test_an_algorithm_that_kept_an_image_would_be_found() -> None:
     """The test above can fail: here is an algorithm that carries a patient's image past the noise."""
     kept: list[Tensor] = []
 
-    def inner(theta: Tensor, cohort: Recording | Replaying, loss: ImageLoss) -> Tensor:
+    def inner(theta: Tensor, cohort: Recording | Replaying, loss: FewShotLoss) -> Tensor:
         def listening(theta: Tensor, support: object, query: object) -> Tensor:
             kept.append(query.x.flatten()[: len(theta)].sum())  # type: ignore[attr-defined]
-            return theta.sum()
+            return torch.ones_like(theta)
 
         return cohort.episode_gradient(listening, theta) + kept[-1]
 
@@ -146,8 +164,8 @@ class BothWorlds(SilentCohort):
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         return self._ask("gradient", lambda cohort: cohort.gradient(loss, theta))
 
-    def episode_gradient(self, loss: EpisodeLoss, theta: Tensor) -> Tensor:
-        return self._ask("episode_gradient", lambda cohort: cohort.episode_gradient(loss, theta))
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
+        return self._ask("episode_gradient", lambda cohort: cohort.episode_gradient(gradient, theta))
 
     def _ask(self, question: Question, ask: Callable[[PrivateCohort], Tensor]) -> Tensor:
         difference = coupled(self.with_, self.without_, self.removed, ask)
@@ -155,18 +173,22 @@ class BothWorlds(SilentCohort):
         return difference.answer
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", _ALGORITHMS)
-def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str, model: str) -> None:
+@pytest.mark.parametrize(("name", "model", "findings"), fitting())
+def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str, model: str, findings: bool) -> None:
     """privacy.md, "Each algorithm": k local gradients, a query gradient at theta_k, the meta-gradient of an episode."""
 
     @settings(max_examples=6 if model == "conv4" else 20)
     @given(
-        examples=hospitals(model),
+        examples=hospitals(model, findings),
         by=st.sampled_from([1.0, 1e6, 1e30, math.inf, math.nan]),
         rate=st.sampled_from([1.0, 0.5]),
         clip_norm=st.sampled_from([0.1, 5.0]),
-        choice=st.builds(AlgorithmChoice, local_steps=st.integers(1, 3), local_learning_rate=st.sampled_from([0.1, 9])),
+        choice=st.builds(
+            AlgorithmChoice,
+            name=st.just(name),
+            local_steps=st.integers(1, 3),
+            local_learning_rate=st.sampled_from([0.1, 9]),
+        ),
         data=st.data(),
     )
     def never(
@@ -179,13 +201,13 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
             cohort(without(examples, removed), privacy, rate=rate),
             removed,
         )
-        algorithm = algorithm_named(name)
-        delta = algorithm.inner(MODELS[model].initial(), worlds, loss_of(model, by), choice)
+        algorithm, loss = algorithm_named(name), learned(name, model, by)
+        delta = algorithm.inner(loss.model.initial(), worlds, loss, choice)
         assert torch.isfinite(delta).all()
-        assert set(worlds.moved) == {algorithm.question}
-        moved = worlds.moved[algorithm.question]
+        assert set(worlds.moved) == {choice.question}
+        moved = worlds.moved[choice.question]
         assert len(moved) == algorithm.answers_per_round(choice)
-        assert max(moved) <= clip_norm * (2 if algorithm.question == "episode_gradient" else 1)
+        assert max(moved) <= clip_norm * (2 if choice.question == "episode_gradient" else 1)
 
     never()
 
@@ -195,9 +217,10 @@ def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
     """An in-place operation on theta or on the patients would make one answer depend on another."""
     examples = examples_of([1, 2] * 5)
     before = replace(examples, z=examples.z.clone(), y=examples.y.clone(), summary=examples.summary.clone())
-    theta = MODELS["mlp"].initial()
-    algorithm_named(name).inner(theta, cohort(examples), objective("mlp"), CHOICE)
-    assert torch.equal(theta, MODELS["mlp"].initial())
+    loss = learned(name, "mlp")
+    theta = loss.model.initial()
+    algorithm_named(name).inner(theta, cohort(examples), loss, CHOICES[name])
+    assert torch.equal(theta, loss.model.initial())
     for name in ("z", "y", "summary"):
         assert torch.equal(getattr(examples, name), getattr(before, name))
     assert examples.classes == CLASSES

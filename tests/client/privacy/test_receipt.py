@@ -90,7 +90,7 @@ def test_a_layout_names_every_number_of_an_answer(question: Question, family: st
         "statistics": classes + 2 * features,
         "gradient": parameters,
         "episode_gradient": parameters,
-        "class_means": classes * (features + 1),
+        "class_means": classes * (model.embedding_size + 1),
         "confusion": classes**2,
     }
     assert sum(math.prod(map(int, shape)) for shape in shapes) == sizes[question]

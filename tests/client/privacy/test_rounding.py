@@ -108,6 +108,8 @@ def test_other_episodes_are_the_same_to_the_last_bit(name: str, monkeypatch: pyt
     def query_loss(theta: Tensor, support: Shots, query: Shots) -> Tensor:
         return query.mean(loss.each(theta, query.x, query.y)) + support.mean(loss.each(theta, support.x, support.y))
 
+    slope = torch.func.grad(query_loss)
+
     def clipped(kept: Tensor) -> list[Tensor]:
         """Each episode's own, in the order of their numbers."""
         seen: list[Tensor] = []
@@ -120,7 +122,7 @@ def test_other_episodes_are_the_same_to_the_last_bit(name: str, monkeypatch: pyt
         with monkeypatch.context() as patch:
             patch.setattr(mechanism, "clip", noting)
             part = Deal(dealt.episode[kept], dealt.support[kept])
-            cohort(examples)._clipped_episodes(query_loss, model.initial() + 0.1, torch.arange(24)[kept], part)
+            cohort(examples)._clipped_episodes(slope, model.initial() + 0.1, torch.arange(24)[kept], part)
         return seen
 
     everyone, fewer = clipped(torch.arange(24) < 24), clipped(torch.arange(24) != 7)  # 7 is in episode 3

@@ -1,0 +1,163 @@
+"""Several findings an image: the task, the loss, its prior, and shots in which every finding counts the same."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from wardround.config import ONE_CLASS_EACH, AlgorithmChoice, AlgorithmName, Federation, Rounds, Task
+from wardround.meta.local import fine_tune
+from wardround.models import Objective
+from wardround.models.scaling import LEAST_PREVALENCE, log_odds, no_scaling, pool_statistics
+from wardround.models.tabular import Tabular
+from wardround.questions import Shots, Statistics
+
+COLUMNS, FINDINGS = 4, 3
+MODEL = Tabular.logistic(COLUMNS, FINDINGS)
+LOSS = Objective(MODEL, *no_scaling(COLUMNS))
+TASK = Task(label_column="findings", classes=("nodule", "effusion", "mass"), labels="several")
+
+
+def shots_of(y: Tensor, images: list[int] | None = None) -> Shots:
+    """One patient an image, or as many images a patient as said."""
+    counts = torch.tensor(images or [1] * len(y))
+    patient = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    x = torch.randn(len(y), COLUMNS, generator=torch.Generator().manual_seed(1))
+    return Shots(x, y, patient, (1 / counts)[patient].float())
+
+
+some_labels = st.lists(st.lists(st.booleans(), min_size=FINDINGS, max_size=FINDINGS), min_size=1, max_size=9).map(
+    lambda rows: torch.tensor(rows).float()
+)
+
+
+# --- the agreement
+
+
+@pytest.mark.parametrize("name", get_args(AlgorithmName))
+def test_methods_that_compare_classes_refuse_several_findings(name: AlgorithmName) -> None:
+    def federation() -> Federation:
+        return Federation(name="f", task=TASK, algorithm=AlgorithmChoice(name=name))
+
+    if name in ONE_CLASS_EACH:
+        with pytest.raises(ValidationError, match=rf"{name} needs images of one class.*take .*reptile.*maml"):
+            federation()
+    else:
+        assert federation().algorithm.name == name
+
+
+def test_private_confusion_counts_are_refused() -> None:
+    with pytest.raises(ValidationError, match="evaluate_every"):
+        Federation(name="f", task=TASK, rounds=Rounds(evaluate_every=5))
+
+
+@pytest.mark.parametrize("name", ["a;b", " a", "a "])
+def test_a_class_that_no_cell_can_name_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="no space at its ends"):
+        Task(label_column="findings", classes=(name, "other"), labels="several")
+    assert Task(label_column="findings", classes=(name, "other")).classes[0] == name
+
+
+# --- the loss
+
+
+@given(y=some_labels, size=st.sampled_from([0.0, 1.0, 30.0, 1e4]))
+def test_the_loss_is_the_mean_over_findings_of_binary_cross_entropies(y: Tensor, size: float) -> None:
+    logits = size * torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+    expected = binary_cross_entropy_with_logits(logits, y, reduction="none").mean(1)
+    torch.testing.assert_close(LOSS.of_logits(logits, y), expected)
+    prior = torch.tensor([-2.0, 0.0, 1.0])
+    adjusted = Objective(MODEL, LOSS.shift, LOSS.scale, prior).of_logits(logits - prior, y)
+    torch.testing.assert_close(adjusted, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_finding_of_two_classes_is_what_two_classes_are() -> None:
+    """Binary cross entropy of l is cross entropy of (0, l): the two kinds of labels speak of one loss."""
+    found = torch.tensor([0, 1, 1, 0])
+    logit = torch.tensor([[-3.0], [0.2], [4.0], [1.0]])
+    both = torch.cat([torch.zeros_like(logit), logit], 1)
+    torch.testing.assert_close(LOSS.of_logits(logit, found.unsqueeze(1).float()), LOSS.of_logits(both, found))
+
+
+def test_log_odds_make_a_frequent_and_a_rare_finding_aim_at_balance() -> None:
+    odds = log_odds(torch.tensor([50.0, 450.0, 250.0]), 500)
+    torch.testing.assert_close(odds, torch.tensor([0.1, 0.9, 0.5]).logit())
+    floor = log_odds(torch.tensor([-30.0, 900.0]), 500)
+    torch.testing.assert_close(floor, torch.tensor([LEAST_PREVALENCE, 1 - LEAST_PREVALENCE]).logit())
+
+
+def test_a_constant_that_minimises_the_adjusted_loss_tells_nothing_of_prevalence() -> None:
+    """Where the features say nothing, the best adjusted logit is 0: half and half, whatever the prevalence."""
+    y = torch.tensor([[1.0, 0, 1]] * 3 + [[0, 0, 1]] * 9 + [[1, 1, 1]] * 3 + [[0, 0, 0]] * 5)
+    loss = Objective(MODEL, LOSS.shift, LOSS.scale, log_odds(y.sum(0), len(y)))
+    slope = torch.func.grad(lambda logit: loss.of_logits(logit.expand(len(y), 3), y).sum())(torch.zeros(3))
+    torch.testing.assert_close(slope, torch.zeros(3), atol=1e-5, rtol=0)
+
+
+def test_features_are_pooled_over_declared_patients_where_counts_do_not_add_up_to_them() -> None:
+    """A patient with three findings is one patient."""
+    z = 2 + 0.5 * torch.randn(5000, 2)
+    reply = Statistics(torch.tensor([5000.0, 4000.0, 5000.0]), z.sum(0), z.square().sum(0))
+    shift, scale = pool_statistics([reply], 5000)
+    torch.testing.assert_close(shift, torch.tensor([2.0, 2.0]), atol=0.05, rtol=0)
+    assert scale.max() < 0.6
+    assert pool_statistics([reply])[0].max() < 1
+
+
+# --- shots
+
+
+@given(y=some_labels)
+def test_balanced_shots_weigh_every_finding_and_every_absence_alike(y: Tensor) -> None:
+    shots = shots_of(y)
+    mass = (shots.balanced(FINDINGS).y * shots.weight[:, None, None]).sum(0)
+    occurs = torch.stack([(y == 0).any(0), (y == 1).any(0)])
+    assert (mass[~occurs] == 0).all()
+    torch.testing.assert_close(mass[occurs], torch.full_like(mass[occurs], len(y) * FINDINGS / int(occurs.sum())))
+
+
+@given(y=some_labels)
+def test_where_findings_are_half_and_half_balance_changes_nothing(y: Tensor) -> None:
+    shots = shots_of(torch.cat([y, 1 - y]))
+    logits = torch.randn(shots.y.shape, generator=torch.Generator().manual_seed(3))
+    plain, balanced = (each.mean(LOSS.of_logits(logits, each.y)) for each in (shots, shots.balanced(FINDINGS)))
+    torch.testing.assert_close(plain, balanced)
+
+
+@given(
+    y=st.lists(st.integers(0, FINDINGS - 1), min_size=1, max_size=9).map(torch.tensor),
+    logits=st.integers(0, 1000).map(
+        lambda seed: torch.randn(9, FINDINGS, generator=torch.Generator().manual_seed(seed))
+    ),
+)
+def test_balanced_shots_of_one_class_each_weigh_every_class_alike(y: Tensor, logits: Tensor) -> None:
+    shots = shots_of(y).balanced(FINDINGS)
+    each = LOSS.of_logits(logits[: len(y)], y)
+    expected = torch.stack([each[y == k].mean() for k in torch.unique(y)]).mean()
+    torch.testing.assert_close(shots.mean(LOSS.of_logits(logits[: len(y)], shots.y)), expected)
+
+
+def test_shares_and_known_findings() -> None:
+    shots = shots_of(torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 1, 0]]), images=[2, 1])
+    assert shots.shares(FINDINGS).tolist() == [[0.5, 0.5, 0], [0, 0, 0], [0, 1, 0]]
+    assert shots.among(torch.tensor([True, False, False])) is shots, "that a finding is absent is known of every image"
+
+
+def test_fine_tuning_learns_a_rare_finding() -> None:
+    """One image in twenty shows it, and plain training would say that nobody has it."""
+    y = torch.zeros(40, FINDINGS)
+    y[:2, 0], y[::2, 1] = 1, 1
+    shots = shots_of(y)
+    x = shots.x.clone()
+    x[:, 0], x[:, 1] = 2 * y[:, 0], 2 * y[:, 1]
+    shots = Shots(x, y, shots.patient, shots.weight)
+    theta = fine_tune(MODEL.initial(), shots, LOSS, steps=200, learning_rate=1.0, pull=0.001)
+    said = LOSS.logits(theta, x) > 0
+    assert torch.equal(said[:, :2], y[:, :2] > 0)
