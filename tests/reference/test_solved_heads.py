@@ -16,8 +16,8 @@ from torch.nn.functional import one_hot
 
 from wardround.config import AlgorithmChoice
 from wardround.errors import ConfigError
-from wardround.meta.embedded import ABSENT, EmbeddingMethod
-from wardround.meta.ridge import Ridge, balanced, ridge
+from wardround.meta.embedded import ABSENT, EmbeddingMethod, balanced
+from wardround.meta.ridge import Ridge, ridge
 from wardround.meta.svm import MU, Svm, _solved, crammer_singer
 from wardround.models import Objective
 from wardround.models.tabular import Tabular

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
 from wardround.config import Federation, ModelChoice, Task
 from wardround.errors import ConfigError
-from wardround.models import build_model, encoder
+from wardround.models import Model, build_model, encoder
+from wardround.models.encoder import GREATEST_VALUE
+from wardround.models.own_encoder import Layer
 from wardround.models.portable import he_uniform, uniform
 from wardround.models.public import SPREAD, fit_all, images
 from wardround.models.raw import RawFeatures
@@ -129,9 +133,16 @@ def tensors() -> dict[str, Tensor]:
     }
 
 
-def encoder_file(folder: Path, *, layers: list[dict[str, Any]] = LAYERS, text: str | None = None) -> str:
-    description = json.dumps({"schema": 1, "channels": 1, "side": 16, "layers": layers})
-    data = save(tensors(), metadata={"wardround": description if text is None else text})
+def encoder_file(
+    folder: Path,
+    *,
+    layers: list[dict[str, Any]] = LAYERS,
+    text: str | None = None,
+    weights: dict[str, Tensor] | None = None,
+    **more: Any,
+) -> str:
+    description = json.dumps({"schema": 1, "channels": 1, "side": 16, "layers": layers} | more)
+    data = save(weights or tensors(), metadata={"wardround": description if text is None else text})
     (folder / "ours.safetensors").write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
@@ -194,6 +205,141 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
         build_model(with_encoder(sha256), tmp_path)
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    sha256 = encoder_file(tmp_path, weights=tensors() | {"project.bias": torch.full((4,), torch.nan)})
+    with pytest.raises(ConfigError, match="not finite"):
+        build_model(with_encoder(sha256), tmp_path)
+
+
 def test_an_encoder_for_grey_images_does_not_take_colour(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 channels, the task has 3"):
         build_model(with_encoder(encoder_file(tmp_path), channels=3), tmp_path)
+
+
+# Schema 2: residual networks, taps, mirror images.
+
+RESIDUAL: list[dict[str, Any]] = [
+    {"kind": "affine", "name": "input"},
+    {"kind": "conv", "name": "stem", "stride": 2, "padding": "same"},
+    {"kind": "relu6"},
+    {"kind": "tap"},
+    {"kind": "keep", "name": "block"},
+    {"kind": "conv", "name": "deep", "padding": [2, 2, 1, 1], "groups": 4},
+    {"kind": "add", "name": "block"},
+    {"kind": "tap"},
+    {"kind": "linear", "name": "project"},
+]
+MIRRORED = {"h": (-1,), "v": (-2,), "hv": (-2, -1)}
+
+
+def residual_tensors() -> dict[str, Tensor]:
+    return {
+        "input.weight": torch.full((3,), 2.0),
+        "input.bias": torch.full((3,), -1.0),
+        "stem.weight": 4 * he_uniform("stem", (4, 3, 3, 3)),
+        "stem.bias": torch.full((4,), 0.5),
+        "deep.weight": he_uniform("deep", (4, 1, 3, 5)),
+        "project.weight": 0.3 * he_uniform("tapped", (4, 16)),
+    }
+
+
+def residual_encoder(folder: Path, channels: int = 3, **more: Any) -> Model:
+    described: dict[str, Any] = {"schema": 2, "channels": 3, "layers": RESIDUAL, "weights": residual_tensors()} | more
+    return build_model(with_encoder(encoder_file(folder, **described), channels=channels), folder)
+
+
+def test_a_residual_network_with_taps_does_what_its_description_says(tmp_path: Path) -> None:
+    x = images(3, 16, 3)
+    t = residual_tensors()
+    # On an even side, TensorFlow pads nothing on the left and one pixel on the right for a kernel of 3 in steps of 2.
+    early = torch.conv2d(torch.nn.functional.pad(2 * x - 1, (0, 1, 0, 1)), t["stem.weight"], t["stem.bias"], 2)
+    early = early.clamp(0, 6)
+    late = early + torch.conv2d(early, t["deep.weight"], padding=(1, 2), groups=4)
+    pooled = [statistic for each in (early, late) for statistic in (each.mean((2, 3)), each.std((2, 3), correction=0))]
+    expected = torch.cat(pooled, 1) @ t["project.weight"].T
+    assert early.amax() == 6 and expected.abs().amax() < GREATEST_VALUE
+    torch.testing.assert_close(residual_encoder(tmp_path).encode(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@given(size=st.integers(1, 40), kernel=st.integers(1, 7), stride=st.integers(1, 4))
+def test_same_padding_gives_a_map_of_the_strided_size_and_is_almost_even(size: int, kernel: int, stride: int) -> None:
+    layer = Layer(kind="conv", name="c", stride=stride, padding="same")
+    weight = torch.ones(1, 1, kernel, 1)
+    map_ = layer.apply(torch.ones(1, 1, size, 3 * stride), {"c.weight": weight})
+    assert map_.shape == (1, 1, math.ceil(size / stride), 3)
+    # Every output counts the pixels that it sees: the border that lies outside is split evenly, the rest comes after.
+    column = map_[0, 0, :, 0]
+    total = max((len(column) - 1) * stride + kernel - size, 0)
+    assert kernel - column[0].item() >= total // 2
+    assert kernel - column[-1].item() >= total - total // 2
+    if size >= kernel:
+        assert (kernel - column[0].item(), kernel - column[-1].item()) == (total // 2, total - total // 2)
+
+
+@pytest.mark.parametrize("mirrored", MIRRORED)
+def test_with_all_copies_an_image_and_its_mirror_image_are_one(tmp_path: Path, mirrored: str) -> None:
+    x = images(3, 16, 3)
+    plain = residual_encoder(tmp_path)
+    copies = residual_encoder(tmp_path, copies=list(MIRRORED))
+    assert (plain.encode(x) - plain.encode(x.flip(MIRRORED[mirrored]))).abs().max() > 0.01
+    torch.testing.assert_close(copies.encode(x), copies.encode(x.flip(MIRRORED[mirrored])))
+
+
+def test_features_are_the_mean_over_the_image_and_the_copies_that_are_named(tmp_path: Path) -> None:
+    x = images(3, 16, 3)
+    plain = residual_encoder(tmp_path).encode
+    one = residual_encoder(tmp_path, copies=["h"]).encode(x)
+    torch.testing.assert_close(one, (plain(x) + plain(x.flip(-1))) / 2)
+
+
+def test_bicubic_enlarges_without_leaving_the_range_of_an_image(tmp_path: Path) -> None:
+    x = (images(3, 8, 3) > 0.5).float()
+    larger = torch.nn.functional.interpolate(x, (16, 16), mode="bicubic", align_corners=False)
+    assert larger.amin() < 0 and larger.amax() > 1
+    model = residual_encoder(tmp_path, resize="bicubic")
+    torch.testing.assert_close(model.encode(x), model.encode(larger.clamp(0, 1)))
+
+
+def test_a_grey_task_may_have_an_encoder_for_colour(tmp_path: Path) -> None:
+    grey = images(3, 16, 1)
+    model = residual_encoder(tmp_path, channels=1)
+    torch.testing.assert_close(model.encode(grey), model.encode(grey.repeat(1, 3, 1, 1)))
+
+
+def test_whatever_the_weights_features_are_bounded(tmp_path: Path) -> None:
+    loud = residual_tensors()
+    loud["project.weight"] *= 1e6
+    z = residual_encoder(tmp_path, weights=loud).encode(images(3, 16, 3))
+    assert z.abs().max() == GREATEST_VALUE
+
+
+def test_in_schema_2_an_image_alone_and_in_a_batch_is_encoded_alike(tmp_path: Path) -> None:
+    x = images(20, 16, 3)
+    model = residual_encoder(tmp_path, copies=list(MIRRORED))
+    torch.testing.assert_close(model.encode(x)[17:18], model.encode(x[17:18]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 1}, "say schema 2"),
+        ({"schema": 1, "layers": LAYERS, "copies": ["h"]}, "say schema 2"),
+        ({"schema": 1, "layers": LAYERS, "resize": "bicubic"}, "say schema 2"),
+        ({"schema": 3}, "schema: Input should be 1 or 2"),
+        ({"copies": ["h", "h"]}, "name one twice"),
+        ({"copies": ["turned"]}, r"copies\.0: Input should be"),
+        ({"resize": "nearest"}, "resize: Input should be"),
+        ({"layers": [{"kind": "conv", "name": "stem", "padding": [1, 1, 1]}, *RESIDUAL[2:]]}, "not an encoder file"),
+        ({"layers": [{"kind": "conv", "name": "stem", "padding": -1}, *RESIDUAL[2:]]}, "not an encoder file"),
+        ({"layers": [each for each in RESIDUAL if each["kind"] != "keep"]}, "do not fit together .*block"),
+        ({"layers": [RESIDUAL[4], *RESIDUAL[:4], *RESIDUAL[5:]]}, r"a map of \[3, 16, 16\] is added to .*\[4, 8, 8\]"),
+        ({"layers": [{"kind": "meanpool"}, {"kind": "tap"}]}, "do not fit together"),
+        ({"layers": [{"kind": "tap"}, {"kind": "conv", "name": "stem"}]}, "do not fit together"),
+        ({"layers": [{"kind": "tap"}]}, r"gives \[6\] features"),
+    ],
+)
+def test_a_description_of_schema_2_that_does_not_work_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        residual_encoder(tmp_path, **change)

@@ -1,20 +1,18 @@
-"""An encoder that a consortium brings: a sequential convolutional network in one safetensors file, pinned by SHA-256.
+"""An encoder that a consortium brings: a convolutional network in one safetensors file, pinned by SHA-256.
 
 The file holds tensors and a description, never code. Its metadata has one key, "wardround", with JSON:
 
-    {"schema": 1, "channels": 3, "side": 64,
-     "layers": [{"kind": "conv", "name": "conv0", "stride": 1, "padding": 1, "groups": 1},
-                {"kind": "affine", "name": "norm0"},
-                {"kind": "relu"},
-                {"kind": "maxpool", "size": 2},
-                {"kind": "meanpool"},
+    {"schema": 2, "channels": 3, "side": 112, "resize": "bicubic", "copies": ["h", "v", "hv"],
+     "layers": [{"kind": "conv", "name": "stem", "stride": 2, "padding": "same"},
+                {"kind": "relu6"},
+                {"kind": "keep", "name": "block"},
+                {"kind": "conv", "name": "deep", "padding": [1, 1, 1, 1], "groups": 32},
+                {"kind": "add", "name": "block"},
+                {"kind": "tap"},
                 {"kind": "linear", "name": "project"}]}
 
-conv: NAME.weight [outputs, inputs / groups, k, k], NAME.bias [outputs] if present. affine: NAME.weight and NAME.bias
-[channels], x weight + bias a channel (a frozen batch normalisation folds into it). meanpool: mean over the image, once;
-after it only linear, relu and affine fit. linear: NAME.weight [outputs, inputs], NAME.bias.
-
-Images are resized to side x side. The last layer's outputs are the features: `model.features` must be their number.
+docs/encoders.md explains every key and kind. Schema 1 knows conv with one number of padding, affine, relu, maxpool,
+meanpool and linear, resizes "bilinear", makes no copies, and does not bound its features.
 """
 
 from __future__ import annotations
@@ -24,57 +22,142 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torch.nn import functional
 
 from wardround.errors import ConfigError
+from wardround.models.encoder import GREATEST_VALUE
 from wardround.toml import Section
 
 LIMIT_BYTES = 1 << 30
-BATCH = 16
+BATCH = 8  # whose maps the allocator keeps: larger ones go back to the system and come anew
+_FLIPS = {"h": (-1,), "v": (-2,), "hv": (-2, -1)}
+_SCHEMA_2 = {"relu6", "keep", "add", "tap"}
+
+Pixels = Annotated[int, Field(ge=0, le=16)]
 
 
 class Layer(Section):
     """One layer of the description; which keys count depends on its kind."""
 
-    kind: Literal["conv", "affine", "relu", "maxpool", "meanpool", "linear"]
+    kind: Literal["conv", "affine", "relu", "relu6", "maxpool", "meanpool", "linear", "keep", "add", "tap"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
     stride: Annotated[int, Field(ge=1, le=8)] = 1
-    padding: Annotated[int, Field(ge=0, le=16)] = 0
+    padding: Pixels | tuple[Pixels, Pixels, Pixels, Pixels] | Literal["same"] = 0
     groups: Annotated[int, Field(ge=1, le=4096)] = 1
     size: Annotated[int, Field(ge=2, le=8)] = 2
 
     def apply(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """This layer's output. Raises: KeyError, RuntimeError or ValueError, when tensors are missing or do not fit."""
+        """The output of a layer that remembers nothing: all but keep, add and tap.
+
+        Raises: KeyError, RuntimeError or ValueError, when tensors are missing or do not fit.
+        """
         if self.kind == "relu":
             return x.relu()
+        if self.kind == "relu6":
+            return functional.relu6(x)
         if self.kind == "meanpool":
             return x.mean((-2, -1))
         if self.kind == "maxpool":
             return functional.max_pool2d(x, self.size)
         weight, bias = tensors[f"{self.name}.weight"], tensors.get(f"{self.name}.bias")
         if self.kind == "conv":
-            return functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
+            return self._convolved(x, weight, bias)
         if self.kind == "linear":
             return functional.linear(x, weight, bias)
         shape = (-1, *[1] * (x.ndim - 2))
         return x * weight.view(shape) + (0 if bias is None else bias.view(shape))
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        left, right, top, bottom = self._sides(x, weight)
+        if (left, top) != (right, bottom):
+            x, left, top = functional.pad(x, (left, right, top, bottom)), 0, 0
+        return functional.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups)
+
+    def _sides(self, x: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
+        """Padding left, right, top and bottom, pixels."""
+        if isinstance(self.padding, tuple):
+            return self.padding
+        if isinstance(self.padding, int):
+            return (self.padding,) * 4
+        (left, right), (top, bottom) = (_same(x.shape[axis], weight.shape[axis], self.stride) for axis in (-1, -2))
+        return left, right, top, bottom
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Padding before and after, so that ceil(size / stride) outputs fit (TensorFlow, tf.nn, "Notes on padding")."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
 
 
 class Description(Section):
     """The JSON of the file's metadata."""
 
     # pydantic keeps the name `schema` for itself.
-    version: Annotated[Literal[1], Field(alias="schema")]
+    version: Annotated[Literal[1, 2], Field(alias="schema")]
     channels: Literal[1, 3]
     side: Annotated[int, Field(ge=8, le=1024)]
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    copies: Annotated[tuple[Literal["h", "v", "hv"], ...], Field(max_length=3)] = ()
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=256)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.copies)) < len(self.copies):
+            raise ValueError(f"copies {list(self.copies)} name one twice")
+        new = {layer.kind for layer in self.layers} & _SCHEMA_2
+        padded = any(not isinstance(layer.padding, int) for layer in self.layers)
+        if self.version == 1 and (new or padded or self.copies or self.resize != "bilinear"):
+            raise ValueError(
+                "schema 1 has none of relu6, keep, add, tap, other paddings, copies, bicubic: say schema 2"
+            )
+        return self
+
+    @property
+    def last_tap(self) -> int:
+        """Which layer it is, or -1."""
+        return max((at for at, layer in enumerate(self.layers) if layer.kind == "tap"), default=-1)
+
+    def resized(self, x: Tensor) -> Tensor:
+        """[n, c, h, w] in [0, 1] -> [n, c, side, side] in [0, 1]."""
+        if x.shape[-2:] == (self.side, self.side):
+            return x
+        bilinear = self.resize == "bilinear"
+        x = functional.interpolate(x, (self.side, self.side), mode=self.resize, antialias=bilinear, align_corners=False)
+        # Only bicubic overshoots.
+        return x if bilinear else x.clamp(0, 1)
+
+    def outputs(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """All layers: [n, channels, side, side] -> what the last one gives.
+
+        Raises: KeyError, RuntimeError or ValueError, when tensors or maps are missing or do not fit.
+        """
+        kept: dict[str, Tensor] = {}
+        taps: list[Tensor] = []
+        for at, layer in enumerate(self.layers):
+            if layer.kind == "keep":
+                kept[layer.name] = x
+            elif layer.kind == "add":
+                x = _sum(x, kept[layer.name])
+            elif layer.kind == "tap":
+                deviation, mean = torch.std_mean(x, (-2, -1), correction=0)
+                taps += [mean, deviation]
+                x = torch.cat(taps, 1) if at == self.last_tap else x
+            else:
+                x = layer.apply(x, tensors)
+        return x
+
+
+def _sum(x: Tensor, kept: Tensor) -> Tensor:
+    if x.shape != kept.shape:
+        raise ValueError(f"a map of {list(kept.shape[1:])} is added to one of {list(x.shape[1:])}")
+    return x + kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +183,15 @@ class OwnEncoder:
             loaded = {name: tensor.float() for name, tensor in load_safetensors(data).items()}
         except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"{path}: not an encoder file ({type(error).__name__}: {str(error).splitlines()[0]})",
-                do="see docs on bringing an encoder for the schema",
+                f"{path}: not an encoder file ({_reason(error)})",
+                do="see docs/encoders.md for the schema",
             ) from None
         encoder = cls(description, features, sha256, loaded)
         encoder._check(path, channels)
         return encoder
 
     def _check(self, path: Path, channels: int) -> None:
-        if self.description.channels != channels:
+        if channels not in (1, self.description.channels):
             raise ConfigError(
                 f"{path} takes {self.description.channels} channels, the task has {channels}",
                 do="change task.channels, or bring another encoder",
@@ -122,20 +205,34 @@ class OwnEncoder:
                 f"{path} gives {list(output.shape[1:])} features, model.features is {self.features}",
                 do="set model.features to what the encoder gives",
             )
+        if not output.isfinite().all():
+            raise ConfigError(f"{path} gives features that are not finite numbers", do="bring another encoder")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features]."""
+        """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features]; with schema 2, bounded by GREATEST_VALUE.
+
+        One channel will do for an encoder of 3, and is repeated.
+        """
         tensors = {name: tensor.to(x.device) for name, tensor in self.tensors.items()}
         with torch.no_grad():
             return torch.cat([self._batch(part, tensors) for part in torch.split(x.contiguous(), BATCH)])
 
     def _batch(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        side = self.description.side
-        if x.shape[-2:] != (side, side):
-            x = functional.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        for layer in self.description.layers:
-            x = layer.apply(x, tensors)
-        return x
+        described = self.description
+        x = described.resized(x).expand(-1, described.channels, -1, -1)
+        total = described.outputs(x, tensors)
+        for copy in described.copies:
+            total = total + described.outputs(x.flip(_FLIPS[copy]), tensors)
+        features = total / (1 + len(described.copies))
+        return features if described.version == 1 else features.clamp(-GREATEST_VALUE, GREATEST_VALUE)
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'description'}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def _pinned(path: Path, sha256: str) -> bytes:

@@ -34,7 +34,7 @@ def images(count: int, side: int, channels: int, stream: str = "public") -> Tens
     u = uniform(f"wardround/{stream}/numbers", (count, 24 + 16 * SHAPES))
     scalars = [column[:, None, None, None] for column in u[:, :8].T]
     slope, level, contrast, grain, blur, order, colour, _ = scalars
-    field = _field(uniform(f"wardround/{stream}/noise", (count, channels, side, side)), 0.8 + 2.0 * slope, colour)
+    field = power_law(uniform(f"wardround/{stream}/noise", (count, channels, side, side)), 0.8 + 2.0 * slope, colour)
     for shape in range(SHAPES):
         field = field + _shape(side, channels, u[:, 16 + 16 * shape : 32 + 16 * shape])
     field = field / field.std((1, 2, 3), keepdim=True)
@@ -65,7 +65,7 @@ def _radius(side: int) -> Tensor:
     return radius
 
 
-def _field(white: Tensor, slope: Tensor, colour: Tensor) -> Tensor:
+def power_law(white: Tensor, slope: Tensor, colour: Tensor) -> Tensor:
     """White noise [count, channels, side, side] -> noise of amplitude 1 / f^slope and unit variance.
 
     The channels share most of it, as those of photographs do: `colour` in [0, 1] says how much they do not.
