@@ -72,7 +72,7 @@ def test_what_is_learned_beside_the_head_are_the_sums() -> None:
 
 def test_the_head_is_that_of_fedavg() -> None:
     x, y = patients(1)
-    loss, plain = objective(), Objective(Tabular.logistic(FEATURES, CLASSES), *no_scaling(FEATURES))
+    plain = Objective(Tabular.logistic(FEATURES, CLASSES), *no_scaling(FEATURES))
     theta = plain.model.initial()
     for _ in range(5):
         theta = theta + FedAvg().inner(theta, Mean(x, y), plain, CHOICE)

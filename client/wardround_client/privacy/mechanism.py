@@ -31,9 +31,10 @@ def uniform(size: int) -> Tensor:
     A ChaCha20 keystream under a fresh 256-bit key from `os.urandom`: as unpredictable as the system's own generator,
     and twice as fast. Nothing is kept between calls, so neither a fork nor a snapshot can repeat a stream.
     """
-    key = os.urandom(48)
+    key, nonce = os.urandom(32), os.urandom(12)
     stream = bytearray(8 * size + 1)  # torch wants memory that it may write to; numpy wants a byte even for size 0
-    Cipher(algorithms.ChaCha20(key[:32], key[32:]), None).encryptor().update_into(bytes(8 * size), stream)
+    # Blocks are counted from 0: a random first four bytes would let the counter run out once in 2^32 / blocks calls.
+    Cipher(algorithms.ChaCha20(key, bytes(4) + nonce), None).encryptor().update_into(bytes(8 * size), stream)
     bits = torch.from_numpy(np.frombuffer(stream, dtype=np.int64, count=size))
     # The bits become the fraction of a float64 in [1, 2); half a step above its lower end is taken from it. Exact.
     return bits.bitwise_and_((1 << 52) - 1).bitwise_or_(1023 << 52).view(torch.float64).sub_(1 - 2.0**-53)

@@ -37,6 +37,12 @@ def test_noise_is_normal_at_every_scale(std: float, total: float) -> None:
         assert abs(int((noise.abs() > sigmas).sum()) - expected) < 6 * math.sqrt(expected) + 6
 
 
+def test_no_bytes_of_the_system_end_the_stream_early() -> None:
+    """A block counter that began at 2^32 - 1 would run out after 64 bytes."""
+    with patch.object(os, "urandom", lambda size: b"\xff" * size):
+        assert mechanism.uniform(1000).isfinite().all()
+
+
 def test_two_answers_share_nothing() -> None:
     one, two = (mechanism.noised(torch.zeros(100_000), 1.0).double() for _ in range(2))
     assert abs(torch.corrcoef(torch.stack([one, two]))[0, 1].item()) < 6 / math.sqrt(100_000)
