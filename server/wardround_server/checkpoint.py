@@ -12,16 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from wardround.errors import ConfigError, StorageError
 from wardround.files import locked, write_atomically
 from wardround.meta.optimizers import OptimizerState
+from wardround.release import Release, read
 
-FORMAT = "1"
 FILE = "checkpoint.safetensors"
 PATIENCE_S = 5.0
 
@@ -64,25 +63,9 @@ class Checkpointer:
 
     def save(self, state: State) -> None:
         """Replace the checkpoint. Raises: StorageError; the previous checkpoint is then still whole."""
-        blob = safetensors.torch.save(
-            {
-                # Cloned: safetensors refuses tensors that share memory, and a state may hold one tensor twice.
-                name: tensor.clone().contiguous()
-                for name, tensor in {
-                    "theta": state.theta,
-                    "shift": state.shift,
-                    "scale": state.scale,
-                    **state.optimizer.pack(),
-                }.items()
-            },
-            metadata={
-                "format": FORMAT,
-                "run": state.run,
-                "federation": state.federation,
-                "round": str(state.round),
-                "epsilon": json.dumps(dict(state.epsilon), sort_keys=True),
-            },
-        )
+        model = Release(state.run, state.federation, state.round, state.theta, state.shift, state.scale)
+        epsilon = json.dumps(dict(state.epsilon), sort_keys=True)
+        blob = model.pack(state.optimizer.pack(), {"epsilon": epsilon})
         try:
             write_atomically(self.path, blob)
         except OSError as error:
@@ -99,14 +82,14 @@ class Checkpointer:
             StorageError: it cannot be read.
         """
         try:
-            tensors, metadata = _read(self.path)
+            model, tensors, metadata = read(self.path)
             found = State(
-                run=metadata["run"],
-                federation=metadata["federation"],
-                round=int(metadata["round"]),
-                theta=tensors["theta"],
-                shift=tensors["shift"],
-                scale=tensors["scale"],
+                run=model.run,
+                federation=model.federation,
+                round=model.round,
+                theta=model.theta,
+                shift=model.shift,
+                scale=model.scale,
                 optimizer=OptimizerState.unpack(tensors),
                 epsilon=json.loads(metadata["epsilon"]),
             )
@@ -117,8 +100,6 @@ class Checkpointer:
                 f"{self.path}: not a checkpoint of wardround ({type(error).__name__}: {error})",
                 do="restore it from a copy, or start a new run",
             ) from None
-        if metadata["format"] != FORMAT:
-            raise StorageError(f"{self.path}: format {metadata['format']}", allowed=f"format {FORMAT}")
         if (found.run, found.federation) != (run, federation):
             raise ConfigError(
                 f"{self.path} belongs to run {found.run!r} of federation {found.federation[:12]}",
@@ -126,14 +107,6 @@ class Checkpointer:
                 do="resume with the federation.toml of that run, or start a new run",
             )
         return found
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.exists():
-        raise FileNotFoundError(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return tensors, dict(file.metadata() or {})
 
 
 def initial(run: str, federation: str, theta: Tensor, scaling_size: int, optimizer: OptimizerState) -> State:

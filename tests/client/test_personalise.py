@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from wardround.config import AlgorithmChoice
 from wardround.errors import DataError
+from wardround.meta import algorithm_named
+from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular
 from wardround_client.examples import Examples
-from wardround_client.personalise import adapt, compare, evaluate, k_shot, predict
+from wardround_client.personalise import Learner, compare, k_shot
 
 COLUMNS, CLASSES = 6, 3
 MODEL = Tabular.logistic(COLUMNS, CLASSES)
@@ -28,21 +31,26 @@ def cohort(patients: int = 60, *, noise: float = 1.0, seed: int = 0, images: int
     return Examples(z=z, y=y, patient=patient, summary=z, classes=CLASSES)
 
 
+def learner(theta: Tensor, **settings: float) -> Learner:
+    choice = AlgorithmChoice(name="fedavg", **settings)  # type: ignore[arg-type]
+    return Learner(algorithm_named("fedavg"), choice, Objective(MODEL, SHIFT, SCALE), theta)
+
+
 def good_start() -> Tensor:
     return MODEL.layout.pack({"weight": 5 * TRUTH, "bias": torch.zeros(CLASSES)})
 
 
 def test_adapting_learns_the_support() -> None:
     examples = cohort(noise=0.1)
-    theta = adapt(MODEL, MODEL.initial(), examples, shift=SHIFT, scale=SCALE)
-    assert evaluate(MODEL, theta, examples, shift=SHIFT, scale=SCALE) > 0.95
+    fresh = learner(MODEL.initial())
+    assert fresh.score(fresh.adapt(examples), examples) > 0.95
     assert torch.equal(MODEL.initial(), torch.zeros(MODEL.layout.size))
 
 
 def test_adapting_finds_the_minimum_of_its_objective() -> None:
     """At the minimum the balanced cross entropy pulls exactly as hard as the way back to the start."""
     examples, start = cohort(), good_start()
-    theta = adapt(MODEL, start, examples, shift=SHIFT, scale=SCALE, steps=600, pull=0.1)
+    theta = learner(start, adapt_steps=600, adapt_pull=6.0).adapt(examples)["theta"]
     at = theta.clone().requires_grad_()
     logits = MODEL.logits(at, examples.z, SHIFT, SCALE)
     loss = torch.stack([torch.nn.functional.cross_entropy(logits[examples.y == k], examples.y[examples.y == k])
@@ -53,10 +61,8 @@ def test_adapting_finds_the_minimum_of_its_objective() -> None:
 
 def test_no_steps_change_nothing_and_a_strong_pull_little() -> None:
     examples, start = cohort(), good_start()
-    assert torch.equal(adapt(MODEL, start, examples, shift=SHIFT, scale=SCALE, steps=0), start)
-    moved = [
-        (adapt(MODEL, start, examples, shift=SHIFT, scale=SCALE, pull=pull) - start).norm() for pull in (0.01, 0.5)
-    ]
+    assert torch.equal(learner(start, adapt_steps=0).adapt(examples)["theta"], start)
+    moved = [(learner(start, adapt_pull=pull).adapt(examples)["theta"] - start).norm() for pull in (0.6, 30.0)]
     assert moved[1] < moved[0] / 3
 
 
@@ -65,11 +71,13 @@ def test_balanced_accuracy_gives_every_class_the_same_weight() -> None:
     z = torch.zeros(10, COLUMNS)
     always_zero = MODEL.layout.pack({"weight": torch.zeros(3, COLUMNS), "bias": torch.tensor([1.0, 0.0, 0.0])})
     examples = Examples(z=z, y=y, patient=torch.arange(10), summary=z, classes=3)
-    assert evaluate(MODEL, always_zero, examples, shift=SHIFT, scale=SCALE) == pytest.approx(0.5)
+    judged = learner(always_zero)
+    assert judged.score(judged.unadapted(), examples) == pytest.approx(0.5)
 
 
 def test_predictions_are_probabilities() -> None:
-    probabilities = predict(MODEL, good_start(), cohort().z, shift=SHIFT, scale=SCALE)
+    shared = learner(good_start())
+    probabilities = shared.probabilities(shared.unadapted(), cohort().z)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(120))
 
 
@@ -104,9 +112,8 @@ def test_a_class_of_few_patients_gives_fewer_shots() -> None:
 
 
 def test_a_good_start_helps_most_with_few_shots() -> None:
-    scores = compare(
-        MODEL, good_start(), MODEL.initial(), cohort(90, noise=1.5), shift=SHIFT, scale=SCALE, shots=(0, 1), repeats=5
-    )
+    starts = {"meta-learned": learner(good_start()), "fresh": learner(MODEL.initial())}
+    scores = compare(starts, cohort(90, noise=1.5), shots=(0, 1), repeats=5)
     assert [(score.start, score.shots) for score in scores] == [
         ("meta-learned", 0), ("fresh", 0), ("meta-learned", 1), ("fresh", 1),
     ]  # fmt: skip
@@ -118,32 +125,19 @@ def test_a_good_start_helps_most_with_few_shots() -> None:
 
 def test_equal_starts_get_equal_scores_and_the_same_seed_the_same_table() -> None:
     def table(seed: int) -> list[float]:
-        zeros = MODEL.initial()
-        return [
-            score.mean
-            for score in compare(
-                MODEL,
-                zeros,
-                zeros,
-                cohort(30),
-                shift=SHIFT,
-                scale=SCALE,
-                shots=(2,),
-                repeats=2,
-                tuning_repeats=1,
-                seed=seed,
-            )
-        ]
+        starts = dict.fromkeys(("one", "other"), learner(MODEL.initial()))
+        scores = compare(starts, cohort(30, noise=2.0), shots=(2,), repeats=2, tuning_repeats=1, seed=seed)
+        return [score.mean for score in scores]
 
-    meta, fresh = table(1)
-    assert meta == fresh
-    assert table(1) == [meta, fresh]
-    assert table(2) != [meta, fresh]
+    one, other = table(1)
+    assert one == other
+    assert table(1) == [one, other]
+    assert table(2) != [one, other]
 
 
 def test_nothing_to_adapt_to_or_to_judge_is_said() -> None:
     nobody = k_shot(cohort(), 0, torch.Generator()).support
     with pytest.raises(DataError, match="adapt"):
-        adapt(MODEL, MODEL.initial(), nobody, shift=SHIFT, scale=SCALE)
+        learner(MODEL.initial()).adapt(nobody)
     with pytest.raises(DataError, match="evaluate"):
-        evaluate(MODEL, MODEL.initial(), nobody, shift=SHIFT, scale=SCALE)
+        learner(MODEL.initial()).score({"theta": MODEL.initial()}, nobody)

@@ -9,7 +9,6 @@ import typer
 from rich.progress import TextColumn
 from rich.table import Table
 
-from wardround.errors import ConfigError
 from wardround_client.commands.common import (
     HomeArgument,
     JsonOption,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from wardround_client.hospital import Hospital
     from wardround_client.privacy.audit import AuditReport
 
-_LEAST_DIGEST = 6  # hex digits that may stand for a digest
 _NOTE = (
     "The code that answers rounds is attacked here with invented patients. No real patient is read, "
     "nothing is written to the ledger, nothing leaves."
@@ -115,22 +113,8 @@ def table(report: AuditReport, title: str) -> Table:
 
 def _agreement(hospital: Hospital, named: str) -> Agreement:
     """What is to be audited. Raises: ConfigError, PolicyRefusal."""
+    from wardround_client.global_model import approved_digest
+
     if named and Path(named).is_file():
         return hospital.agreement_of(Path(named))
-    approved = sorted(hospital.approvals.digests())
-    if not approved and not named:
-        raise ConfigError(
-            "no federation is approved here", do="name a federation.toml, or approve one: wardround hospital approve"
-        )
-    if named and len(named) < _LEAST_DIGEST:
-        raise ConfigError(
-            f"{named!r} is no file, and too short for a digest", allowed=f"at least {_LEAST_DIGEST} hex digits"
-        )
-    found = [digest for digest in approved if digest.startswith(named.lower())]
-    if len(found) != 1:
-        raise ConfigError(
-            f"{len(found) or 'no'} approved federations fit {named!r}" if named else "several federations are approved",
-            allowed=", ".join(digest[:12] for digest in found or approved) or "a federation.toml",
-            do="name one of them",
-        )
-    return hospital.agreement(found[0])
+    return hospital.agreement(approved_digest(hospital, named))

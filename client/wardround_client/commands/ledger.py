@@ -14,6 +14,7 @@ from rich.table import Table
 
 from wardround.errors import ConfigError, StorageError
 from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, checked, console, emit, example, say
+from wardround_client.spreadsheet import harmless
 
 if TYPE_CHECKING:
     from wardround_client.privacy.ledger import Entry
@@ -41,7 +42,6 @@ CSV_COLUMNS: dict[str, Callable[[Entry], object]] = {
     "reply_sha256": lambda entry: entry.body.get("sha256", ""),
     "entry_sha256": lambda entry: entry.digest,
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @app.command(
@@ -147,12 +147,7 @@ def write_csv(entries: Iterable[Entry], out: TextIO) -> None:
     """All entries, one line each, under the names of CSV_COLUMNS."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    writer.writerows([_harmless(value(entry)) for value in CSV_COLUMNS.values()] for entry in entries)
-
-
-def _harmless(value: object) -> object:
-    """A cell that a spreadsheet shows and never computes: whoever names a run must not run a formula here."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
+    writer.writerows([harmless(value(entry)) for value in CSV_COLUMNS.values()] for entry in entries)
 
 
 def _table(entries: Iterable[Entry]) -> Table:

@@ -118,7 +118,11 @@ def ingest(
     home: NewHome,
     dicom_dir: Annotated[Path | None, typer.Argument(help="Folder of DICOM files, with its sub-folders.")] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns.")
+        Path | None,
+        typer.Option(
+            help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns. A column `manufacturer` says "
+            "who made the scanner where a file does not."
+        ),
     ] = None,
     federation: Annotated[Path | None, typer.Option(help="Take size or features from this agreement.")] = None,
     size: Annotated[int, typer.Option(help="Side of the stored images in pixels.", min=8, max=1024)] = 64,
@@ -135,8 +139,8 @@ def ingest(
 ) -> None:
     """Turn DICOM files and labels, or a table, into the cohort. Run again, it adds what is new and loses nothing.
 
-    No name, date, UID or free text is kept. Files that cannot be used are listed in cohort/quarantine.csv, each with
-    its reason.
+    Of a file's header only the scanner's manufacturer is kept: no name of a person, date or UID. Files that cannot be
+    used are listed in cohort/quarantine.csv, each with its reason.
     """
     home = checked(home)
     from wardround.config import load_federation

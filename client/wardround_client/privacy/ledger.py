@@ -123,6 +123,11 @@ class Ledger:
         """Close the file."""
         self._chain.close()
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is a simulation's, and gone with the process."""
+        return self._in_memory
+
     # What a round asks, in its order.
 
     def stored_reply(self, run: str, round: int, request_sha256: str) -> bytes | None:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from wardround_server.report.attacks import attacks
+from wardround_server.report.card import card
 from wardround_server.report.charts import Bar, Line, bar_chart, legend, line_chart, number, spark
 from wardround_server.report.data import HospitalRow, RunRecord
 
@@ -18,7 +19,15 @@ MANY = 60  # small multiples beyond this are left to the table
 def page(run: RunRecord) -> str:
     """The whole file."""
     style = (importlib.resources.files(__package__) / "style.css").read_text(encoding="utf-8")
-    sections = [_header(run), _comparison(run), _curves(run), _each_hospital(run), _hospitals(run), _privacy(run)]
+    sections = [
+        _header(run),
+        _comparison(run),
+        card(run),
+        _curves(run),
+        _each_hospital(run),
+        _hospitals(run),
+        _privacy(run),
+    ]
     sections.append(attacks(run))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -92,7 +101,7 @@ def _comparison(run: RunRecord) -> str:
         return ""
     groups = [
         (
-            _counted(int(r["shots"]), "patient") + " a class",
+            _counted(int(r["shots"]), "patient") + " a class" if int(r["shots"]) else "not adapted",
             [
                 Bar(*_interval(r["fresh"]), "faint", "from a fresh model"),
                 Bar(*_interval(r["meta"]), "main", "from the meta-learned model"),
@@ -101,7 +110,7 @@ def _comparison(run: RunRecord) -> str:
         for r in rows
     ]
     body = "".join(
-        f"<tr><th scope=row>{int(r['shots'])}</th><td class=n>{_with_interval(r['fresh'])}</td>"
+        f"<tr><th scope=row>{int(r['shots']) or 'not adapted'}</th><td class=n>{_with_interval(r['fresh'])}</td>"
         f"<td class=n>{_with_interval(r['meta'])}</td>"
         f"<td class=n>{100 * (float(r['meta']['mean']) - float(r['fresh']['mean'])):+.1f}</td></tr>"
         for r in rows
@@ -303,7 +312,8 @@ def _interval(cell: Mapping[str, Any]) -> tuple[float, float, float]:
 
 def _with_interval(cell: Mapping[str, Any]) -> str:
     mean, low, high = _interval(cell)
-    return f"{100 * mean:.1f}\u202f% <br><span class=tag>{100 * low:.1f} to {100 * high:.1f}</span>"
+    interval = f"<br><span class=tag>{100 * low:.1f} to {100 * high:.1f}</span>" if low < high else ""
+    return f"{100 * mean:.1f}\u202f%{interval}"
 
 
 def _counted(count: int, word: str) -> str:

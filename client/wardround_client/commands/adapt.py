@@ -1,0 +1,153 @@
+"""`wardround hospital adapt`: the federation's model, personalised on this hospital's own labelled patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wardround import __version__
+from wardround.errors import ConfigError
+from wardround_client.commands.at_home import (
+    NOTHING_LEFT,
+    FederationOption,
+    ModelOption,
+    TaskOption,
+    check_name,
+    opened,
+    say_shortfall,
+    scores,
+    stages,
+    warn,
+)
+from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, console, emit, example, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wardround_client.adapted import Adapted
+    from wardround_client.fitness import Finding
+    from wardround_client.hospital import Hospital
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital adapt ~/st-anna",
+        "wardround hospital adapt ~/st-anna --task federation.toml --model checkpoint.safetensors --shots 5",
+        "wardround hospital adapt ~/st-anna --task lungs --classes normal,sarcoidosis --label-column diagnosis "
+        "--name sarcoidosis",
+        "wardround hospital adapt ~/st-anna --task new-disease.toml --federation lungs --json",
+    )
+)
+def adapt(
+    home: HomeArgument = HERE,
+    task: TaskOption = "",
+    model: ModelOption = None,
+    shots: Annotated[
+        int,
+        typer.Option(
+            help="Labelled patients a class to learn from, at most half of those there are. 0: half of them. "
+            "The others judge.",
+            min=0,
+            max=100_000,
+        ),
+    ] = 0,
+    name: Annotated[str, typer.Option(help="Of the result; by default the federation's.", show_default=False)] = "",
+    federation: FederationOption = "",
+    classes: Annotated[
+        str, typer.Option(help="A new disease: its labels, separated by commas, instead of the task's.")
+    ] = "",
+    label_column: Annotated[str, typer.Option(help="The column of the labels, instead of the task's.")] = "",
+    draw: Annotated[int, typer.Option(help="Another number draws other patients to learn from.", min=0)] = 0,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Choose how far adapting goes by cross-validation on the patients it learns from; takes some 16 times "
+            "as long. Without it: as the federation agreed.",
+        ),
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Adapt again under a name that is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Personalise the federation's model on this hospital's labelled patients, and judge it on those left out.
+
+    Nothing leaves and nothing is charged. The result lies in HOME/adapted/NAME: a model that holds traces of the
+    patients it was learned from, without noise, so it must stay here; and card.json, what it is worth.
+
+    With other classes than the federation's, what was learned to see is kept and the last layer is learned from zero.
+    """
+    from wardround_client import adapted as store
+    from wardround_client.card import new_hospital_card
+    from wardround_client.global_model import asked_for
+    from wardround_client.labelled import Labelled
+
+    hospital = opened(home)
+    with stages("reading the cohort", "adapting", "judging", quiet=as_json) as step:
+        start = asked_for(
+            hospital,
+            task=task,
+            federation=federation,
+            file=model,
+            label_column=label_column,
+            classes=[each.strip() for each in classes.split(",")] if classes else (),
+        )
+        name = check_name(name or start.federation.name)
+        if not replace and name in store.names(hospital.home):
+            raise ConfigError(
+                f"an adapted model {name!r} is there already", do="choose another --name, or add --replace"
+            )
+        cohort = hospital.cohort()
+        everybody, findings = Labelled.of(cohort, start.federation.task, start.model, hospital.device, shots=shots)
+        support, query = everybody.split(shots, draw)
+        step()
+        made = store.Adapted.learned(
+            name, start, support, recipe=cohort.layout.recipe, shots=shots, draw=draw, tune=tune
+        )
+        step()
+        card = _described(hospital, made, findings) | new_hospital_card(
+            made.learner,
+            made.fitted,
+            classes=start.federation.task.classes,
+            support=support.examples,
+            query=query.examples,
+            manufacturers=query.manufacturers,
+        )
+        folder = store.save(hospital.home, made, card, encoder_from=start.base)
+    if as_json:
+        emit(event="adapt", folder=str(folder), note=NOTHING_LEFT, **card)
+        return
+    warn(findings)
+    console.print(scores({"before": card["before"], "after": card["after"]}, f"{name} at {card['hospital']}"))
+    say_shortfall(card["after"], card["classes"])
+    learned = ", ".join(f"{count} {label}" for label, count in card["support_by_class"].items())
+    say(f"Learned from {card['support_patients']} patients ({learned}); the {len(query.pseudonyms)} others judged it.")
+    if start.new_classes and not start.model.body_size:
+        say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
+    say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
+    say(NOTHING_LEFT)
+
+
+def _described(hospital: Hospital, made: Adapted, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Where an adapted model comes from."""
+    from wardround_client.clock import now
+
+    release, federation, learner = made.release, made.federation, made.learner
+    setting = learner.algorithm.adapts_by
+    return {
+        "name": made.name,
+        "hospital": hospital.config.hospital.name,
+        "time": now(),
+        "wardround": __version__,
+        "federation": federation.name,
+        "federation_sha256": release.federation,
+        "run": release.run,
+        "round": release.round,
+        "algorithm": federation.algorithm.name,
+        "label_column": federation.task.label_column,
+        "new_classes": made.new_classes,
+        "shots": made.shots,
+        "draw": made.draw,
+        setting: getattr(learner.choice, setting),
+        "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
+    }

@@ -1,0 +1,158 @@
+"""What `adapt`, `evaluate` and `predict` share: a hospital opened without its ledger, their options, their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from wardround.errors import ConfigError
+from wardround_client.commands.common import checked, console, progress_bar, say
+from wardround_client.commands.prepare import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wardround_client.adapted import Adapted
+    from wardround_client.fitness import Finding
+    from wardround_client.hospital import Hospital
+
+NOTHING_LEFT = "Nothing left this hospital, and nothing was charged to its budget."
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        help="What is diagnosed: a federation (name, digest or its beginning, federation.toml), or a TOML file with "
+        "nothing but a table of the name task, for a task of your own. Not needed where one federation is approved.",
+        show_default=False,
+    ),
+]
+FederationOption = Annotated[
+    str,
+    typer.Option(help="Whose model, where --task is a task of your own and several are approved.", show_default=False),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The coordinator's checkpoint.safetensors. Without it: the model that this hospital saw last.",
+        show_default=False,
+    ),
+]
+LOWER_IS_BETTER = ("expected_calibration_error", "brier_score")
+_SAID = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auroc": "macro AUROC",
+    "macro_f1": "macro F1",
+    "recall_at_specificity": "recall at {specificity:.0%} specificity",
+    "expected_calibration_error": "calibration error (lower is better)",
+    "brier_score": "Brier score (lower is better)",
+}
+_PERCENT = ("balanced_accuracy", "recall_at_specificity")
+Judged = Mapping[str, Any]
+"""A `metrics.Report` as JSON."""
+
+
+def opened(home: Path) -> Hospital:
+    """The hospital with a ledger in memory: its own is not even opened. Raises: ConfigError."""
+    import torch
+
+    from wardround_client.hospital import Hospital
+    from wardround_client.privacy.ledger import Ledger
+
+    hospital = Hospital.open(checked(home), ledger=Ledger(None))
+    if hospital.config.device.threads:
+        torch.set_num_threads(hospital.config.device.threads)
+    return hospital
+
+
+def chosen(hospital: Hospital, name: str) -> Adapted:
+    """The adapted model of that name, or the only one; nobody whom it was learned from has withdrawn.
+
+    Raises: ConfigError, DataError, StorageError.
+    """
+    from wardround_client import adapted as store
+
+    there = store.names(hospital.home)
+    if not name and len(there) != 1:
+        raise ConfigError(
+            "several models were adapted here" if there else "nothing was adapted here yet",
+            allowed=", ".join(there),
+            do="name one with --adapted" if there else "make one with `wardround hospital adapt`",
+        )
+    found = store.load(hospital.home, name or there[0], hospital.device)
+    found.check_consent(hospital.register.read())
+    return found
+
+
+def check_name(name: str) -> str:
+    """A name that can be a folder's. Raises: ConfigError."""
+    if not NAME.match(name):
+        raise ConfigError(f"the name {name!r}", allowed="up to 63 letters, digits, dots, dashes and underscores")
+    return name
+
+
+@contextmanager
+def stages(*names: str, quiet: bool) -> Iterator[Callable[[], None]]:
+    """A bar over steps of unknown length -> what ends a step and begins the next; the first has begun."""
+    with progress_bar(TextColumn("step {task.completed} of {task.total}"), quiet=quiet) as progress:
+        bar = progress.add_task(names[0], total=len(names))
+        left = iter(names[1:])
+        yield lambda: progress.update(bar, advance=1, description=next(left, "done"))
+
+
+def warn(findings: Sequence[Finding]) -> None:
+    """Each finding, and what to do about it."""
+    for finding in findings:
+        console.print(Text(f"Warning: {finding.what}. Next: {finding.do}.", style="yellow"), soft_wrap=True)
+
+
+def scores(columns: Mapping[str, Judged], title: str) -> Table:
+    """Metrics, one a row, of the same patients judged in several ways, one a column; then by manufacturer."""
+    first = next(iter(columns.values()))
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = (
+        f"{first['patients']} patients whom the model has not learned from; in brackets the 95 % interval over patients"
+    )
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric, said in _SAID.items():
+        told = said.format(specificity=first["specificity"])
+        table.add_row(told, *(_estimate(each["metrics"][metric], metric) for each in columns.values()))
+    table.add_section()
+    for maker, report in first["manufacturers"].items():
+        table.add_row(
+            Text(f"balanced accuracy, {maker} ({counted(report['patients'], 'patient')})"),
+            *(
+                _estimate(each["manufacturers"][maker]["metrics"]["balanced_accuracy"], "balanced_accuracy")
+                for each in columns.values()
+            ),
+        )
+    return table
+
+
+def say_shortfall(judged: Judged, classes: Sequence[str]) -> None:
+    """Name the classes that nobody can be judged on."""
+    missing = [name for index, name in enumerate(classes) if index not in judged["classes"]]
+    if missing:
+        say(f"Not judged, because nobody here shows them, or everybody does: {', '.join(missing)}.")
+
+
+def _estimate(found: Mapping[str, float] | None, metric: str) -> str:
+    if found is None:
+        return "-"
+    if metric in _PERCENT:
+        value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
+        return f"{value} % ({low} to {high})"
+    value, low, high = (f"{found[key]:.3f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def counted(count: int, word: str) -> str:
+    """1 patient, 2 patients."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,91 @@
+"""`wardround hospital evaluate`: what a model is worth to this hospital's own patients, before and after adapting."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from wardround.errors import ConfigError
+from wardround_client.commands.at_home import (
+    NOTHING_LEFT,
+    FederationOption,
+    ModelOption,
+    TaskOption,
+    chosen,
+    opened,
+    say_shortfall,
+    scores,
+    stages,
+    warn,
+)
+from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, console, emit, example, say
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital evaluate ~/st-anna",
+        "wardround hospital evaluate ~/st-anna --adapted lungs --json",
+        "wardround hospital evaluate ~/st-anna --unadapted --task federation.toml --model checkpoint.safetensors",
+    )
+)
+def evaluate(
+    home: HomeArgument = HERE,
+    adapted: Annotated[
+        str,
+        typer.Option(help="Name of an adapted model; not needed where there is one.", show_default=False),
+    ] = "",
+    unadapted: Annotated[
+        bool, typer.Option("--unadapted", help="The federation's model as it is, on all labelled patients.")
+    ] = False,
+    task: TaskOption = "",
+    model: ModelOption = None,
+    federation: FederationOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a model on this hospital's labelled patients, each metric with its interval, and by scanner manufacturer.
+
+    An adapted model is judged on patients it was not learned from, those who came in since among them, and the
+    federation's model on the same patients beside it. All images of a patient make one prediction.
+    """
+    if adapted and unadapted:
+        raise ConfigError("--adapted and --unadapted were both given", do="take one")
+    if not unadapted and (task or model or federation):
+        raise ConfigError("--task, --model and --federation choose an unadapted model", do="add --unadapted")
+    from wardround_client.global_model import asked_for
+    from wardround_client.labelled import Labelled
+
+    hospital = opened(home)
+    seen: tuple[bytes, ...] = ()
+    with stages("reading the cohort", "judging", quiet=as_json) as step:
+        if unadapted:
+            start = asked_for(hospital, task=task, federation=federation, file=model)
+            name, agreed, learner = "", start.federation, start.learner(hospital.device)
+            fits = {"before": learner.unadapted()}
+        else:
+            found = chosen(hospital, adapted)
+            name, agreed, learner = found.name, found.federation, found.learner
+            fits, seen = {"before": learner.unadapted(), "after": found.fitted}, found.support
+        judging = agreed.task.model_copy(update={"augment": ()})
+        everybody, findings = Labelled.of(hospital.cohort(), judging, learner.loss.model, hospital.device)
+        query = everybody.without(seen)
+        step()
+        judged: dict[str, dict[str, Any]] = {
+            when: learner.report(fitted, query.examples, query.manufacturers).to_json() for when, fitted in fits.items()
+        }
+    said = {
+        "name": name,
+        "hospital": hospital.config.hospital.name,
+        "federation": agreed.name,
+        "label_column": agreed.task.label_column,
+        "classes": list(agreed.task.classes),
+        "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
+    }
+    if as_json:
+        emit(event="evaluate", note=NOTHING_LEFT, **said, **judged)
+        return
+    warn(findings)
+    shown = judged if name else {"as it is": judged["before"]}
+    console.print(scores(shown, f"{name or agreed.name} at {said['hospital']}"))
+    say_shortfall(judged["before"], agreed.task.classes)
+    say(NOTHING_LEFT)

@@ -1,0 +1,82 @@
+"""The nearest support cases: by the method's own comparison, the best image of a patient, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from wardround.config import AlgorithmName, Federation
+from wardround.meta import extended
+from wardround.models import build_model
+from wardround.release import Release
+from wardround_client.adapted import Adapted
+from wardround_client.examples import Examples
+from wardround_client.global_model import GlobalModel
+from wardround_client.labelled import Labelled
+from wardround_client.nearest import COMPARING, nearest
+
+COLUMNS = tuple("abcdef")
+
+
+def adapted(name: AlgorithmName, images: int = 1) -> tuple[Adapted, Tensor]:
+    """A model of table rows that learned from ten patients -> it, and the rows that it learned from."""
+    federation = Federation.model_validate(
+        {
+            "name": "rows",
+            "task": {"label_column": "y", "classes": ["no", "yes", "so"], "kind": "table", "features": COLUMNS},
+            "model": {"family": "mlp", "width": 8},
+            "algorithm": {"name": name},
+        }
+    )
+    model = extended(build_model(federation), federation)
+    theta, shift, scale = model.initial(), torch.zeros(6), torch.ones(6)
+    patient = torch.arange(10).repeat_interleave(images)
+    z = torch.randn(len(patient), 6, generator=torch.Generator().manual_seed(2))
+    examples = Examples(z=z, y=patient % 3, patient=patient, summary=z, classes=3)
+    release = Release("run", federation.digest, 1, theta, shift, scale)
+    start = GlobalModel(federation, Path(), release, model, theta, new_classes=False)
+    support = Labelled(examples, tuple(bytes([number]) * 32 for number in range(10)), ("unknown",) * 10)
+    return Adapted.learned("rows", start, support, recipe="", shots=0, draw=0), z
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_a_case_is_nearest_to_itself(name: AlgorithmName) -> None:
+    model, z = adapted(name)
+    for number, cases in enumerate(nearest(model, z)):
+        assert cases[0].patient == number
+        assert cases[0].label == number % 3
+        assert [case.similarity for case in cases] == sorted((case.similarity for case in cases), reverse=True)
+        assert len({case.patient for case in cases}) == len(cases) == 5
+
+
+def test_prototypical_networks_order_by_euclidean_distance() -> None:
+    model, z = adapted("prototypical")
+    query = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
+    loss, theta = model.learner.loss, model.learner.theta
+    distance = torch.cdist(loss.embed(theta, query), loss.embed(theta, z))
+    for row, cases in zip(distance, nearest(model, query, count=10), strict=True):
+        assert [case.patient for case in cases] == row.argsort().tolist()
+
+
+def test_matching_networks_order_by_cosine_and_say_how_sharply() -> None:
+    model, z = adapted("matching")
+    loss, theta = model.learner.loss, model.learner.theta
+    f, g = (torch.nn.functional.normalize(loss.embed(theta, each), dim=1) for each in (z[:2], z))
+    for row, cases in zip(10 * f @ g.T, nearest(model, z[:2], count=3), strict=True):
+        assert [case.similarity for case in cases] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+
+
+def test_a_patient_stands_there_once_by_the_best_image() -> None:
+    model, z = adapted("prototypical", images=3)
+    (cases,) = nearest(model, z[4:5], count=10)
+    assert cases[0].patient == 1
+    assert sorted(case.patient for case in cases) == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["ridge", "svm", "fomaml"])
+def test_methods_that_do_not_compare_have_no_nearest_case(name: AlgorithmName) -> None:
+    model, z = adapted(name)
+    assert nearest(model, z[:2]) == [[], []]
