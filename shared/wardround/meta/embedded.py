@@ -97,6 +97,7 @@ def absent(shares: Tensor) -> Tensor:
     """What to add to logits: float32 [classes], 0 for classes that the support shows and ABSENT for others."""
     return torch.where(shares.sum(0) > 0, 0.0, ABSENT)
 
+
 def balanced(shares: Tensor) -> Tensor:
     """Weights of the rows of shares [n, classes]: float32 [n], of the same sum, each class present the same."""
     patients = shares.sum(0)

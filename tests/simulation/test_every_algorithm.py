@@ -1,0 +1,43 @@
+"""`wardround simulate --algorithm NAME`, for every name, on one set of synthetic hospitals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from typer.testing import CliRunner
+
+from wardround.config import AlgorithmName, load_federation
+from wardround_simulation.commands import app
+from wardround_simulation.phantoms import make_profiles, write_hospital
+
+EXACT = ("discriminant", "maml", "prototypical")  # one of each kind: answers are exact in the same way for all
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("images")
+    for profile in make_profiles(3, patients=(20, 24), seed=1):
+        write_hospital(profile, data / profile.name)
+    return data
+
+
+RUNS = [(name, True) for name in get_args(AlgorithmName)] + [(name, False) for name in EXACT]
+
+
+@pytest.mark.parametrize(("algorithm", "private"), RUNS)
+def test_a_federation_is_simulated_with(algorithm: str, private: bool, folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--algorithm", algorithm, "--data", str(folders), "--out", str(out), "--rounds", "1", "--shots", "2"]
+    result = CliRunner().invoke(app, [*arguments, *([] if private else ["--no-privacy"]), "--json"])
+    assert result.exit_code == 0, result.output
+    federation = load_federation(out / "federation.toml")
+    assert federation.algorithm.name == algorithm
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [e["question"] for e in events[:2]] == ["statistics", federation.algorithm.question]
+    assert all(0 <= e["accuracy"] <= 1 for e in events if e["event"] == "round")
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert [row["shots"] for row in comparison["rows"]] == [0, 1, 2]
+    assert (out / "report.html").is_file()
