@@ -46,6 +46,11 @@ class GlobalModel:
     theta: Tensor
     new_classes: bool
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether nothing that the federation learned is left: only its encoder and its scaling serve new classes."""
+        return self.new_classes and torch.equal(self.theta, self.model.initial())
+
     def learner(self, device: torch.device) -> Learner:
         """The federation's method at this model."""
         release, choice = self.release, self.federation.algorithm

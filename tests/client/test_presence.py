@@ -36,7 +36,8 @@ classes = ["no", "yes"]
 kind = "table"
 features = ["a", "b"]
 [model]
-family = "logistic"
+family = "mlp"
+width = 3
 [algorithm]
 name = "{algorithm}"
 [privacy]

@@ -91,5 +91,6 @@ def test_the_true_number_of_patients_is_read_where_sampling_and_shapes_need_it_a
         if isinstance(node, ast.Attribute) and node.attr == "patients" and "examples" in ast.unparse(node.value)
     }
     assert COHORT in readers
-    at_home = {"wardround_client.personalise"}  # adapts and evaluates for the hospital itself; nothing of it is sent
+    # They adapt and evaluate for the hospital itself; nothing of it is sent.
+    at_home = {"wardround_client.personalise", "wardround_client.labelled"}
     assert {name for name in readers if not name.startswith("wardround_client.commands.")} - at_home == {COHORT}

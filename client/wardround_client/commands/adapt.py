@@ -122,7 +122,7 @@ def adapt(
     say_shortfall(card["after"], card["classes"])
     learned = ", ".join(f"{count} {label}" for label, count in card["support_by_class"].items())
     say(f"Learned from {card['support_patients']} patients ({learned}); the {len(query.pseudonyms)} others judged it.")
-    if start.new_classes and not start.model.body_size:
+    if start.starts_anew:
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
     say(NOTHING_LEFT)

@@ -176,11 +176,13 @@ def _packed(counts: list[int], limit: int) -> Iterator[list[int]]:
     total = sum(counts)
     limit = ceil(total / ceil(total / limit))
     run: list[int] = []
+    held = 0
     for count in counts:
-        if run and sum(run) + count > limit:
+        if run and held + count > limit:
             yield run
-            run = []
+            run, held = [], 0
         run.append(count)
+        held += count
     yield run
 
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from weakref import WeakValueDictionary
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -37,6 +38,8 @@ from wardround.toml import Section
 
 LIMIT_BYTES = 1 << 30
 BATCH = 8  # whose maps the allocator keeps: larger ones go back to the system and come anew
+# One copy of the weights, however many hospitals a process holds: a fingerprint says that they are the same.
+_held: WeakValueDictionary[tuple[str, int, int], OwnEncoder] = WeakValueDictionary()
 _FLIPS = {"h": (-1,), "v": (-2,), "hv": (-2, -1)}
 _SCHEMA_2 = {"relu6", "keep", "add", "tap"}
 
@@ -176,6 +179,8 @@ class OwnEncoder:
         Raises: ConfigError: missing, another hash, not this schema, or tensors that do not fit together.
         """
         data = _pinned(path, sha256)
+        if held := _held.get((sha256, channels, features)):
+            return held
         try:
             length = int.from_bytes(data[:8], "little")
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
@@ -188,7 +193,7 @@ class OwnEncoder:
             ) from None
         encoder = cls(description, features, sha256, loaded)
         encoder._check(path, channels)
-        return encoder
+        return _held.setdefault((sha256, channels, features), encoder)
 
     def _check(self, path: Path, channels: int) -> None:
         if channels not in (1, self.description.channels):

@@ -117,7 +117,11 @@ def test_a_run_of_every_algorithm_spends_its_epsilon(
     agreed = federation(name, steps=steps, rounds=rounds, every=every, privacy=privacy)
     schedule = Schedule.of(agreed)
     trains = [plan for plan in schedule.rounds if plan.question in TRAINING]
-    per_round = {"reptile": steps, "fedavg": steps, "fomaml": steps + 1, "maml": 1}[name]
+    per_round = {
+        **dict.fromkeys(("fedavg", "fedprox", "discriminant", "reptile"), steps),
+        **dict.fromkeys(("fomaml", "meta-sgd"), steps + 1),
+        "per-fedavg": 2 * steps,
+    }.get(name, 1)  # all others: one answer of all episodes together
     assert [plan.times for plan in trains] == [per_round] * rounds
     spends_what_it_says(schedule, privacy, declared)
 

@@ -1,0 +1,145 @@
+"""A federation over arrays in memory: the coordinator's own rounds, and each hospital's own answers, without a home.
+
+Nothing is approximated: `rounds.run` asks through its `Transport`, the answer is `round.ask`'s, made by a
+`PrivateCohort` with the noise that an approval of the same federation would calibrate. What is missing is what a
+benchmark has no use for: the ledger, which refuses a second run of the same patients, DICOM files, and the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wardround.config import Federation
+from wardround.errors import WardroundError
+from wardround.meta import algorithm_named
+from wardround.models import Model, Objective
+from wardround.models.scaling import log_prior
+from wardround.questions import Statistics
+from wardround.schedule import Schedule
+from wardround.wire import ReplyHeader, RoundReply, RoundRequest
+from wardround_client.agreement import Agreement
+from wardround_client.examples import Examples
+from wardround_client.personalise import Learner
+from wardround_client.privacy.accountant import calibrate, rows_for
+from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.round import OpenCohort, ask
+from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.rounds import run
+from wardround_simulation.exact import ExactCohort
+
+RUN = "benchmark"
+
+
+@dataclass
+class ArrayHospital:
+    """A hospital whose cohort is encoded already.
+
+    counts: what it answered in round 0, from which its own prior comes.
+    """
+
+    name: str
+    examples: Examples
+    agreement: Agreement
+    open_cohort: OpenCohort
+    declared_patients: int
+    counts: Tensor | None = field(default=None)
+
+    @classmethod
+    def of(cls, name: str, examples: Examples, federation: Federation, model: Model, *, private: bool) -> ArrayHospital:
+        """It declares its patients rounded down to tens, and delta is just below 1 / (10 of these)."""
+        declared = max(1, examples.patients if examples.patients < 20 else examples.patients // 10 * 10)
+        schedule = Schedule.of(federation)
+        calibration = calibrate(schedule, federation.privacy, declared_patients=declared, delta=0.99 / (10 * declared))
+        agreement = Agreement(federation, model, schedule, calibration, "")
+        return cls(name, examples, agreement, PrivateCohort if private else ExactCohort, declared)
+
+    def answer(self, blob: bytes) -> bytes:
+        """A reply, as `round.answer` makes it."""
+        model = self.agreement.model
+        request = RoundRequest.unpack(blob, size=model.layout.size, scaling_size=model.scaling_size)
+        plan = self.agreement.schedule[request.header.round]
+        cohort = self.open_cohort(
+            self.examples,
+            calibration=self.agreement.calibration,
+            privacy=self.agreement.federation.privacy,
+            declared_patients=self.declared_patients,
+            reserved=rows_for(self.agreement.calibration, plan),
+        )
+        prior = None if self.counts is None else log_prior(self.counts)
+        answer = ask(plan, cohort, request, self.agreement, prior, torch.device("cpu"))
+        if plan.question == "statistics":
+            self.counts = Statistics.unpack(answer, model.classes).counts
+        header = ReplyHeader(
+            run=RUN,
+            round=plan.number,
+            hospital=self.name,
+            declared_patients=self.declared_patients,
+            epsilon=self.agreement.federation.privacy.epsilon,
+        )
+        return RoundReply(header, np.asarray(answer.detach().float())).pack()
+
+
+class InMemory:
+    """Implements `Transport` over hospitals in this process."""
+
+    def __init__(self, hospitals: Sequence[ArrayHospital]) -> None:
+        self._hospitals = {hospital.name: hospital for hospital in hospitals}
+
+    def hospitals(self) -> Sequence[str]:
+        """All of them."""
+        return list(self._hospitals)
+
+    def declared_patients(self, name: str) -> int | None:
+        """As the hospital says."""
+        hospital = self._hospitals.get(name)
+        return None if hospital is None else hospital.declared_patients
+
+    def exchange(
+        self, requests: Mapping[str, bytes], deadline_s: float
+    ) -> Iterator[tuple[str, bytes | WardroundError]]:
+        """One after another."""
+        for name, blob in requests.items():
+            yield name, self._hospitals[name].answer(blob)
+
+
+class InMemoryCheckpointer(Checkpointer):
+    """Forgets the run when the process ends: nobody resumes one of a few seconds, and a disk takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self.state: State | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else knows this object."""
+        yield
+
+    def save(self, state: State) -> None:
+        """Keep it."""
+        self.state = state
+
+    def load(self, *, run: str, federation: str) -> State | None:
+        """What was kept; of one run alone."""
+        return self.state
+
+
+def learned(federation: Federation, model: Model, cohorts: Mapping[str, Examples], *, private: bool) -> Learner:
+    """Run the whole federation -> its method at the state it ends in. Every call draws other noise.
+
+    model: with what the method learns beside it (`wardround.meta.extended`). cohorts: by hospital, encoded by it.
+    """
+    hospitals = [ArrayHospital.of(name, each, federation, model, private=private) for name, each in cohorts.items()]
+    checkpointer = InMemoryCheckpointer()
+    for _ in run(federation, model, InMemory(hospitals), checkpointer, run_name=RUN):
+        pass
+    state = checkpointer.state
+    assert state is not None
+    choice = federation.algorithm
+    return Learner(algorithm_named(choice.name), choice, Objective(model, state.shift, state.scale), state.theta)

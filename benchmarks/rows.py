@@ -1,0 +1,147 @@
+"""The rows of the tables: ways to learn together, each with the six trials among which it is tuned.
+
+A round that asks twice costs twice, so such methods have half of the rounds: with privacy every row asks 20 times, and
+its trials differ in how far a run goes and where it clips. Without privacy there are more rounds, since they are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal
+
+NONE = "none"
+"""The column without privacy; the others are named by their epsilon."""
+TRIALS = 6
+Kind = Literal["federated", "unadapted", "local", "central", "floor"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a row is tried with.
+
+    rounds, learning_rate: of the coordinator, whose momentum is 0.8. clip_norm, patients_per_episode: of `Privacy`.
+    embedding: numbers in the model's embedding, 0 for none. settings: of `AlgorithmChoice`.
+    """
+
+    rounds: int = 20
+    learning_rate: float = 1.0
+    clip_norm: float = 1.0
+    embedding: int = 0
+    patients_per_episode: int = 20
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to learn.
+
+    kind: "federated"; "unadapted": the same, judged without a shot; "local": from the support alone; "central": from
+    all patients as one hospital's, without privacy; "floor": the nearest mean of raw pixels.
+    exact, private: trials without and with privacy. A row without private ones stands in the column without privacy.
+    """
+
+    name: str
+    algorithm: str
+    kind: Kind
+    exact: tuple[Trial, ...] = (Trial(),)
+    private: tuple[Trial, ...] = ()
+
+    def __post_init__(self) -> None:
+        tuned = self.kind in ("federated", "unadapted", "central")
+        assert not tuned or {len(self.exact), len(self.private)} <= {0, TRIALS}, f"{self.name} is tuned otherwise"
+
+
+def rows(embeddings: tuple[int, int]) -> tuple[Row, ...]:
+    """All of them. embeddings: two sizes that methods which learn an embedding are tried with."""
+
+    def embedding(name: str, rates: tuple[float, float, float], **settings: float) -> Row:
+        return _of_episodes(name, rates, {"embedding": embeddings}, {"embedding": embeddings}, **settings)
+
+    def gradient(name: str, rates: tuple[float, float, float], **settings: float) -> Row:
+        sizes = "patients_per_episode"
+        return _of_episodes(name, rates, {sizes: (20, 60)}, {sizes: (5, 20)}, **settings)
+
+    fedavg = _of_hospitals("fedavg", 1, 20.0)
+    return (
+        Row("raw pixels, nearest mean", "fedavg", "floor"),
+        Row("local only", "fedavg", "local"),
+        replace(fedavg, name="no adaptation", kind="unadapted"),
+        replace(fedavg, name="FedAvg + fine-tune"),
+        replace(
+            _of_hospitals("fedprox", 2, 4.0, local_steps=2, local_learning_rate=5.0, proximal=0.02),
+            name="FedProx + fine-tune",
+        ),
+        _of_hospitals("reptile", 2, 4.0, local_steps=2, local_learning_rate=5.0),
+        _of_hospitals("fomaml", 2, 8.0, local_steps=1, local_learning_rate=5.0),
+        _of_hospitals("discriminant", 1, 20.0),
+        embedding("prototypical", (1.0, 5.0, 20.0)),
+        embedding("ridge", (1.0, 5.0, 20.0), regularization=0.3),
+        _of_hospitals("per-fedavg", 2, 8.0, local_steps=1, local_learning_rate=5.0),
+        _of_hospitals("meta-sgd", 2, 8.0, local_steps=1, local_learning_rate=5.0),
+        gradient("maml", (2.0, 6.0, 20.0), local_steps=2, local_learning_rate=3.0),
+        embedding("anil", (0.3, 1.0, 3.0), local_steps=5, local_learning_rate=5.0),
+        gradient("learned-optimizer", (0.3, 1.0, 3.0), local_steps=2, local_learning_rate=3.0),
+        embedding("matching", (1.0, 5.0, 20.0)),
+        embedding("relation", (0.3, 1.0, 3.0)),
+        embedding("siamese", (0.3, 1.0, 3.0)),
+        embedding("svm", (1.0, 5.0, 20.0), regularization=0.3),
+        Row("centralised, FedAvg's head", "fedavg", "central", _long(25.0)),
+        Row("centralised, discriminant", "discriminant", "central", _long(25.0)),
+    )
+
+
+MAIN = (
+    "raw pixels, nearest mean",
+    "local only",
+    "no adaptation",
+    "FedAvg + fine-tune",
+    "FedProx + fine-tune",
+    "reptile",
+    "fomaml",
+    "discriminant",
+    "prototypical",
+    "ridge",
+    "centralised, FedAvg's head",
+    "centralised, discriminant",
+)
+"""The rows that a first run is for."""
+
+
+def _of_hospitals(name: str, answers: int, rate: float, **settings: float) -> Row:
+    """A method whose task is a hospital, which it asks so often in a round. rate: the middle one of those tried."""
+    base, rates = Trial(20 // answers, settings=settings), (rate / 2, rate, rate * 2)
+    return Row(
+        name,
+        name,
+        "federated",
+        exact=_crossed(base, learning_rate=rates, rounds=(60 // answers, 120 // answers)),
+        private=_crossed(base, learning_rate=rates, clip_norm=(0.5, 1.2)),
+    )
+
+
+def _of_episodes(
+    name: str, rates: tuple[float, float, float], exact: dict[str, Any], private: dict[str, Any], **settings: float
+) -> Row:
+    """A method whose task is an episode. rates: tried without privacy; with it, a tenth of them.
+
+    Noise is that of an episode, however many patients it has, so that small ones, which are many, bear it better.
+    """
+    tenths = tuple(rate / 10 for rate in rates)
+    return Row(
+        name,
+        name,
+        "federated",
+        exact=_crossed(Trial(60, patients_per_episode=40, settings=settings), learning_rate=rates, **exact),
+        private=_crossed(Trial(20, patients_per_episode=10, settings=settings), learning_rate=tenths, **private),
+    )
+
+
+def _long(rate: float) -> tuple[Trial, ...]:
+    return _crossed(Trial(), learning_rate=(rate / 2, rate, rate * 2), rounds=(100, 300))
+
+
+def _crossed(base: Trial, **axes: tuple[Any, ...]) -> tuple[Trial, ...]:
+    """Every combination of the axes' values."""
+    return tuple(replace(base, **dict(zip(axes, values, strict=True))) for values in product(*axes.values()))
