@@ -8,9 +8,7 @@ benchmark has no use for: the ledger, which refuses a second run of the same pat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,9 +28,9 @@ from wardround_client.personalise import Learner
 from wardround_client.privacy.accountant import calibrate, rows_for
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.round import OpenCohort, ask
-from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.rounds import run
 from wardround_simulation.exact import ExactCohort
+from wardround_simulation.in_memory import InMemoryCheckpointer
 
 RUN = "benchmark"
 
@@ -107,27 +105,6 @@ class InMemory:
         """One after another."""
         for name, blob in requests.items():
             yield name, self._hospitals[name].answer(blob)
-
-
-class InMemoryCheckpointer(Checkpointer):
-    """Forgets the run when the process ends: nobody resumes one of a few seconds, and a disk takes its time."""
-
-    def __init__(self) -> None:
-        super().__init__(Path())
-        self.state: State | None = None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Nobody else knows this object."""
-        yield
-
-    def save(self, state: State) -> None:
-        """Keep it."""
-        self.state = state
-
-    def load(self, *, run: str, federation: str) -> State | None:
-        """What was kept; of one run alone."""
-        return self.state
 
 
 def learned(federation: Federation, model: Model, cohorts: Mapping[str, Examples], *, private: bool) -> Learner:

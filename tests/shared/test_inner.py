@@ -13,11 +13,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy
 
+from wardround.memory import laid_out
 from wardround.meta.inner import (
     Part,
     _TwiceDifferentiable,
     descended,
-    laid_out,
     meta_gradient,
     slope,
     task_loss,

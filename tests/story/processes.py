@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,6 +47,13 @@ def typed(*arguments: object, expect: int = 0) -> str:
     assert code == expect, shown
     assert "Traceback" not in shown, shown
     return " ".join(said.getvalue().split())  # as one line: a terminal's width is no matter here
+
+
+def free_port() -> int:
+    """One that the system gave a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Process:

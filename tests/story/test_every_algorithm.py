@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -12,7 +11,7 @@ from typing import get_args
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.story.processes import running, typed
+from tests.story.processes import free_port, running, typed
 
 from wardround.config import AlgorithmName, load_federation
 from wardround.meta import algorithm_named
@@ -64,12 +63,6 @@ def table(path: Path, seed: int) -> Path:
     rows = (f"{rng.gauss(50 + 10 * y, 8):.0f},{rng.gauss(200 + 50 * y, 30):.0f},{y}" for y in [0, 1] * 30)
     path.write_text("\n".join(["age,chol,num", *rows]) + "\n")
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from tests.story.processes import running, wardround
+from tests.story.processes import free_port, running, wardround
 from tests.story.recorder import Recorder, found, recording
 
 from wardround_client.cohort import CohortStore
@@ -34,12 +33,6 @@ rounds = {ROUNDS}
 quorum = 2
 deadline_s = 8
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def set_up_hospital(

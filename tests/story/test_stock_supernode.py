@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from tests.story.processes import Process, running, wardround
+from tests.story.processes import Process, free_port, running, wardround
 
 from wardround_client.hospital import Hospital
 
@@ -32,12 +31,6 @@ rounds = 1
 quorum = 1
 deadline_s = 60
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ready_hospital(home: Path, federation: Path) -> Path:

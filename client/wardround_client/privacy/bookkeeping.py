@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from wardround.memory import laid_out
 from wardround.questions import Loss
 from wardround_client.privacy.tape import Tape, record
 
@@ -136,16 +137,6 @@ def tensors_of(loss: Loss) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def _laid_out(x: Tensor) -> Tensor:
-    """X in the memory format that is fastest: channels last on a CPU, where pooling gains most."""
-    if x.dim() != 4 or x.device.type != "cpu":
-        return x.contiguous()
-    if x.shape[1] == 1:  # both formats at once: only the strides can tell torch which is meant
-        height, width = x.shape[2:]
-        return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _convolution_terms(x: Tensor, g: Tensor, weight: Tensor, options: Any) -> Tensor:
     """X [n, in, h, w], g [n, out, h', w'] -> [n, *weight's shape], the gradients of a convolution's weight."""
     stride, padding, dilation, groups = options
@@ -182,15 +173,15 @@ class _Conv2d(torch.autograd.Function):
         ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, options: Any, book: _Book, places: Any
     ) -> Tensor:
         ctx.book, ctx.options, ctx.places = book, options, places
-        x, weight = _laid_out(x), _laid_out(weight)
+        x, weight = laid_out(x), laid_out(weight)
         ctx.save_for_backward(x, weight)
-        return _laid_out(torch.conv2d(x, weight, bias, *options))
+        return laid_out(torch.conv2d(x, weight, bias, *options))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        g = _laid_out(g)
+        g = laid_out(g)
         stride, padding, dilation, groups = ctx.options
 
         ctx.book.keep(ctx.places[0], lambda: _convolution_terms(x, g, weight, ctx.options))
@@ -227,7 +218,7 @@ class _GroupNorm(torch.autograd.Function):
     ) -> Tensor:
         ctx.book, ctx.places = book, places
         groups, eps = options
-        x = _laid_out(x)
+        x = laid_out(x)
         ctx.sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), groups
         out, mean, rstd = _aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -238,7 +229,7 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         _, channels, _, groups = ctx.sizes
-        g = _laid_out(g)
+        g = laid_out(g)
         pixels = tuple(range(2, g.dim()))
         g_sum = g.sum(pixels)
 

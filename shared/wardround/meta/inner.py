@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import group_norm
 from torch.overrides import TorchFunctionMode
 
+from wardround.memory import laid_out
 from wardround.questions import Shots
 
 Part = Callable[[Tensor], Tensor]
@@ -106,16 +107,6 @@ def meta_gradient(support: TaskLoss, query: TaskLoss, theta: Tensor, *, steps: i
                 (product,) = torch.autograd.grad(gradient, at, v)
                 v = torch.sub(v, product, alpha=learning_rate)
     return v
-
-
-def laid_out(x: Tensor) -> Tensor:
-    """The same values, images [n, channels, h, w] on a CPU with channels last in memory; anything else as it is."""
-    if x.dim() != 4 or x.device.type != "cpu":
-        return x
-    if x.shape[1] == 1:  # both formats at once: only the strides can tell torch which is meant
-        height, width = x.shape[2:]
-        return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class _TwiceDifferentiable(TorchFunctionMode):

@@ -86,7 +86,7 @@ class Conv4:
     @property
     def embedding_size(self) -> int:
         """The width of the last block."""
-        return self.network.layout.tensors[-2][1][1]
+        return self.network.embedding_size
 
     @property
     def embedding_gain(self) -> float:

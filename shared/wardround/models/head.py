@@ -81,7 +81,7 @@ class EncoderHead:
     @property
     def embedding_size(self) -> int:
         """e: of the embedding, or the features themselves."""
-        return self.head.layout.tensors[-2][1][1]
+        return self.head.embedding_size
 
     @property
     def embedding_gain(self) -> float:

@@ -49,6 +49,12 @@ class Network:
         """Of the body: all but the linear layer's weight and bias."""
         return Layout(self.layout.tensors[:-2])
 
+    @property
+    def embedding_size(self) -> int:
+        """Numbers that the body gives, and the linear layer [outputs, e] takes."""
+        _, (_, e) = self.layout.tensors[-2]
+        return e
+
     def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
         """The module's output at parameters theta float32 [P]."""
         output: Tensor = functional_call(self.module, self.layout.unpack(theta), (x,))

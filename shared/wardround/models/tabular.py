@@ -57,7 +57,7 @@ class Tabular:
     @property
     def embedding_size(self) -> int:
         """Hidden units, or the columns themselves."""
-        return self.network.layout.tensors[-2][1][1]
+        return self.network.embedding_size
 
     @property
     def embedding_gain(self) -> float:

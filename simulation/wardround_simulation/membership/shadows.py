@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +16,9 @@ from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import OpenCohort, answer
-from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.checkpoint import State
 from wardround_server.rounds import run
+from wardround_simulation.in_memory import InMemoryCheckpointer
 from wardround_simulation.membership.pool import Pool, only
 
 Told = Callable[[int, int], None]
@@ -71,7 +70,7 @@ def _trained(pools: Sequence[Pool], drawn: Sequence[Tensor], open_cohort: OpenCo
     """The state after the federation's own round loop over stand-ins of the hospitals."""
     stand_ins = {p.name: _StandIn(p, only(p.examples, chosen)) for p, chosen in zip(pools, drawn, strict=True)}
     agreement = pools[0].agreement
-    kept = _InMemory()
+    kept = InMemoryCheckpointer()
     for _ in run(agreement.federation, agreement.model, _Direct(stand_ins, open_cohort), kept, run_name="shadow"):
         pass
     assert kept.state is not None
@@ -114,24 +113,3 @@ class _Direct:
         """One after the other."""
         for name, blob in requests.items():
             yield name, answer(self._hospitals[name], blob, self._open_cohort)
-
-
-class _InMemory(Checkpointer):
-    """Keeps the last state, and touches no disk."""
-
-    def __init__(self) -> None:
-        super().__init__(Path())
-        self.state: State | None = None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Nobody else knows of this run."""
-        yield
-
-    def load(self, *, run: str, federation: str) -> State | None:
-        """Every shadow starts anew."""
-        return None
-
-    def save(self, state: State) -> None:
-        """Remember it."""
-        self.state = state
