@@ -13,7 +13,7 @@ them has 1, 5 or 20 lesions of each disease that nobody had seen: Bowen's diseas
 They are told apart (3-way), or from the old ones too, by lesions that nobody learned from (7-way).
 
 Settings are chosen at pseudo-targets: a source hospital that the others have not seen; two of the four old classes that
-nobody has seen, at another hospital than the target.
+nobody has seen, at another hospital than the target, told apart (2-way) and from the other two as well (4-way).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LEARNED_SHARE = 0.7  # of the lesions of old classes
 # Each target, and who stands in for it while settings are chosen.
 NEW_HOSPITALS = {"rosendahl": ("vidir_modern", "vidir_molemax"), "vidir_modern": ("rosendahl", "vidir_molemax")}
 NEW_DISEASES_AT, PSEUDO_DISEASES_AT = "vidir_modern", "rosendahl"
-PSEUDO_DISEASES = (("bcc", "bkl"), ("bkl", "mel"))
+PSEUDO_DISEASES = (("bcc", "bkl"), ("bkl", "mel"), ("bcc", "mel"))
 
 
 class Ham:
@@ -96,10 +96,9 @@ class Ham:
         cohorts = {str(name): self._examples(old, (self.site == name) & learned) for name in np.unique(self.site)}
         here = (self.site == target) & ~learned
         least = LEAST_LESIONS["new disease"]
-        targets = [self._target(f"{len(new)}-way", new, here, least)]
-        if old == OLD:
-            targets.append(self._target(f"{len(CLASSES)}-way", CLASSES, here, least))
-        return Problem(f"{'+'.join(old)} for {'+'.join(new)}", old, cohorts, tuple(targets))
+        both = tuple(sorted(old + new))
+        targets = tuple(self._target(f"{len(classes)}-way", classes, here, least) for classes in (new, both))
+        return Problem(f"{'+'.join(new)} after {'+'.join(old)}", old, cohorts, targets)
 
     def _target(self, name: str, classes: tuple[str, ...], chosen: NDArray[np.bool_], least: int) -> Target:
         """Of those of the classes that at least so many lesions show."""

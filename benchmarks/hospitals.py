@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from statistics import fmean
@@ -27,8 +27,9 @@ from federated import learned
 from rows import NONE, Row, Trial
 from tables import Store
 from wardround.config import AlgorithmChoice, Federation, OuterOptimizer, Privacy, Rounds
-from wardround.meta import algorithm_named, extended
+from wardround.meta import AdaptsBy, algorithm_named, extended
 from wardround.meta.embedded import class_means
+from wardround.meta.fedavg import FedAvg
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
 from wardround_client.examples import Examples
@@ -84,6 +85,15 @@ class Study:
     pseudo: tuple[Problem, ...]
     federation: Callable[[tuple[str, ...], str, Trial, float], Federation]
     model: Callable[[Federation], Model]
+
+
+class PlainlyTuned(FedAvg):
+    """FedAvg whose model is fine-tuned at home at a rate of its own, however far that leads."""
+
+    @property
+    def adapts_by(self) -> AdaptsBy:
+        """A small rate stops early."""
+        return "adapt_learning_rate"
 
 
 @dataclass(frozen=True)
@@ -216,7 +226,8 @@ class Measurement:
             cohorts = {"everybody": together(list(cohorts.values()))}
             rounds = federation.rounds.model_copy(update={"quorum": 1})
             federation = federation.model_copy(update={"rounds": rounds})
-        return learned(federation, model, cohorts, private=self.column != NONE)
+        learner = learned(federation, model, cohorts, private=self.column != NONE)
+        return replace(learner, algorithm=PlainlyTuned()) if self.row.kind == "plain" else learner
 
     def _moved(self, learner: Learner, problem: Problem, trial: Trial, target: Target) -> Learner:
         """The learner for the target's classes. A head keeps its place for those that the federation knew."""

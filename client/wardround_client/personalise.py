@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from wardround.config import AlgorithmChoice
 from wardround.errors import DataError
-from wardround.meta import Algorithm, Fitted
+from wardround.meta import AdaptsBy, Algorithm, Fitted
 from wardround.models import Objective
 from wardround.questions import Shots
 from wardround_client.examples import Examples
@@ -20,7 +20,11 @@ from wardround_client.intervals import strata
 from wardround_client.metrics import Report, report
 
 # Among these `compare` chooses, for every start alike, for the setting by which its method adapts.
-TRIED: Mapping[str, tuple[float, ...]] = {"adapt_pull": (0.1, 1.0, 10.0), "adapt_prior": (0.0, 2.0, 8.0)}
+TRIED: Mapping[AdaptsBy, tuple[float, ...]] = {
+    "adapt_pull": (0.1, 1.0, 10.0),
+    "adapt_prior": (0.0, 2.0, 8.0),
+    "adapt_learning_rate": (0.01, 0.1, 1.0),
+}
 _Z95 = 1.96
 _AT_ONCE = 256  # images in one prediction
 _FOLDS = 5

@@ -73,7 +73,7 @@ def test_every_method_has_a_row_and_every_main_row_is_one() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_rows_are_tuned_alike_and_pay_alike(row: Row) -> None:
-    tuned = row.kind in ("federated", "unadapted", "central")
+    tuned = row.kind not in ("local", "floor")
     assert len(set(map(str, row.exact))) == (TRIALS if tuned else 1)
     for trial in row.private:
         agreement = federation(("a", "b"), row.algorithm, trial, 8.0)
@@ -108,7 +108,7 @@ def test_the_nearest_mean_is_found() -> None:
 
 
 @pytest.mark.parametrize("column", [NONE, "8"])
-@pytest.mark.parametrize("kind", ["federated", "unadapted", "local", "central"])
+@pytest.mark.parametrize("kind", ["federated", "plain", "unadapted", "local", "central"])
 def test_a_run_that_was_stopped_goes_on(
     kind: str, column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

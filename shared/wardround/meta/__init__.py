@@ -5,7 +5,7 @@ from __future__ import annotations
 from wardround.config import Federation
 from wardround.errors import ConfigError
 from wardround.meta.anil import Anil
-from wardround.meta.base import Algorithm, Fitted
+from wardround.meta.base import AdaptsBy, Algorithm, Fitted
 from wardround.meta.discriminant import Discriminant
 from wardround.meta.fedavg import FedAvg
 from wardround.meta.fedprox import FedProx
@@ -23,7 +23,7 @@ from wardround.meta.siamese import Siamese
 from wardround.meta.svm import Svm
 from wardround.models.base import Model
 
-__all__ = ["Algorithm", "Fitted", "algorithm_named", "extended"]
+__all__ = ["AdaptsBy", "Algorithm", "Fitted", "algorithm_named", "extended"]
 
 _ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm

@@ -22,6 +22,10 @@ Fitted = Mapping[str, Tensor]
 """What is left of a support once a method has learned from it; "theta" float32 [P] is always there."""
 
 
+AdaptsBy = Literal["adapt_pull", "adapt_prior", "adapt_learning_rate"]
+"""A setting of `AlgorithmChoice`."""
+
+
 class Algorithm(Protocol):
     """A meta-learner: a pair of functions, `inner` at the hospital and `outer_gradient` at the coordinator.
 
@@ -34,7 +38,7 @@ class Algorithm(Protocol):
     @property
     def closes_with_means(self) -> bool: ...
     @property
-    def adapts_by(self) -> Literal["adapt_pull", "adapt_prior"]: ...
+    def adapts_by(self) -> AdaptsBy: ...
 
     def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
         """The model with what the method learns beside it. Raises: ConfigError, when the method cannot use it."""
@@ -92,7 +96,7 @@ class Method:
         return False
 
     @property
-    def adapts_by(self) -> Literal["adapt_pull", "adapt_prior"]:
+    def adapts_by(self) -> AdaptsBy:
         """Most go on from a start."""
         return "adapt_pull"
 

@@ -7,13 +7,11 @@ one. The run closes with one noised answer about them (privacy.md, "Each algorit
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice
-from wardround.meta.base import EpisodicMethod, Fitted, headless, with_body
+from wardround.meta.base import AdaptsBy, EpisodicMethod, Fitted, headless, with_body
 from wardround.models.base import Model
 from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots
 
@@ -37,7 +35,7 @@ class EmbeddingMethod(EpisodicMethod):
         return True
 
     @property
-    def adapts_by(self) -> Literal["adapt_pull", "adapt_prior"]:
+    def adapts_by(self) -> AdaptsBy:
         """The class means are among the shots, with a weight."""
         return "adapt_prior"
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from wardround.meta import inner
 from wardround.questions import Cohort, Loss, Shots
 
 MOMENTUM = 0.9
@@ -70,12 +71,12 @@ def fine_tune(
     Returns:
         float32 [P], a new vector.
     """
-    balanced = support.balanced(loss.classes)
+    balanced = inner.task_loss(support.balanced(loss.classes), loss.each)
     start, velocity = theta, torch.zeros_like(theta)
     pull = pull / float(support.weight.sum())
     learning_rate = learning_rate / (1 + learning_rate * pull)  # or a strong pull would overshoot
     for _ in range(steps):
-        gradient = slope(theta, balanced, loss)
+        gradient = inner.slope(balanced, theta)
         gradient = gradient / gradient.norm().clamp(min=1)
         velocity = MOMENTUM * velocity + gradient + pull * (theta - start)
         theta = theta - learning_rate * velocity
