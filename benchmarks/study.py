@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -267,4 +268,4 @@ def _plot(cells: Sequence[dict[str, Any]], study: str, target: str) -> str:
 
 
 def _slug(*parts: str) -> str:
-    return "-".join(parts).replace(" ", "-")
+    return re.sub("[^a-z0-9_]+", "-", "-".join(parts))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ from wardround_client.nearest import Case, nearest
 from wardround_client.sources import dicom_folder
 from wardround_client.spreadsheet import harmless
 
+FOLDER = "predictions"
+"""In a hospital's home: what was not sent elsewhere with --out."""
+_LIST = "predictions.json"
 _WHITE = 65535
 _AT_ONCE = 16  # images; as the cohort is encoded
 
@@ -164,10 +168,30 @@ def write(predictions: Predictions, out: Path, **about: Any) -> None:
     ]
     said = {**about, "classes": list(classes), "images": images, "patients": pooled, "refused": refused}
     with _storing(out):
-        _text(out / "predictions.json", json.dumps(said, indent=1) + "\n")
+        _text(out / _LIST, json.dumps(said, indent=1) + "\n")
         _table(out / "predictions.csv", [_flat(each) for each in images], _IMAGE_COLUMNS, classes)
         _table(out / "patients.csv", [_flat(each) for each in pooled], ("patient", "images", "predicted"), classes)
         _table(out / "refused.csv", refused, ("file", "reason", "detail"), ())
+
+
+def forget(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
+    """Delete the predictions in a home that name any of these patients, with all others that stand beside them.
+
+    As the patient, or as a case that is near. A folder without a list is of a call that was cut off, and goes too: who
+    is in its pictures nobody can say.
+
+    Returns: the folders. Raises: StorageError, when one cannot be read or deleted.
+    """
+    gone = [pseudonym.hex() for pseudonym in pseudonyms]
+    forgotten = []
+    for folder in sorted((home / FOLDER).glob("*/")):
+        with _storing(folder, do="delete it by hand"):
+            listed = folder / _LIST
+            said = listed.read_text() if listed.exists() else ""
+            if not said or any(name in said for name in gone):
+                shutil.rmtree(folder)
+                forgotten.append(folder)
+    return forgotten
 
 
 _IMAGE_COLUMNS = ("file", "number", "patient", "manufacturer", "learned_from", "predicted", "nearest", "heatmap")
@@ -254,10 +278,8 @@ def _bytes(path: Path, blob: bytes) -> None:
 
 
 @contextmanager
-def _storing(folder: Path) -> Iterator[None]:
+def _storing(folder: Path, do: str = "name another folder with --out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be written ({error.strerror})", do="name another folder with --out"
-        ) from None
+        raise StorageError(f"{folder} cannot be written ({error.strerror})", do=do) from None

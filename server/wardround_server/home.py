@@ -57,13 +57,15 @@ name = "example"
 [task]
 label_column = "finding"          # a column of every hospital's labels CSV
 classes = ["normal", "nodule", "diffuse", "effusion"]  # its values, in the order of the model's outputs
+labels = "one"                    # or "several": classes are findings, each there or not ("nodule;effusion")
 image_size_px = 64
+augment = []                      # "flip-horizontal", ...: only what leaves a label true (no flip where sides matter)
 
 [model]
 family = "encoder-head"           # a frozen public encoder, and a small head that is trained privately
 
 [algorithm]
-name = "reptile"                  # or fomaml, maml, fedavg
+name = "reptile"                  # or discriminant, prototypical, fomaml, fedavg, ...: an unknown name lists all
 local_steps = 1
 local_learning_rate = 1.0
 

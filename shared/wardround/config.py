@@ -177,6 +177,10 @@ class AlgorithmChoice(Section):
     def _possible(self) -> Self:
         if self.tasks != "auto" and self.tasks not in TASKS[self.name]:
             raise ValueError(f"tasks of {self.name} are {' or '.join(TASKS[self.name])}")
+        if self.name == "fedprox" and self.local_learning_rate * self.proximal >= 2:
+            raise ValueError(
+                "fedprox needs local_learning_rate x proximal below 2, or its pull overshoots ever further"
+            )
         return self
 
     @property

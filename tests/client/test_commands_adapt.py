@@ -341,7 +341,7 @@ def test_metric_methods_name_the_nearest_cases(home: Path, tmp_path: Path, capsy
     assert "case " in (out / "predictions.csv").read_text()
 
 
-def test_erasing_a_patient_deletes_the_models_that_learned_from_them(
+def test_erasing_a_patient_deletes_what_was_learned_from_them_and_what_names_them(
     home: Path, federation: Path, model: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """`withdraw` knows patients by PatientID, so these are taken in by one."""
@@ -354,7 +354,15 @@ def test_erasing_a_patient_deletes_the_models_that_learned_from_them(
     gone = Pseudonyms(hospital.key).patient("PAT-0")
     learned = {name for name in store.names(home) if gone in store.load(home, name, hospital.device).support}
     assert 0 < len(learned) < 6
+    for out, patient in (("theirs", "p0"), ("another's", "p1")):
+        to = ("--adapted", "draw-0", "--workers", 1, "--out", home / "predictions" / out)
+        assert wardround(capsys, "predict", home, folder / patient, *to)[0] == 0
+    (home / "predictions" / "cut off").mkdir()
     code, out, _ = wardround(capsys, "withdraw", home, "PAT-0", "--erase", "--json")
     assert code == 0
-    assert json.loads(out.splitlines()[-1]) == {"event": "forgot", "adapted": sorted(learned)}
+    assert [json.loads(line) for line in out.splitlines()[-2:]] == [
+        {"event": "forgot", "adapted": sorted(learned)},
+        {"event": "forgot", "predictions": ["cut off", "theirs"]},
+    ]
     assert set(store.names(home)) == {f"draw-{draw}" for draw in range(6)} - learned
+    assert [each.name for each in (home / "predictions").iterdir()] == ["another's"]

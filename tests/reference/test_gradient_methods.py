@@ -340,3 +340,9 @@ def test_a_meta_gradient_is_that_of_higher(name: str, steps: int, dtype: torch.d
     theirs = their_gradient(name, theta, shots, loss, steps)
     assert theirs.norm() > 0.01
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+
+def test_a_pull_of_fedprox_that_overshoots_ever_further_is_refused() -> None:
+    AlgorithmChoice.model_validate({"name": "fedprox", "local_learning_rate": 19.0, "proximal": 0.1})
+    with pytest.raises(ValueError, match="local_learning_rate x proximal below 2"):
+        AlgorithmChoice.model_validate({"name": "fedprox", "local_learning_rate": 20.0, "proximal": 0.1})

@@ -63,7 +63,7 @@ def predict(
     model = chosen(hospital, adapted)
     if model.federation.task.kind == "table":
         raise ConfigError(f"{model.name!r} predicts from a table", allowed="models of images", do="name another one")
-    folder = _made(out or hospital.home / "predictions" / f"{model.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
+    folder = _made(out or hospital.home / predicting.FOLDER / f"{model.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
     with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
         bar = progress.add_task("predicting", total=None)
         found = predicting.predict(

@@ -87,8 +87,8 @@ def withdraw(
     """Patients who opt out: left out from the next round on, at intake too, for good. A running daemon notices.
 
     Their images stay on the disk and are never read again, and models that were adapted to them are used no more; with
-    --erase the images are overwritten and the models deleted. A patient whom the cohort does not hold (yet) can
-    withdraw as well. Budget that was spent stays spent.
+    --erase the images are overwritten, and the models and the folders of predictions/ that name them deleted. A patient
+    whom the cohort does not hold (yet) can withdraw as well. Budget that was spent stays spent.
 
     No PatientID is stored or printed, only a keyed pseudonym. What is typed here may stay in the shell's history;
     --from does not.
@@ -142,7 +142,7 @@ def _check_options(ids: Sequence[str], *, erase: bool, rounds_only: bool, listed
 
 def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look: bool, as_json: bool) -> None:
     """Register first: whatever fails after it, they have withdrawn."""
-    from wardround_client.adapted import forget
+    from wardround_client import adapted, predictions
     from wardround_client.cohort_writer import erase as erase_rows
     from wardround_client.dicom import Pseudonyms
     from wardround_client.withdrawn import records, rows_name_no_patient
@@ -156,7 +156,8 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     try:
         found = _looked_up(hospital, numbered, fresh)  # before their labels are erased
         erased = erase_rows(cohort, numbered.keys()) if erase else 0
-        forgotten = forget(hospital.home, numbered.keys()) if erase else []
+        models = adapted.forget(hospital.home, numbered.keys()) if erase else []
+        folders = predictions.forget(hospital.home, numbered.keys()) if erase else []
         if erased:
             left = records(cohort, numbered)
             found = [replace(patient, record=left.get(patient.pseudonym)) for patient in found]
@@ -166,10 +167,11 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
             _tell(as_json, "They have withdrawn: the register is written. The rest did not work.", event="registered")
         raise error
     (_emit_patients if as_json else _print_patients)(hospital, found)
-    if forgotten:
-        _tell(
-            as_json, f"Deleted, for they were learned from: {', '.join(forgotten)}.", event="forgot", adapted=forgotten
-        )
+    if models:
+        _tell(as_json, f"Deleted, for they were learned from: {', '.join(models)}.", event="forgot", adapted=models)
+    if folders:
+        names = [folder.name for folder in folders]
+        _tell(as_json, f"Deleted, for they name them: {', '.join(names)}.", event="forgot", predictions=names)
     if not only_look and not as_json:
         _print_meaning(found, erased)
     if nameless and not only_look:
