@@ -38,6 +38,8 @@ from wardround_client.personalise import TRIED, Learner, k_shot, shots_of
 
 DRAWS = 3
 """Supports that are drawn for each seed; their mean is one value."""
+NOISES = 6
+"""Draws of noise on which a private trial is judged, over all pseudo-targets: a single one says more of its luck."""
 METRICS = ("balanced_accuracy", "macro_auroc")
 # With fewer shots a class there is nothing to hold out of the support.
 LEAST_TO_TUNE_ON = 5
@@ -130,10 +132,7 @@ class Measurement:
                 for problem in self.study.pseudo
                 for target in problem.targets
             ]
-            mean = {
-                shots: {value: fmean(each[shots][value] for each in found) for value in found[0][shots]}
-                for shots in found[0]
-            }
+            mean = _mean(found)
             adapting = {shots: _best(values) for shots, values in mean.items()}
             score = fmean(mean[shots][value] for shots, value in adapting.items())
             choices.append({"score": round(score, 4), "adapting": adapting, "trial": asdict(trial)})
@@ -149,13 +148,18 @@ class Measurement:
     def _try(self, problem: Problem, number: int) -> None:
         """A trial at pseudo-targets, with every value of the setting by which the method adapts."""
         trial, key = self._trials[number], self._trial_key(problem, number)
-        if self.store.rows().get(key, {}).get("trial") == asdict(trial):
+        runs = 1 if self.column == NONE or self.row.kind == "local" else max(1, NOISES // len(self.study.pseudo))
+        known = self.store.rows().get(key, {})
+        if (known.get("trial"), known.get("runs", 1)) == (asdict(trial), runs):
             return
         started_s = time.process_time()
-        learner = self._learner(problem, trial)
-        scores = {target.name: self._tried(problem, trial, learner, target) for target in problem.targets}
+        learners = [self._learner(problem, trial) for _ in range(runs)]
+        scores = {
+            target.name: _mean([self._tried(problem, trial, each, target) for each in learners])
+            for target in problem.targets
+        }
         cpu_s = round(time.process_time() - started_s, 1)
-        self.store.put(key, {"trial": asdict(trial), "scores": scores, "cpu_s": cpu_s})
+        self.store.put(key, {"trial": asdict(trial), "runs": runs, "scores": scores, "cpu_s": cpu_s})
 
     def _tried(self, problem: Problem, trial: Trial, learner: Learner, target: Target) -> dict[str, dict[str, float]]:
         """Balanced accuracy by shots and by the value of the setting; where nothing adapts, by the first of them."""
@@ -254,6 +258,14 @@ class Measurement:
             return partial(chosen.probabilities, chosen.adapt(support))
 
         return predictor
+
+
+def _mean(scores: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Value by value."""
+    return {
+        shots: {value: fmean(each[shots][value] for each in scores) for value in values}
+        for shots, values in scores[0].items()
+    }
 
 
 def _best(values: Mapping[str, float]) -> str:

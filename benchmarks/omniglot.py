@@ -46,6 +46,7 @@ from wardround.config import AlgorithmChoice, OuterOptimizer
 from wardround.errors import ConfigError, DataError, WardroundError
 from wardround.files import locked, write_atomically
 from wardround.meta import Algorithm, algorithm_named, optimizers
+from wardround.meta.base import headless
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, FewShotLoss, Loss, Predict, Shots, Statistics
@@ -84,10 +85,12 @@ class Recipe:
 
 # An embedding sees more classes in an episode than a test has (Snell et al., 2017, section 3.1).
 _EMBEDDING = Recipe({"local_learning_rate": 1.0}, ways=30, queries=5, batch=1, learning_rate=2e-3)
-# Steps of 0.4, as in the paper of MAML, are for batch normalisation over the episode, which takes out what all its
-# images have in common. Without it that is most of an embedding, and larger steps than these overshoot along it.
+# From a head of zeros a step of 1 makes it the classes' means, up to a factor, and leaves the body as it is.
 _GRADIENT = Recipe(
-    {"local_steps": 5, "local_learning_rate": 0.02, "adapt_steps": 10, "adapt_learning_rate": 0.02, "adapt_pull": 0.0}
+    {"local_steps": 1, "local_learning_rate": 1.0, "adapt_steps": 5, "adapt_learning_rate": 0.05, "adapt_pull": 0.0},
+    ways=20,
+    batch=1,
+    learning_rate=2e-3,
 )
 RECIPES: dict[str, Recipe] = {
     "prototypical": replace(_EMBEDDING, published=0.988),
@@ -212,14 +215,19 @@ class Learner:
         return self.loss.with_head(theta, torch.zeros_like(weight), torch.zeros_like(bias))
 
     def slope(self, theta: Tensor, data: Omniglot, generator: torch.Generator) -> Tensor:
-        """What the outer optimizer descends on, float32 [P]."""
+        """What the outer optimizer descends on, float32 [P]: with zeros for the head, which stays as it starts.
+
+        Classes are numbered at random, and over all numberings the head's part has a mean of zero where the head is
+        zero (Kao, Chiu and Chen, 2022, call it the zeroing trick): one episode's is noise, and Adam would scale it up.
+        """
         recipe = self.recipe
 
         def dealt() -> Iterator[Episode]:
             for _ in range(recipe.batch):
                 yield data.episode(recipe.ways, recipe.shots, recipe.queries, generator)
 
-        return self.algorithm.outer_gradient(self.algorithm.inner(theta, Episodes(dealt), self.loss, self.choice))
+        delta = self.algorithm.inner(theta, Episodes(dealt), self.loss, self.choice)
+        return headless(self.algorithm.outer_gradient(delta), self.loss)
 
     def accuracy(self, theta: Tensor, support: Shots, query: Shots) -> float:
         """Of the queries, after adapting to the support. A class of training that the episode lacks is never meant."""

@@ -156,6 +156,7 @@ class AlgorithmChoice(Section):
 
     tasks: what one task is, a whole hospital or a few-shot episode of its patients; auto: the algorithm's own way.
     local_steps, local_learning_rate: of the inner loop; the learning rate also scales what a hospital sends.
+    local_batches: of reptile with episodes: minibatches of an episode's patients, which its steps take in turn.
     proximal: mu of fedprox. regularization: lambda of ridge, 1/C of svm.
     adapt_steps, adapt_learning_rate: SGD with momentum at home, for methods that adapt by gradients. adapt_pull: how
     strongly the start holds the adapted model back, against the loss summed over patients. adapt_prior: for methods
@@ -166,6 +167,7 @@ class AlgorithmChoice(Section):
     tasks: Literal["auto", Unit] = "auto"
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     local_learning_rate: Positive = 1.0
+    local_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
     proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     regularization: Positive = 1.0
     adapt_steps: Annotated[int, Field(ge=0, le=10_000)] = 100

@@ -112,6 +112,7 @@ def test_the_nearest_mean_is_found() -> None:
 def test_a_run_that_was_stopped_goes_on(
     kind: str, column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hospitals, "NOISES", 1)
     measurement = Measurement(small_study(), small_row(kind), column, Store(tmp_path))
     done = list(measurement.steps(seeds=2))
     assert len(done) == TRIALS + 2
@@ -128,6 +129,22 @@ def test_a_run_that_was_stopped_goes_on(
     for step in measurement.steps(seeds=2):
         step()
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("column", "runs"), [(NONE, 1), ("8", hospitals.NOISES)])
+def test_a_private_trial_is_judged_at_several_draws_of_noise(
+    column: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned, thetas = hospitals.learned, []
+
+    def remembered(*args: Any, **options: Any) -> Any:
+        learner = learned(*args, **options)
+        thetas.append(tuple(learner.theta.tolist()))
+        return learner
+
+    monkeypatch.setattr(hospitals, "learned", remembered)
+    next(Measurement(small_study(), small_row(), column, Store(tmp_path)).steps(seeds=2))()
+    assert len(set(thetas)) == len(thetas) == runs
 
 
 def test_the_best_trial_is_chosen_and_where_all_are_equal_the_middle_setting(tmp_path: Path) -> None:
@@ -151,7 +168,10 @@ def test_what_the_federation_knew_of_a_class_goes_along_to_a_task_with_others() 
     assert torch.allclose(after, torch.stack([before[:, 1], torch.zeros(len(x)), before[:, 0]], 1))
 
 
-def test_a_command_prints_a_table_and_says_what_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_prints_a_table_and_says_what_was_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hospitals, "NOISES", 1)
     options = study.parser("small", "", encoder=False).parse_args(
         ["--data", str(tmp_path), "--rows", "reptile", "--epsilon", "8", "--seeds", "2", "--out", str(tmp_path / "out")]
     )

@@ -2,11 +2,16 @@
 
 A task is a hospital, or a few-shot episode of its patients. k steps go from theta to phi; the coordinator moves theta
 along the mean of phi - theta (the batched version, algorithm 2, with the step size in the outer optimizer).
+
+What Reptile learns that training on all tasks at once would not, it learns where a step's images differ from those of
+the step before (section 5.1: the gradients' inner product). A hospital's steps each have a sample of their own; those
+within an episode take its patients in `local_batches` minibatches, one after the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -36,8 +41,11 @@ class Reptile(FineTuned):
 
         def sum_of_gradients(theta: Tensor, support: Shots, query: Shots) -> Tensor:
             """(theta - phi) / alpha: the paper's g_1 + ... + g_k, on all shots of the episode (section 6.1)."""
-            shots = task_loss(_together(support, query), loss.each)
-            phi = descended(shots, theta, steps=k, learning_rate=alpha)
+            dealt = _dealt(_together(support, query), choice.local_batches)
+            batches = [task_loss(batch, loss.each) for batch in dealt]
+            phi = theta
+            for batch in islice(cycle(batches), k):
+                phi = descended(batch, phi, steps=1, learning_rate=alpha)
             return (theta - phi) / alpha
 
         return -alpha * cohort.episode_gradient(sum_of_gradients, theta)
@@ -52,3 +60,10 @@ def _together(support: Shots, query: Shots) -> Shots:
         torch.cat([support.patient, query.patient + patients]),
         torch.cat([support.weight, query.weight]),
     )
+
+
+def _dealt(shots: Shots, batches: int) -> list[Shots]:
+    """Minibatches of whole patients, none empty: as many as asked for, or as there are patients."""
+    turn = shots.patient % batches
+    rows = [turn == each for each in turn.unique()]
+    return [Shots(shots.x[row], shots.y[row], shots.patient[row], shots.weight[row]) for row in rows]
