@@ -54,8 +54,12 @@ class Row:
         assert not tuned or {len(self.exact), len(self.private)} <= {0, TRIALS}, f"{self.name} is tuned otherwise"
 
 
-def rows(embeddings: tuple[int, int]) -> tuple[Row, ...]:
-    """All of them. embeddings: two sizes that methods which learn an embedding are tried with."""
+def rows(embeddings: tuple[int, int], *, rate: float = 20.0) -> tuple[Row, ...]:
+    """All of them.
+
+    embeddings: two sizes that methods which learn an embedding are tried with. rate: FedAvg's middle learning rate, by
+    which those of all methods whose task is a hospital go; features of length 1 bear 20.
+    """
 
     def embedding(name: str, rates: tuple[float, float, float], **settings: float) -> Row:
         return _of_episodes(name, rates, {"embedding": embeddings}, {"embedding": embeddings}, **settings)
@@ -64,24 +68,27 @@ def rows(embeddings: tuple[int, int]) -> tuple[Row, ...]:
         sizes = "patients_per_episode"
         return _of_episodes(name, rates, {sizes: (20, 60)}, {sizes: (5, 20)}, **settings)
 
-    fedavg = _of_hospitals("fedavg", 1, 20.0)
+    def hospital(name: str, answers: int, share: float = 1.0, **settings: float) -> Row:
+        return _of_hospitals(name, answers, rate * share, **settings)
+
+    fedavg = hospital("fedavg", 1)
     return (
         Row("raw pixels, nearest mean", "fedavg", "floor"),
         Row("local only", "fedavg", "local"),
         replace(fedavg, name="no adaptation", kind="unadapted"),
-        replace(_of_hospitals("fedavg", 1, 20.0, adapt_pull=0.0), name="FedAvg + plain fine-tune", kind="plain"),
+        replace(hospital("fedavg", 1, adapt_pull=0.0), name="FedAvg + plain fine-tune", kind="plain"),
         replace(fedavg, name="FedAvg + fine-tune"),
         replace(
-            _of_hospitals("fedprox", 2, 4.0, local_steps=2, local_learning_rate=5.0, proximal=0.02),
+            hospital("fedprox", 2, 0.2, local_steps=2, local_learning_rate=5.0, proximal=0.02),
             name="FedProx + fine-tune",
         ),
-        _of_hospitals("reptile", 2, 4.0, local_steps=2, local_learning_rate=5.0),
-        _of_hospitals("fomaml", 2, 8.0, local_steps=1, local_learning_rate=5.0),
-        _of_hospitals("discriminant", 1, 20.0),
+        hospital("reptile", 2, 0.2, local_steps=2, local_learning_rate=5.0),
+        hospital("fomaml", 2, 0.4, local_steps=1, local_learning_rate=5.0),
+        hospital("discriminant", 1),
         embedding("prototypical", (1.0, 5.0, 20.0)),
         embedding("ridge", (1.0, 5.0, 20.0), regularization=0.3),
-        _of_hospitals("per-fedavg", 2, 8.0, local_steps=1, local_learning_rate=5.0),
-        _of_hospitals("meta-sgd", 2, 8.0, local_steps=1, local_learning_rate=5.0),
+        hospital("per-fedavg", 2, 0.4, local_steps=1, local_learning_rate=5.0),
+        hospital("meta-sgd", 2, 0.4, local_steps=1, local_learning_rate=5.0),
         gradient("maml", (2.0, 6.0, 20.0), local_steps=2, local_learning_rate=3.0),
         embedding("anil", (0.3, 1.0, 3.0), local_steps=5, local_learning_rate=5.0),
         gradient("learned-optimizer", (0.3, 1.0, 3.0), local_steps=2, local_learning_rate=3.0),
@@ -89,8 +96,8 @@ def rows(embeddings: tuple[int, int]) -> tuple[Row, ...]:
         embedding("relation", (0.3, 1.0, 3.0)),
         embedding("siamese", (0.3, 1.0, 3.0)),
         embedding("svm", (1.0, 5.0, 20.0), regularization=0.3),
-        Row("centralised, FedAvg's head", "fedavg", "central", _long(25.0)),
-        Row("centralised, discriminant", "discriminant", "central", _long(25.0)),
+        Row("centralised, FedAvg's head", "fedavg", "central", _long(1.25 * rate)),
+        Row("centralised, discriminant", "discriminant", "central", _long(1.25 * rate)),
     )
 
 

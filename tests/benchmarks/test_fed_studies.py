@@ -18,6 +18,7 @@ from torch import Tensor
 import cross_modality
 import fed_ham
 import fed_heart
+import federated
 import hospitals
 import study
 from hospitals import Measurement, Problem, Study, Target, agreed, examples_of, judged, nearest_mean, unchanging
@@ -135,10 +136,10 @@ def test_a_run_that_was_stopped_goes_on(
 def test_a_private_trial_is_judged_at_several_draws_of_noise(
     column: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learned, thetas = hospitals.learned, []
+    thetas = []
 
     def remembered(*args: Any, **options: Any) -> Any:
-        learner = learned(*args, **options)
+        learner = federated.learned(*args, **options)
         thetas.append(tuple(learner.theta.tolist()))
         return learner
 

@@ -39,7 +39,7 @@ def scribbles(characters: int = 12) -> Omniglot:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes of five classes, so that a step takes milliseconds."""
     for name, recipe in RECIPES.items():
-        settings = {**recipe.settings, "local_steps": 1, "adapt_steps": 2}
+        settings = {**recipe.settings, "local_steps": 2, "local_batches": 1, "adapt_steps": 2}
         monkeypatch.setitem(RECIPES, name, replace(recipe, settings=settings, ways=5, shots=1, queries=1, batch=1))
 
 
@@ -82,8 +82,27 @@ def test_every_method_takes_a_step_and_is_tested(name: str) -> None:
     theta = learner.start()
     slope = learner.slope(theta, scribbles(), torch.Generator().manual_seed(0))
     assert slope.shape == theta.shape and bool(slope.isfinite().all()) and bool(slope.any())
+    assert not any(part.any() for part in (*learner.loss.head(theta), *learner.loss.head(slope)))
     found = learner.accuracies(theta, scribbles(), omniglot.Test(ways=3, shots=2, queries=2, episodes=2))
     assert len(found) == 2 and all(0 <= each <= 1 for each in found)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["fomaml", "maml", "reptile"])
+def test_over_all_numberings_of_the_classes_the_head_s_part_has_a_mean_of_zero(name: str) -> None:
+    """So leaving it out takes noise away, and nothing else."""
+    learner = Learner.of(name, 5)
+    theta = learner.start()
+    parts = scribbles().episode(5, 1, 2, torch.Generator().manual_seed(5))
+
+    def numbered_from(first: int) -> Tensor:
+        support, query = (replace(part, y=(part.y + first) % 5) for part in parts)
+        cohort = omniglot.Episodes(lambda: iter([(support, query)]))
+        delta = learner.algorithm.inner(theta, cohort, learner.loss, learner.choice)
+        return torch.cat([part.flatten() for part in learner.loss.head(delta)])
+
+    each = torch.stack([numbered_from(first) for first in range(5)])
+    assert each.norm(dim=1).min() > 100 * each.mean(0).norm()
 
 
 @pytest.mark.usefixtures("small")

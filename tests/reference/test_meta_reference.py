@@ -6,12 +6,16 @@ import math
 
 import pytest
 import torch
-from tests.episodes import one_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.episodes import MODEL, OneEpisode, episode, objective, one_image
 from tests.reference.quadratic import THETA, A, B, Quadratic, after_steps
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice, OuterOptimizer
 from wardround.meta import algorithm_named, optimizers
+from wardround.meta.local import descend_on, slope
+from wardround.questions import Shots
 
 EXACT = one_image(torch.zeros(1))
 
@@ -29,6 +33,54 @@ def test_fomaml_on_a_quadratic_is_the_gradient_at_the_adapted_parameters(steps: 
     choice = AlgorithmChoice(name="fomaml", local_steps=steps, local_learning_rate=0.2)
     delta = algorithm_named("fomaml").inner(THETA, EXACT, Quadratic(), choice)
     torch.testing.assert_close(delta, -0.2 * (A @ after_steps(THETA, steps, 0.2) - B))
+
+
+def together(shots: OneEpisode) -> Shots:
+    """Support and query, whose patients are numbered on."""
+    query = shots.query.patient + int(shots.support.patient.max()) + 1
+    x, y, weight = (
+        torch.cat([getattr(shots.support, part), getattr(shots.query, part)]) for part in ("x", "y", "weight")
+    )
+    return Shots(x, y, torch.cat([shots.support.patient, query]), weight)
+
+
+def some(shots: Shots, rows: Tensor) -> Shots:
+    return Shots(shots.x[rows], shots.y[rows], shots.patient[rows], shots.weight[rows])
+
+
+def reptile(shots: OneEpisode, theta: Tensor, **chosen: object) -> Tensor:
+    choice = AlgorithmChoice.model_validate({"name": "reptile", "tasks": "episodes", **chosen})
+    return algorithm_named("reptile").inner(theta, shots, objective(), choice)
+
+
+def test_reptile_s_second_minibatch_gives_the_gradient_of_fomaml() -> None:
+    """Nichol et al. 2018, section 3: of two steps FOMAML keeps g_2, Reptile g_1 + g_2."""
+    shots, theta, alpha = episode(), MODEL.initial(), 0.5
+    everyone = together(shots)
+    first, second = (some(everyone, everyone.patient % 2 == turn) for turn in (0, 1))
+    ours = reptile(shots, theta, local_steps=2, local_batches=2, local_learning_rate=alpha)
+    choice = AlgorithmChoice(name="fomaml", tasks="episodes", local_learning_rate=alpha)
+    g_2 = algorithm_named("fomaml").inner(theta, OneEpisode(first, second), objective(), choice) / -alpha
+    g_1 = slope(theta, first, objective())
+    assert (g_2 - slope(theta, second, objective())).norm() > 0.01
+    torch.testing.assert_close(ours, -alpha * (g_1 + g_2))
+
+
+@settings(max_examples=20, deadline=None)
+@given(steps=st.integers(1, 7), batches=st.integers(1, 12))
+def test_reptile_takes_an_episode_s_minibatches_in_turn(steps: int, batches: int) -> None:
+    """Of whole patients; where there are fewer of these than minibatches, of one patient each."""
+    shots, theta = episode(), MODEL.initial()
+    everyone = together(shots)
+    patients = int(everyone.patient.max()) + 1
+    phi = theta
+    for step in range(steps):
+        turn = step % min(batches, patients)
+        phi = descend_on(
+            phi, some(everyone, everyone.patient % batches == turn), objective(), steps=1, learning_rate=0.5
+        )
+    ours = reptile(shots, theta, local_steps=steps, local_batches=batches, local_learning_rate=0.5)
+    torch.testing.assert_close(ours, phi - theta)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])

@@ -65,5 +65,5 @@ def _together(support: Shots, query: Shots) -> Shots:
 def _dealt(shots: Shots, batches: int) -> list[Shots]:
     """Minibatches of whole patients, none empty: as many as asked for, or as there are patients."""
     turn = shots.patient % batches
-    rows = [turn == each for each in turn.unique()]
+    rows = [turn == each for each in sorted(set(turn.tolist()))]
     return [Shots(shots.x[row], shots.y[row], shots.patient[row], shots.weight[row]) for row in rows]
