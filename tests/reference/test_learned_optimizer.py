@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wardround.config import AlgorithmChoice
 from wardround.meta.learned_optimizer import LearnedOptimizer, gains, preprocessed
-from wardround.meta.local import descend_on, slope
+from wardround.meta.local import descend_on, differentiable_slope
 from wardround.meta.maml import Maml
 from wardround.models import Objective
 from wardround.models.extended import Extended
@@ -81,7 +81,7 @@ def test_at_the_start_the_model_s_part_of_its_gradient_is_that_of_first_order_ma
     theta = loss.model.initial().double()
     gradient = METHOD.gradient_of(loss, choice(steps))(theta, SUPPORT, QUERY)
     theta_k = descend_on(theta[:P], SUPPORT, plain, steps=steps, learning_rate=0.7)
-    torch.testing.assert_close(gradient[:P], slope(theta_k, QUERY, plain))
+    torch.testing.assert_close(gradient[:P], differentiable_slope(theta_k, QUERY, plain))
     second_order = Maml().gradient_of(plain, choice(steps))(theta[:P], SUPPORT, QUERY)
     assert (gradient[:P] - second_order).norm() > 1e-3 * second_order.norm()
     assert loss.extras(gradient)["gains.weight"].norm() > 1e-4
@@ -106,7 +106,7 @@ def test_with_a_constant_gain_of_the_momentum_it_is_torch_sgd_with_momentum() ->
     parameter = torch.nn.Parameter(theta[:P].clone())
     theirs = torch.optim.SGD([parameter], lr=0.7, momentum=0.9)
     for _ in range(6):
-        parameter.grad = slope(parameter.detach(), SUPPORT, objective(plain=True))
+        parameter.grad = differentiable_slope(parameter.detach(), SUPPORT, objective(plain=True))
         theirs.step()
     torch.testing.assert_close(adapted[:P], parameter.detach())
 

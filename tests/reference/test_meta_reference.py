@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wardround.config import AlgorithmChoice, OuterOptimizer
 from wardround.meta import algorithm_named, optimizers
-from wardround.meta.local import descend_on, slope
+from wardround.meta.local import descend_on, differentiable_slope
 from wardround.questions import Shots
 
 EXACT = one_image(torch.zeros(1))
@@ -61,8 +61,8 @@ def test_reptile_s_second_minibatch_gives_the_gradient_of_fomaml() -> None:
     ours = reptile(shots, theta, local_steps=2, local_batches=2, local_learning_rate=alpha)
     choice = AlgorithmChoice(name="fomaml", tasks="episodes", local_learning_rate=alpha)
     g_2 = algorithm_named("fomaml").inner(theta, OneEpisode(first, second), objective(), choice) / -alpha
-    g_1 = slope(theta, first, objective())
-    assert (g_2 - slope(theta, second, objective())).norm() > 0.01
+    g_1 = differentiable_slope(theta, first, objective())
+    assert (g_2 - differentiable_slope(theta, second, objective())).norm() > 0.01
     torch.testing.assert_close(ours, -alpha * (g_1 + g_2))
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import EpisodicMethod, Fitted
-from wardround.meta.local import MOMENTUM, slope
+from wardround.meta.local import MOMENTUM, differentiable_slope
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.models.portable import he_uniform
@@ -60,7 +60,7 @@ class LearnedOptimizer(EpisodicMethod):
         model, beside = theta[: len(theta) - size], theta[len(theta) - size :]
         m = torch.zeros_like(model)
         for t in range(choice.local_steps):
-            gradient = slope(torch.cat([model, beside]).detach(), support, loss)[: len(model)]
+            gradient = differentiable_slope(torch.cat([model, beside]).detach(), support, loss)[: len(model)]
             a, b = gains(phi, gradient, m, t / choice.local_steps)
             model = model - choice.local_learning_rate * (a.exp() * gradient + b * m)
             m = MOMENTUM * m + gradient

@@ -35,11 +35,11 @@ def descend(theta: Tensor, cohort: Cohort, loss: Loss, *, steps: int, learning_r
 def descend_on(theta: Tensor, shots: Shots, loss: LossOfEach, *, steps: int, learning_rate: float) -> Tensor:
     """`steps` steps of SGD on the shots from theta float32 [P] -> the last iterate, differentiable in theta."""
     for _ in range(steps):
-        theta = theta - learning_rate * slope(theta, shots, loss)
+        theta = theta - learning_rate * differentiable_slope(theta, shots, loss)
     return theta
 
 
-def slope(theta: Tensor, shots: Shots, loss: LossOfEach) -> Tensor:
+def differentiable_slope(theta: Tensor, shots: Shots, loss: LossOfEach) -> Tensor:
     """The gradient float32 [P] of the mean loss over the shots' patients, differentiable in theta."""
 
     def mean(at: Tensor) -> Tensor:

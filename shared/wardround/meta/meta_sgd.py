@@ -20,7 +20,7 @@ from torch import Tensor
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import EpisodicMethod, Fitted, headless
 from wardround.meta.fine_tuned import tuned
-from wardround.meta.local import slope
+from wardround.meta.local import differentiable_slope
 from wardround.meta.maml import Maml
 from wardround.models.base import Model
 from wardround.models.extended import Extended
@@ -66,7 +66,7 @@ class MetaSgd(Maml):
         """theta'_i: `local_steps` steps on the support, of size alpha element by element (algorithm 1, line 6)."""
         rates = _rates(theta, loss)
         for _ in range(choice.local_steps):
-            theta = theta - rates * slope(theta, support, loss)
+            theta = theta - rates * differentiable_slope(theta, support, loss)
         return {"theta": theta}
 
     def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from wardround import questions
 from wardround.config import AlgorithmChoice
 from wardround.meta import _ALGORITHMS
 from wardround.meta.base import Algorithm
-from wardround.meta.local import slope
+from wardround.meta.local import differentiable_slope
 from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots, Statistics
 from wardround.schedule import QUESTIONS, answer_size
 
@@ -236,7 +236,9 @@ def test_an_answer_brings_nothing_along(model: str) -> None:
     answers: dict[str, list[Tensor]] = {
         "statistics": [moments.counts, moments.sum_z, moments.sum_zz],
         "gradient": [asked.gradient(loss, theta)],
-        "episode_gradient": [asked.episode_gradient(lambda at, support, query: slope(at, query, loss), theta)],
+        "episode_gradient": [
+            asked.episode_gradient(lambda at, support, query: differentiable_slope(at, query, loss), theta)
+        ],
         "class_means": [means.sums, means.counts],
         "confusion": [asked.confusion(lambda z: network.logits(theta, z, loss.shift, loss.scale))],
     }
