@@ -43,6 +43,8 @@ DRAWN = {
     "prototypical": "fourth",
     "local only": "faint",
 }
+ALONE = ("local only",)
+"""Those that learn nothing from others, and cost nobody anything: they stand in the column without privacy alone."""
 
 
 def parser(name: str, description: str, *, encoder: bool) -> argparse.ArgumentParser:
@@ -253,14 +255,15 @@ def _plot(cells: Sequence[dict[str, Any]], study: str, target: str) -> str:
     column = next((name for name in _columns(cells) if name != NONE), NONE)
     lines = []
     for name, own in _by(cells, "row").items():
-        here = [cell for cell in own if cell["column"] == column] or own
+        here = [cell for cell in own if cell["column"] == (NONE if name in ALONE else column)]
+        if name not in DRAWN or not here:
+            continue
         points = [
             (float(shots), fmean(values.values()))
             for shots in sorted(here[0]["scores"][target], key=int)
             if (values := _values(here, target, shots, METRICS[0]))
         ]
-        if name in DRAWN:
-            lines.append(Line(name, points, DRAWN[name]))
+        lines.append(Line(name, points, DRAWN[name]))
     if not lines:
         return ""
     what = "without privacy" if column == NONE else f"at epsilon {column}"
