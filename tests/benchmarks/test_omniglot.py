@@ -15,7 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 import omniglot
-from omniglot import RECIPES, SIZE_PX, TURNS, Budget, Learner, Omniglot, State, train
+from characters import CHARACTERS, DRAWINGS, SIZE_PX, TURNS, Omniglot
+from omniglot import RECIPES, Budget, Learner, State, train
 from wardround.config import TASKS
 from wardround.errors import ConfigError, DataError
 
@@ -24,7 +25,7 @@ EPISODIC = [name for name, tasks in TASKS.items() if "episodes" in tasks]
 
 def numbered(characters: int) -> Omniglot:
     """The mean of a drawing says whose it is, however it is turned; its first row says how it is turned."""
-    numbers = torch.arange(characters * omniglot.DRAWINGS).view(characters, omniglot.DRAWINGS, 1, 1)
+    numbers = torch.arange(characters * DRAWINGS).view(characters, DRAWINGS, 1, 1)
     drawings = numbers.expand(-1, -1, SIZE_PX, SIZE_PX).clone().float()
     drawings[:, :, 0] += SIZE_PX
     drawings[:, :, 1] -= SIZE_PX
@@ -32,7 +33,7 @@ def numbered(characters: int) -> Omniglot:
 
 
 def scribbles(characters: int = 12) -> Omniglot:
-    return Omniglot(torch.rand(characters, omniglot.DRAWINGS, SIZE_PX, SIZE_PX).round())
+    return Omniglot(torch.rand(characters, DRAWINGS, SIZE_PX, SIZE_PX).round())
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_an_episode_has_classes_of_one_character_and_turn_and_no_drawing_twice(
     number = x.mean((1, 2, 3)).round().long()
     turned = torch.stack([x.squeeze(1).rot90(-turns, (1, 2))[:, 0, 2:-2].mean(1) > number for turns in range(TURNS)])
     assert (turned.sum(0) == 1).all()
-    character, turns = number // omniglot.DRAWINGS, turned.int().argmax(0)
+    character, turns = number // DRAWINGS, turned.int().argmax(0)
     classes = {(int(k), int(c), int(t)) for k, c, t in zip(y, character, turns, strict=True)}
     assert len(classes) == len({k for k, _, _ in classes}) == len({(c, t) for _, c, t in classes}) == ways
     for k in range(ways):
@@ -70,9 +71,9 @@ def test_an_episode_has_classes_of_one_character_and_turn_and_no_drawing_twice(
 
 
 def test_characters_are_trained_on_or_validated_with_or_tested_with() -> None:
-    parts = Omniglot(torch.arange(omniglot.CHARACTERS)).split()
+    parts = Omniglot(torch.arange(CHARACTERS)).split()
     assert [len(part.drawings) for part in parts] == [1100, 100, 423]
-    assert len({int(each) for part in parts for each in part.drawings}) == omniglot.CHARACTERS
+    assert len({int(each) for part in parts for each in part.drawings}) == CHARACTERS
 
 
 @pytest.mark.usefixtures("small")
@@ -117,7 +118,7 @@ def test_the_slope_of_a_step_is_the_mean_of_its_episodes_whatever_the_batch() ->
 @pytest.mark.usefixtures("small")
 def test_equal_drawings_are_told_from_others_without_training() -> None:
     learner = Learner.of("prototypical", 5)
-    same = Omniglot(scribbles(8).drawings[:, :1].expand(-1, omniglot.DRAWINGS, -1, -1))
+    same = Omniglot(scribbles(8).drawings[:, :1].expand(-1, DRAWINGS, -1, -1))
     assert learner.accuracies(learner.start(), same, omniglot.Test(5, 1, 4, episodes=3)) == [1.0] * 3
 
 
