@@ -11,7 +11,6 @@ within an episode take its patients in `local_batches` minibatches, one after th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -44,8 +43,8 @@ class Reptile(FineTuned):
             dealt = _dealt(_together(support, query), choice.local_batches)
             batches = [task_loss(batch, loss.each) for batch in dealt]
             phi = theta
-            for batch in islice(cycle(batches), k):
-                phi = descended(batch, phi, steps=1, learning_rate=alpha)
+            for step in range(k):
+                phi = descended(batches[step % len(batches)], phi, steps=1, learning_rate=alpha)
             return (theta - phi) / alpha
 
         return -alpha * cohort.episode_gradient(sum_of_gradients, theta)
