@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.client.dicom_files import KEY, ingest_folder, quarantine, write_dicom
 
 from wardround.errors import DataError, StorageError
 from wardround_client.cohort import INDEX, CohortStore
-from wardround_client.dicom import Pseudonyms
+from wardround_client.dicom import Pseudonyms, Recipe, workers
 from wardround_client.ingest import ingest
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
@@ -150,7 +151,7 @@ def test_a_full_disk_keeps_what_was_stored(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path) -> None:
-    folder = write_patients(tmp_path / "dicom", patients=8)
+    folder = write_patients(tmp_path / "dicom", patients=60)
     (folder / "p2" / "bad.dcm").write_bytes(b"")
     script = tmp_path / "run.py"
     script.write_text(
@@ -170,8 +171,21 @@ def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=90, check=True)
     lines = done.stdout.splitlines()
-    assert len(lines) == 25 and sum(line.endswith("|used") for line in lines) == 24
+    assert len(lines) == 181 and sum(line.endswith("|used") for line in lines) == 180
     assert "bad.dcm|a decoder crashed on Pixel Data (7FE0,0010)" in lines
+
+
+def test_work_that_comes_after_a_crash_is_told_of_it_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = workers._Pool(1, Recipe(8, 1), Pseudonyms(bytes(32)))
+
+    def broken(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(pool._pool, "submit", broken)
+    future = pool.submit([])
+    with pytest.raises(BrokenProcessPool):
+        future.result()
+    pool.end()
 
 
 def test_nothing_that_identifies_is_on_disk(tmp_path: Path) -> None:
