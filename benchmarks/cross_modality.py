@@ -29,13 +29,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from hospitals import Problem, Study, Target, agreed, examples_of, unchanging
+from encoded import EncodedImages, encoded
+from hospitals import Problem, Study, Target, examples_of, unchanging
 from real_data import Site, bccd, ham10000, mednist, nih, pneumonia
-from rows import Trial, rows
-from study import encoded, encoder_of, parser, run
-from wardround.config import Federation, Task
-from wardround.models import Model
-from wardround.models.head import EncoderHead
+from rows import rows
+from study import parser, run
 from wardround_client.examples import Examples
 
 SIZE_PX = 28
@@ -65,10 +63,12 @@ class Modalities:
     """All hospitals, encoded."""
 
     def __init__(self, options: Namespace, data: Path, console: Console) -> None:
-        self.choice, self.encoder = encoder_of(options, SIZE_PX, channels=3)
+        self.images = EncodedImages.of(options, "cross-modality", "class", SIZE_PX)
         self.sites = {site.name: site for site in hospitals(data)}
         cache = options.cache or options.out / "features"
-        self.z = {name: encoded(self.encoder, brought(site.x), cache, console) for name, site in self.sites.items()}
+        self.z = {
+            name: encoded(self.images.encoder, brought(site.x), cache, console) for name, site in self.sites.items()
+        }
 
     def studies(self) -> list[Study]:
         """Each modality that is held out."""
@@ -80,7 +80,9 @@ class Modalities:
                 for stand_in in plan.stand_ins
             ]
             studies.append(
-                Study(name, SHOTS, partial(unchanging, problem), tuple(pseudo), self._federation, self._model)
+                Study(
+                    name, SHOTS, partial(unchanging, problem), tuple(pseudo), self.images.federation, self.images.model
+                )
             )
         return studies
 
@@ -99,18 +101,6 @@ class Modalities:
         site = self.sites[name]
         patients = np.random.default_rng(0).permutation(np.unique(site.patient))[:most]
         return examples_of(self.z[name], site.label, site.patient, classes, np.isin(site.patient, patients))
-
-    def _federation(self, classes: tuple[str, ...], algorithm: str, trial: Trial, epsilon: float) -> Federation:
-        """What the hospitals would agree on."""
-        return Federation(
-            name="cross-modality",
-            task=Task(label_column="class", classes=classes, image_size_px=SIZE_PX, channels=3),
-            model=self.choice.model_copy(update={"embedding": trial.embedding}),
-            **agreed(algorithm, trial, epsilon),
-        )
-
-    def _model(self, federation: Federation) -> Model:
-        return EncoderHead.of(self.encoder, len(federation.task.classes), federation.model.embedding)
 
 
 def hospitals(data: Path) -> list[Site]:

@@ -28,13 +28,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from hospitals import Problem, Study, Target, agreed, examples_of, unchanging
+from encoded import EncodedImages, encoded
+from hospitals import Problem, Study, Target, examples_of, unchanging
 from real_data import ham10000
-from rows import Trial, rows
-from study import encoded, encoder_of, parser, run
-from wardround.config import Federation, Task
-from wardround.models import Model
-from wardround.models.head import EncoderHead
+from rows import rows
+from study import parser, run
 from wardround_client.examples import Examples
 
 SIZE_PX = 28
@@ -58,8 +56,8 @@ class Ham:
     def __init__(self, options: Namespace, data: Path, console: Console) -> None:
         sites = ham10000(data)
         x = torch.cat([site.x for site in sites])
-        self.choice, self.encoder = encoder_of(options, SIZE_PX, channels=3)
-        self.z = encoded(self.encoder, x, options.cache or options.out / "features", console)
+        self.images = EncodedImages.of(options, "fed-ham", "dx", SIZE_PX)
+        self.z = encoded(self.images.encoder, x, options.cache or options.out / "features", console)
         self.raw = x.flatten(1)
         self.label = [label for site in sites for label in site.label]
         self.site = np.array([site.name for site in sites for _ in site.label])
@@ -79,7 +77,7 @@ class Ham:
     def _study(
         self, name: str, shots: tuple[int, ...], problem: Callable[[int], Problem], pseudo: list[Problem]
     ) -> Study:
-        return Study(name, shots, problem, tuple(pseudo), self._federation, self._model)
+        return Study(name, shots, problem, tuple(pseudo), self.images.federation, self.images.model)
 
     def _new_hospital(self, target: str, *, left_out: tuple[str, ...]) -> Problem:
         """All other hospitals learn, and this one is new. left_out: who takes no part, the target among them."""
@@ -110,18 +108,6 @@ class Ham:
 
     def _examples(self, classes: tuple[str, ...], chosen: NDArray[np.bool_]) -> Examples:
         return examples_of(self.z, self.label, self.lesion, classes, chosen & np.isin(self.label, classes))
-
-    def _federation(self, classes: tuple[str, ...], algorithm: str, trial: Trial, epsilon: float) -> Federation:
-        """What the hospitals would agree on."""
-        return Federation(
-            name="fed-ham",
-            task=Task(label_column="dx", classes=classes, image_size_px=SIZE_PX, channels=3),
-            model=self.choice.model_copy(update={"embedding": trial.embedding}),
-            **agreed(algorithm, trial, epsilon),
-        )
-
-    def _model(self, federation: Federation) -> Model:
-        return EncoderHead.of(self.encoder, len(federation.task.classes), federation.model.embedding)
 
 
 def _without(classes: tuple[str, ...], held: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,7 +26,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -42,9 +41,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from characters import DRAWINGS, Episode, Omniglot
-from tables import TABLE, Estimate, Row, Store, curve_svg, estimate, hardware, keep_freed_memory, markdown
+from tables import TABLE, Estimate, Row, Store, curve_svg, ending, estimate, hardware, keep_freed_memory, markdown
 from wardround.config import AlgorithmChoice, OuterOptimizer
-from wardround.errors import ConfigError, WardroundError
+from wardround.errors import ConfigError
 from wardround.files import locked, write_atomically
 from wardround.meta import Algorithm, algorithm_named, optimizers
 from wardround.meta.base import headless
@@ -389,19 +388,13 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     console, store = Console(stderr=True), Store(options.out)
-    try:
+    with ending(console, stopped="Stopped. The same command goes on from the last validation."):
         data = Omniglot.read(options.data / "omniglot" / "omni28bits.npz")
         for name in options.algorithm:
             row = measured(name, options, data, console)
             publish(store, row)
             if options.json:
                 print(json.dumps(row), flush=True)
-    except WardroundError as error:
-        console.print(str(error), highlight=False)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from the last validation.")
-        sys.exit(130)
     if not options.json:
         print((options.out / TABLE).read_text(), end="")
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor
 
 from hospitals import METRICS, Measurement, Study
 from real_data import folder
 from rows import MAIN, NONE, Row
-from tables import TABLE, Store, estimate, hardware, keep_freed_memory, lines_svg, markdown
-from wardround.config import ModelChoice
-from wardround.errors import ConfigError, WardroundError
+from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, lines_svg, markdown
+from wardround.errors import ConfigError
 from wardround.files import write_atomically
-from wardround.models.encoder import BuiltinEncoder
-from wardround.models.head import Encoder
-from wardround.models.own_encoder import OwnEncoder
 from wardround_server.report.charts import Line
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,32 +55,6 @@ def parser(name: str, description: str, *, encoder: bool) -> argparse.ArgumentPa
     return options
 
 
-def encoder_of(options: argparse.Namespace, image_size_px: int, *, channels: int) -> tuple[ModelChoice, Encoder]:
-    """What the options say. Raises: ConfigError, as of the encoders."""
-    file, features = options.encoder, options.features
-    if file is None:
-        return ModelChoice(features=features), BuiltinEncoder.of(image_size_px, channels, features)
-    if not file.is_file():
-        raise ConfigError(f"there is no encoder at {file}", do="correct --encoder")
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    choice = ModelChoice(encoder=file.name, encoder_sha256=sha256, features=features)
-    return choice, OwnEncoder.load(file, sha256, channels=channels, features=features)
-
-
-def encoded(encoder: Encoder, x: Tensor, cache: Path, console: Console) -> Tensor:
-    """Features float32 [n, features] of images x; computed once, and then read."""
-    name = hashlib.sha256(encoder.fingerprint.encode() + x.numpy().tobytes()).hexdigest()[:16]
-    path = cache / f"{name}.npy"
-    if not path.exists():
-        console.print(f"encoding {len(x)} images, once")
-        with torch.no_grad():
-            z = encoder(x)
-        buffer = io.BytesIO()
-        np.save(buffer, z.numpy())
-        write_atomically(path, buffer.getvalue())
-    return torch.from_numpy(np.load(path))
-
-
 def run(
     options: argparse.Namespace,
     studies: Callable[[Path, Console], Sequence[Study]],
@@ -105,17 +70,11 @@ def run(
     torch.set_num_threads(1)
     keep_freed_memory()
     console, store = Console(stderr=True), Store(options.out)
-    try:
+    with ending(console, stopped="Stopped. The same command goes on."):
         if options.seeds < 2:
             raise ConfigError(f"--seeds {options.seeds}", allowed="at least 2: an interval is over seeds")
         measured = _measurements(options, studies(folder(options.data), console), rows, store)
         _measure(measured, options, [row.name for row in rows], console)
-    except WardroundError as error:
-        console.print(str(error), highlight=False)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on.")
-        sys.exit(130)
     if options.json:
         for _, cell in sorted(store.rows().items()):
             if "row" in cell:

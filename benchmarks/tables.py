@@ -10,22 +10,38 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from scipy import stats
 
-from wardround.errors import StorageError
+from wardround.errors import StorageError, WardroundError
 from wardround.files import locked, write_atomically
 from wardround_server.report.charts import Line, line_chart
 
 Row = dict[str, object]
 RESULTS, TABLE = "results.json", "table.md"
 LOCK_PATIENCE_S = 10.0
+
+
+@contextmanager
+def ending(console: Console, *, stopped: str) -> Iterator[None]:
+    """A refusal is a sentence and its exit code; Ctrl-C is `stopped`, and 130."""
+    try:
+        yield
+    except WardroundError as error:
+        console.print(str(error), highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print(stopped)
+        sys.exit(130)
 
 
 @dataclass(frozen=True)
