@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wardround.accountant import calibrate, rows_for
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.meta import algorithm_named
@@ -25,7 +26,6 @@ from wardround.wire import ReplyHeader, RoundReply, RoundRequest
 from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
 from wardround_client.personalise import Learner
-from wardround_client.privacy.accountant import calibrate, rows_for
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.round import OpenCohort, ask
 from wardround_server.rounds import run

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from unittest import mock
 
-from wardround_client.privacy.accountant import Answers, epsilon
+from wardround.accountant import Answers, epsilon
 from wardround_client.privacy.ledger import Budget, Ledger
 
 BUDGET = Budget(epsilon=1e6, delta=1e-3)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from scipy.stats import norm
 
+from wardround import accountant
 from wardround.config import Federation
 from wardround.models import build_model
 from wardround.schedule import Schedule, answer_size
 from wardround.toml import loads
 from wardround.wire import reply_bytes
-from wardround_client.privacy import accountant
 from wardround_server.home import FEDERATION_TOML
 from wardround_simulation.federation import changed
 from wardround_simulation.membership.roc import gaussian_tpr

@@ -36,13 +36,13 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism, per_patient
-from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.bookkeeping import Recorded
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.method import Method, Plan

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import wardround.bundle
 from wardround import __version__
+from wardround.accountant import Calibration, calibrate
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, PolicyRefusal
 from wardround.meta import extended
@@ -20,7 +21,6 @@ from wardround.models import Model, build_model
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig
 from wardround_client.policy import check
-from wardround_client.privacy.accountant import Calibration, calibrate
 
 RECORD = "approval.json"
 log = logging.getLogger(__name__)

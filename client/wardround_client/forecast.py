@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wardround.accountant import Answers, epsilon, epsilon_and_method, rows_for
 from wardround_client.agreement import Agreement
-from wardround_client.privacy.accountant import Answers, epsilon, epsilon_and_method, rows_for
 from wardround_client.privacy.ledger import Budget
 
 

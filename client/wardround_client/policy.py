@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from wardround.accountant import Calibration
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
 from wardround.schedule import Schedule
 from wardround.wire import RoundRequest, Vector
 from wardround_client.config import HospitalConfig
-from wardround_client.privacy.accountant import Calibration
 
 
 def check(

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from wardround.accountant import Answers, Calibration, rows_for
 from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
 from wardround.meta import algorithm_named
@@ -23,7 +24,6 @@ from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
 from wardround_client.policy import check_request
-from wardround_client.privacy.accountant import Answers, Calibration, rows_for
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.receipt import layout_of
 from wardround_client.seen import remember

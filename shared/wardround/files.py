@@ -1,9 +1,11 @@
-"""Files that are whole or not there, and folders that one process holds."""
+"""Files that are whole or not there, private to their owner whatever the umask, and folders that one process holds."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +18,36 @@ class Held(FederationError):
     """Another process works in the folder."""
 
 
-def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644, scratch: Path | None = None) -> None:
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """A regular file's bytes, read once; nothing else can be read so.
+
+    A FIFO would wait for ever, a device never ends, and a link to either is either (open(2), O_NONBLOCK).
+
+    Raises: OSError: missing, unreadable, no regular file (EINVAL), or larger than the limit (EFBIG).
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes:,} bytes", str(path))
+    return data
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder, if it is not there, and shut it to others (0700) whatever the umask says. Raises: OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Path | None = None) -> None:
     """Replace a file in one step, durably.
 
     Args:
         path: the file.
         blob: what it shall hold.
-        mode: of a new file.
+        mode: of the file, whatever the umask says.
         scratch: where it is written first, in the same folder. By default a name of this process; whoever writes under
             a lock can give it a fixed one, of which a crash leaves no second.
 
@@ -31,6 +56,7 @@ def write_atomically(path: Path, blob: bytes, *, mode: int = 0o644, scratch: Pat
     scratch = scratch or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            os.fchmod(file.fileno(), mode)
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())

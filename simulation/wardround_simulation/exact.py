@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
 from wardround_client.episodes import deal, episodes_of
 from wardround_client.examples import Examples
-from wardround_client.privacy.accountant import Answers, Calibration
 
 
 class ExactCohort:

@@ -14,8 +14,8 @@ import pytest
 from tests.client.commands import wardround
 from tests.client.privacy.ledgers import reserve
 
+from wardround.accountant import Answers
 from wardround_client.commands.ledger import CSV_COLUMNS
-from wardround_client.privacy.accountant import Answers
 from wardround_client.privacy.ledger import Budget, Ledger
 
 LAYOUT = "head.weight 4x32, head.bias 4"

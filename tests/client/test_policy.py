@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from torch import nn
 
+from wardround.accountant import calibrate
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models.tabular import Tabular
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig
 from wardround_client.policy import check
-from wardround_client.privacy.accountant import calibrate
 
 FEATURES = ("age", "pressure", "sugar")
 

@@ -13,7 +13,7 @@ import dp_accounting
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
-from wardround_client.privacy.accountant import Answers
+from wardround.accountant import Answers
 
 
 @dataclass(frozen=True)

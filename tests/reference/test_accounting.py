@@ -7,7 +7,7 @@ import math
 import pytest
 from tests.reference.oracle import price, rdp
 
-from wardround_client.privacy.accountant import Answers, epsilon
+from wardround.accountant import Answers, epsilon
 
 
 def test_the_specification_s_example() -> None:

@@ -14,7 +14,7 @@ import time
 import pytest
 from tests.reference.oracle import History, history, price
 
-from wardround_client.privacy.accountant import Answers, Method, epsilon, epsilon_and_method
+from wardround.accountant import Answers, Method, epsilon, epsilon_and_method
 
 BATCHES = 6
 CASES = 100 if os.environ.get("WARDROUND_SOAK") else 3

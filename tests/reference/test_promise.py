@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import rounds
 
+from wardround.accountant import Answers, calibrate, epsilon, rows_for
 from wardround.config import Federation, Privacy
 from wardround.models.scaling import log_prior
 from wardround.schedule import Schedule
@@ -26,7 +27,6 @@ from wardround_client.config import HospitalConfig
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest_table
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.accountant import Answers, calibrate, epsilon, rows_for
 from wardround_client.round import _own_prior, answer
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import ConfigError
 from wardround_client.examples import Examples
-from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_simulation.exact import ExactCohort
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from wardround_client.privacy.accountant import Answers, epsilon, gaussian_delta
+from wardround.accountant import Answers, epsilon, gaussian_delta
 from wardround_simulation.membership.roc import Share, area, ceiling_of, curve, gaussian_tpr, tpr_at
 
 scores = st.lists(st.integers(-3, 3), min_size=1, max_size=40).map(lambda values: np.array(values, dtype=np.float64))

@@ -13,6 +13,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
@@ -20,7 +21,6 @@ from wardround_client.batches import in_even_batches
 from wardround_client.episodes import Deal, deal, episodes_of
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.per_patient import clipped_sum
 
 _COUNT_SHARE = 0.5

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wardround.accountant import Answers, epsilon, merged
 from wardround.errors import BudgetExceeded, Replay, StorageError
 from wardround_client.clock import now
-from wardround_client.privacy.accountant import Answers, epsilon, merged
 from wardround_client.privacy.chain import Chain
 
 LEDGER = "ledger.sqlite"

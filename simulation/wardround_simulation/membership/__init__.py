@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wardround_client.privacy.accountant import rows_for
+from wardround.accountant import rows_for
 from wardround_client.round import OpenCohort
 from wardround_simulation.membership import roc
 from wardround_simulation.membership.attacks import (

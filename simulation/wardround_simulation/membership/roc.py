@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
-from wardround_client.privacy.accountant import Answers, epsilon, gaussian_mu
+from wardround.accountant import Answers, epsilon, gaussian_mu
 from wardround_client.privacy.audit.bounds import clopper_pearson
 
 Floats = npt.NDArray[np.float64]

@@ -17,6 +17,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
@@ -29,7 +30,6 @@ from wardround_client.episodes import Deal
 from wardround_client.examples import Examples
 from wardround_client.privacy import cohort as private
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.cohort import PrivateCohort
 
 CLASSES, FEATURES, DECLARED = 3, 4, 50

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardround_client.privacy.accountant import Answers
+from wardround.accountant import Answers
 from wardround_client.privacy.ledger import Budget, Ledger, Reservation
 
 BUDGET = Budget(epsilon=5.0, delta=1e-3)

@@ -9,10 +9,10 @@ import torch
 from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, MODELS, asks, cohort, examples_of, objective
 from torch import Tensor
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.schedule import QUESTIONS, Question
-from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.cohort import PrivateCohort
 
 THETA = torch.zeros(MODELS["logistic"].layout.size)

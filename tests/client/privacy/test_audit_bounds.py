@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from wardround_client.privacy.accountant import gaussian_epsilon
+from wardround.accountant import gaussian_epsilon
 from wardround_client.privacy.audit.bounds import (
     Evidence,
     any_epsilon,

@@ -13,6 +13,7 @@ from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, cohort, 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.models import Objective
@@ -21,7 +22,6 @@ from wardround.models.tabular import Tabular
 from wardround.vector import Layout
 from wardround_client.examples import Examples
 from wardround_client.privacy import mechanism, method, per_patient
-from wardround_client.privacy.accountant import Answers, Calibration
 from wardround_client.privacy.bookkeeping import UnsupportedError, image_gradients
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.method import plan_of

@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.client.privacy.ledgers import BUDGET, PRICE, reserve
 
 import wardround_client.privacy.ledger as ledger_module
+from wardround.accountant import Answers, epsilon, merged
 from wardround.errors import BudgetExceeded, Replay, StorageError
-from wardround_client.privacy.accountant import Answers, epsilon, merged
 from wardround_client.privacy.chain import Chain
 from wardround_client.privacy.ledger import Budget, Ledger, Reservation
 

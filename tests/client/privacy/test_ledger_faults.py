@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from tests.client.privacy import ledgers
 
+from wardround.accountant import Answers
 from wardround.errors import StorageError
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.accountant import Answers
 from wardround_client.privacy.ledger import Budget, Ledger
 
 reserve = partial(ledgers.reserve, rows=(Answers(20.0, 1.0, 1),), budget=Budget(epsilon=100.0, delta=1e-3))
@@ -259,7 +259,7 @@ SPENDER = """
 import sys
 from pathlib import Path
 from wardround.errors import BudgetExceeded
-from wardround_client.privacy.accountant import Answers
+from wardround.accountant import Answers
 from wardround_client.privacy.ledger import Budget, Ledger
 path, run = Path(sys.argv[1]), sys.argv[2]
 ledger = Ledger(path)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tests.rounds import RUN, TWO_COLUMNS, read, request
 
+from wardround.accountant import epsilon, rows_for
 from wardround.config import Federation
 from wardround.models import build_model
 from wardround.schedule import QUESTIONS, Question
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest_table
-from wardround_client.privacy.accountant import epsilon, rows_for
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.receipt import layout_of
 from wardround_client.round import answer

@@ -17,11 +17,11 @@ from typing import Protocol
 
 import torch
 
+from wardround.accountant import Answers, Calibration, epsilon, run_epsilon
 from wardround.config import Federation
 from wardround.errors import ConfigError
 from wardround.models import Model
 from wardround.schedule import Schedule
-from wardround_client.privacy.accountant import Answers, Calibration, epsilon, run_epsilon
 from wardround_client.privacy.audit.bounds import (
     Evidence,
     any_epsilon,

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wardround.accountant import Answers, Calibration, rows_for
 from wardround.config import Privacy
 from wardround.models import Model
 from wardround.questions import Cohort, Loss, Shots
 from wardround.schedule import QUESTIONS, Question, RoundPlan, Schedule
 from wardround_client.examples import Examples
-from wardround_client.privacy.accountant import Answers, Calibration, rows_for
 from wardround_client.privacy.audit.bounds import Bools
 from wardround_client.round import OpenCohort
 

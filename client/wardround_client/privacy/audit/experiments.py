@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wardround.accountant import Answers
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.questions import Cohort
 from wardround_client.examples import Examples
-from wardround_client.privacy.accountant import Answers
 from wardround_client.privacy.audit.bounds import Bools, Evidence
 from wardround_client.privacy.audit.canaries import (
     HUGE,

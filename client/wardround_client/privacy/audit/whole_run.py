@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from wardround_client.privacy.accountant import Answers, rows_for
+from wardround.accountant import Answers, rows_for
 from wardround_client.privacy.audit.bounds import Evidence
 from wardround_client.privacy.audit.canaries import (
     Bench,

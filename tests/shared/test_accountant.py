@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wardround import accountant
+from wardround.accountant import Answers, calibrate, epsilon, epsilon_and_method, rows_for, run_epsilon
 from wardround.config import Privacy
 from wardround.errors import ConfigError
 from wardround.schedule import RoundPlan, Schedule
-from wardround_client.privacy import accountant
-from wardround_client.privacy.accountant import Answers, calibrate, epsilon, epsilon_and_method, rows_for, run_epsilon
 
 
 def schedule(rounds: int, times: int = 1, evaluations: int = 0) -> Schedule:

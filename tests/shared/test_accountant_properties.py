@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.imports import imported, modules, tree
 
+from wardround.accountant import Answers, calibrate, epsilon, merged, rows_for, run_epsilon
 from wardround.config import AlgorithmChoice, Federation, Privacy, Rounds, Task
 from wardround.meta import _ALGORITHMS
 from wardround.schedule import QUESTIONS, TRAINING, RoundPlan, Schedule
-from wardround_client.privacy.accountant import Answers, calibrate, epsilon, merged, rows_for, run_epsilon
 
 SIGMAS = st.floats(0.8, 8)
 RATES = st.floats(0.003, 0.7)

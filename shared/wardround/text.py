@@ -1,0 +1,40 @@
+"""Text from outside, as it may be shown: on a terminal, in a log, a CSV, a report or an error.
+
+A name that somebody else wrote can hold an escape sequence that repaints the screen, a line break that forges a line of
+a log, a mark that turns the reading direction around (Boucher and Anderson, "Trojan Source", 2023), or a megabyte.
+Whatever shows such text shows `shown(text)`; whatever a person approves has no such text at all (`is_plain`).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+LONGEST = 200  # characters, where nothing else is said
+# Cc, Cf: control and format characters, bidirectional marks among them. Cs: halves of pairs. Co, Cn: private use and
+# unassigned, which a font may draw as anything. Zl, Zp: line and paragraph separators.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def shown(text: object, limit: int = LONGEST) -> str:
+    r"""The text on one line, every invisible character written out (\x1b, \u202e), cut to `limit` characters.
+
+    What was cut is said: "a long na... (1,204 characters)".
+    """
+    whole = str(text)
+    escaped = "".join(_escaped(letter) for letter in whole[: limit + 1])
+    if len(whole) <= limit and len(escaped) <= 2 * limit:
+        return escaped
+    return f"{escaped[:limit]}... ({len(whole):,} characters)"
+
+
+def is_plain(text: str) -> bool:
+    """Whether every character of the text is one that a reader sees, or a single blank between two that he sees."""
+    return bool(text) and text == " ".join(text.split()) and shown(text, len(text)) == text
+
+
+def _escaped(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if letter == " " or (category not in _UNSHOWN and category != "Zs"):
+        return letter
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
