@@ -44,6 +44,7 @@ class Hospital:
         self.approvals = Approvals(home / "approved")
         self.paused = threading.Event()
         self.lock = threading.Lock()  # one round at a time: the ledger's order is the order of the answers
+        self.unreleased: dict[int, tuple[bytes, float]] = {}  # seq of a reservation -> its one reply, not stored yet
         self._agreements: dict[str, Agreement] = {}
         self._examples: dict[str, NamedExamples] = {}
 

@@ -228,6 +228,12 @@ class Privacy(Section):
         """Patients expected in a sample of a hospital that declares so many."""
         return min(self.patients_per_step or declared_patients, declared_patients)
 
+    def side_cap(self, declared_patients: int) -> int:
+        """Most patients in an episode's support, and in its query: the mean, six standard deviations and six more."""
+        mean = self.expected_patients(declared_patients) / self.episodes(declared_patients)
+        mean *= max(self.support_share, 1 - self.support_share)
+        return math.ceil(mean + 6 * math.sqrt(mean) + 6)
+
     def episodes(self, declared_patients: int) -> int:
         """Few-shot episodes of a sample: a public number, at least 1."""
         return max(1, round(self.expected_patients(declared_patients) / self.patients_per_episode))

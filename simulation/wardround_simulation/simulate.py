@@ -239,7 +239,7 @@ def _enriched(event: Event, ready: Ready, state: State, training: int) -> Event:
         return event
     *part, (_, held_out, agreement) = zip(ready.sites, ready.hospitals, ready.agreements, strict=True)
     event["accuracy"] = accuracy(held_out, agreement, state)
-    if agreement.model.per_patient == "vmap" and (settings.data is None or not settings.privacy):
+    if agreement.federation.model.family != "conv4" and (settings.data is None or not settings.privacy):
         event["accuracy_by_hospital"] = {site.name: accuracy(h, a, state) for site, h, a in part}
     return event
 

@@ -15,8 +15,8 @@ class Model(Protocol):
     theta is a body, a linear head (weight [classes, e], then bias [classes]), and what a method learns beside them.
     layout: of theta. body_size: numbers of the body. embedding_size: e. embedding_gain: times this, an embedding has a
     variance of about 1 at the start. scaling_size: d, the length of shift and scale. classes: number of outputs.
-    fingerprint: SHA-256, 64 hex digits, of everything frozen. per_patient: how per-patient gradients are computed
-    fastest, "vmap" (small models) or "loop" (convolutions).
+    fingerprint: SHA-256, 64 hex digits, of everything frozen. linear: whether logits are linear in
+    `standardised` z, without a body, so that gradients need elementary operations alone (`wardround.elementary`).
     """
 
     @property
@@ -34,7 +34,7 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def per_patient(self) -> str: ...
+    def linear(self) -> bool: ...
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, *task.input_shape], images in [0, 1], tables as they are -> float32 z [n, ...], on x's device.

@@ -104,9 +104,9 @@ class Conv4:
         return hashlib.sha256(b"wardround/conv4/1").hexdigest()
 
     @property
-    def per_patient(self) -> str:
-        """Convolutions are faster a patient at a time than under vmap."""
-        return "loop"
+    def linear(self) -> bool:
+        """It is not."""
+        return False
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w], as it is but contiguous: one memory format for everything downstream."""

@@ -65,9 +65,9 @@ class Extended:
         return self.model.fingerprint
 
     @property
-    def per_patient(self) -> str:
+    def linear(self) -> bool:
         """The model's."""
-        return self.model.per_patient
+        return self.model.linear
 
     def encode(self, x: Tensor) -> Tensor:
         """The model's."""

@@ -99,9 +99,9 @@ class EncoderHead:
         return self.encoder.fingerprint
 
     @property
-    def per_patient(self) -> str:
-        """A linear head is small: vmap."""
-        return "vmap"
+    def linear(self) -> bool:
+        """Without an embedding it is."""
+        return not self.body_size
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features]."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy, one_hot, softplus
 
+from wardround import elementary
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 
@@ -32,9 +33,9 @@ class Objective:
     log_prior: Tensor | None = None
 
     @property
-    def per_patient(self) -> str:
-        """How per-patient gradients are computed fastest: the model knows."""
-        return self.model.per_patient
+    def linear(self) -> bool:
+        """Whether `gradients` can be asked: the model knows."""
+        return self.model.linear
 
     @property
     def classes(self) -> int:
@@ -44,6 +45,25 @@ class Objective:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The loss float32 [] at theta float32 [P] of encoded x [m, ...] and labels y."""
         return self.each(theta, x, y).mean()
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `LinearLoss.gradients`: float64 [m, P], of labels int64 [m] or float32 [m, classes].
+
+        Of the cross entropy it is (p - y) (x, 1)', with p the softmax of the adjusted logits; of findings p are
+        sigmoids, and the mean over findings divides by their number.
+        """
+        x = self.embed(theta, x).double()  # standardised, which is elementary too
+        weight, bias = self.head(theta.double())
+        logits = elementary.linear(x, weight, bias)
+        if self.log_prior is not None:
+            logits = logits + self.log_prior.double()
+        if y.dim() == 1:
+            errors = elementary.softmax(logits) - one_hot(y, self.classes).double()
+        else:
+            errors = (elementary.sigmoid(logits) - y.double()) / self.classes
+        found = x.new_zeros(len(x), len(theta))
+        found[:, self._head] = torch.cat([(errors.unsqueeze(2) * x.unsqueeze(1)).flatten(1), errors], 1)
+        return found
 
     def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each image, float32 [m]."""

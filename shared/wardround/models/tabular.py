@@ -70,9 +70,9 @@ class Tabular:
         return self.columns
 
     @property
-    def per_patient(self) -> str:
-        """Small: vmap."""
-        return "vmap"
+    def linear(self) -> bool:
+        """Logistic regression is."""
+        return not self.body_size
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, columns] in their own units -> in units of the public spread around the public centre."""
