@@ -54,6 +54,13 @@ def softmax(logits: Tensor) -> Tensor:
     return odds / total(odds).unsqueeze(-1)
 
 
+def tanh(x: Tensor) -> Tensor:
+    """(1 - exp(-2 x)) / (1 + exp(-2 x)), float64."""
+    odds = exp(-2 * x.abs())
+    size = (1 - odds) / (1 + odds)
+    return torch.where(x >= 0, size, -size)
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x)), float64."""
     odds = exp(-x.abs())

@@ -26,15 +26,15 @@ class Loss(Protocol):
 
 
 @runtime_checkable
-class LinearLoss(Loss, Protocol):
-    """A loss whose gradient elementary operations can compute (`wardround.elementary`), where `linear` says so."""
+class ElementaryLoss(Loss, Protocol):
+    """A loss whose gradient elementary operations can compute (`wardround.elementary`), where `elementary` says so."""
 
     @property
-    def linear(self) -> bool: ...
+    def elementary(self) -> bool: ...
 
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The gradient of each image's own loss, float64 [m, P]: bit for bit a function of that image, theta and public
-        numbers. Only where it is `linear`.
+        numbers. Only where it is `elementary`.
         """
         ...
 

@@ -22,7 +22,7 @@ from wardround_client.episodes import Deal, deal, episodes_of
 from wardround_client.examples import Examples
 from wardround_client.isolated import fresh, image_by_image, isolation, or_else
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.contribution import clipped, contributions, summed
+from wardround_client.privacy.contribution import clipped, contribution, contributions, summed
 from wardround_client.privacy.per_patient import clipped_sum
 
 _COUNT_SHARE = 0.5
@@ -151,7 +151,7 @@ class PrivateCohort:
         with isolation():
             for support, query in episodes_of(self._examples, rows, valid, dealt, most):
                 found = or_else(nothing, gradient, theta, support, query).detach()
-                added += contributions(found.unsqueeze(0), clip_norm)[0]
+                added += contribution(found.float(), clip_norm)
         return summed(added.unsqueeze(0), clip_norm)
 
     def _class_blocks(self, embed: Embed) -> tuple[Tensor, int]:

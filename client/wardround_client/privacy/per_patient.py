@@ -1,7 +1,8 @@
 """The clipped gradients of patients, each a function of that patient alone, and their exact sum.
 
-Two ways, chosen by what the model is. Of a linear model the gradient has a closed form, which elementary operations
-compute for many patients at once. Of anything deeper it is plain autograd, one patient after another, in isolation.
+Two ways, chosen by what the model is. With one hidden layer at most the gradient has a closed form, which elementary
+operations compute for many patients at once. Of anything deeper it is plain autograd, one patient after another, in
+isolation.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from wardround.elementary import total
 from wardround.memory import laid_out
-from wardround.questions import LinearLoss, Loss
+from wardround.questions import ElementaryLoss, Loss
 from wardround_client.examples import Examples
 from wardround_client.isolated import fresh, isolation, or_else
-from wardround_client.privacy.contribution import contributions, summed
+from wardround_client.privacy.contribution import contribution, contributions, summed
 
 _CHUNK_BYTES = 16 << 20  # of float64 gradients of images at a time: a public number
 
@@ -37,7 +38,7 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
     if not len(rows):
         return added.double()
     rows, valid = rows.to(examples.device), valid.to(examples.device)
-    if isinstance(loss, LinearLoss) and loss.linear:
+    if isinstance(loss, ElementaryLoss) and loss.elementary:
         images = rows.shape[1] * examples.variants
         at_once = max(1, _CHUNK_BYTES // (8 * theta.numel() * max(1, images)))
         for some, there in zip(torch.split(rows, at_once), torch.split(valid, at_once), strict=True):
@@ -47,11 +48,11 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
         nothing = torch.zeros_like(theta)
         for row, there in zip(rows, valid, strict=True):
             gradient = or_else(nothing, plain_gradient, loss, theta, *examples.for_learning(row[there]))
-            added += contributions(gradient.unsqueeze(0), clip_norm)[0]
+            added += contribution(gradient, clip_norm)
     return summed(added.unsqueeze(0), clip_norm)
 
 
-def _means(loss: LinearLoss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor) -> Tensor:
+def _means(loss: ElementaryLoss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor) -> Tensor:
     """The mean gradient of each patient's images: rows and valid [patients, m] -> float64 [patients, P]."""
     x, y = examples.for_learning(rows)
     each = loss.gradients(theta, x.flatten(0, 1), y.flatten(0, 1)).view(*x.shape[:2], -1)

@@ -35,7 +35,8 @@ from wardround.meta.head import HeadAlone
 from wardround.meta.local import descend
 from wardround.models.base import Model
 from wardround.models.extended import Extended
-from wardround.questions import Cohort, FewShotLoss, LinearLoss, Shots
+from wardround.models.objective import Objective
+from wardround.questions import Cohort, FewShotLoss, Shots
 
 # How long the parts of Q, S and n are in a patient's vector, for an f of length 1; a head's gradient is about 1 long.
 SCATTER, SUMS, COUNTS = 0.55, 0.3, 0.2
@@ -93,9 +94,9 @@ class WithSums:
     loss: FewShotLoss
 
     @property
-    def linear(self) -> bool:
+    def elementary(self) -> bool:
         """Where the loss is."""
-        return isinstance(self.loss, LinearLoss) and self.loss.linear
+        return isinstance(self.loss, Objective) and self.loss.elementary
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], y int64 [m] -> float32 []."""
@@ -105,9 +106,9 @@ class WithSums:
         return (self.loss.each(theta, x, y) - added).mean()
 
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `LinearLoss.gradients`: the loss's, and f f', f and 1 at the places of Q, S_y and n_y."""
-        assert isinstance(self.loss, LinearLoss)
-        found, f = self.loss.gradients(theta, x, y), self.loss.embed(theta, x).double()
+        """See `ElementaryLoss.gradients`: the loss's, and f f', f and 1 at the places of Q, S_y and n_y."""
+        assert isinstance(self.loss, Objective)
+        found, f = self.loss.gradients(theta, x, y), self.loss.embedded(theta, x)
         classes = one_hot(y, self.loss.classes).double()
         parts = (
             -SCATTER * (f.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
