@@ -45,6 +45,7 @@ class Hospital:
         self.paused = threading.Event()
         self.lock = threading.Lock()  # one round at a time: the ledger's order is the order of the answers
         self.unreleased: dict[int, tuple[bytes, float]] = {}  # seq of a reservation -> its one reply, not stored yet
+        self.rehearsed: set[tuple[str, str]] = set()  # (digest of an agreement, question)
         self._agreements: dict[str, Agreement] = {}
         self._examples: dict[str, NamedExamples] = {}
 

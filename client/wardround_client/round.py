@@ -22,7 +22,7 @@ from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
 from wardround.meta import algorithm_named
 from wardround.models import Objective
-from wardround.models.scaling import log_odds, log_prior
+from wardround.models.scaling import log_odds, log_prior, no_scaling
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import RoundPlan, answer_size
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
@@ -33,6 +33,7 @@ from wardround_client.isolated import fresh
 from wardround_client.policy import check_request
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.receipt import layout_of
+from wardround_client.privacy.rehearsal import Rehearsal
 from wardround_client.seen import remember
 
 _GREATEST = 1e30  # of a number in an answer: its square is a float64, and nothing that learns is near it
@@ -113,7 +114,7 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
     # 3. What may raise raises here, where nobody is looked at: the whole answer, about nobody.
     rows, prior = rows_for(agreement.calibration, plan), _own_prior(hospital, header.run, agreement)
     price = ledger.price_of_run(header.run, header.round, rows, hospital.config.delta)
-    described = _reply_header(hospital, header, price)
+    described, layout = _reply_header(hospital, header, price), layout_of(plan.question, agreement.model)
     examples = hospital.examples(agreement)
 
     def answer_about(some: Examples) -> tuple[bytes, float]:
@@ -128,6 +129,7 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
         result = ask(plan, cohort, asked.request, agreement, prior, hospital.device)
         return RoundReply(described, result.numpy()).pack(), float(result.double().norm())
 
+    _rehearse(hospital, agreement, plan)
     noise_alone = answer_about(examples.nobody)
 
     # 4. Money is counted before it is spent: the reservation is on disk before the first answer is computed.
@@ -155,7 +157,6 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
     hospital.unreleased = {reservation.seq: (reply, norm)}
 
     # 6. Stored, with its receipt, before it may leave. Where the disk is full it is kept, and stored another time.
-    layout = layout_of(plan.question, agreement.model)
     released = ledger.release(reservation, reply, norm=norm, layout=layout)
     hospital.unreleased = {}
 
@@ -163,6 +164,29 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
     if not ledger.in_memory:
         remember(hospital.home, asked.request)
     return released
+
+
+def _rehearse(hospital: Hospital, agreement: Agreement, plan: RoundPlan) -> None:
+    """Once for each question of an agreement. Raises: PolicyRefusal, where this machine cannot compute it."""
+    key, model = (agreement.federation.digest, plan.question), agreement.model
+    if key in hospital.rehearsed:
+        return
+    invented = Rehearsal(agreement.federation, model, hospital.config.hospital.declared_patients, hospital.device)
+    d = model.scaling_size
+    start = RoundRequest(
+        RequestHeader(run="rehearsal", federation=agreement.federation.digest, round=plan.number),
+        *(each.numpy() for each in (model.initial(), *no_scaling(d))),
+    )
+    try:
+        ask(plan, invented, start, agreement, None, hospital.device)
+    except (MemoryError, RuntimeError) as error:  # nobody's data are in it
+        log.exception("%s cannot be rehearsed", plan.question)
+        raise PolicyRefusal(
+            "device",
+            asked=f"{plan.question}, which this machine cannot compute ({type(error).__name__})",
+            allowed="what fits into its memory",
+        ) from None
+    hospital.rehearsed.add(key)
 
 
 def _plan(agreement: Agreement, number: int) -> RoundPlan:
