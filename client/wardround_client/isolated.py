@@ -12,6 +12,7 @@ reproducibility ("Obtaining Numerically Reproducible Results"). On CUDA, determi
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ P = ParamSpec("P")
 log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _inside, _before = 0, (1, False)
+# cuBLAS reads it when it starts; without it, deterministic algorithms are refused (cuBLAS, "Results reproducibility").
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def test_whatever_function_raises_a_round_ends_in_one_reply(
 
     monkeypatch.setattr(PrivateCohort, "__init__", counting)
     for place, (code, calls) in enumerate(sorted(honest.calls.items(), key=lambda item: str(item[0]))):
-        for nth in {1, calls}:
+        for nth in (1 if place % 2 else calls,):  # the first call of one function, the last of the next
             fresh(victim)
             looked_at = 0
             reply = watched(victim, blob, Watch(code, nth, ERRORS[(place + nth) % len(ERRORS)]))
