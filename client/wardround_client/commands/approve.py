@@ -60,6 +60,7 @@ def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
     from wardround.schedule import QUESTIONS, answer_size
     from wardround.wire import reply_bytes
     from wardround_client.forecast import forecast
+    from wardround_client.terms import computed
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     budget = hospital.budget
@@ -74,6 +75,7 @@ def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
         "model": f"{federation.model.family}, {model.layout.size} parameters",
         "frozen_part_sha256": model.fingerprint,
         "algorithm": federation.algorithm.name,
+        **computed(federation, schedule, agreement.calibration, hospital.config.hospital.declared_patients),
         "rounds": len(schedule),
         "questions": {question: times for question, times in asked.items() if times},
         "outbound_bytes": sum(reply_bytes(answer_size(each, model)) * rounds for each, rounds in replies.items()),
