@@ -20,7 +20,7 @@ from wardround.meta import extended
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig
-from wardround_client.policy import check
+from wardround_client.policy import check, check_sizes
 
 RECORD = "approval.json"
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Agreement:
 
         Raises: ConfigError, PolicyRefusal.
         """
+        check_sizes(config, federation, base)
         schedule = Schedule.of(federation)
         model = extended(build_model(federation, base), federation)
         calibration = calibrate(

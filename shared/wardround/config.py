@@ -238,6 +238,15 @@ class Privacy(Section):
         """Few-shot episodes of a sample: a public number, at least 1."""
         return max(1, round(self.expected_patients(declared_patients) / self.patients_per_episode))
 
+    def side_cap(self, declared_patients: int) -> int:
+        """Most patients on one side of an episode, a public number: six deviations above the larger side's mean.
+
+        Chance passes it once in 10^9 episodes, where as many patients are there as were declared.
+        """
+        larger = max(self.support_share, 1 - self.support_share)
+        mean = larger * self.expected_patients(declared_patients) / self.episodes(declared_patients)
+        return math.ceil(mean + 6 * math.sqrt(mean) + 6)
+
 
 class Rounds(Section):
     """rounds: training rounds. A round ends when all have replied, or at deadline_s if `quorum` hospitals have.

@@ -56,12 +56,18 @@ def approve(
 
 
 def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
-    """What a person has to know before saying yes; all of it from public numbers and the ledger."""
+    """What a person has to know before saying yes; all of it from public numbers and the ledger.
+
+    Raises: PolicyRefusal, when the machine has less memory than a round may take.
+    """
     from wardround.schedule import QUESTIONS, answer_size
     from wardround.wire import reply_bytes
+    from wardround_client.footprint import footprint, free_memory
     from wardround_client.forecast import forecast
+    from wardround_client.terms import computed
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
+    declared = hospital.config.hospital.declared_patients
     budget = hospital.budget
     asked = {question: schedule.times(question) for question in QUESTIONS}
     replies = Counter(plan.question for plan in schedule.rounds)
@@ -74,6 +80,8 @@ def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
         "model": f"{federation.model.family}, {model.layout.size} parameters",
         "frozen_part_sha256": model.fingerprint,
         "algorithm": federation.algorithm.name,
+        **computed(federation, schedule, agreement.calibration, declared),
+        "memory": footprint(federation, model, declared).check(free_memory()),
         "rounds": len(schedule),
         "questions": {question: times for question, times in asked.items() if times},
         "outbound_bytes": sum(reply_bytes(answer_size(each, model)) * rounds for each, rounds in replies.items()),
