@@ -26,7 +26,7 @@ def make_home(home: Path, patients: int, *, seed: int = 1, ill: float = 0.5, fed
     ingest = ["ingest", str(home), "--table", str(table), "--federation", str(agreement), "--patient-column", "id"]
     assert run(["hospital", "init", str(home), "--name", "st-anna", "--patients", "40"]) == 0
     assert run(["hospital", *ingest]) == 0
-    assert run(["hospital", "approve", str(home), str(agreement), "--yes"]) == 0
+    assert run(["hospital", "approve", str(home), str(agreement), "--yes", "--runs", "100"]) == 0
     return home
 
 

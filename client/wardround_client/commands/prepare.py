@@ -57,7 +57,7 @@ def init(
     if as_json:
         emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
         return
-    say(f"The home of [bold]{name}[/] is {home}. Only its owner can read it; keep a backup of secret.key.")
+    say(f"The home of {name} is {home}. Only its owner can read it; keep a backup of secret.key.")
     console.print("Next:", style="bold")
     say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
     say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")

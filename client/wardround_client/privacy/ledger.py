@@ -282,6 +282,11 @@ class Ledger:
             rows = list(self._prices.get(run, ()))
         return epsilon(rows, delta)
 
+    def runs_of(self, federation: str) -> frozenset[str]:
+        """The runs of this agreement for which anything was ever reserved."""
+        with self._chain.reading():
+            return frozenset(run for run, digest in self._federation_of.items() if digest == federation)
+
     def entries(self) -> list[Entry]:
         """All entries, oldest first."""
         return [
