@@ -153,13 +153,7 @@ class Approvals:
 
         Raises: PolicyRefusal.
         """
-        approval = self.approval(digest)
-        if approval.coordinator != coordinator:
-            raise PolicyRefusal(
-                "approved",
-                asked=f"federation {digest[:12]} by another coordinator",
-                allowed="the one that the hospital was joined to when it approved: approve again",
-            )
+        approval = self.approval(digest, coordinator)
         if run not in begun and len(begun) >= approval.runs:
             raise PolicyRefusal(
                 "approved",
@@ -167,8 +161,8 @@ class Approvals:
                 allowed=f"{approval.runs} of federation {digest[:12]}, as approved; approve again for one more",
             )
 
-    def approval(self, digest: str) -> Approval:
-        """What approval.json says. Raises: PolicyRefusal, where it cannot be read: approve again."""
+    def approval(self, digest: str, coordinator: str) -> Approval:
+        """What approval.json says. Raises: PolicyRefusal: it cannot be read, or was given for another coordinator."""
         try:
             approval = Approval.model_validate_json(read_bounded(self.folder(digest) / RECORD, RECORD_BYTES))
         except (OSError, ValidationError):
@@ -178,6 +172,12 @@ class Approvals:
                 "approved",
                 asked=f"federation {digest[:12]}",
                 allowed="an approval that names its coordinator and its runs: approve again",
+            )
+        if approval.coordinator != coordinator:
+            raise PolicyRefusal(
+                "approved",
+                asked=f"federation {digest[:12]} by another coordinator",
+                allowed="the one that the hospital was joined to when it approved: approve again",
             )
         return approval
 

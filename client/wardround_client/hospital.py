@@ -195,6 +195,7 @@ class Hospital:
                 agreement = self.agreement(digest)
                 self.examples(agreement)
                 self._check_fit(agreement)
+                self.approvals.approval(digest, self.config.coordinator.identity)
             except WardroundError as error:
                 unfit.append(f"Federation {digest[:12]} does not fit this hospital: {error}")
                 log.warning("%s", unfit[-1])
