@@ -26,7 +26,7 @@ def given_bytes(path: Path, limit_bytes: int, *, do: str) -> bytes:
     try:
         return read_bounded(path, limit_bytes)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", do=do) from None
+        raise ConfigError(f"{path}: cannot be read (no such file)", do=do) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", do=do) from None
     except ValueError as error:  # a path that no file system has: with a NUL, say
