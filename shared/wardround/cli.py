@@ -22,6 +22,7 @@ from platformdirs import user_log_path
 
 from wardround import __version__
 from wardround.errors import WardroundError
+from wardround.logs import indented
 from wardround.text import shown
 
 GROUP = "wardround.commands"
@@ -150,7 +151,7 @@ def _log(arguments: Sequence[str]) -> Path | None:
         word = " ".join(argument for argument in arguments[:2] if not argument.startswith("-"))
         with path.open("a", encoding="utf-8") as file:
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            file.write(f"{when} wardround {word}\n{traceback.format_exc()}\n")
+            file.write(f"{when} wardround {shown(word)}\n{indented(traceback.format_exc())}\n")
     except OSError:
         return None
     return path

@@ -27,12 +27,13 @@ class OneLine(logging.Formatter):
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802
         """See logging.Formatter."""
-        return _indented(super().formatException(ei))
+        return indented(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802
         """See logging.Formatter."""
-        return _indented(super().formatStack(stack_info))
+        return indented(super().formatStack(stack_info))
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
+    """Lines that cannot be taken for an event of their own."""
     return "\n".join("    " + shown(line, _LONGEST) for line in text.split("\n"))

@@ -6,11 +6,12 @@ Only what the program itself puts around a text (a style, a table's lines, the c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.text import Text
+from rich.text import Span, Text
 
 from wardround.text import shown
 
@@ -35,15 +36,21 @@ class Screen(Console):
 
 
 def harmless(text: Text) -> Text:
-    """The same text, or one in the same style that shows what cannot be seen."""
-    lines = text.plain.removesuffix("\n")
-    if shown(lines, LONGEST) == lines:
+    """The same text, or one in the same styles that shows what cannot be seen."""
+    line = text.plain.removesuffix("\n")
+    if shown(line, LONGEST) == line:
         return text
+    pieces = [shown(letter) for letter in line]
+    starts = list(accumulate(map(len, pieces), initial=0))
+    spans = [
+        Span(starts[min(span.start, len(line))], starts[min(span.end, len(line))], span.style) for span in text.spans
+    ]
     return Text(
-        shown(lines, LONGEST),
+        "".join(pieces)[:LONGEST],
         style=text.style,
         justify=text.justify,
         overflow=text.overflow,
         no_wrap=text.no_wrap,
         end=text.end,
+        spans=spans,
     )

@@ -114,7 +114,12 @@ def test_a_proposal_reads_each_file_once(file: Path, monkeypatch: pytest.MonkeyP
     file.write_text(toml(BASE | {"task": image, "model": model}))
     opened: list[str] = []
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *a, **k: opened.append(Path(path).name) or real(path, *a, **k))
+
+    def counted(path: Path, flags: int) -> int:
+        opened.append(path.name)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", counted)
     proposal = Proposal.read(file)
     assert opened == [file.name, weights.name]
     weights.write_bytes(b"others")
@@ -191,6 +196,11 @@ def test_only_the_owner_reads_an_approval_whatever_the_umask(home: Path, file: P
 # What is no file.
 
 
+def a_link_to_a_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
 def a_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         here = Path.cwd()
@@ -203,7 +213,7 @@ def a_socket(path: Path) -> None:
 
 SPECIAL: dict[str, Callable[[Path], object]] = {
     "a pipe": os.mkfifo,
-    "a link to a pipe": lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+    "a link to a pipe": a_link_to_a_pipe,
     "a folder": Path.mkdir,
     "a device": lambda path: path.symlink_to("/dev/zero"),
     "a terminal": lambda path: path.symlink_to("/dev/tty"),
