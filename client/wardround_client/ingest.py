@@ -26,6 +26,7 @@ from wardround_client.cohort_writer import Batch, CohortWriter
 from wardround_client.dicom import Instance, Pseudonyms, Recipe, Rejection
 from wardround_client.dicom.workers import chunk_files, outcomes
 from wardround_client.sources import MISSING, LabelsCsv, Listed, Row, dicom_folder, label, rows, with_manufacturer
+from wardround_client.spreadsheet import harmless
 
 Progress = Callable[[int, int], None]
 
@@ -252,7 +253,7 @@ def _quarantine_list(cohort_dir: Path) -> Iterator[Callable[[str, Rejection], No
         draft.chmod(0o600)
         writer = csv.writer(file)
         writer.writerow(["file", "reason", "detail"])
-        yield lambda what, rejection: writer.writerow([what, rejection.reason, rejection.detail]) and None
+        yield lambda what, found: writer.writerow(map(harmless, (what, found.reason, found.detail))) and None
         file.flush()
         os.fsync(file.fileno())
     draft.replace(cohort_dir / QUARANTINE)

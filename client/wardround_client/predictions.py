@@ -261,7 +261,7 @@ def _table(path: Path, lines: Sequence[Mapping[str, Any]], columns: Sequence[str
     names = [*columns, *(f"probability of {name}" for name in classes)]
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(map(harmless, names))
     writer.writerows([harmless(line[name]) for name in names] for line in lines)
     _text(path, file.getvalue())
 

@@ -96,6 +96,7 @@ def _admit(hospital: Hospital, header: RequestHeader, blob: bytes) -> _Asked:
     if hospital.paused.is_set():
         raise PolicyRefusal("pause", asked="a round", allowed="none until the hospital resumes")
     agreement = hospital.agreement(header.federation)
+    hospital.permit(header.federation, header.run)
     plan = _plan(agreement, header.round)
     model = agreement.model
     request = RoundRequest.unpack(blob, size=model.layout.size, scaling_size=model.scaling_size)

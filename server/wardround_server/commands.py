@@ -17,6 +17,8 @@ from rich.table import Table
 
 from wardround.config import Name, load_federation
 from wardround.errors import ConfigError, Unreachable
+from wardround.given import TOML_BYTES, given_text
+from wardround.logs import OneLine
 from wardround_server import tls
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
@@ -237,7 +239,7 @@ def _prepare_flower(place: Home) -> None:
     import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
 
     handler = logging.handlers.RotatingFileHandler(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(OneLine())
     for name in ("flwr", "uvicorn", "wardround_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -247,7 +249,7 @@ def _prepare_flower(place: Home) -> None:
 
 def _keep_agreement(place: Home, federation: Path, folder: Path, encoder: str) -> None:
     """Copy the agreement, and the encoder it names, into the run's folder. Raises: ConfigError, StorageError."""
-    place.write(f"runs/{folder.name}/federation.toml", federation.read_text(encoding="utf-8"))
+    place.write(f"runs/{folder.name}/federation.toml", given_text(federation, TOML_BYTES, do="name a federation.toml"))
     if encoder == "builtin":
         return
     weights = federation.parent / encoder

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from wardround.config import Name
 from wardround.errors import ConfigError, StorageError
 from wardround.files import write_atomically
+from wardround.given import CARD_BYTES, given_bytes
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
@@ -110,9 +111,7 @@ class Registry:
 def load_card(path: Path) -> Card:
     """Read a hospital's join.json. Raises: ConfigError, which says what is wrong with it."""
     try:
-        return Card.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})", do="name the hospital's join.json") from None
+        return Card.model_validate_json(given_bytes(path, CARD_BYTES, do="name the hospital's join.json"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -66,7 +66,10 @@ def test_a_round_beyond_the_schedule_is_refused(hospital: Hospital, agreement: A
     assert not hospital.ledger.history()
 
 
-def test_a_second_run_is_refused_when_the_budget_is_spent(hospital: Hospital, agreement: Agreement) -> None:
+def test_a_second_run_is_refused_when_the_budget_is_spent(
+    hospital: Hospital, agreement: Agreement, federation_toml: Path
+) -> None:
+    hospital.approve(federation_toml, runs=2)
     for plan in agreement.schedule.rounds:
         answer(hospital, request(agreement, plan.number))
     spent = hospital.ledger.spent(hospital.config.delta)
@@ -123,7 +126,10 @@ def test_a_paused_hospital_refuses_and_resumes(hospital: Hospital, agreement: Ag
     assert read(agreement, answer(hospital, request(agreement, 0)), 0).header.refusal is None
 
 
-def test_replies_have_one_length_whatever_the_data(hospital: Hospital, agreement: Agreement) -> None:
+def test_replies_have_one_length_whatever_the_data(
+    hospital: Hospital, agreement: Agreement, federation_toml: Path
+) -> None:
+    hospital.approve(federation_toml, runs=3)
     lengths = {len(answer(hospital, request(agreement, 1, run=run))) for run in ("a", "bb", "a-much-longer-name")}
     assert len(lengths) == 1
 

@@ -59,7 +59,7 @@ def make_home(home: Path) -> Hospital:
         home / "table.csv", home / "cohort", key=hospital.key, features=["a", "b"], patient_column=None,
         label_columns=["y"],
     )  # fmt: skip
-    agreement = hospital.approve(home / "federation.toml")
+    agreement = hospital.approve(home / "federation.toml", runs=1_000_000)
     hospital.examples(agreement)
     hospital.ledger.close()  # SQLite's connections do not survive a fork: each worker opens its own
     rehearsal = reopened(

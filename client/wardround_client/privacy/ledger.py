@@ -286,6 +286,11 @@ class Ledger:
             more = [] if (run, round) in self._rounds else list(rows)
         return epsilon([*paid, *more], delta)
 
+    def runs_of(self, federation: str) -> frozenset[str]:
+        """The runs of this agreement for which anything was ever reserved."""
+        with self._chain.reading():
+            return frozenset(run for run, digest in self._federation_of.items() if digest == federation)
+
     def entries(self) -> list[Entry]:
         """All entries, oldest first."""
         return [
