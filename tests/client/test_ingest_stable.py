@@ -171,7 +171,7 @@ def check_that_nobody_moves_another(archive: Archive, folder: Path, workers: int
 def test_whoever_comes_or_goes_the_others_stay_as_they_are(
     tmp_path_factory: pytest.TempPathFactory, archive: Archive
 ) -> None:
-    """P59: "What is stored of a patient follows from that patient alone"."""
+    """The rule: what is stored of a patient follows from that patient alone."""
     check_that_nobody_moves_another(archive, tmp_path_factory.mktemp("archive"))
 
 
