@@ -80,7 +80,8 @@ def test_every_attacker_is_there_and_no_attack_twice() -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ("| stranger | a | b |", "names no test"),
+        ("| stranger | a | b | |", "names no test"),
+        ("| stranger | a | b |", "known attackers"),
         ("| stranger | a | b | by reading |", "names no test"),
         ("| somebody | a | b | `tests/reference/test_threats.py::test_no_row_is_left_to_do` |", "known attackers"),
         ("| stranger | a | | `tests/reference/test_threats.py::test_no_row_is_left_to_do` |", "an answer"),
