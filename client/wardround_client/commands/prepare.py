@@ -203,9 +203,20 @@ def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
     rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
     rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
+    if summary.unusable:
+        rows |= {"CSV lines without effect": str(summary.unusable)}
     show(rows, title="Ingest")
     if summary.quarantined:
         say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
+    if summary.unusable:
+        lines = ", ".join(map(str, summary.unusable_lines))
+        say(
+            f"Without a key, with a cell too few or too many, or against an earlier line of the same key: line {lines}."
+        )
+        say("A key that two lines contradict has no label. Correct the CSV and ingest again.")
+    if summary.shared:
+        say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
+        say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
 
 
 def _invitation(path: Path) -> tuple[str, str]:
