@@ -26,6 +26,8 @@ from wardround_client.control import Board, ControlServer
 from wardround_client.hospital import Hospital
 from wardround_client.keys import load_node_key
 from wardround_client.node import POLL_S, Coordinator, Link, Node
+from wardround_client.one_life import RULE as ONE_LIFE
+from wardround_client.one_life import check_not_stopped
 from wardround_client.round import answer
 
 LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
@@ -53,12 +55,13 @@ class Daemon:
         say: told each change of the link, one sentence for a person.
         poll_s: how long an idle node waits before it asks again.
 
-    Raises: ConfigError, DataError, StorageError.
+    Raises: ConfigError, DataError, StorageError; one_life.Stopped, while nobody has decided.
     """
 
     def __init__(self, home: Path, *, say: Callable[[str], None] = lambda line: None, poll_s: float = POLL_S) -> None:
         self.home, self._say, self._poll_s = home, say, poll_s
         self.stop = threading.Event()
+        check_not_stopped(home)
         self.hospital = Hospital.open(home)
         self._coordinator = coordinator_of(self.hospital)
         self._key = load_node_key(home)
@@ -69,7 +72,13 @@ class Daemon:
         self._control = ControlServer(home, self.board, self.hospital.paused, self.stop)
 
     def run(self, *, give_up_after_s: float | None = None) -> None:
-        """Serve until told to stop. Raises: Untrusted, Unreachable (see Node.run), StorageError."""
+        """Serve until told to stop.
+
+        Raises:
+            Untrusted, Unreachable: see Node.run.
+            one_life.Stopped: another copy of this home answers, and this one leaves the coordinator to it.
+            StorageError.
+        """
         if self.hospital.config.device.threads:
             torch.set_num_threads(self.hospital.config.device.threads)
         node = Node(
@@ -86,6 +95,7 @@ class Daemon:
             for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
                 self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
+        check_not_stopped(self.home)
 
     def _largest_request(self) -> int:
         """Bytes of the largest request that an approved agreement can bring; 0 without an approval."""
@@ -101,6 +111,8 @@ class Daemon:
         reply = answer(self.hospital, blob)
         self._wait_for_grid(came)
         header = peek_reply(reply)
+        if header.refusal and header.refusal.rule == ONE_LIFE:
+            self.stop.set()  # once this refusal is delivered: to go on polling would take the other copy's rounds away
         with self._shown_lock:
             self._shown = _after(self._shown, header)
         self.board.touch()
