@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import logging.handlers
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ import torch
 
 from wardround import __version__
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.files import PrivateLog, shut
 from wardround.models import Model
 from wardround.wire import ReplyHeader, peek_reply, request_bytes
 from wardround_client._proto import hospital_pb2 as pb
@@ -234,11 +234,13 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def logging_to(home: Path) -> Iterator[None]:
-    """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
+    """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else; shut the home to other users.
+
+    Raises: StorageError.
+    """
     path = home / LOG
     try:
-        path.touch(mode=0o600)
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+        handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
@@ -249,6 +251,8 @@ def logging_to(home: Path) -> Iterator[None]:
         before.append((logger, logger.handlers, logger.propagate, logger.level))
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    if opened := shut(home):
+        log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
     try:
         yield
     finally:

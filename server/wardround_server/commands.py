@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from wardround.config import Name, load_federation
 from wardround.errors import ConfigError, Unreachable
+from wardround.files import PrivateLog, shut
 from wardround_server import tls
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
@@ -236,13 +236,15 @@ def _prepare_flower(place: Home) -> None:
     os.environ["WARDROUND_COORDINATOR_HOME"] = str(place.folder)
     import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
 
-    handler = logging.handlers.RotatingFileHandler(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
+    handler = PrivateLog(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     for name in ("flwr", "uvicorn", "wardround_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    if opened := shut(place.folder):
+        logging.getLogger(__name__).warning("others could read or write here, and no longer can: %s", ", ".join(opened))
 
 
 def _keep_agreement(place: Home, federation: Path, folder: Path, encoder: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
-from wardround.files import write_atomically
+from wardround.files import private_folder, write_atomically
 from wardround.toml import Section, load
 from wardround_server.tls import TlsFiles
 
@@ -117,7 +117,7 @@ class Home:
         """Replace a text file of the home. Raises: StorageError."""
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(path.parent)
             write_atomically(path, text.encode())
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror})", do="check the disk") from None

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wardround.errors import ConfigError, StorageError
-from wardround.files import write_atomically
+from wardround.files import private_folder, write_atomically
 
 VALID_DAYS = 825  # longer ones are refused by some TLS clients
 
@@ -57,7 +57,7 @@ def create(folder: Path, hosts: Sequence[str]) -> TlsFiles:
     files = TlsFiles(folder)
     names = _names(["localhost", "127.0.0.1", *hosts])
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         if not (files.ca.exists() and files.ca_key.exists()):
             _make_ca(files)
         if not _serves(files, names):

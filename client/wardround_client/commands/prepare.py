@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tomllib
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.errors import ConfigError, DataError, StorageError
+from wardround.files import write_atomically
 from wardround_client.commands.common import (
     JsonOption,
     NewHome,
@@ -245,9 +245,7 @@ def _text(path: Path) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
