@@ -11,14 +11,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from wardround.errors import StorageError
 from wardround.files import private_folder
 from wardround.wire import Answered
+from wardround_server.hospitals import Hospital
 
 FOLDER = "answers"
 log = logging.getLogger(__name__)
@@ -36,6 +38,11 @@ class AnswerBook:
     def __init__(self, folder: Path | None = None, keys: Mapping[str, str] | None = None) -> None:
         self._folder, self._keys = folder, keys or {}
         self._known: dict[str, list[Answered]] = {}
+
+    @classmethod
+    def of_home(cls, home: Path, registered: Iterable[Hospital]) -> Self:
+        """The lists of a coordinator's home and its registry."""
+        return cls(home / FOLDER, {hospital.name: hospital.public_key for hospital in registered})
 
     def of(self, hospital: str) -> list[Answered]:
         """Its answers, oldest first; a line that a crash cut off is passed over. Raises: StorageError."""

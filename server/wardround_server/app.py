@@ -19,7 +19,6 @@ from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, MessageError, StorageError, WardroundError
 from wardround.files import Held
 from wardround_flower import MESSAGE_TYPE, pack, unpack
-from wardround_server.answers import FOLDER as ANSWERS
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.hospitals import Hospital, Registry
@@ -59,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
                 GridTransport(grid, Registry(home).by_node()),
                 Checkpointer(folder),
                 run_name=run_name,
-                answers=AnswerBook(home / ANSWERS, {each.name: each.public_key for each in Registry(home)}),
+                answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),
             ):
                 events.write(event)
