@@ -17,6 +17,7 @@ from types import FrameType
 import torch
 
 from wardround import __version__
+from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import PrivateLog, shut
 from wardround.models import Model
@@ -32,6 +33,7 @@ from wardround_client.round import answer
 
 LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
 _LOG_BYTES, _LOG_FILES = 5_000_000, 4
+_LOOK_S = 3600.0
 log = logging.getLogger(__name__)
 
 
@@ -91,11 +93,27 @@ class Daemon:
             report=self._link,
             poll_s=self._poll_s,
         )
+        if opened := shut(self.home):  # but a node.key that others could read was refused before
+            log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
+        threading.Thread(target=self._watch_authority, name="authority", daemon=True).start()
         with self._control:
             for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
                 self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
         check_not_stopped(self.home)
+
+    def _watch_authority(self) -> None:
+        """Write into the log, weeks before, that the authority which this hospital joined ends."""
+        try:
+            ends = max(ends_of(self._coordinator.ca_pem))
+        except ValueError:  # said when it is dialled
+            return
+        countdown = Countdown()
+        while True:
+            for line in countdown.due({"coordinator's CA": ends}):
+                log.warning("the %s: ask the coordinator for its present invitation.toml and join again", line)
+            if self.stop.wait(_LOOK_S):
+                return
 
     def _largest_request(self) -> int:
         """Bytes of the largest request that an approved agreement can bring; 0 without an approval."""
@@ -234,10 +252,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def logging_to(home: Path) -> Iterator[None]:
-    """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else; shut the home to other users.
-
-    Raises: StorageError.
-    """
+    """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
     path = home / LOG
     try:
         handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
@@ -251,8 +266,6 @@ def logging_to(home: Path) -> Iterator[None]:
         before.append((logger, logger.handlers, logger.propagate, logger.level))
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    if opened := shut(home):
-        log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from wardround.certificates import WARN_DAYS, Countdown, days_left
 from wardround.cli import run as command
 from wardround.errors import ConfigError, WardroundError
 from wardround.files import write_atomically
+from wardround_client.daemon import Daemon, logging_to
 from wardround_client.keys import create_node_key
 from wardround_server import tls
 
@@ -232,7 +233,9 @@ def test_status_shows_every_end_and_renew_ca_goes_step_by_step(
     assert (tmp_path / "invitation.toml").read_text().count("BEGIN CERTIFICATE") == 1
 
 
-def test_a_hospital_joins_again_with_both_and_keeps_its_approvals(tmp_path: Path) -> None:
+def test_a_hospital_joins_again_with_both_and_keeps_its_approvals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tests.hostile.conftest import make_home
 
     home, place = make_home(tmp_path / "made" / "home", 40), tmp_path / "coordinator"
@@ -243,7 +246,22 @@ def test_a_hospital_joins_again_with_both_and_keeps_its_approvals(tmp_path: Path
         assert command(["coordinator", "renew-ca", str(place)]) == 0
     assert (home / "coordinator-ca.pem").read_text().count("BEGIN CERTIFICATE") == 2
     assert sorted((home / "approved").rglob("*")) == approved
+    command(["hospital", "status", str(home), "--json"])
+    assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["ca_ends"]) == 2
     assert create_node_key(home) in (home / "join.json").read_text()
+
+
+@pytest.mark.parametrize(("age", "says"), [(3600, False), (3625, True), (3651, True)])
+def test_a_hospital_logs_weeks_before_that_its_authority_ends(tmp_path: Path, age: int, says: bool) -> None:
+    from tests.hostile.conftest import make_home
+
+    home, ca = make_home(tmp_path / "made" / "home", 40), tls.create(tmp_path / "tls", [], at=day(-age)).ca
+    assert command(["hospital", "join", str(home), "--address", "127.0.0.1:1", "--ca", str(ca)]) == 0
+    daemon = Daemon(home)
+    daemon.stop.set()  # one look, and the end
+    with logging_to(home):
+        daemon._watch_authority()
+    assert ("the coordinator's CA ends on" in (home / "hospital.log").read_text()) == says
 
 
 @settings(max_examples=200, deadline=None)

@@ -168,11 +168,23 @@ def _beside(home: Path) -> dict[str, Any]:
     from wardround_client.one_life import why
     from wardround_client.withdrawn import Register
 
-    told: dict[str, Any] = {"stopped": why(home)}
+    told: dict[str, Any] = {"stopped": why(home), "ca_ends": _authority(home)}
     try:
         return told | {"withdrawn": len(Register.of(home).read())}
     except StorageError as error:
         return told | {"withdrawn": None, "withdrawn_error": str(error)}
+
+
+def _authority(home: Path) -> list[str]:
+    """When each certificate of the joined CA file ends, ISO 8601; empty, where it cannot be told."""
+    from wardround.certificates import ends_of
+    from wardround_client.config import load_hospital_config
+
+    try:
+        pem = (home / load_hospital_config(home / "hospital.toml").coordinator.ca_file).read_bytes()
+        return [end.isoformat() for end in ends_of(pem)]
+    except (OSError, ValueError):
+        return []
 
 
 def _table(told: dict[str, Any]) -> Table:
@@ -189,6 +201,14 @@ def _print_status(told: dict[str, Any], as_json: bool) -> None:
         show(_lines(told), title=told["name"])
 
 
+def _ending(ends: list[str]) -> str:
+    from datetime import datetime
+
+    from wardround.certificates import until
+
+    return "ends on " + "; the next on ".join(until(datetime.fromisoformat(end)) for end in ends)
+
+
 def _lines(told: dict[str, Any]) -> dict[str, str]:
     last = f"{told['run']}, round {told['round']}" if told["run"] else "none yet"
     stopped = (
@@ -198,6 +218,7 @@ def _lines(told: dict[str, Any]) -> dict[str, str]:
     return {
         **({"STOPPED": stopped} if told.get("stopped") else {}),
         "coordinator": told["coordinator"] or "none: `wardround hospital join`",
+        **({"coordinator's CA": _ending(told["ca_ends"])} if told.get("ca_ends") else {}),
         "link": f"{told['link']}: {told['link_detail']}",
         "paused": "yes, every round is refused" if told["paused"] else "no",
         "last answer": f"{last} ({told['answered']} since the start)",
