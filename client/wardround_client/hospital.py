@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.files import private_folder, write_atomically
 from wardround.toml import loads
 from wardround_client.agreement import Agreement, Approval, Approvals, Proposal
 from wardround_client.cohort import CohortStore
@@ -66,13 +67,12 @@ class Hospital:
             raise ConfigError(f"{home} is a hospital's home already", do="choose another folder")
         loads(hospital_toml, HospitalConfig, name="hospital.toml")  # before anything is written
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            home.chmod(0o700)
-            (home / "approved").mkdir(exist_ok=True)
+            private_folder(home)
+            private_folder(home / "approved")
             Register(home / REGISTER, create_pseudonym_key(home)).create()
             if ledger is None:
                 Ledger(home / LEDGER).close()
-            (home / "hospital.toml").write_text(hospital_toml, encoding="utf-8")
+            write_atomically(home / "hospital.toml", hospital_toml.encode())
         except OSError as error:
             raise StorageError(
                 f"{home} cannot be written ({error.strerror})", do="choose another folder, or check the disk"

@@ -26,6 +26,7 @@ from wardround.models.scaling import log_odds, log_prior, no_scaling
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import RoundPlan, answer_size
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
+from wardround_client import one_life
 from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
@@ -92,6 +93,8 @@ class _Asked:
 
 def _admit(hospital: Hospital, header: RequestHeader, blob: bytes) -> _Asked:
     """What may be asked. Sees no patient, so the words of its refusals may leave. Raises: WardroundError."""
+    # 0. One home, one life: what the coordinator has of this hospital is in this ledger.
+    one_life.check(hospital, header)
     # 1. Only what was approved, within its own schedule, well formed, and of numbers that can be computed with.
     if hospital.paused.is_set():
         raise PolicyRefusal("pause", asked="a round", allowed="none until the hospital resumes")

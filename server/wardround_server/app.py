@@ -19,6 +19,7 @@ from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, MessageError, StorageError, WardroundError
 from wardround.files import Held
 from wardround_flower import MESSAGE_TYPE, pack, unpack
+from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.hospitals import Hospital, Registry
 
@@ -57,6 +58,7 @@ def main(grid: Grid, context: Context) -> None:
                 GridTransport(grid, Registry(home).by_node()),
                 Checkpointer(folder),
                 run_name=run_name,
+                answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),
             ):
                 events.write(event)

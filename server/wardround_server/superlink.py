@@ -52,7 +52,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wardround.errors import FederationError, PortInUse, Unreachable, Untrusted
-from wardround_server.tls import TlsFiles
+from wardround_server.tls import TlsFiles, keep_valid
 
 LOOPBACK = "127.0.0.1"
 BUSY_TIMEOUT_MS = 60_000
@@ -147,9 +147,11 @@ async def _serve(
         if not administration.done():
             superexec.start()
             await asyncio.to_thread(ready)  # it calls the Control API, which this loop serves
+        renewal = asyncio.create_task(keep_valid(tls, [each.config.ssl for each in (admin, fleet) if each.config.ssl]))
         while not administration.done() and not heard:
             superexec.keep_alive()
             await asyncio.wait([administration], timeout=0.2)
+        renewal.cancel()
         admin.should_exit = True
         await administration
     finally:

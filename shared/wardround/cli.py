@@ -43,8 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line -> its exit code. Never raises an Exception."""
-    as_json = "--json" in arguments
+    """Run the command line -> its exit code. Never raises an Exception.
+
+    What it writes, and what the processes that it starts write, is for its user alone, whatever the umask was.
+    """
+    before = os.umask(0o077)
+    try:
+        return _run(arguments, as_json="--json" in arguments)
+    finally:
+        os.umask(before)
+
+
+def _run(arguments: Sequence[str], *, as_json: bool) -> int:
     try:
         result = command().main(list(arguments), prog_name="wardround", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -1,6 +1,6 @@
 """The hospital's ledger: every price before it is paid, a receipt for every answer that left, over all runs.
 
-Two kinds of entries in one chained file (`chain.py`). The order of a round is
+Its entries lie in one chained file (`chain.py`). The order of a round is
 
     reserve   the whole round's price is on the disk (fsync) before the first answer is computed
     release   the reply and its receipt are on the disk before the reply may leave
@@ -71,8 +71,23 @@ class Reservation:
 
 
 @dataclass(frozen=True)
+class Adopted:
+    """A round that another copy of this ledger paid for: what `Ledger.adopt` books.
+
+    sha256: of the reply that left; empty where nobody saw one and it only may have left.
+    """
+
+    run: str
+    round: int
+    federation: str
+    question: str
+    rows: tuple[Answers, ...]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One entry, for display: kind "reserved" or "released", the time (UTC, ISO 8601) and everything that is hashed."""
+    """One entry, for display: kind "reserved", "released" or "adopted", time (UTC, ISO 8601) and all that is hashed."""
 
     seq: int
     kind: str
@@ -107,6 +122,7 @@ class Ledger:
         self._latest: dict[str, int] = {}
         self._federation_of: dict[str, str] = {}
         self._prices: dict[str, list[Answers]] = {}
+        self._adopted: set[tuple[str, int, str]] = set()
         self._chain = Chain(path, self._learn)
 
     @classmethod
@@ -268,6 +284,38 @@ class Ledger:
             known = self._rounds.get((run, round))
             return None if known is None or known.released is None else self._reply(known)
 
+    def holds(self, run: str, round: int, sha256: str) -> bool:
+        """Whether the reply of this SHA-256 to this round is this ledger's, or was adopted. Raises: StorageError."""
+        with self._chain.reading():
+            known = self._rounds.get((run, round))
+            ours = None if known is None or known.released is None else self._chain.body(known.released)["sha256"]
+            return ours == sha256 or (run, round, sha256) in self._adopted
+
+    def adopt(self, rounds: Sequence[Adopted], *, coordinator: str, delta: float) -> None:
+        """Count rounds that another copy of this ledger answered as spent, whatever the budget says: they are.
+
+        Raises: StorageError; the rounds before the one that failed are then booked.
+        """
+        for adopted in rounds:
+            with self._chain.writing():
+                if (adopted.run, adopted.round, adopted.sha256) in self._adopted:
+                    continue
+                self._chain.append(
+                    {
+                        "kind": "adopted",
+                        "time": now(),
+                        "run": adopted.run,
+                        "round": adopted.round,
+                        "federation": adopted.federation,
+                        "coordinator": coordinator,
+                        "question": adopted.question,
+                        "rows": _rows(adopted.rows),
+                        "delta": delta,
+                        "epsilon_after": epsilon((*self._history(), *adopted.rows), delta),
+                        "sha256": adopted.sha256,
+                    }
+                )
+
     # What a reader asks.
 
     def history(self) -> list[Answers]:
@@ -392,6 +440,10 @@ class Ledger:
             return
         rows = tuple(Answers(*row) for row in body["rows"])
         run = body["run"]
+        self._prices[run] = list(merged([*self._prices.get(run, ()), *rows]))
+        if body["kind"] == "adopted":
+            self._adopted.add((*key, body["sha256"]))
+            return
         self._rounds[key] = _Round(
             Reservation(
                 seq,
@@ -408,7 +460,6 @@ class Ledger:
         )
         self._latest[run] = max(body["round"], self._latest.get(run, -1))
         self._federation_of[run] = body["federation"]
-        self._prices[run] = list(merged([*self._prices.get(run, ()), *rows]))
 
 
 def _rows(rows: Sequence[Answers]) -> list[list[float]]:
