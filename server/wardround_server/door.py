@@ -35,7 +35,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wardround.errors import ConfigError
-from wardround.text import shown
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
 from wardround_server import limits
 from wardround_server.gate import CONNECTION, Connection
@@ -82,7 +81,14 @@ class Visitor:
     pace: Bucket
     places: asyncio.Semaphore
     replies: dict[str, Announced] = field(default_factory=dict)
-    told: float = 0.0
+    lines: Bucket = field(default_factory=lambda: Bucket(1 / 30, 20, time.monotonic()))
+
+    def tell(self, what: str) -> None:
+        """A line in the log, as far as this hospital has not filled it already."""
+        if self.lines.wait_s(time.monotonic()) > 0:
+            self.lines.give_back()
+        else:
+            log.warning("%s", what)
 
 
 class Door:
@@ -134,17 +140,20 @@ class Door:
             self._becomes_known(connection, hospital.name)
         visitor = self._visitor(hospital.name)
         await self._in_step(hospital.name, visitor)
-        async with visitor.places:
-            bound = self._bound(name)
-            if int(headers.get("content-length", 0)) > bound:
-                raise Refused(413, f"a body of more than {bound:,} bytes")
-            body = await _body(receive, bound)
-            if name == ANNOUNCE:
-                await self._announce(hospital, visitor, body, scope, send)
-                return
-            if name == UPLOAD:
-                self._upload(hospital.name, visitor, body)
-            await self._app(scope, _once(body, receive), send)
+        try:
+            async with visitor.places:
+                bound = self._bound(name)
+                if int(headers.get("content-length", 0)) > bound:
+                    raise Refused(413, f"a body of more than {bound:,} bytes")
+                body = await _body(receive, bound)
+                if name == ANNOUNCE:
+                    return await self._announce(hospital, visitor, body, scope, send)
+                if name == UPLOAD:
+                    self._upload(visitor, body)
+                return await self._app(scope, _once(body, receive), send)
+        except Refused as refused:
+            visitor.tell(f"{hospital.name}: {name} refused: {refused.why}")
+            raise
 
     def _who(self, name: str, headers: Headers) -> Hospital:
         """Whose request it is, by the key and the signed time in its head. Raises: Refused."""
@@ -191,9 +200,7 @@ class Door:
         wait_s = visitor.pace.wait_s(now)
         if wait_s > limits.LONGEST_WAIT_S:
             visitor.pace.give_back()
-            if now - visitor.told > 60:
-                visitor.told = now
-                log.warning("%s asks more than %g times a second: it is slowed down", name, limits.REQUESTS_A_SECOND)
+            visitor.tell(f"{name} asks more than {limits.REQUESTS_A_SECOND:g} times a second: it is slowed down")
             await asyncio.sleep(limits.LONGEST_WAIT_S)  # who asks in a loop waits as well
             raise Refused(429, f"more than {limits.REQUESTS_A_SECOND:g} requests a second")
         if wait_s > 0:
@@ -220,25 +227,24 @@ class Door:
             raise Refused(403, "no such run goes on")
         if (metadata.src_node_id, metadata.dst_node_id) != (hospital.node_id, SUPERLINK_NODE_ID):
             raise Refused(400, "not a reply of this hospital to the coordinator")
-        if not metadata.reply_to_message_id or metadata.message_id != tree.object_id or head.HasField("content"):
+        if not metadata.reply_to_message_id or metadata.message_id != tree.object_id or head.content.ByteSize():
             raise Refused(400, "not a reply")
         parts = _parts(tree)
         if len(parts) > most_parts(longest):
             raise Refused(413, f"a reply of {len(parts):,} parts")
-        again = visitor.replies.get(tree.object_id)
-        if again is not None and again.tree != tree.SerializeToString(deterministic=True):
+        again, wire = visitor.replies.get(tree.object_id), tree.SerializeToString(deterministic=True)
+        if again is not None and again.tree != wire:
             raise Refused(400, "another tree than before for the same reply")
         async with self._announcing:
             if again is None and any(part in self._store for part in parts):
                 raise Refused(400, "parts of something else")
+            # Before Flower's answer is out, for its first part may be here at once.
+            visitor.replies.setdefault(tree.object_id, Announced(metadata.run_id, wire, frozenset(parts)))
             await self._app(scope, _once(body), send)
             # A reply that Flower did not take, and one that was fetched or is over, has no parts in its store.
             visitor.replies = {root: each for root, each in visitor.replies.items() if root in self._store}
-            if tree.object_id in self._store:
-                kept = Announced(metadata.run_id, tree.SerializeToString(deterministic=True), frozenset(parts))
-                visitor.replies.setdefault(tree.object_id, kept)
 
-    def _upload(self, name: str, visitor: Visitor, body: bytes) -> None:
+    def _upload(self, visitor: Visitor, body: bytes) -> None:
         """Look at an uploaded part. Raises: Refused."""
         try:
             request = PushObjectRequest.FromString(body)
@@ -250,7 +256,6 @@ class Door:
             raise Refused(404, "not a part of an announced reply")
         sizes = reply.sizes | {request.object_id: len(request.object_content)}
         if sum(sizes.values()) > longest + ENVELOPE_BYTES:
-            log.warning("%s: a reply longer than any in this run was refused", shown(name))
             raise Refused(413, f"a reply of more than {longest + ENVELOPE_BYTES:,} bytes")
         reply.sizes = sizes
 

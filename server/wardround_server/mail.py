@@ -117,7 +117,7 @@ class Mail:
             if reply.size > self._limit + ENVELOPE_BYTES:
                 return MessageError(f"a reply of more than {self._limit + ENVELOPE_BYTES:,} bytes")
             reply.parts[reply.missing.pop(0)] = found.object_content
-        return put_together(reply.identity, reply.parts, self._limit)
+        return put_together(reply.identity, reply.parts, self._limit + ENVELOPE_BYTES)
 
     def _forget(self, identity: str) -> None:
         """Have Flower drop a message and its parts."""
