@@ -122,10 +122,6 @@ class Gate:
 
     def _take(self, accepted: socket.socket, address: str) -> None:
         now = time.monotonic()
-        bucket = self._pace.setdefault(address, Bucket(limits.NEW_A_SECOND, limits.NEW_AT_ONCE, now))
-        if bucket.wait_s(now) > 0:
-            bucket.give_back()
-            return self._turn_away(accepted, f"{address} connects too often")
         if not self.admits(accepted):
             return self._turn_away(accepted, "a process of another user of this machine dialled the control port")
         strangers = [each for each in self.open if not each.owner]
@@ -143,6 +139,10 @@ class Gate:
 
     async def _begin(self, connection: Connection, accepted: socket.socket) -> None:
         try:
+            await _says_something(accepted)
+            if not self._in_time(connection.address):
+                self.open.discard(connection)
+                return self._turn_away(accepted, f"{connection.address} connects too often")
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: _Watched(self, connection),
@@ -157,6 +157,15 @@ class Gate:
         except asyncio.CancelledError:
             self.open.discard(connection)
             accepted.close()
+
+    def _in_time(self, address: str) -> bool:
+        """Whether the address may have another handshake already; what is too early is shut, for a queue would fill."""
+        now = time.monotonic()
+        bucket = self._pace.setdefault(address, Bucket(limits.NEW_A_SECOND, limits.NEW_AT_ONCE, now))
+        if bucket.wait_s(now) <= 0:
+            return True
+        bucket.give_back()
+        return False
 
     def _put_out(self, among: list[Connection] | set[Connection]) -> None:
         """Shut the stranger that waits for the longest, if there is one."""
@@ -221,6 +230,18 @@ class _Watched(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._gate.open.discard(self._connection)
         self._inner.connection_lost(error)
+
+
+async def _says_something(accepted: socket.socket) -> None:
+    """Wait for the first byte, which costs nothing, before a handshake, which does. Raises: TimeoutError."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(accepted, lambda: ready.done() or ready.set_result(None))
+    try:
+        async with asyncio.timeout(limits.HANDSHAKE_S):
+            await ready
+    finally:
+        loop.remove_reader(accepted)
 
 
 def watched(app: ASGIApp) -> ASGIApp:

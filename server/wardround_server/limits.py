@@ -17,7 +17,7 @@ from wardround.files import private_folder, write_atomically
 
 # Connections.
 RESERVED_FILES = 192  # of the process's descriptors, for the database, logs, processes and what Python opens
-NEW_A_SECOND, NEW_AT_ONCE = 50.0, 200.0  # new connections of one address; what comes faster is shut at once
+NEW_A_SECOND, NEW_AT_ONCE = 100.0, 400.0  # handshakes of one address; what comes faster is shut at once
 A_HOSPITAL = 16  # connections of one hospital; the oldest idle one goes first
 HANDSHAKE_S = 5.0
 HEAD_S = 10.0  # from the first byte of a request's head to its last

@@ -109,11 +109,15 @@ class Siege:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
         return self.trusts().wrap_socket(plain, server_hostname="127.0.0.1")
 
-    def is_well(self) -> bool:
-        """Whether a new connection is served."""
-        with self.dial() as line:
-            line.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            return line.recv(100).startswith(b"HTTP/1.1 200")
+    def is_well(self, within_s: float = 20.0) -> bool:
+        """Whether a new connection is served, if it is tried again and again as a hospital does."""
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            with suppress(OSError), self.dial() as line:
+                line.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                return line.recv(100).startswith(b"HTTP/1.1 200")
+            threading.Event().wait(0.2)
+        return False
 
 
 def _status_kib(pid: int, key: str) -> int:
@@ -325,11 +329,21 @@ class Run:
     process: subprocess.Popen[str]
     events: list[dict[str, Any]] = field(default_factory=list)
 
+    def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Read events until one is wanted -> that one."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self.events.append(json.loads(line))
+                if wanted(self.events[-1]):
+                    return self.events[-1]
+        raise AssertionError(f"the run ended: {self.events}")
+
     def finish(self, timeout_s: float = 300.0) -> list[dict[str, Any]]:
         """Wait for its end -> its events."""
         out, err = self.process.communicate(timeout=timeout_s)
         assert "Traceback" not in out + err, out + err
-        self.events = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        self.events += [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         assert self.process.returncode == 0, out + err
         return self.events
 
