@@ -27,6 +27,8 @@ def explained(address: str) -> Iterator[None]:
         raise _broken_line(error, address) from None
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
+        if code == httpx.codes.TOO_MANY_REQUESTS:
+            raise Unreachable(f"{address} asks this hospital to slow down", do="nothing: it does") from None
         raise Unreachable(
             f"{address} answered {code} instead of a coordinator's answer", do="check the address, and that it is up"
         ) from None

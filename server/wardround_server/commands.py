@@ -87,7 +87,7 @@ def register(
     home: HomeArgument,
     card: Annotated[Path, typer.Argument(help="The hospital's join.json.", show_default=False)],
     patients: Annotated[
-        int, typer.Option(help="Count it with so many patients instead of what it declares; 0: as declared.", min=0)
+        int, typer.Option(help="Count it with so many patients; 0: as it declares.", min=0, max=10**9)
     ] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask. Nobody is asked where there is no terminal.")] = False,
 ) -> None:
@@ -107,7 +107,7 @@ def register(
         "weight": f"{registry.share(wanted):.1%} of the federation's, unless it is agreed to weigh all alike",
     }.items():
         console.print(f"{name:>9}: {value}", markup=False, highlight=False, soft_wrap=True)
-    if not yes and sys.stdin.isatty() and not typer.confirm("Register it?"):
+    if not yes and _at_a_terminal() and not typer.confirm("Register it?"):
         console.print("Not registered. Nothing was changed.")
         raise typer.Exit(1)
     hospital = registry.add(wanted)
@@ -254,6 +254,11 @@ def report(home: HomeArgument, run_name: Annotated[str, typer.Argument(metavar="
     from wardround_server.report import write_report
 
     console.print(f"The report is {write_report(Home(home).run_folder(_run_name(run_name)))}.")
+
+
+def _at_a_terminal() -> bool:
+    """Whether there is a person to ask."""
+    return sys.stdin.isatty()
 
 
 def _run_name(name: str) -> str:

@@ -147,7 +147,7 @@ class Door:
                     raise Refused(413, f"a body of more than {bound:,} bytes")
                 body = await _body(receive, bound)
                 if name == ANNOUNCE:
-                    return await self._announce(hospital, visitor, body, scope, send)
+                    return await self._announce(hospital, visitor, body, scope, receive, send)
                 if name == UPLOAD:
                     self._upload(visitor, body)
                 return await self._app(scope, _once(body, receive), send)
@@ -214,7 +214,9 @@ class Door:
         longest = largest_replies(self._home)
         return limits.SMALL_BYTES + (min(longest + ENVELOPE_BYTES, CHUNK_BYTES) if longest else 0)
 
-    async def _announce(self, hospital: Hospital, visitor: Visitor, body: bytes, scope: Scope, send: Send) -> None:
+    async def _announce(
+        self, hospital: Hospital, visitor: Visitor, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Look at an announced reply before Flower builds on it; remember it if Flower takes it. Raises: Refused."""
         try:
             request = PushMessagesRequest.FromString(body)
@@ -240,7 +242,7 @@ class Door:
                 raise Refused(400, "parts of something else")
             # Before Flower's answer is out, for its first part may be here at once.
             visitor.replies.setdefault(tree.object_id, Announced(metadata.run_id, wire, frozenset(parts)))
-            await self._app(scope, _once(body), send)
+            await self._app(scope, _once(body, receive), send)
             # A reply that Flower did not take, and one that was fetched or is over, has no parts in its store.
             visitor.replies = {root: each for root, each in visitor.replies.items() if root in self._store}
 
@@ -304,16 +306,12 @@ async def _body(receive: Receive, bound: int) -> bytes:
             return bytes(body)
 
 
-def _once(body: bytes, afterwards: Receive | None = None) -> Receive:
+def _once(body: bytes, afterwards: Receive) -> Receive:
     """What Flower reads: the body, and then what the connection says."""
     rest: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
-        if rest:
-            return rest.pop()
-        if afterwards is None:
-            return {"type": "http.disconnect"}
-        return await afterwards()
+        return rest.pop() if rest else await afterwards()
 
     return receive
 

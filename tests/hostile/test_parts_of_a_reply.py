@@ -9,8 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.fleet import offer
@@ -151,4 +150,3 @@ def test_a_message_is_a_chain_of_five_as_the_door_expects() -> None:
     deep.children[0].children[0].children[0].children[0].children.add(object_id="0" * 64)
     with pytest.raises(Refused):
         _parts(deep)
-    assert get_all_nested_objects(Message(RecordDict(), 1, "query.wardround"))
