@@ -25,6 +25,7 @@ from wardround.models import Model, Objective
 from wardround.models.scaling import pool_statistics
 from wardround.questions import ClassMeans, Statistics
 from wardround.schedule import RoundPlan, Schedule, answer_size
+from wardround.text import shown
 from wardround.wire import Answered, RequestHeader, RoundReply, RoundRequest
 from wardround_server.aggregate import AggregationRule, greatest_norm, weighted_mean
 from wardround_server.answers import AnswerBook
@@ -184,7 +185,7 @@ def _ask(
         except StorageError:  # our own disk
             raise
         except WardroundError as error:
-            replies.rejected[who] = str(error)
+            replies.rejected[who] = shown(error, 500)
         silent.discard(name)
     for name in silent:
         replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"

@@ -217,7 +217,8 @@ def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
     checkpointer = RememberingCheckpointer(settings.out)
     model = ready.agreements[0].model
     with LocalGrid(apps, workers=settings.workers) as grid:
-        transport = GridTransport(grid, registered(grid, {site.name: h for site, h in part}))
+        members = registered(grid, {site.name: h for site, h in part})
+        transport = GridTransport(grid, lambda: members)
         for event in run(settings.federation, model, transport, checkpointer, run_name=RUN):
             if event["event"] not in ("round", "missed"):
                 continue
