@@ -218,7 +218,7 @@ def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
     model = ready.agreements[0].model
     with LocalGrid(apps, workers=settings.workers) as grid:
         transport = GridTransport(grid, registered(grid, {site.name: h for site, h in part}))
-        for event in run(settings.federation, model, transport, checkpointer, run_name=RUN):
+        for event in run(settings.federation, model, transport, checkpointer, run_name=RUN, private=settings.privacy):
             if event["event"] not in ("round", "missed"):
                 continue
             assert checkpointer.state is not None
