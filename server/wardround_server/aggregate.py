@@ -122,8 +122,8 @@ def geometric_median(deltas: Tensor, weights: Tensor) -> Tensor:
     """The point with the least weighted sum of distances to the deltas (Pillutla, Kakade and Harchaoui, "Robust
     Aggregation for Federated Learning", 2022), by Weiszfeld's steps on smoothed distances.
 
-    It is a mean of the deltas with other weights, so that steps need their inner products alone. Liars of less than half
-    of the weight move it by a bounded multiple of the honest deltas' spread.
+    It is a mean of the deltas with other weights, so that steps need their inner products alone. Liars of less than
+    half of the weight move it by a bounded multiple of the honest deltas' spread.
     """
     weights, start = weights.double(), median(deltas, weights).double()
     gram = deltas.new_zeros(len(deltas), len(deltas), dtype=torch.float64)
@@ -143,8 +143,8 @@ def geometric_median(deltas: Tensor, weights: Tensor) -> Tensor:
 
 
 def centred_clipping(deltas: Tensor, weights: Tensor) -> Tensor:
-    """v <- v + sum_i w_i clip(delta_i - v, tau) (Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
-    Optimization", 2021, section 4), which moves by at most liars' weight x tau for their sake.
+    """Steps v <- v + sum_i w_i clip(delta_i - v, tau), of which liars move each by at most their weight x tau
+    (Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", 2021, section 4).
 
     The paper starts at the last round's result, this at the median, so that there is no history to keep. tau is the
     weighted median of the deltas' distances from there: with privacy the length of the noise in a typical reply.
@@ -165,9 +165,7 @@ def _combined(deltas: Tensor, factors: Tensor) -> Tensor:
     return torch.cat([(factors @ block.double()).float() for block in deltas.split(BLOCK, dim=1)])
 
 
-def _by_coordinate(
-    of: Callable[[Tensor, Tensor, Tensor], Tensor], deltas: Tensor, weights: Tensor
-) -> Tensor:
+def _by_coordinate(of: Callable[[Tensor, Tensor, Tensor], Tensor], deltas: Tensor, weights: Tensor) -> Tensor:
     """A function of sorted values, their weights and the weight up to and with each, float64 [hospitals, n] each."""
     found = []
     for block in deltas.split(BLOCK, dim=1):

@@ -56,6 +56,7 @@ def main(grid: Grid, context: Context) -> None:
                 extended(build_model(federation, folder), federation),
                 GridTransport(grid, Registry(home).by_node()),
                 Checkpointer(folder),
+                deltas={each.name: each.delta for each in Registry(home) if each.delta is not None},
                 run_name=run_name,
                 resume=bool(context.run_config.get("resume", False)),
             ):

@@ -33,8 +33,8 @@ def scaling(
 def class_means(answers: Tensor, classes: int, rule: AggregationRule) -> ClassMeans:
     """The federation's sums and counts, from those of the hospitals [hospitals, classes (e + 1)].
 
-    The mean adds them up. Another rule is given the means of one class at a time, of hospitals that have patients of it,
-    by their counts: a class that a few hospitals alone have is as safe as those few.
+    The mean adds them up. Another rule is given the means of one class at a time, of hospitals that have patients of
+    it, by their counts: a class that a few hospitals alone have is as safe as those few.
     """
     pooled = ClassMeans.unpack(answers.sum(0), classes)
     if rule is weighted_mean:

@@ -71,8 +71,8 @@ def run(
 ) -> Iterator[Event]:
     """Run a federation from its first round, or from the one after its checkpoint, to its last.
 
-    deltas: privacy's delta of hospitals that chose their own. private: answers are the mechanism's, so that no honest one
-    is longer than it explains; False only for a simulation whose answers are exact.
+    deltas: privacy's delta of hospitals that chose their own. private: answers are the mechanism's, so that no honest
+    one is longer than it explains; False only for a simulation whose answers are exact.
 
     Before each round it waits up to `reconnect_s` until a quorum is reachable; a round itself ends at its deadline.
 

@@ -37,7 +37,7 @@ class Reach:
         return cls(clip_norm * sampled / expected, clip_norm * noise_multiplier / expected)
 
     def sum(self, factors: Sequence[float], size: int) -> float:
-        """The greatest length of sum_i factors_i answer_i, of `size` numbers each, where each may depend on those before.
+        """The greatest length of sum_i factors_i answer_i, `size` numbers each, where each may depend on those before.
 
         Noise of deviation s is s (sqrt size + sqrt(2 t)) long at most, but for e^-t (concentration of a Lipschitz
         function of Gaussians). A signal that follows from earlier answers may point along THEIR noise, so over several

@@ -95,9 +95,7 @@ def test_the_trimmed_mean_against_its_definition(hospitals: int, liars: int, see
     liars = min(liars, (hospitals - 1) // 2)
     deltas, _ = made(hospitals, 6, seed)
     expected = deltas.sort(dim=0).values[liars : hospitals - liars].mean(0)
-    torch.testing.assert_close(
-        trimmed_mean(deltas, torch.ones(hospitals), liars=liars), expected, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(trimmed_mean(deltas, torch.ones(hospitals), liars=liars), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -138,7 +136,13 @@ def test_the_order_of_the_hospitals_does_not_matter(rule: Rule, seed: int, hospi
     torch.testing.assert_close(of(rule)(deltas[order], weights[order]), of(rule)(deltas, weights), rtol=1e-4, atol=1e-5)
 
 
-@given(rule=st.sampled_from(RULES), seed=st.integers(0, 999), hospitals=st.integers(1, 9), scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
+@given(
+    rule=st.sampled_from(RULES),
+    seed=st.integers(0, 999),
+    hospitals=st.integers(1, 9),
+    scale=st.floats(0.01, 100),
+    shift=st.floats(-10, 10),
+)
 def test_units_and_origins_do_not_matter(rule: Rule, seed: int, hospitals: int, scale: float, shift: float) -> None:
     deltas, weights = made(hospitals, 5, seed)
     moved = of(rule)(scale * deltas + shift, weights)
@@ -152,7 +156,13 @@ def test_hospitals_that_agree_are_agreed_with(rule: Rule, seed: int, hospitals: 
     assert not of(rule)(torch.zeros(hospitals, 5), weights).any()
 
 
-@given(rule=st.sampled_from(ROBUST), lie=st.sampled_from(sorted(LIES)), seed=st.integers(0, 999), hospitals=st.integers(3, 12), heavy=st.sampled_from([1.0, 1e3, 1e9]))
+@given(
+    rule=st.sampled_from(ROBUST),
+    lie=st.sampled_from(sorted(LIES)),
+    seed=st.integers(0, 999),
+    hospitals=st.integers(3, 12),
+    heavy=st.sampled_from([1.0, 1e3, 1e9]),
+)
 def test_liars_whoever_they_are_do_not_lead_past_the_honest(
     rule: Rule, lie: str, seed: int, hospitals: int, heavy: float
 ) -> None:

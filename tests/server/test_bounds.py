@@ -90,21 +90,30 @@ class WorstCohort(SilentCohort):
         return self.sign * aligned * self.privacy.clip_norm * along / along.norm() + noise
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize(
-    "declared, patients_per_step, epsilon", [(1, 0, 8.0), (12, 0, 0.5), (130, 0, 8.0), (60, 16, 3.0), (5000, 32, 8.0)]
-)
+@pytest.mark.parametrize("declared, epsilon", [(1, 8.0), (12, 0.5), (130, 8.0)])
 @pytest.mark.parametrize("name, unit", ASKED)
 def test_no_honest_delta_is_cut_though_all_gradients_point_one_way(
-    name: str, unit: str, declared: int, patients_per_step: int, epsilon: float, sign: float
+    name: str, unit: str, declared: int, epsilon: float
 ) -> None:
+    never_cut(name, unit, declared, 0, epsilon)
+
+
+@pytest.mark.parametrize("declared, patients_per_step, epsilon", [(60, 16, 3.0), (5000, 32, 8.0)])
+@pytest.mark.parametrize("name, unit", [("reptile", "hospitals"), ("maml", "episodes")])
+def test_no_sample_is_so_large_that_it_is_cut(
+    name: str, unit: str, declared: int, patients_per_step: int, epsilon: float
+) -> None:
+    never_cut(name, unit, declared, patients_per_step, epsilon)
+
+
+def never_cut(name: str, unit: str, declared: int, patients_per_step: int, epsilon: float) -> None:
     federation = a_federation(name, unit, epsilon=epsilon, patients_per_step=patients_per_step)
     bound, schedule, model = bounds_of(federation)
     plan = asks(schedule, federation.algorithm.question)
     loss, theta = Objective(model, *no_scaling(model.scaling_size)), model.initial().detach()
     calibration, generator = bound.calibration("anna", declared), torch.Generator().manual_seed(0)
-    for _ in range(20):
-        worst = WorstCohort(federation.privacy, calibration, declared, generator, sign)
+    for number in range(20):
+        worst = WorstCohort(federation.privacy, calibration, declared, generator, (-1.0) ** number)
         delta = algorithm_named(name).inner(theta, worst, loss, federation.algorithm)
         assert bound.cut(plan, a_reply(plan, delta, declared))[1] == 1.0
 
@@ -144,8 +153,11 @@ def test_the_constants_are_the_cohorts_own() -> None:
     assert (bounds.COUNT_SHARE, bounds.FINDINGS) == (cohort._COUNT_SHARE, cohort._FINDINGS)
 
 
-@pytest.mark.parametrize("declared, patients_per_step", [(60, 0), (130, 0), (500, 0), (500, 32)])
-@pytest.mark.parametrize("name, unit", [(name, unit) for name, unit in ASKED if name != "meta-sgd"])
+@pytest.mark.parametrize("declared, patients_per_step", [(60, 0), (500, 0), (500, 32)])
+@pytest.mark.parametrize(
+    "name, unit",
+    [("reptile", "hospitals"), ("fedprox", "hospitals"), ("fomaml", "hospitals"), ("maml", "episodes")],
+)
 def test_the_bound_is_little_above_what_agreeing_patients_send(
     name: str, unit: str, declared: int, patients_per_step: int
 ) -> None:
@@ -159,7 +171,6 @@ def test_the_bound_is_little_above_what_agreeing_patients_send(
         agreeing = WorstCohort(federation.privacy, calibration, declared, generator)
         lengths.append(float(algorithm_named(name).inner(theta, agreeing, loss, federation.algorithm).norm()))
     longest = bound.parts(plan, "anna", declared)[0][1]
-    print(longest / float(np.quantile(lengths, 0.999)))
     assert longest < (2.5 if patients_per_step else 1.8) * float(np.quantile(lengths, 0.999))
 
 
@@ -178,7 +189,7 @@ def test_answers_stay_within_their_reach(signal: float, noise: float, size: int,
 
 
 def test_what_is_too_long_is_cut_to_the_bound_and_keeps_its_direction() -> None:
-    bound, schedule, model = bounds_of(a_federation())
+    bound, schedule, _ = bounds_of(a_federation())
     plan = asks(schedule, "gradient")
     ((size, longest),) = bound.parts(plan, "anna", 100)
     lie = torch.randn(size) * 100
@@ -208,7 +219,7 @@ def test_meta_sgd_bounds_start_and_rates_apart() -> None:
     federation = a_federation("meta-sgd", "hospitals")
     bound, schedule, model = bounds_of(federation)
     plan = asks(schedule, "gradient")
-    (half, start), (other, rates) = bound.parts(plan, "anna", 100)
+    (half, start), (other, _) = bound.parts(plan, "anna", 100)
     assert half == other == model.layout.size // 2
     answer = torch.zeros(2 * half)
     answer[0] = 3 * start
