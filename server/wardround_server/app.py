@@ -70,6 +70,7 @@ def main(grid: Grid, context: Context) -> None:
                 model,
                 transport,
                 Checkpointer(folder),
+                deltas={each.name: each.delta for each in Registry(home) if each.delta is not None},
                 run_name=run_name,
                 answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),

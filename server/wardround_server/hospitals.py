@@ -27,6 +27,7 @@ class Card(BaseModel):
     """What a hospital hands to the coordinator once, by any road that both trust.
 
     public_key: of its node, EC on a NIST curve, in OpenSSH or PEM form; kept in OpenSSH form.
+    delta: of its promise to patients, from which its noise follows; None: just below 1 / (10 declared patients).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class Card(BaseModel):
     name: Name
     public_key: Annotated[str, Field(max_length=4096)]
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+    delta: Annotated[float, Field(ge=1e-12, lt=1)] | None = None
 
     @field_validator("public_key")
     @classmethod
@@ -142,7 +144,7 @@ def load_card(path: Path) -> Card:
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ConfigError(
             f"{path}: {shown(key, 40)}: {shown(first['msg'].removeprefix('Value error, '))}",
-            allowed="name, public_key and declared_patients",
+            allowed="name, public_key and declared_patients, and a delta where it is the hospital's own",
             do="ask the hospital for the join.json that `wardround hospital init` wrote",
         ) from None
 

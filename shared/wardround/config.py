@@ -59,6 +59,7 @@ ONE_CLASS_EACH: tuple[AlgorithmName, ...] = (
     "ridge",
     "svm",
 )
+Rule = Literal["mean", "trimmed-mean", "median", "geometric-median", "centred-clipping"]
 Augmentation = Literal["flip-horizontal", "flip-vertical", "rotate-90", "shift", "intensity"]
 # How many versions of an image each makes, the image as it is among them: `wardround.augment`.
 VERSIONS: dict[Augmentation, int] = {
@@ -210,7 +211,15 @@ class AlgorithmChoice(Section):
 
 
 class OuterOptimizer(Section):
-    """The coordinator's optimizer over the weighted mean delta. momentum: SGD; beta1, beta2, tau: Adam and Yogi."""
+    """How deltas become one, and the coordinator's optimizer over it. momentum: SGD; beta1, beta2, tau: Adam and Yogi.
+
+    weighting: by declared patients, or all hospitals the same. rule: how replies are combined; all but "mean" bear
+    hospitals that lie, from three that answer on. liars: the share of hospitals that may lie, of three or more at least
+    one: so many of them, whichever, weigh less than half together.
+    """
+
+    rule: Rule = "mean"
+    liars: Annotated[float, Field(gt=0, lt=0.5)] = 0.25
 
     optimizer: Literal["sgd", "adam", "yogi"] = "sgd"
     learning_rate: Rate = 1.0

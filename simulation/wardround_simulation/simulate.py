@@ -219,7 +219,7 @@ def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
     with LocalGrid(apps, workers=settings.workers) as grid:
         members = registered(grid, {site.name: h for site, h in part})
         transport = GridTransport(grid, lambda: members)
-        for event in run(settings.federation, model, transport, checkpointer, run_name=RUN):
+        for event in run(settings.federation, model, transport, checkpointer, run_name=RUN, private=settings.privacy):
             if event["event"] not in ("round", "missed"):
                 continue
             assert checkpointer.state is not None

@@ -99,14 +99,26 @@ def join(
     after = with_coordinator(before, address, CA_FILE, hashlib.sha256(pem.encode()).hexdigest())
     from wardround.toml import loads
     from wardround_client.config import HospitalConfig
+    from wardround_client.keys import create_node_key, write_card
 
     config = loads(after, HospitalConfig, name=str(file))
     _replace(home / CA_FILE, pem)
     _replace(file, after)
+    if config.budget.delta:
+        hospital, key = config.hospital, create_node_key(home)
+        write_card(
+            home,
+            name=hospital.name,
+            declared_patients=hospital.declared_patients,
+            public_key=key,
+            delta=config.budget.delta,
+        )
     if as_json:
         emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE)
         return
     say(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).")
+    if config.budget.delta:
+        say(f"{home / 'join.json'} now names its delta of {config.budget.delta:g}: give it to the coordinator again.")
 
 
 @app.command(
