@@ -183,11 +183,11 @@ def _rehearse(hospital: Hospital, agreement: Agreement, plan: RoundPlan) -> None
     )
     try:
         ask(plan, invented, start, agreement, None, hospital.device)
-    except (MemoryError, RuntimeError) as error:  # nobody's data are in it
+    except (MemoryError, RuntimeError):  # nobody's data are in it
         log.exception("%s cannot be rehearsed", plan.question)
         raise PolicyRefusal(
             "device",
-            asked=f"{plan.question}, which this machine cannot compute ({type(error).__name__})",
+            asked=f"{plan.question}, which this machine cannot compute",
             allowed="what fits into its memory",
         ) from None
     hospital.rehearsed.add(key)
