@@ -279,3 +279,25 @@ def test_what_cannot_be_computed_about_nobody_is_refused_before_it_costs_anythin
 def test_noise_alone_looks_like_an_answer(loud: Victim) -> None:
     one = RoundReply.unpack(answer(loud.hospital, request(loud.agreement, 1)), run="spring", round=1, size=6)
     assert one.header.epsilon > 0 and one.answer.shape == (6,)
+
+
+def test_a_machine_that_computes_other_bits_the_second_time_is_refused(
+    victims: dict[str, Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wardround_client.privacy import per_patient
+
+    victim, plain, calls = victims["deep"], per_patient.plain_gradient, Counter[str]()
+
+    def wavering(*args: Any) -> torch.Tensor:
+        calls["so far"] += 1
+        return plain(*args) * (1 + 1e-6 * calls["so far"])
+
+    fresh(victim)
+    victim.hospital.rehearsed = set()
+    monkeypatch.setattr(per_patient, "plain_gradient", wavering)
+    blob = request(victim.agreement, number_of(victim, "gradient"))
+    refusal = peek_reply(answer(victim.hospital, blob)).refusal
+    assert refusal is not None and refusal.error == "PolicyRefusal"
+    assert victim.hospital.ledger.entries() == []
+    monkeypatch.undo()
+    assert peek_reply(answer(victim.hospital, blob)).refusal is None

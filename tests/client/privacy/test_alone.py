@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.privacy.generated import CLASSES, Identity, cohort, without
+from tests.client.privacy.generated import CLASSES, DECLARED, Identity, cohort, without
 from torch import Tensor
 
 from wardround.config import AlgorithmChoice, Privacy
@@ -404,3 +404,18 @@ def test_an_image_that_cannot_be_encoded_or_predicted_is_a_row_of_its_own() -> N
     examples = replace(hospital(logistic(1), [1] * 5, 0, False, 0), z=x)
     asked = cohort(examples)
     assert asked._class_blocks(function)[0].isfinite().all()
+
+
+def test_an_episode_has_at_most_a_public_number_of_patients_on_either_side() -> None:
+    """Whoever comes after them takes no part, however many are there; and no other episode changes for it."""
+    examples = hospital(logistic(2), [1] * 300, 1, False, 0)
+    asked, seen = cohort(examples, Privacy(patients_per_episode=10)), list[tuple[int, int]]()
+    most = Privacy(patients_per_episode=10).side_cap(DECLARED)
+
+    def gradient(theta: Tensor, support: Shots, query: Shots) -> Tensor:
+        seen.append((len(support.y), len(query.y)))
+        return torch.zeros_like(theta)
+
+    crowded = Deal(torch.zeros(300, dtype=torch.int64), torch.arange(300) < 200)
+    asked._clipped_episodes(gradient, torch.zeros(3), torch.arange(300), crowded)
+    assert seen == [(most, most)] and most < 100

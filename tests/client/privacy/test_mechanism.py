@@ -46,6 +46,19 @@ def test_what_leaves_lies_on_the_public_grid(std: float, value: float) -> None:
     assert torch.equal(on_grid, on_grid.round())
 
 
+@given(std=st.floats(1e-3, 1e3), size=st.floats(-7, 7), other=st.sampled_from([0.0, 1e6, -1e30]))
+def test_the_grid_does_not_follow_the_data(std: float, size: float, other: float) -> None:
+    """Not coarser for a large sum or a large neighbour: of many numbers, some lie on the odd points of the grid."""
+    grid = 2.0 ** (math.floor(math.log2(std)) - mechanism.GRID_BITS)
+    total = torch.full((400,), size * std, dtype=torch.float64)
+    total[0] = other
+    small = mechanism.noised(total, std)[1:].double()
+    small = small[small.abs() < 7.9 * 2.0 ** math.floor(math.log2(std))]  # there a float32 still has the whole grid
+    points = small / grid
+    assert torch.equal(points, points.round())
+    assert len(points) < 20 or (points % 2 != 0).any()
+
+
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
 def test_no_noise_is_refused(std: float) -> None:
     with pytest.raises(ValueError, match="no noise"):
