@@ -158,7 +158,9 @@ def test_a_configuration_of_any_text_is_read_or_refused_in_words(name: str, data
         assert len(str(error)) < 5_000
 
 
-@pytest.mark.parametrize("name", ["invitation.toml", "join.json", "labels.csv", "patients.txt", "task.toml"])
+@pytest.mark.parametrize(
+    "name", ["invitation.toml", "join.json", "labels.csv", "patients.txt", "task.toml", "run.toml"]
+)
 @fuzzed(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.one_of(st.binary(max_size=200), mutated(), LETTERS.map(lambda text: text.encode("utf-8", "replace"))))
 def test_a_file_of_any_bytes_is_used_or_refused_in_words(home: Path, name: str, data: bytes) -> None:
@@ -172,6 +174,7 @@ def test_a_file_of_any_bytes_is_used_or_refused_in_words(home: Path, name: str, 
         "join.json": ("coordinator", "register", out, file),
         "labels.csv": ("hospital", "ingest", home, home, "--labels", file, "--workers", 1),
         "patients.txt": ("hospital", "withdraw", home, "--from", file, "--rounds-only"),
+        "run.toml": ("coordinator", "run", out, file, "--run", "r"),
         "task.toml": ("hospital", "adapt", home, "--task", file),
     }
     said(*commands[name])

@@ -400,3 +400,10 @@ def test_what_changed_since_the_last_approval_is_said(home: Path, file: Path) ->
     told = json.loads(said("hospital", "approve", home, file, "--yes", "--json").out)
     assert told["changed"] == ["privacy.epsilon from 0.5 to 0.7", "rounds.rounds from 3 to 4"]
     assert Approvals(home / "approved").digests() == approvals(home).keys()
+
+
+def test_a_class_that_looks_like_several_stands_in_quotes(home: Path, file: Path) -> None:
+    task = BASE["task"] | {"classes": ["no, yes", 'a"', "plain (image)"], "label_column": "y"}
+    file.write_text(toml(BASE | {"task": task}))
+    told = json.loads(said("hospital", "approve", home, file, "--yes", "--json").out)
+    assert told["task"] == 'y: "no, yes", "a\\"", "plain (image)" (table)'

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,8 +156,8 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
         "bundle_sha256": agreement.bundle_sha256,
         "coordinator": hospital.config.coordinator.identity,
         "changed": changes(hospital, federation),
-        "task": f"{federation.task.label_column}: {', '.join(federation.task.classes)} ({federation.task.kind})",
-        "features": list(federation.task.features),
+        "task": f"{federation.task.label_column}: {_listed(federation.task.classes)} ({federation.task.kind})",
+        "features": [_listed(federation.task.features)] if federation.task.features else [],
         "model": f"{federation.model.family}, {model.layout.size} parameters",
         "frozen_part_sha256": model.fingerprint,
         "algorithm": federation.algorithm.name,
@@ -216,6 +217,11 @@ def _said(value: object) -> str:
     if isinstance(value, list | tuple):
         return "; ".join(map(_said, value)) or "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with commas between; one that could be taken for two stands in quotes."""
+    return ", ".join(json.dumps(name, ensure_ascii=False) if set(name) & set(',;:"()') else name for name in names)
 
 
 def _runs(count: int) -> str:

@@ -64,7 +64,10 @@ def up(
 
 @app.command(epilog=example("wardround hospital status ~/st-anna", "wardround hospital status ~/st-anna --json"))
 def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
-    """How the daemon stands. Where none runs, what the ledger says, and exit code 6."""
+    """How the daemon stands. Where none runs, what the ledger says, and exit code 6.
+
+    `approved` lists the digests; `wardround hospital revoke HOME DIGEST` takes an approval back.
+    """
     home = checked(home)
     from wardround_client.control import Control
 

@@ -40,7 +40,7 @@ from wardround.toml import Section
 
 LARGEST_HEADER = 1 << 20  # bytes of the file's JSON
 # What one image may take, checked on shapes alone before anything is computed: seconds, and 4 GiB over all maps.
-MOST_OPERATIONS, MOST_NUMBERS = 10**11, 1 << 30
+MOST_OPERATIONS, MOST_NUMBERS = 5 * 10**11, 1 << 30
 BATCH = 8  # whose maps the allocator keeps: larger ones go back to the system and come anew
 # One copy of the weights, however many hospitals a process holds: a fingerprint says that they are the same.
 _held: WeakValueDictionary[tuple[str, int, int], OwnEncoder] = WeakValueDictionary()
@@ -149,9 +149,6 @@ class Description(Section):
         taps: list[Tensor] = []
         numbers = 0
         for at, layer in enumerate(self.layers):
-            numbers += x.numel() // len(x)
-            if numbers > MOST_NUMBERS:
-                raise ValueError(f"the maps of one image hold more than {MOST_NUMBERS:,} numbers")
             if layer.kind == "keep":
                 kept[layer.name] = x
             elif layer.kind == "add":
@@ -162,6 +159,9 @@ class Description(Section):
                 x = torch.cat(taps, 1) if at == self.last_tap else x
             else:
                 x = layer.apply(x, tensors)
+            numbers += x.numel() // max(1, len(x))
+            if numbers > MOST_NUMBERS:
+                raise ValueError(f"the maps of one image hold more than {MOST_NUMBERS:,} numbers")
         return x
 
 
