@@ -39,6 +39,7 @@ from wardround_client.sources import (
     rows,
     with_manufacturer,
 )
+from wardround_client.spreadsheet import harmless
 
 Progress = Callable[[int, int], None]
 
@@ -277,7 +278,7 @@ def _quarantine_list(cohort_dir: Path) -> Iterator[Callable[[str, Rejection], No
         draft.chmod(0o600)
         writer = csv.writer(file)
         writer.writerow(["file", "reason", "detail"])
-        yield lambda what, rejection: writer.writerow([what, rejection.reason, rejection.detail]) and None
+        yield lambda what, found: writer.writerow(map(harmless, (what, found.reason, found.detail))) and None
         file.flush()
         os.fsync(file.fileno())
     draft.replace(cohort_dir / QUARANTINE)

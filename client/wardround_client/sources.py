@@ -11,6 +11,7 @@ from pathlib import Path
 from pydicom.datadict import tag_for_keyword
 
 from wardround.errors import DataError
+from wardround.given import open_table
 from wardround_client.cohort import MANUFACTURER
 
 KEY_COLUMNS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
@@ -94,7 +95,7 @@ def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
         DataError: absent, empty, not UTF-8, not CSV, a column named twice or not at all.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_table(path) as file:
             reader = csv.reader(file, strict=True)
             header = [cell.strip() for cell in (columns if columns is not None else next(reader, []))]
             _check_header(path, header)

@@ -231,6 +231,9 @@ def rounds_of(entries: Iterable[Entry]) -> list[Use]:
             rounds[key] = Use(*key, entry.body["federation"], entry.time, None, rate)
         elif entry.kind == "released":
             rounds[key] = replace(rounds[key], released=entry.time)
+        else:  # adopted: another copy of the home asked the same patients
+            rate = min(float(row[1]) for row in entry.body["rows"])
+            rounds.setdefault(key, Use(*key, entry.body["federation"], entry.time, entry.time, rate))
     return list(rounds.values())
 
 
