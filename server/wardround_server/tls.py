@@ -183,6 +183,8 @@ async def keep_valid(files: TlsFiles, contexts: Sequence[ssl.SSLContext], *, eve
                 log.warning("the %s; see `wardround coordinator renew-ca`", line)
         except WardroundError as error:
             log.error("the server's certificate could not be renewed: %s", error)
+        except Exception:  # whatever somebody did to the files, the coordinator goes on with what it has
+            log.exception("the server's certificate could not be renewed")
         await asyncio.sleep(every_s)
 
 
@@ -199,9 +201,11 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _covered(certificate: x509.Certificate | None) -> list[x509.GeneralName]:
-    if certificate is None:
-        return []
-    return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    """The names of a certificate; none, where somebody else made it without."""
+    with suppress(x509.ExtensionNotFound, ValueError):
+        if certificate is not None:
+            return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    return []
 
 
 def _serves(

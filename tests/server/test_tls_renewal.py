@@ -327,15 +327,16 @@ def test_an_end_is_said_once_for_each_threshold_and_never_again(lives: list[int]
         assert sum(line.startswith(name) for line in said) == len(met)
 
 
+@pytest.mark.parametrize("failure", [WardroundError("the disk is full"), PermissionError(13, "no"), ValueError("x")])
 def test_every_failure_to_renew_is_logged_and_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, failure: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tls.create(tmp_path / "tls", [])
     tried: list[int] = []
 
     def fails(*_: object, **__: object) -> None:
         tried.append(1)
-        raise WardroundError("the disk is full")
+        raise failure
 
     monkeypatch.setattr(tls, "renew", fails)
 
@@ -346,4 +347,5 @@ def test_every_failure_to_renew_is_logged_and_tried_again(
         task.cancel()
 
     asyncio.run(asyncio.wait_for(live(), 60))
-    assert "could not be renewed: the disk is full" in caplog.text
+    assert "could not be renewed" in caplog.text
+    assert str(failure) in caplog.text
