@@ -20,6 +20,7 @@ from wardround import __version__
 from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import PrivateLog, shut
+from wardround.logs import OneLine
 from wardround.models import Model
 from wardround.wire import ReplyHeader, peek_reply, request_bytes
 from wardround_client._proto import hospital_pb2 as pb
@@ -258,7 +259,7 @@ def logging_to(home: Path) -> Iterator[None]:
         handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(OneLine())
     levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
     before = []
     for name, level in levels.items():

@@ -52,6 +52,8 @@ def explained(address: str, ca_pem: bytes = b"", proxy: str = "") -> Iterator[No
         raise _broken_line(error, address, whom, ca_pem, proxy) from None
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
+        if code == httpx.codes.TOO_MANY_REQUESTS:
+            raise Unreachable(f"{address} asks this hospital to slow down", do="nothing: it does") from None
         raise Unreachable(
             f"{whom} answered {code} instead of a coordinator's answer", do="check the address, and that it is up"
         ) from None

@@ -60,15 +60,15 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from wardround.errors import ConfigError, FederationError, MessageError, Untrusted, WardroundError
 from wardround.proxies import proxy_for, spare_loopback
-from wardround_client.bounded import array_bytes, bound
+from wardround_client.bounded import bound
 from wardround_client.clock_skew import Clock
 from wardround_client.explain import refused
+from wardround_flower.parts import check_parts, most_parts
 
 HEARTBEAT_S = 15.0  # what the coordinator is told; it believes us dead after two of them
 BEAT_S = 4.0
 PART_WAIT_S = 0.05  # a message is announced before its parts are there; Flower's own 1 s would double a round
 PARTS_WAIT_S = 120.0  # how long an announced part may take to appear
-ENVELOPE_BYTES = 1 << 18  # what Flower adds to a message's blob is far less
 ANSWER_BYTES = 1 << 20  # of every answer that is not a part of a message
 INVALID_BUNDLE = int(ErrorCode.INVALID_FAB)
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class Session:
             MessageError: all parts together are longer than limit, or there are more than a message has.
         """
         wanted = [part.object_id for part in iterate_object_tree(work.tree)]
-        if len(wanted) > 64 + limit // ENVELOPE_BYTES:
+        if len(wanted) > most_parts(limit):
             raise MessageError(f"a message of {len(wanted)} parts", allowed="as many as its length explains")
         fetch = make_pull_object_fn_protobuf(self._client.PullObject, self._node, work.head.metadata.run_id)
         size = 0
@@ -318,8 +318,7 @@ def content_of(work: Work, parts: dict[str, bytes], limit: int) -> RecordDict | 
     Raises: MessageError, when it would be longer than limit.
     """
     try:
-        if array_bytes(parts) > limit:
-            raise MessageError("a message that unfolds", allowed=f"at most {limit} bytes")
+        check_parts(parts, limit)
         message = inflate_object_from_contents(work.tree.object_id, parts)
         return message.content if isinstance(message, Message) and message.has_content() else None
     except MessageError:

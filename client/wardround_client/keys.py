@@ -100,13 +100,16 @@ def public_text(key: ec.EllipticCurvePrivateKey) -> str:
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
-def write_card(home: Path, *, name: str, declared_patients: int, public_key: str) -> Path:
+def write_card(home: Path, *, name: str, declared_patients: int, public_key: str, delta: float = 0.0) -> Path:
     """Write join.json, the card that the coordinator registers: name, public key, declared patients. No secret.
+
+    delta: of hospital.toml's budget, from which the coordinator knows how much noise to expect; 0: the usual one.
 
     Raises: StorageError.
     """
     path = home / CARD
     card = {"name": name, "public_key": public_key, "declared_patients": declared_patients}
+    card |= {"delta": delta} if delta else {}
     try:
         write_atomically(path, f"{json.dumps(card, indent=2)}\n".encode())
     except OSError as error:

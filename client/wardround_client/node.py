@@ -35,7 +35,6 @@ from wardround_client.app import CANNOT_ANSWER, ERROR_CODE, Answers, reply_to
 from wardround_client.clock_skew import TOLERATED_S, Clock
 from wardround_client.explain import KeyRefused, explained
 from wardround_client.fleet import (
-    ENVELOPE_BYTES,
     INVALID_BUNDLE,
     Coordinator,
     FleetHttpClient,
@@ -48,6 +47,7 @@ from wardround_client.fleet import (
     content_of,
 )
 from wardround_client.node_number import NodeNumber
+from wardround_flower.parts import ENVELOPE_BYTES
 
 POLL_S = 0.25
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0

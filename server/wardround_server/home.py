@@ -29,11 +29,19 @@ class Listen(Section):
     health_port: Port
 
 
+class Limits(Section):
+    """connections: on the hospitals' port, in all. connections_per_address: of one address, unsigned still."""
+
+    connections: Annotated[int, Field(ge=16, le=100_000)] = 512
+    connections_per_address: Annotated[int, Field(ge=4, le=10_000)] = 64
+
+
 class CoordinatorConfig(Section):
     """coordinator.toml. address: the host name or IP address that hospitals dial; the certificate is made for it."""
 
     address: Annotated[str, Field(min_length=1)]
     listen: Listen
+    limits: Limits = Limits()
 
 
 COORDINATOR_TOML = """\
@@ -49,6 +57,11 @@ port = {port}
 # These two are on loopback only. admin_port: for `run`, `register` and `status`. health_port: the gRPC health service.
 admin_port = {admin_port}
 health_port = {health_port}
+
+# [limits]
+# For more than about a hundred hospitals, or many behind one address:
+# connections = 512               # in all; each costs a file descriptor and 0.3 MB
+# connections_per_address = 64    # of one address, by which no hospital has signed a request yet
 """
 
 FEDERATION_TOML = """\

@@ -6,6 +6,7 @@ Whatever goes wrong ends here as one message and one exit code (see wardround.er
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -21,10 +22,13 @@ from platformdirs import user_log_path
 
 from wardround import __version__
 from wardround.errors import WardroundError
+from wardround.logs import indented
+from wardround.text import shown
 
 GROUP = "wardround.commands"
 DEBUG = "WARDROUND_DEBUG"
 INTERRUPTED = 130
+_LONGEST = 4000  # characters of a message
 _HELP = "Hospitals meta-learn together from their own images; only differentially private model deltas leave."
 _EPILOG = (
     "Exit codes: 0 done, 1 other error, 2 impossible file or option, 3 data, 4 privacy, 5 malformed message, "
@@ -60,7 +64,9 @@ def _run(arguments: Sequence[str], *, as_json: bool) -> int:
         return error.exit_code
     except click.ClickException as error:
         if not as_json:
-            error.show()
+            told = io.StringIO()
+            error.show(told)  # it quotes what was typed, a file's name perhaps
+            click.echo("\n".join(shown(line, _LONGEST) for line in told.getvalue().splitlines()), err=True)
             return error.exit_code
         return _fail(type(error).__name__, error.format_message(), error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
@@ -141,7 +147,7 @@ def _fail(kind: str, message: str, code: int, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"event": "error", "error": kind, "message": message, "exit_code": code}))
     else:
-        click.echo(f"wardround: {message}", err=True)
+        click.echo(f"wardround: {shown(message, _LONGEST)}", err=True)
     return code
 
 
@@ -155,7 +161,7 @@ def _log(arguments: Sequence[str]) -> Path | None:
         word = " ".join(argument for argument in arguments[:2] if not argument.startswith("-"))
         with path.open("a", encoding="utf-8") as file:
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            file.write(f"{when} wardround {word}\n{traceback.format_exc()}\n")
+            file.write(f"{when} wardround {shown(word)}\n{indented(traceback.format_exc())}\n")
     except OSError:
         return None
     return path

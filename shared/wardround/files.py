@@ -96,6 +96,19 @@ def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Pat
     sync_folder(path.parent)
 
 
+def room_on_disk(folder: Path, wanted_bytes: int = 65_536) -> bool:
+    """Whether a file of so many bytes can be written there; found by writing one, for quotas are full disks too."""
+    scratch = folder / f".room.{os.getpid()}.tmp"
+    try:
+        write_atomically(scratch, os.urandom(wanted_bytes))
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    else:
+        return True
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder to the disk: a new name in it, or a rename, then survives a power cut. Raises: OSError."""
     handle = os.open(folder, os.O_RDONLY)

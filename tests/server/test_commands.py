@@ -76,7 +76,7 @@ def test_a_misspelt_key_in_coordinator_toml(tmp_path: Path) -> None:
         call("up", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["init", "register", "up", "run", "status", "report"])
+@pytest.mark.parametrize("command", ["init", "register", "remove", "up", "run", "status", "report"])
 def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
     text = call(command, "--help")
     assert "Examples:" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,9 @@ from rich.progress import MofNCompleteColumn
 
 from wardround.errors import ConfigError, DataError, StorageError
 from wardround.files import write_atomically
+from wardround.given import TOML_BYTES, given_text
+from wardround.text import is_plain, shown
+from wardround.toml import parsed
 from wardround_client.commands.common import (
     JsonOption,
     NewHome,
@@ -59,7 +61,7 @@ def init(
     if as_json:
         emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
         return
-    say(f"The home of [bold]{name}[/] is {home}. Only its owner can read it; keep a backup of secret.key.")
+    say(f"The home of {name} is {home}. Only its owner can read it; keep a backup of secret.key.")
     console.print("Next:", style="bold")
     say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
     say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")
@@ -99,6 +101,7 @@ def join(
     before = _text(file)
     from wardround.toml import loads
     from wardround_client.config import HospitalConfig
+    from wardround_client.keys import create_node_key, write_card
 
     joined = loads(before, HospitalConfig, name=str(file)).coordinator
     same = _is_the_same(home, joined, pem, endorsements)
@@ -107,6 +110,15 @@ def join(
     config = loads(after, HospitalConfig, name=str(file))
     _replace(home / CA_FILE, pem)
     _replace(file, after)
+    if config.budget.delta:
+        hospital, key = config.hospital, create_node_key(home)
+        write_card(
+            home,
+            name=hospital.name,
+            declared_patients=hospital.declared_patients,
+            public_key=key,
+            delta=config.budget.delta,
+        )
     if as_json:
         emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE, same_coordinator=same)
         return
@@ -114,6 +126,8 @@ def join(
         which = "the same coordinator: approvals stay" if same else "ANOTHER coordinator: it needs approvals of its own"
         say(f"This is {which}.")
     say(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).")
+    if config.budget.delta:
+        say(f"{home / 'join.json'} now names its delta of {config.budget.delta:g}: give it to the coordinator again.")
 
 
 @app.command(
@@ -210,9 +224,20 @@ def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
     rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
     rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
+    if summary.unusable:
+        rows |= {"CSV lines without effect": str(summary.unusable)}
     show(rows, title="Ingest")
     if summary.quarantined:
         say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
+    if summary.unusable:
+        lines = ", ".join(map(str, summary.unusable_lines))
+        say(
+            f"Without a key, with a cell too few or too many, or against an earlier line of the same key: line {lines}."
+        )
+        say("A key that two lines contradict has no label. Correct the CSV and ingest again.")
+    if summary.shared:
+        say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
+        say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
 
 
 def _is_the_same(home: Path, joined: CoordinatorAddress, pem: str, endorsements: list[str]) -> bool:
@@ -229,11 +254,13 @@ def _is_the_same(home: Path, joined: CoordinatorAddress, pem: str, endorsements:
 def _invitation(path: Path) -> tuple[str, str, list[str]]:
     """(address, CA in PEM, endorsements of the CA) of an invitation.toml. Raises: ConfigError."""
     try:
-        given = tomllib.loads(_text(path))
+        given = parsed(_text(path), name=str(path))
         address, pem = given["address"], given["ca_pem"]
-    except (tomllib.TOMLDecodeError, KeyError) as error:
+    except KeyError as error:
         raise ConfigError(
-            f"{path} is no invitation ({error})", allowed="address and ca_pem", do="ask the coordinator for it again"
+            f"{path} is no invitation ({error} is missing)",
+            allowed="address and ca_pem",
+            do="ask the coordinator for it again",
         ) from None
     if not (isinstance(address, str) and isinstance(pem, str)):
         raise ConfigError(f"{path} is no invitation", allowed="address and ca_pem, both text")
@@ -247,8 +274,11 @@ def _invitation(path: Path) -> tuple[str, str, list[str]]:
 
 def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535) or "/" in address:
-        raise ConfigError(f"coordinator.address = {address!r}", allowed="host:port, for example fl.example.org:9092")
+    named = host and len(host) <= 255 and is_plain(host) and not set(host) & set(" /")
+    if not (named and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise ConfigError(
+            f"coordinator.address = {shown(address)!r}", allowed="host:port, for example fl.example.org:9092"
+        )
 
 
 def _check_certificate(pem: str) -> None:
@@ -267,12 +297,7 @@ def _check_certificate(pem: str) -> None:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})", do="name an existing file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} cannot be read (it is not UTF-8 text)", do="name the right file") from None
+    return given_text(path, TOML_BYTES, do="name the right file")
 
 
 def _replace(path: Path, text: str) -> None:

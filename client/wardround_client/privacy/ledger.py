@@ -8,9 +8,10 @@ Its entries lie in one chained file (`chain.py`). The order of a round is
 so that a crash in between leaves the price spent, and:
 
 * A retry of a released round gets the stored reply byte for byte, never fresh noise.
-* A retry of a round that was reserved but not released is computed again under the SAME reservation. That is sound,
-  because a reply leaves only after it was stored: without a stored reply, nothing of that reservation was ever seen.
-* Two computations of one round at once release one reply: `release` returns the bytes that came first.
+* A reservation is computed once: `Reservation.first` says so to the one who made it, and to nobody after. A round that
+  was reserved and not released gets noise alone, because whether its computation raised, stalled or ran out of memory
+  could tell of a patient, and nobody knows how often it would be tried again.
+* Two answers to one round at once release one reply: `release` returns the bytes that came first.
 * Another request for the same run and round, a round before the run's latest, or a run name that was used under another
   agreement is a `Replay`, and costs nothing.
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class Budget:
 class Reservation:
     """A round whose price is on the disk: what `Ledger.reserve` was told.
 
-    seq: its entry. rows: the price. epsilon_after: of the whole cohort at delta, this round included.
+    seq: its entry. rows: the price. epsilon_after: of the whole cohort at delta, this round included. first: whether
+    this call wrote it to the disk; then, and only then, may the round be computed.
     """
 
     seq: int
@@ -65,6 +67,7 @@ class Reservation:
     rows: tuple[Answers, ...]
     delta: float
     epsilon_after: float
+    first: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ class Ledger:
     ) -> Reservation:
         """Write the price of a round to the disk, before anything is computed for it.
 
-        The same request gets the same reservation again as long as it was not released.
+        The same request gets the same reservation again, no longer as the first.
 
         Args:
             run: its name; it belongs to one agreement.
@@ -225,7 +228,7 @@ class Ledger:
                     "epsilon_after": after,
                 }
             )
-        return self._rounds[run, round].reservation
+        return replace(self._rounds[run, round].reservation, first=True)
 
     def release(self, reservation: Reservation, reply: bytes, *, norm: float, layout: str) -> bytes:
         """Store a reply and its receipt, before it may leave.
@@ -324,11 +327,17 @@ class Ledger:
         """Epsilon of the cohort over all runs, at delta."""
         return epsilon(self.history(), delta)
 
-    def spent_by_run(self, run: str, delta: float) -> float:
-        """Epsilon of one run, at delta; 0 for a run that never asked."""
+    def price_of_run(self, run: str, round: int, rows: Sequence[Answers], delta: float) -> float:
+        """Epsilon of one run, at delta, when this round of it is paid; it may be paid already."""
         with self._chain.reading():
-            rows = list(self._prices.get(run, ()))
-        return epsilon(rows, delta)
+            paid = list(self._prices.get(run, ()))
+            more = [] if (run, round) in self._rounds else list(rows)
+        return epsilon([*paid, *more], delta)
+
+    def runs_of(self, federation: str) -> frozenset[str]:
+        """The runs of this agreement for which anything was ever reserved."""
+        with self._chain.reading():
+            return frozenset(run for run, digest in self._federation_of.items() if digest == federation)
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first."""
