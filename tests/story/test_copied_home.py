@@ -45,6 +45,7 @@ def test_a_copy_that_does_not_know_what_the_other_answered_stops_and_is_mended(t
 
         start("coordinator", "up", coordinator).wait_for(lambda line: "is up" in line, "coordinator")
         typed("hospital", "join", home, coordinator / "invitation.toml")
+        typed("hospital", "approve", home, federation, "--yes", "--runs", 2)
         copy = Path(shutil.copytree(home, tmp_path / "copy"))
         daemon = up(home)
         wardround("coordinator", "run", coordinator, federation, "--run", "spring")
