@@ -95,16 +95,25 @@ class CoordinatorAddress(Section):
     """The one coordinator whose rounds are answered.
 
     address: host:port. ca_file: its CA certificate, relative to hospital.toml. ca_sha256: of that file's bytes, so that
-    nobody can exchange it; `join` writes it, empty leaves the file unpinned.
+    nobody can exchange it; `join` writes it, empty leaves the file unpinned. known_as: how the ledger and the approvals
+    go on calling this coordinator after it changed its address or its CA; `join` writes it when it sees that it is the
+    same one.
     """
 
     address: Annotated[str, Field(pattern=r"^(|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})$")] = ""
     ca_file: str = "coordinator-ca.pem"
     ca_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    known_as: Annotated[
+        str, Field(pattern=r"^(|([^\s:/]+|\[[0-9a-fA-F:]+\]):\d{1,5}( \(CA [0-9a-f]{16}\))?)$", max_length=300)
+    ] = ""
 
     @property
     def identity(self) -> str:
-        """Who the coordinator is, as the ledger names it: the address, and the pinned CA by its first 64 bits."""
+        """Who the coordinator is, as the ledger names it: the address, and the pinned CA by its first 64 bits; both as
+        they were when it was joined first.
+        """
+        if self.known_as:
+            return self.known_as
         return f"{self.address} (CA {self.ca_sha256[:16]})" if self.ca_sha256 else self.address
 
     def is_pinned_to(self, ca_pem: bytes) -> bool:

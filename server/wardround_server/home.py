@@ -140,11 +140,11 @@ class Home:
     def invite(self, config: CoordinatorConfig, port: int) -> Path:
         """Write invitation.toml: the address, and the CA by which hospitals know that it is us."""
         host = f"[{config.address}]" if ":" in config.address else config.address
-        pem = self.tls.invitation()
+        pem, endorsements = self.tls.invitation(), json.dumps(self.tls.endorsements())
         return self.write(
             "invitation.toml",
             "# For the hospitals, over any road that both sides trust. It holds no secret.\n"
-            f'address = "{host}:{port}"\nca_pem = """\n{pem}"""\n',
+            f'address = "{host}:{port}"\nendorsements = {endorsements}\nca_pem = """\n{pem}"""\n',
         )
 
     def move_to(self, address: str) -> CoordinatorConfig:

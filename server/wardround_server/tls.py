@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from wardround.certificates import Countdown, until
+from wardround.certificates import Countdown, endorsement, until
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import private_folder, write_atomically
 
@@ -61,6 +63,21 @@ class TlsFiles:
     def next_ca_key(self) -> Path:
         """Its private key."""
         return self.folder / "next-ca.key"
+
+    @property
+    def endorsement(self) -> Path:
+        """Of the present CA by the one before it."""
+        return self.folder / "ca.endorsement"
+
+    @property
+    def next_endorsement(self) -> Path:
+        """Of the next CA by the present one."""
+        return self.folder / "next-ca.endorsement"
+
+    def endorsements(self) -> list[str]:
+        """By which a hospital that joined an earlier CA knows this coordinator again. Raises: OSError."""
+        present = [path for path in (self.endorsement, self.next_endorsement) if path.exists()]
+        return [path.read_text(encoding="ascii").strip() for path in present]
 
     def invitation(self) -> str:
         """The PEM that hospitals are given: the CA, and while it is rolled over the next one too. Raises: OSError."""
@@ -125,7 +142,11 @@ def renew_ca(files: TlsFiles, *, switch: bool, at: datetime | None = None) -> No
             switch = True  # a crash cut the last switch off: it is finished, whatever is asked
         elif not (files.next_ca.exists() and files.next_ca_key.exists()):
             _make_ca(files.next_ca, files.next_ca_key, now)
+            with suppress(ConfigError):  # a CA whose key is lost endorses nobody: hospitals then approve anew
+                _write(files.next_endorsement, endorsement(_ca_key(files), _load(files.next_ca)).encode())
         if switch:
+            if files.next_endorsement.exists():
+                os.replace(files.next_endorsement, files.endorsement)
             _write(files.ca_key, files.next_ca_key.read_bytes())
             if files.next_ca.exists():
                 _write(files.ca, files.next_ca.read_bytes())
@@ -162,6 +183,8 @@ async def keep_valid(files: TlsFiles, contexts: Sequence[ssl.SSLContext], *, eve
                 log.warning("the %s; see `wardround coordinator renew-ca`", line)
         except WardroundError as error:
             log.error("the server's certificate could not be renewed: %s", error)
+        except Exception:  # whatever somebody did to the files, the coordinator goes on with what it has
+            log.exception("the server's certificate could not be renewed")
         await asyncio.sleep(every_s)
 
 
@@ -178,9 +201,11 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _covered(certificate: x509.Certificate | None) -> list[x509.GeneralName]:
-    if certificate is None:
-        return []
-    return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    """The names of a certificate; none, where somebody else made it without."""
+    with suppress(x509.ExtensionNotFound, ValueError):
+        if certificate is not None:
+            return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    return []
 
 
 def _serves(
@@ -228,17 +253,22 @@ def _make_ca(certificate_file: Path, key_file: Path, now: datetime) -> None:
     _write(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _make_server(files: TlsFiles, names: Sequence[x509.GeneralName], now: datetime) -> None:
-    ca = _load(files.ca)
+def _ca_key(files: TlsFiles) -> ec.EllipticCurvePrivateKey:
+    """Raises: ConfigError, OSError."""
     try:
         ca_key: object = serialization.load_pem_private_key(files.ca_key.read_bytes(), None)
     except (ValueError, TypeError):
         ca_key = None
-    if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or ca_key.public_key() != ca.public_key():
+    if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or ca_key.public_key() != _load(files.ca).public_key():
         raise ConfigError(
             f"{files.ca_key} is not the key of {files.ca}",
             do=f"restore both from your backup, or `wardround coordinator renew-ca {files.folder.parent} --switch`",
         )
+    return ca_key
+
+
+def _make_server(files: TlsFiles, names: Sequence[x509.GeneralName], now: datetime) -> None:
+    ca, ca_key = _load(files.ca), _ca_key(files)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wardround coordinator")])
     certificate = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,8 @@ from wardround.certificates import WARN_DAYS, Countdown, days_left
 from wardround.cli import run as command
 from wardround.errors import ConfigError, WardroundError
 from wardround.files import write_atomically
+from wardround_client.config import load_hospital_config
 from wardround_client.daemon import Daemon, logging_to
-from wardround_client.keys import create_node_key
 from wardround_server import tls
 
 NOW = datetime.now(UTC)
@@ -135,7 +136,9 @@ def test_a_crash_anywhere_in_a_switch_is_mended_by_doing_it_again(
         tls.renew_ca(files, switch=True)
     tls.create(tmp_path / "tls", [HOST])
     assert trusts(both, files, NOW), "it is the CA that the hospitals were given, not yet another"
-    assert {path.name for path in files.folder.iterdir()} == {"ca.crt", "ca.key", "server.crt", "server.key"}
+    assert {path.name for path in files.folder.iterdir()} == {
+        *("ca.crt", "ca.key", "ca.endorsement", "server.crt", "server.key")
+    }
 
 
 def test_a_running_server_shows_its_new_certificate_without_a_restart(tmp_path: Path) -> None:
@@ -233,22 +236,65 @@ def test_status_shows_every_end_and_renew_ca_goes_step_by_step(
     assert (tmp_path / "invitation.toml").read_text().count("BEGIN CERTIFICATE") == 1
 
 
-def test_a_hospital_joins_again_with_both_and_keeps_its_approvals(
+def joined(home: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
+    """Join -> whether it is the coordinator of before, and how the ledger and the approvals call it."""
+    capsys.readouterr()
+    assert command(["hospital", "join", str(home), str(place / "invitation.toml"), "--json"]) == 0
+    same = json.loads(capsys.readouterr().out)["same_coordinator"]
+    return same, load_hospital_config(home / "hospital.toml").coordinator.identity
+
+
+def test_a_hospital_knows_its_coordinator_again_through_new_authorities_and_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tests.hostile.conftest import make_home
 
     home, place = make_home(tmp_path / "made" / "home", 40), tmp_path / "coordinator"
+    late = Path(shutil.copytree(home, tmp_path / "late"))
     assert command(["coordinator", "init", str(place)]) == 0
-    approved = sorted((home / "approved").rglob("*"))
-    for _ in range(2):
-        assert command(["hospital", "join", str(home), str(place / "invitation.toml")]) == 0
-        assert command(["coordinator", "renew-ca", str(place)]) == 0
+    same, who = joined(home, place, capsys)
+    assert not same
+    joined(late, place, capsys)
+    assert command(["coordinator", "renew-ca", str(place)]) == 0
+    assert joined(home, place, capsys) == (True, who)
     assert (home / "coordinator-ca.pem").read_text().count("BEGIN CERTIFICATE") == 2
-    assert sorted((home / "approved").rglob("*")) == approved
     command(["hospital", "status", str(home), "--json"])
-    assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["ca_ends"]) == 2
-    assert create_node_key(home) in (home / "join.json").read_text()
+    assert len(json.loads(capsys.readouterr().out.splitlines()[0])["ca_ends"]) == 2
+    assert command(["coordinator", "renew-ca", str(place), "--switch"]) == 0
+    assert command(["coordinator", "init", str(place), "--host", "new.example.org"]) == 0
+    assert joined(home, place, capsys) == (True, who)
+    assert command(["coordinator", "renew-ca", str(place)]) == 0
+    assert joined(late, place, capsys) == (True, who), "which missed the roll-over: the old CA endorsed the new one"
+    assert joined(late, place, capsys) == (True, who)
+
+
+@pytest.mark.parametrize("trick", ["both", "endorsements", "exchanged", "garbage"])
+def test_another_coordinator_cannot_pass_for_the_one_that_was_joined(
+    tmp_path: Path, trick: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.hostile.conftest import make_home
+
+    home, place, other = make_home(tmp_path / "made" / "home", 40), tmp_path / "coordinator", tmp_path / "other"
+    for each in (place, other):
+        assert command(["coordinator", "init", str(each)]) == 0
+    _, who = joined(home, place, capsys)
+    assert command(["coordinator", "renew-ca", str(place)]) == 0
+    theirs, ours = tls.TlsFiles(other / "tls"), tls.TlsFiles(place / "tls")
+    pem, signs = theirs.invitation(), list[str]()
+    if trick == "both":  # it shows our certificate, which is public, beside its own
+        pem = ours.ca.read_text() + pem
+    if trick == "endorsements":  # and our endorsement, which is public too
+        pem, signs = ours.invitation() + pem, ours.endorsements()
+    if trick == "exchanged":  # somebody put its CA into the home before
+        (home / "coordinator-ca.pem").write_text(pem)
+    if trick == "garbage":
+        signs = ["", "zz", "00" * 104, "e", "ab" * 100_000]
+    (other / "invitation.toml").write_text(
+        f"address = '127.0.0.1:9092'\nendorsements = {json.dumps(signs)}\nca_pem = {json.dumps(pem)}\n"
+    )
+    same, now = joined(home, other, capsys)
+    assert not same
+    assert now != who
 
 
 @pytest.mark.parametrize(("age", "says"), [(3600, False), (3625, True), (3651, True)])
@@ -281,15 +327,16 @@ def test_an_end_is_said_once_for_each_threshold_and_never_again(lives: list[int]
         assert sum(line.startswith(name) for line in said) == len(met)
 
 
+@pytest.mark.parametrize("failure", [WardroundError("the disk is full"), PermissionError(13, "no"), ValueError("x")])
 def test_every_failure_to_renew_is_logged_and_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, failure: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tls.create(tmp_path / "tls", [])
     tried: list[int] = []
 
     def fails(*_: object, **__: object) -> None:
         tried.append(1)
-        raise WardroundError("the disk is full")
+        raise failure
 
     monkeypatch.setattr(tls, "renew", fails)
 
@@ -300,4 +347,5 @@ def test_every_failure_to_renew_is_logged_and_tried_again(
         task.cancel()
 
     asyncio.run(asyncio.wait_for(live(), 60))
-    assert "could not be renewed: the disk is full" in caplog.text
+    assert "could not be renewed" in caplog.text
+    assert str(failure) in caplog.text

@@ -31,10 +31,12 @@ from wardround_client.commands.common import (
 from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
+    from wardround_client.config import CoordinatorAddress
     from wardround_client.ingest import IngestSummary
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 CA_FILE = "coordinator-ca.pem"
+_AUTHORITIES = 4
 
 
 @app.command(epilog=example("wardround hospital init ~/st-anna --name st-anna --patients 400"))
@@ -86,8 +88,9 @@ def join(
     home = checked(home)
     if invitation is not None and (address or ca):
         raise ConfigError("an invitation and --address or --ca", allowed="one of the two")
+    endorsements: list[str] = []
     if invitation is not None:
-        address, pem = _invitation(invitation)
+        address, pem, endorsements = _invitation(invitation)
     elif address and ca:
         pem = _text(ca)
     else:
@@ -96,11 +99,14 @@ def join(
     _check_certificate(pem)
     file = home / "hospital.toml"
     before = _text(file)
-    after = with_coordinator(before, address, CA_FILE, hashlib.sha256(pem.encode()).hexdigest())
     from wardround.toml import loads
     from wardround_client.config import HospitalConfig
     from wardround_client.keys import create_node_key, write_card
 
+    joined = loads(before, HospitalConfig, name=str(file)).coordinator
+    same = _is_the_same(home, joined, pem, endorsements)
+    digest = hashlib.sha256(pem.encode()).hexdigest()
+    after = with_coordinator(before, address, CA_FILE, digest, joined.identity if same else "")
     config = loads(after, HospitalConfig, name=str(file))
     _replace(home / CA_FILE, pem)
     _replace(file, after)
@@ -114,8 +120,11 @@ def join(
             delta=config.budget.delta,
         )
     if as_json:
-        emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE)
+        emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE, same_coordinator=same)
         return
+    if joined.address:
+        which = "the same coordinator: approvals stay" if same else "ANOTHER coordinator: it needs approvals of its own"
+        say(f"This is {which}.")
     say(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).")
     if config.budget.delta:
         say(f"{home / 'join.json'} now names its delta of {config.budget.delta:g}: give it to the coordinator again.")
@@ -231,8 +240,19 @@ def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
         say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
 
 
-def _invitation(path: Path) -> tuple[str, str]:
-    """(address, CA in PEM) of an invitation.toml. Raises: ConfigError."""
+def _is_the_same(home: Path, joined: CoordinatorAddress, pem: str, endorsements: list[str]) -> bool:
+    """Whether this CA file is that of the coordinator that was joined before, or of one that it endorsed."""
+    from wardround.certificates import continues
+
+    try:
+        before = (home / joined.ca_file).read_bytes()
+        return bool(joined.ca_sha256) and joined.is_pinned_to(before) and continues(before, pem.encode(), endorsements)
+    except (OSError, ValueError):
+        return False
+
+
+def _invitation(path: Path) -> tuple[str, str, list[str]]:
+    """(address, CA in PEM, endorsements of the CA) of an invitation.toml. Raises: ConfigError."""
     try:
         given = parsed(_text(path), name=str(path))
         address, pem = given["address"], given["ca_pem"]
@@ -244,7 +264,12 @@ def _invitation(path: Path) -> tuple[str, str]:
         ) from None
     if not (isinstance(address, str) and isinstance(pem, str)):
         raise ConfigError(f"{path} is no invitation", allowed="address and ca_pem, both text")
-    return address, pem
+    endorsements = given.get("endorsements", [])
+    if not (
+        isinstance(endorsements, list) and len(endorsements) <= 8 and all(isinstance(e, str) for e in endorsements)
+    ):
+        raise ConfigError(f"{path} is no invitation", allowed="endorsements, a list of at most 8 texts")
+    return address, pem, endorsements
 
 
 def _check_address(address: str) -> None:
@@ -260,9 +285,15 @@ def _check_certificate(pem: str) -> None:
     from cryptography import x509
 
     try:
-        x509.load_pem_x509_certificates(pem.encode("ascii"))
+        count = len(x509.load_pem_x509_certificates(pem.encode("ascii")))
     except ValueError:
-        raise ConfigError("the coordinator's CA is no PEM certificate", do="ask the coordinator for it again") from None
+        count = 0
+    if not 1 <= count <= _AUTHORITIES:
+        raise ConfigError(
+            "the coordinator's CA is no PEM certificate" if count == 0 else f"{count} certificates of the coordinator",
+            allowed=f"1 to {_AUTHORITIES}, while a CA is replaced",
+            do="ask the coordinator for it again",
+        )
 
 
 def _text(path: Path) -> str:

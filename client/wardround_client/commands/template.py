@@ -63,12 +63,14 @@ reply_grid_s = 0.0               # above 0: replies leave only whole multiples o
 address = ""                     # host:port; `wardround hospital join` writes it
 ca_file = "coordinator-ca.pem"   # the only certificate authority that is believed, relative to this file
 ca_sha256 = ""                   # of that file; `join` writes it, and another file is then refused
+known_as = ""                    # its name in the ledger since it changed its address or CA; `join` writes it
 """
 
 
-def with_coordinator(text: str, address: str, ca_file: str, ca_sha256: str) -> str:
+def with_coordinator(text: str, address: str, ca_file: str, ca_sha256: str, known_as: str) -> str:
     """hospital.toml with another coordinator; every other line, comments included, stays as it is."""
-    for key, value in (("address", address), ("ca_file", ca_file), ("ca_sha256", ca_sha256)):
+    values = {"address": address, "ca_file": ca_file, "ca_sha256": ca_sha256, "known_as": known_as}
+    for key, value in values.items():
         text = _set(text, key, value)
     return text
 
