@@ -235,11 +235,11 @@ class _Watched(asyncio.Protocol):
 async def _says_something(accepted: socket.socket) -> None:
     """Wait for the first byte, which costs nothing, before a handshake, which does. Raises: TimeoutError."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(accepted, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(accepted, ready.set)
     try:
         async with asyncio.timeout(limits.HANDSHAKE_S):
-            await ready
+            await ready.wait()
     finally:
         loop.remove_reader(accepted)
 

@@ -13,9 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.fleet import offer
+from tests.imports import calls, imported
 
 from wardround.errors import MessageError, WardroundError
-from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, check_parts, most_parts
+from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
 from wardround_server.mail import put_together
 
 LIMIT = 20_000
@@ -123,11 +124,9 @@ def test_bytes_that_are_no_parts_are_an_error(parts: dict[str, bytes], root: str
 
 
 def test_both_sides_use_the_same_bounds() -> None:
-    import wardround_client.fleet
-    import wardround_server.mail
-
-    assert wardround_client.fleet.check_parts is wardround_server.mail.check_parts is check_parts
-    assert wardround_client.fleet.most_parts is wardround_server.mail.most_parts is most_parts
+    for module in ("wardround_client.fleet", "wardround_server.mail"):
+        assert {"wardround_flower.parts.check_parts", "wardround_flower.parts.most_parts"} <= imported(module)
+        assert {"check_parts", "most_parts"} <= {name for _, name in calls(module)}
 
 
 def test_a_message_is_a_chain_of_five_as_the_door_expects() -> None:

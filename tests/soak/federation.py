@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import socket
 import statistics
 import sys
 import tempfile
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.hostile.coordinators import Liar, Siege, Work, agreement, besieged, online, parts_of, start_run, whole
+from tests.hostile.coordinators import Liar, Siege, agreement, besieged, online, parts_of, start_run, whole
 from tests.hostile.test_liars_transport import LIES
 from tests.story.processes import Process, typed
 
 from wardround.wire import RoundReply, peek_reply
+from wardround_client.fleet import Work
 from wardround_client.privacy.ledger import Ledger
 
 NAMES, RUN = ("north", "south", "west"), "soak"
@@ -69,6 +71,11 @@ class Hospital:
         # It is asked from the next round on: the one that goes on began without it.
         self.away[-1] = (began, time.monotonic() + 1.0)
 
+    def stop(self) -> None:
+        """End the daemon, if it is there still."""
+        if self.process is not None:
+            self.process.stop()
+
     def was_there(self, begin: float, end: float) -> bool:
         """All the time between two moments."""
         return all(end < gone or back < begin for gone, back in self.away)
@@ -91,8 +98,6 @@ class Stranger(threading.Thread):
                 attack(stack)
 
     def connections(self, stack: ExitStack) -> None:
-        import socket
-
         for _ in range(self.draws.randint(50, 400)):
             line = socket.create_connection(("127.0.0.1", self.siege.port), timeout=2)
             stack.callback(line.close)
@@ -155,7 +160,7 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
             typed("hospital", "approve", home, federation, "--yes")
             typed("coordinator", "register", siege.home, home / "join.json", "--yes")
             hospital.start()
-            stack.callback(lambda each=hospital: each.process and each.process.kill())
+            stack.callback(hospital.stop)
         siege.register("liar")
         lies = [draws.choice([*LIES, boosted, whole]) for _ in range(rounds + 1)]
         liar = stack.enter_context(Liar(siege, "liar", federation, lies))
@@ -184,9 +189,6 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         for thread in threads:
             thread.join(150)
         took_s = time.monotonic() - began
-        for hospital in hospitals:
-            assert hospital.process is not None
-            hospital.process.stop()
     return figures(hospitals, run.events, moments, samples, liar, stranger) | {"exit": code, "seconds": round(took_s)}
 
 
