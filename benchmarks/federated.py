@@ -114,7 +114,7 @@ def learned(federation: Federation, model: Model, cohorts: Mapping[str, Examples
     """
     hospitals = [ArrayHospital.of(name, each, federation, model, private=private) for name, each in cohorts.items()]
     checkpointer = InMemoryCheckpointer()
-    for _ in run(federation, model, InMemory(hospitals), checkpointer, run_name=RUN):
+    for _ in run(federation, model, InMemory(hospitals), checkpointer, run_name=RUN, private=private):
         pass
     state = checkpointer.state
     assert state is not None

@@ -21,6 +21,7 @@ from wardround.errors import ConfigError, FederationError, MessageError, Storage
 from wardround.files import Held, room_on_disk
 from wardround.text import shown
 from wardround_flower import MESSAGE_TYPE, pack, unpack
+from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.hospitals import Hospital, Registry
 from wardround_server.limits import announced_run
@@ -70,7 +71,9 @@ def main(grid: Grid, context: Context) -> None:
                 model,
                 transport,
                 Checkpointer(folder),
+                deltas={each.name: each.delta for each in Registry(home) if each.delta is not None},
                 run_name=run_name,
+                answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),
             ):
                 events.write(event)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
 import sys
 from pathlib import Path
@@ -16,11 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from wardround.certificates import until
 from wardround.config import Name, load_federation
 from wardround.errors import ConfigError, StorageError, Unreachable
-from wardround.files import private_folder, write_atomically
+from wardround.files import PrivateLog, private_folder, shut, write_atomically
+from wardround.given import TOML_BYTES, given_text
+from wardround.logs import OneLine
 from wardround.text import shown
 from wardround_server import tls
+from wardround_server.answers import AnswerBook
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
 from wardround_server.hospitals import Card, Registry, load_card
@@ -44,7 +47,9 @@ def _example(*lines: str) -> str:
 @app.command(epilog=_example("wardround coordinator init ~/coordinator --host fl.example.org --port 9092"))
 def init(
     home: HomeArgument,
-    host: Annotated[str, typer.Option(help="Host name or IP address that hospitals dial.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Host name or IP address that hospitals dial; default: 127.0.0.1, or as it is.")
+    ] = "",
     port: Annotated[int, typer.Option(help="Port that hospitals dial; 0: any free one.", min=0, max=65535)] = 9092,
     listen: Annotated[
         str, typer.Option(help="Address to listen on; default: --host if it is loopback, else all.")
@@ -54,27 +59,69 @@ def init(
 ) -> None:
     """Make a home: certificates, coordinator.toml, an example federation.toml and the hospitals' invitation.toml.
 
-    Done again it keeps what is there and renews only a certificate that no longer fits.
+    Done again it keeps what is there and renews only a certificate that no longer fits. With another --host it writes
+    that into coordinator.toml and the invitation; the certificate then covers the old name and the new one.
     """
     place = Home(home)
-    loopback = host in ("localhost", "127.0.0.1", "::1")
     if not place.config_file.exists():
+        host = host or "127.0.0.1"
+        loopback, six = host in ("localhost", "127.0.0.1", "::1"), ":" in host
         tls.create(place.tls.folder, [host])
         text = COORDINATOR_TOML.format(
             address=host,
-            host=listen or ("127.0.0.1" if loopback else "0.0.0.0"),
+            host=listen or (("::1" if six else "127.0.0.1") if loopback else "::" if six else "0.0.0.0"),
             port=port,
             admin_port=admin_port,
             health_port=health_port,
         )
         place.write("coordinator.toml", text)
     config = place.config()
+    if host and host != config.address:
+        tls.create(place.tls.folder, [host])  # what is no host ends here
+        config = place.move_to(host)
     tls.create(place.tls.folder, [config.address])
     if not (home / "federation.toml").exists():
         place.write("federation.toml", FEDERATION_TOML)
     invitation = place.invite(config, config.listen.port)
     console.print(f"The coordinator's home is [bold]{home}[/].")
     console.print(f"Give {invitation} to each hospital; it answers with a join.json for `coordinator register`.")
+
+
+@app.command(
+    "renew-ca",
+    epilog=_example(
+        "wardround coordinator renew-ca ~/coordinator", "wardround coordinator renew-ca ~/coordinator --switch"
+    ),
+)
+def renew_ca(
+    home: HomeArgument,
+    switch: Annotated[
+        bool, typer.Option("--switch", help="Let the new CA sign from now on, and forget the old one.")
+    ] = False,
+) -> None:
+    """Replace the certificate authority without a day on which nobody connects.
+
+    1. Without --switch a new CA is made beside the old one, and invitation.toml holds both. Each hospital joins again
+    with it, whenever it likes, and keeps its approvals: it then believes either. 2. When all have, or shortly before
+    the old one ends: stop the coordinator, run this with --switch, and start it again.
+    """
+    place = Home(home)
+    config = place.config()
+    try:
+        port = int(place.running()["fleet"])
+        if switch:
+            raise ConfigError("the coordinator is running", do="stop it, run this again, and start it again")
+    except Unreachable:
+        port = config.listen.port
+    tls.renew_ca(place.tls, switch=switch)
+    if switch:
+        tls.create(place.tls.folder, [config.address])
+    invitation = place.invite(config, port)
+    if switch:
+        console.print(f"The new CA signs now. Who has not joined with it yet needs {invitation}.")
+        return
+    console.print(f"A new CA is made; nothing changes yet. Give {invitation} to each hospital: it joins again with it.")
+    console.print(f"When all have: stop the coordinator, then `wardround coordinator renew-ca {home} --switch`.")
 
 
 @app.command(
@@ -226,22 +273,31 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
             nodes, up_ = control.nodes(), True
     except Unreachable:
         pass
+    registered = list(Registry(home))
+    book = AnswerBook.of_home(home, registered)
     hospitals = [
         {
             "hospital": hospital.name,
             "declared_patients": hospital.declared_patients,
             "status": nodes.get(hospital.node_id or 0, "unknown" if up_ else "coordinator down"),
+            "answers": len(book.of(hospital.name)),
         }
-        for hospital in Registry(home)
+        for hospital in registered
     ]
     runs = [
         {"run": folder.name, **last_event(folder)} for folder in sorted((home / "runs").glob("*")) if folder.is_dir()
     ]
+    ends = place.tls.ends()
     if as_json:
-        print(json.dumps({"up": up_, "hospitals": hospitals, "runs": runs}))
+        certificates = {name: end.isoformat() for name, end in ends.items()}
+        print(json.dumps({"up": up_, "hospitals": hospitals, "runs": runs, "certificates": certificates}))
         return
     console.print(f"The coordinator is {'up' if up_ else 'down'}.")
-    _print_table("hospital", "declared patients", "status", rows=[[str(v) for v in h.values()] for h in hospitals])
+    for name, end in ends.items():
+        console.print(f"The {name} ends on {until(end)}.", highlight=False)
+    _print_table(
+        "hospital", "declared patients", "status", "answers", rows=[[str(v) for v in h.values()] for h in hospitals]
+    )
     keys = ("run", "event", "round", "rounds", "replied")
     _print_table(
         "run", "last event", "round", "of", "replied", rows=[[shown(r.get(k, "")) for k in keys] for r in runs]
@@ -300,26 +356,20 @@ def _prepare_flower(place: Home) -> None:
     os.environ["WARDROUND_COORDINATOR_HOME"] = str(place.folder)
     import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
 
-    handler = logging.handlers.RotatingFileHandler(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
-    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler = PrivateLog(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
+    handler.setFormatter(OneLine())
     for name in ("flwr", "uvicorn", "wardround_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
-
-
-class _PlainFormatter(logging.Formatter):
-    """A log's lines are the coordinator's own, whatever somebody else's text holds: one record, one dated line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        first, *rest = super().format(record).split("\n")
-        return "\n".join([shown(first, LONGEST_LINE), *(f"    | {shown(line, LONGEST_LINE)}" for line in rest)])
+    if opened := shut(place.folder):
+        logging.getLogger(__name__).warning("others could read or write here, and no longer can: %s", ", ".join(opened))
 
 
 def _keep_agreement(place: Home, federation: Path, folder: Path, encoder: str) -> None:
     """Copy the agreement, and the encoder it names, into the run's folder. Raises: ConfigError, StorageError."""
-    place.write(f"runs/{folder.name}/federation.toml", federation.read_text(encoding="utf-8"))
+    place.write(f"runs/{folder.name}/federation.toml", given_text(federation, TOML_BYTES, do="name a federation.toml"))
     if encoder == "builtin":
         return
     weights = federation.parent / encoder

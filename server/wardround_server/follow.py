@@ -68,6 +68,12 @@ def follow(control: RunControl, run_id: int, folder: Path, offset: int, *, as_js
                     print(json.dumps(event), flush=True)
                 elif event["event"] == "start":
                     progress.update(bar, total=event["rounds"], completed=event["from_round"], description=event["run"])
+                    if event.get("rule", "mean") != "mean" and not event["liars_borne"]:
+                        progress.console.print(
+                            f"outer.rule {event['rule']} is the mean while fewer than three hospitals answer: of two "
+                            "that disagree, nobody can tell which one lies.",
+                            markup=False,
+                        )
                 elif event["event"] == "waiting":
                     progress.update(bar, news=f"waiting until {event['quorum']} hospitals are connected")
                 else:
@@ -75,6 +81,9 @@ def follow(control: RunControl, run_id: int, folder: Path, offset: int, *, as_js
                     for who, reason in event["rejected"].items():
                         line = f"round {event['round']}: {shown(who)}: {shown(reason, LONGEST_REASON)}"
                         progress.console.print(line, markup=False)
+                    for who, factor in event.get("clipped", {}).items():
+                        said = f"round {event['round']}: {shown(who)}: cut to {100 * factor:.0f} % of its length"
+                        progress.console.print(f"{said}: no honest reply is longer", markup=False)
         except KeyboardInterrupt:
             control.stop_run(run_id)
             if not as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
-from wardround.files import write_atomically
+from wardround.files import private_folder, write_atomically
 from wardround.toml import Section, load
 from wardround_server.tls import TlsFiles
 
@@ -130,7 +131,7 @@ class Home:
         """Replace a text file of the home. Raises: StorageError."""
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(path.parent)
             write_atomically(path, text.encode())
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror})", do="check the disk") from None
@@ -139,12 +140,21 @@ class Home:
     def invite(self, config: CoordinatorConfig, port: int) -> Path:
         """Write invitation.toml: the address, and the CA by which hospitals know that it is us."""
         host = f"[{config.address}]" if ":" in config.address else config.address
-        pem = self.tls.ca.read_text(encoding="ascii")
+        pem = self.tls.invitation()
         return self.write(
             "invitation.toml",
             "# For the hospitals, over any road that both sides trust. It holds no secret.\n"
             f'address = "{host}:{port}"\nca_pem = """\n{pem}"""\n',
         )
+
+    def move_to(self, address: str) -> CoordinatorConfig:
+        """Let hospitals dial another host name or IP address; all else in coordinator.toml stays as it is.
+
+        Raises: ConfigError, StorageError.
+        """
+        text = self.config_file.read_text(encoding="utf-8")
+        self.write("coordinator.toml", re.sub(r"(?m)^address\s*=.*$", f'address = "{address}"', text, count=1))
+        return self.config()
 
     def announce(self, ports: Mapping[str, int]) -> None:
         """Say in up.json that the coordinator runs, and where."""

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from wardround.config import Name
 from wardround.errors import ConfigError, StorageError
-from wardround.files import read_bounded, write_atomically
+from wardround.files import write_atomically
+from wardround.given import CARD_BYTES, given_bytes
 from wardround.text import shown
 
-LARGEST_CARD_BYTES = 16_384
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
@@ -27,6 +27,7 @@ class Card(BaseModel):
     """What a hospital hands to the coordinator once, by any road that both trust.
 
     public_key: of its node, EC on a NIST curve, in OpenSSH or PEM form; kept in OpenSSH form.
+    delta: of its promise to patients, from which its noise follows; None: just below 1 / (10 declared patients).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class Card(BaseModel):
     name: Name
     public_key: Annotated[str, Field(max_length=4096)]
     declared_patients: Annotated[int, Field(ge=1, le=10**9)]
+    delta: Annotated[float, Field(ge=1e-12, lt=1)] | None = None
 
     @field_validator("public_key")
     @classmethod
@@ -136,17 +138,13 @@ class Registry:
 def load_card(path: Path) -> Card:
     """Read a hospital's join.json. Raises: ConfigError, which says what is wrong with it."""
     try:
-        return Card.model_validate_json(read_bounded(path, LARGEST_CARD_BYTES))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror or error})", do="name the hospital's join.json"
-        ) from None
+        return Card.model_validate_json(given_bytes(path, CARD_BYTES, do="name the hospital's join.json"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ConfigError(
             f"{path}: {shown(key, 40)}: {shown(first['msg'].removeprefix('Value error, '))}",
-            allowed="name, public_key and declared_patients",
+            allowed="name, public_key and declared_patients, and a delta where it is the hospital's own",
             do="ask the hospital for the join.json that `wardround hospital init` wrote",
         ) from None
 

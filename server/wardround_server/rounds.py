@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,23 @@ import torch
 from torch import Tensor
 
 from wardround.config import Federation
-from wardround.errors import ConfigError, FederationError, MessageError, QuorumMissed, WardroundError
+from wardround.errors import (
+    ConfigError,
+    FederationError,
+    MessageError,
+    QuorumMissed,
+    StorageError,
+    WardroundError,
+)
 from wardround.meta import algorithm_named, optimizers
 from wardround.models import Model, Objective
-from wardround.models.scaling import pool_statistics
-from wardround.questions import ClassMeans, Statistics
 from wardround.schedule import RoundPlan, Schedule, answer_size
 from wardround.text import shown
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
-from wardround_server.aggregate import AggregationRule, greatest_norm, weighted_mean
+from wardround.wire import Answered, RequestHeader, RoundReply, RoundRequest
+from wardround_server import pooling
+from wardround_server.aggregate import LEAST_HOSPITALS, AggregationRule, rule_of, tolerated
+from wardround_server.answers import AnswerBook
+from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer, State, initial
 
 # A hospital's node that was killed is not let in again for up to 60 s.
@@ -48,10 +57,14 @@ class Transport(Protocol):
 
 @dataclass
 class Replies:
-    """One round's replies. accepted: hospital -> its checked reply. rejected: hospital -> the reason."""
+    """One round's replies. accepted: hospital -> its checked reply. rejected: hospital -> the reason.
+
+    clipped: hospital -> the factor by which its reply, or a part of it, was shortened to what an honest one can be.
+    """
 
     accepted: dict[str, RoundReply] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
+    clipped: dict[str, float] = field(default_factory=dict)
 
 
 def run(
@@ -62,22 +75,29 @@ def run(
     *,
     run_name: str,
     resume: bool = False,
-    rule: AggregationRule = weighted_mean,
+    answers: AnswerBook | None = None,
+    deltas: Mapping[str, float] | None = None,
+    private: bool = True,
     reconnect_s: float = RECONNECT_S,
 ) -> Iterator[Event]:
     """Run a federation from its first round, or from the one after its checkpoint, to its last.
 
+    deltas: privacy's delta of hospitals that chose their own. private: answers are the mechanism's, so that no honest
+    one is longer than it explains; False only for a simulation whose answers are exact.
+
     Before each round it waits up to `reconnect_s` until a quorum is reachable; a round itself ends at its deadline.
 
     Raises:
-        ConfigError: the run exists and is not to be resumed, or its checkpoint is another federation's.
+        ConfigError: the run exists and is not to be resumed, its checkpoint is another federation's, or its epsilon
+            leaves nothing for the training.
         QuorumMissed: too few good replies before the deadline; the checkpoint stays at the round before.
         FederationError: the model is no longer finite; the checkpoint stays at the round before.
         StorageError: the checkpoint cannot be written.
     """
     with checkpointer.held():
-        schedule = Schedule.of(federation)
-        state = _begin(federation, model, checkpointer, run_name, resume)
+        schedule, rule, book = Schedule.of(federation), rule_of(federation.outer), answers or AnswerBook()
+        bounds = Bounds(federation, schedule, model, deltas) if private else None
+        state = _begin(federation, model, checkpointer, run_name, resume, book)
         yield _started(federation, schedule, state, transport)
         for plan in schedule.rounds[state.round :]:
             started = time.monotonic()
@@ -87,15 +107,15 @@ def run(
             if len(hospitals) < federation.rounds.quorum:  # an answer costs privacy: none is asked for in vain
                 yield {"event": "missed", **_who(plan, hospitals, Replies())}
                 raise _too_few(federation, plan, hospitals)
-            request = RoundRequest(
-                RequestHeader(run=run_name, federation=federation.digest, round=plan.number),
-                *(vector.numpy() for vector in (state.theta, state.shift, state.scale)),
-            ).pack()
-            replies = _ask(federation, model, plan, transport, dict.fromkeys(hospitals, request), run_name)
+            if bounds is not None:
+                _prepare(bounds, transport, hospitals)
+            requests = {who: _request(plan, state, state.answered.get(book.identity(who))) for who in hospitals}
+            replies = _ask(federation, model, plan, transport, requests, run_name, book, bounds)
             if len(replies.accepted) < federation.rounds.quorum:
                 yield {"event": "missed", **_who(plan, hospitals, replies)}
                 raise _quorum_missed(federation, plan, replies)
             state, findings = _learn(federation, model, plan, state, replies, rule)
+            state = replace(state, answered=book.last())
             checkpointer.save(state)
             yield {
                 "event": "round",
@@ -109,7 +129,9 @@ def run(
         yield {"event": "done", "run": run_name, "rounds": len(schedule), "checkpoint": str(checkpointer.path)}
 
 
-def _begin(federation: Federation, model: Model, checkpointer: Checkpointer, run_name: str, resume: bool) -> State:
+def _begin(
+    federation: Federation, model: Model, checkpointer: Checkpointer, run_name: str, resume: bool, book: AnswerBook
+) -> State:
     found = checkpointer.load(run=run_name, federation=federation.digest)
     if found is not None and not resume:
         raise ConfigError(f"run {run_name!r} exists already", do="continue it with --resume, or choose another --run")
@@ -127,8 +149,15 @@ def _begin(federation: Federation, model: Model, checkpointer: Checkpointer, run
         model.scaling_size,
         optimizers.initial_state(federation.outer, theta),
     )
+    state = replace(state, answered=book.last())
     checkpointer.save(state)
     return state
+
+
+def _request(plan: RoundPlan, state: State, last: Answered | None) -> bytes:
+    """What one hospital is sent; again the same bytes when the round is asked again."""
+    header = RequestHeader(run=state.run, federation=state.federation, round=plan.number, last=last)
+    return RoundRequest(header, state.theta.numpy(), state.shift.numpy(), state.scale.numpy()).pack()
 
 
 def _wait_for_quorum(transport: Transport, quorum: int, reconnect_s: float) -> Sequence[str]:
@@ -146,6 +175,8 @@ def _ask(
     transport: Transport,
     requests: Mapping[str, bytes],
     run_name: str,
+    book: AnswerBook,
+    bounds: Bounds | None,
 ) -> Replies:
     """One exchange. A reply that cannot be used is rejected with its reason, and the round goes on."""
     replies, silent, size = Replies(), set(requests), answer_size(plan.question, model)
@@ -158,14 +189,22 @@ def _ask(
             who = _identify(transport, name, reply)
             if name not in silent or who in replies.accepted:
                 raise MessageError("it was not asked, or has answered already", allowed="one reply a round")
-            replies.accepted[who] = _plausible(federation, plan, reply)
+            if not reply.header.refusal:
+                digest = hashlib.sha256(outcome).hexdigest()
+                answered = Answered(run=run_name, federation=federation.digest, round=plan.number, sha256=digest)
+                book.add(name, answered, epsilon=reply.header.epsilon)
+            replies.accepted[who], factor = _plausible(plan, reply, bounds)
+            if factor < 1:
+                replies.clipped[who] = factor
+        except StorageError:  # our own disk
+            raise
         except WardroundError as error:
             replies.rejected[who] = shown(error, 500)
         silent.discard(name)
     for name in silent:
         replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"
     # In the order of names, not of arrival: the same replies give the same model, bit for bit.
-    return Replies(dict(sorted(replies.accepted.items())), dict(sorted(replies.rejected.items())))
+    return Replies(*(dict(sorted(of.items())) for of in (replies.accepted, replies.rejected, replies.clipped)))
 
 
 def _identify(transport: Transport, name: str, reply: RoundReply) -> str:
@@ -183,18 +222,24 @@ def _identify(transport: Transport, name: str, reply: RoundReply) -> str:
     return name
 
 
-def _plausible(federation: Federation, plan: RoundPlan, reply: RoundReply) -> RoundReply:
-    """The reply, if it is an answer that an honest hospital could give. Raises: MessageError, FederationError."""
-    header = reply.header
-    if header.refusal:
-        refusal = header.refusal
+def _prepare(bounds: Bounds, transport: Transport, hospitals: Sequence[str]) -> None:
+    """Have every hospital's bound at hand before it is asked: no deadline waits for a calibration."""
+    for name in hospitals:
+        declared = transport.declared_patients(name)
+        if declared is not None:
+            bounds.calibration(name, declared)
+
+
+def _plausible(plan: RoundPlan, reply: RoundReply, bounds: Bounds | None) -> tuple[RoundReply, float]:
+    """The reply as an honest hospital could have given it, and the factor of what was cut. See `Bounds.cut`.
+
+    Raises: MessageError, FederationError.
+    """
+    if reply.header.refusal:
+        refusal = reply.header.refusal
         what = f"refused: {refusal.error} {refusal.rule} {refusal.asked}".strip()
         raise FederationError(what, allowed=refusal.allowed)
-    norm = float(torch.from_numpy(reply.answer).double().norm())
-    bound = greatest_norm(federation, plan, size=len(reply.answer), declared_patients=header.declared_patients)
-    if norm > bound:
-        raise MessageError(f"an answer of length {norm:.3g}", allowed=f"at most {bound:.3g}, from public numbers")
-    return reply
+    return (reply, 1.0) if bounds is None else bounds.cut(plan, reply)
 
 
 def _learn(
@@ -208,11 +253,8 @@ def _learn(
     algorithm, choice = algorithm_named(federation.algorithm.name), federation.algorithm
     match plan.question:
         case "statistics":
-            declared = sum(reply.header.declared_patients for reply in replies.accepted.values())
-            shift, scale = pool_statistics(
-                [Statistics.unpack(answer, model.classes) for answer in answers],
-                declared if federation.task.labels == "several" else None,
-            )
+            several = federation.task.labels == "several"
+            shift, scale = pooling.scaling(answers, _declared(replies), model.classes, rule, several=several)
             state = replace(state, shift=shift, scale=scale)
         case "gradient" | "episode_gradient":
             delta = rule(answers, _weights(federation, replies))
@@ -220,8 +262,9 @@ def _learn(
             optimizer, theta = optimizers.step(federation.outer, state.optimizer, state.theta, gradient)
             state = replace(state, theta=theta, optimizer=optimizer)
             findings["delta_norm"] = float(delta.norm())
+            findings["apart"] = _apart(replies, answers, delta)
         case "class_means":
-            means = ClassMeans.unpack(answers.sum(0), model.classes)
+            means = pooling.class_means(answers, model.classes, rule)
             means = replace(means, sums=means.sums / model.embedding_gain)
             loss = Objective(model, state.shift, state.scale)
             state = replace(state, theta=algorithm.with_means(state.theta, means, loss, choice))
@@ -243,7 +286,21 @@ def _weights(federation: Federation, replies: Replies) -> Tensor:
     """float32 [hospitals]: declared patients, which are public, or all the same."""
     if federation.outer.weighting == "uniform":
         return torch.ones(len(replies.accepted))
+    return _declared(replies)
+
+
+def _declared(replies: Replies) -> Tensor:
+    """float32 [hospitals]: declared patients."""
     return torch.tensor([float(reply.header.declared_patients) for reply in replies.accepted.values()])
+
+
+def _apart(replies: Replies, answers: Tensor, delta: Tensor) -> dict[str, float]:
+    """How far each reply lies from what was made of them, in units of the median distance; nobody, for two replies."""
+    distances = torch.stack([(answer.double() - delta.double()).norm() for answer in answers])
+    middle = float(distances.median())
+    if len(distances) < LEAST_HOSPITALS or not middle > 0:
+        return {}
+    return {who: round(float(each) / middle, 3) for who, each in zip(replies.accepted, distances, strict=True)}
 
 
 def _scores(confusion: Tensor) -> Event:
@@ -266,6 +323,8 @@ def _started(federation: Federation, schedule: Schedule, state: State, transport
         "from_round": state.round,
         "rounds": len(schedule),
         "hospitals": list(transport.hospitals()),
+        "rule": federation.outer.rule,
+        "liars_borne": tolerated(federation.outer, len(transport.hospitals())),
     }
 
 
@@ -277,6 +336,7 @@ def _who(plan: RoundPlan, hospitals: Sequence[str], replies: Replies) -> Event:
         "hospitals": len(hospitals),
         "replied": len(replies.accepted),
         "rejected": replies.rejected,
+        "clipped": {who: round(factor, 4) for who, factor in replies.clipped.items()},
         "declared_patients": declared,
     }
 

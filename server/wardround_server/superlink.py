@@ -60,7 +60,7 @@ from wardround_server.door import Door
 from wardround_server.gate import Gate, tls_context, watched
 from wardround_server.limits import HEAD_BYTES, SILENT_HOSPITAL_S, Connections, connections, forget_runs
 from wardround_server.peers import TABLES, is_the_owner
-from wardround_server.tls import TlsFiles
+from wardround_server.tls import TlsFiles, keep_valid
 
 LOOPBACK = "127.0.0.1"
 BUSY_TIMEOUT_MS = 60_000
@@ -133,7 +133,8 @@ async def _serve(
         while not (administration.started and fleet.started) and not serving[0].done():
             await asyncio.sleep(0.02)
         if not serving[0].done():
-            accepting = [asyncio.create_task(gate.run()) for gate in (own, hospitals)]
+            working = (own.run(), hospitals.run(), keep_valid(tls, [context]))
+            accepting = [asyncio.create_task(each) for each in working]
             superexec.start()
             await asyncio.to_thread(ready)  # it calls the Control API, which this loop serves
         while not serving[0].done() and not heard:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging.handlers
 import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from wardround.errors import FederationError, StorageError
@@ -39,6 +41,33 @@ def private_folder(folder: Path) -> None:
     """Make a folder, if it is not there, and shut it to others (0700) whatever the umask says. Raises: OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
+
+
+def shut(home: Path) -> list[str]:
+    """Take from others what they may do in a home, in all of it -> what was open, relative to the home.
+
+    Links are left alone, and what somebody else owns cannot be mended: it is named too.
+    """
+    opened = []
+    for folder, folders, files in os.walk(home):
+        for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
+            with suppress(FileNotFoundError):
+                mode = path.lstat().st_mode
+                if stat.S_ISLNK(mode) or not mode & 0o077:
+                    continue
+                opened.append(str(path.relative_to(home)))
+                with suppress(PermissionError):
+                    path.chmod(stat.S_IMODE(mode) & 0o700)
+    return opened
+
+
+class PrivateLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner can read, also each new file of a rotation, whatever the umask says."""
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        os.fchmod(stream.fileno(), 0o600)
+        return stream
 
 
 def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Path | None = None) -> None:

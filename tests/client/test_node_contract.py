@@ -53,7 +53,10 @@ SYMBOLS: dict[str, tuple[str, ...] | None] = {
         "root_certificates",
         "interceptors",
     ),
-    "flwr.supernode.node_auth_http_interceptor.NodeAuthHttpInterceptor": ("private_key", "public_key"),
+    "flwr.supercore.primitives.asymmetric.sign_message": ("private_key", "message"),
+    "flwr.common.constant.TIMESTAMP_HEADER": None,
+    "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": None,
+    "flwr.supercore.constant.FLEET_HTTP_SIGNATURE_HEADER": None,
 }
 CALLS = (
     "ActivateNode",

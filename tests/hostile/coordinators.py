@@ -33,6 +33,7 @@ from wardround.config import Federation, load_federation
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule, answer_size
 from wardround.wire import ReplyHeader, RoundReply, peek_request
+from wardround_client.clock_skew import Clock
 from wardround_client.fleet import Coordinator, Session, Work, connect
 from wardround_client.node import Node
 from wardround_flower import pack
@@ -269,8 +270,8 @@ class Liar:
 
     def _run(self) -> None:
         key = self.siege.keys[self.name]
-        with connect(self.siege.coordinator, key, lambda: 1 << 30) as client:
-            self.session = Session.begin(client, key, self.siege.coordinator.address, None)
+        with connect(self.siege.coordinator, key, lambda: 1 << 30, Clock()) as client:
+            self.session = Session.begin(client, key, self.siege.coordinator.address, None, Clock())
             while not self.stop.is_set():
                 with suppress(Exception):  # whatever the coordinator makes of the last lie
                     work = self.session.poll()

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from tests.hostile.coordinators import Siege, agreement, besieged, honest, online, start_run
 
 from wardround.errors import Unreachable
+from wardround_client.clock_skew import Clock
 from wardround_client.explain import explained
 from wardround_client.fleet import Session, connect
 from wardround_server import limits
@@ -242,16 +243,16 @@ def test_a_signature_is_looked_at_before_the_body(siege: Siege) -> None:
 def test_a_hospital_that_nobody_registered_is_told_so(siege: Siege) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     with (
-        connect(siege.coordinator, key, lambda: 1000) as client,
+        connect(siege.coordinator, key, lambda: 1000, Clock()) as client,
         pytest.raises(Exception, match="does not know this node's key"),
     ):
-        Session.begin(client, key, "a", None)
+        Session.begin(client, key, "a", None, Clock())
 
 
 def test_a_registered_hospitals_bodies_are_bounded_too(siege: Siege) -> None:
     """Before a byte of them is read, and as they come; no run goes on, so no part is expected at all."""
     key = siege.keys["anna"]
-    with connect(siege.coordinator, key, lambda: 1000) as client:
+    with connect(siege.coordinator, key, lambda: 1000, Clock()) as client:
         client.ActivateNode(
             ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=15)
         )
@@ -271,7 +272,7 @@ def test_a_registered_hospitals_flood_slows_nobody_else(siege: Siege, tmp_path: 
     siege.register("flood")
 
     def flood() -> None:
-        with connect(siege.coordinator, siege.keys["flood"], lambda: 1000) as client:
+        with connect(siege.coordinator, siege.keys["flood"], lambda: 1000, Clock()) as client:
             while not stop.is_set():
                 calls[0] += 1
                 with suppress(Exception):
@@ -302,7 +303,7 @@ def test_who_asks_far_too_often_is_told_so(siege: Siege) -> None:
     key, codes = siege.keys["eager"], list[int]()
 
     def ask() -> None:
-        with connect(siege.coordinator, key, lambda: 1000) as client:
+        with connect(siege.coordinator, key, lambda: 1000, Clock()) as client:
             for _ in range(4):
                 try:
                     client.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=Node(node_id=1), heartbeat_interval=15))

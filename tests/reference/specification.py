@@ -59,7 +59,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _DRAWS + "patients_are_sampled_independently_of_each_other",
         _DRAWS + "the_rate_is_met_and_the_size_is_binomial",
         _MECHANISM + "a_poisson_sample_holds_each_patient_at_most_once",
-        _PRIVACY + "test_accountant.py::test_more_patients_a_step_than_declared_means_everyone",
+        "tests/shared/test_accountant.py::test_more_patients_a_step_than_declared_means_everyone",
     ),
     "P8": (
         _PROMISE + "hospitals_that_differ_in_their_patients_alone_look_alike",
@@ -127,17 +127,17 @@ TESTS: dict[str, tuple[str, ...]] = {
     # Accounting
     "P22": (
         _SCHEDULES + "neither_the_order_nor_the_splitting_of_rows_changes_a_price",
-        _PRIVACY + "test_accountant.py::test_impossible_rows_are_refused",
+        "tests/shared/test_accountant.py::test_impossible_rows_are_refused",
     ),
     "P23": (
         _SCHEDULES + "our_epsilon_is_never_below_the_oracle_s_and_hardly_above_for_both_neighbours",
         _REFERENCE + "test_accounting.py::test_the_gaussian_approximation_under_reports_and_is_not_ours",
-        _PRIVACY + "test_accountant.py::test_composition_is_what_one_gaussian_of_all_costs",
-        _PRIVACY + "test_accountant_properties.py::test_the_central_limit_theorem_is_used_nowhere",
+        "tests/shared/test_accountant.py::test_composition_is_what_one_gaussian_of_all_costs",
+        "tests/shared/test_accountant_properties.py::test_the_central_limit_theorem_is_used_nowhere",
     ),
     "P24": (
-        _PRIVACY + "test_accountant.py::test_the_method_is_named_and_falls_back",
-        _PRIVACY + "test_accountant.py::test_prv_failing_is_not_an_error",
+        "tests/shared/test_accountant.py::test_the_method_is_named_and_falls_back",
+        "tests/shared/test_accountant.py::test_prv_failing_is_not_an_error",
         _SCHEDULES + "our_epsilon_is_never_below_the_oracle_s_and_hardly_above_for_both_neighbours",
     ),
     "P25": (
@@ -145,9 +145,9 @@ TESTS: dict[str, tuple[str, ...]] = {
         _REFERENCE + "test_accounting.py::test_the_specification_s_example",
     ),
     "P26": (
-        _PRIVACY + "test_accountant.py::test_a_run_costs_its_epsilon_and_no_more",
-        _PRIVACY + "test_accountant.py::test_a_subsampled_run_costs_its_epsilon_and_no_more",
-        _PRIVACY + "test_accountant_properties.py::test_a_run_of_every_algorithm_spends_its_epsilon",
+        "tests/shared/test_accountant.py::test_a_run_costs_its_epsilon_and_no_more",
+        "tests/shared/test_accountant.py::test_a_subsampled_run_costs_its_epsilon_and_no_more",
+        "tests/shared/test_accountant_properties.py::test_a_run_of_every_algorithm_spends_its_epsilon",
     ),
     "P27": (
         _PROMISE + "what_was_forecast_is_what_the_ledger_holds",

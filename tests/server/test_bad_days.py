@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from wardround.errors import ConfigError, PortInUse, StorageError
 from wardround.files import room_on_disk
+from wardround.logs import OneLine
 from wardround_server import superlink
-from wardround_server.commands import _PlainFormatter, app
+from wardround_server.commands import app
 from wardround_server.follow import _events
 from wardround_server.gate import network_of
 from wardround_server.home import Home
@@ -261,7 +262,7 @@ def test_a_card_is_read_once_and_within_bounds(tmp_path: Path) -> None:
 def test_a_log_has_one_dated_line_a_record_whatever_it_holds() -> None:
     import logging
 
-    formatter = _PlainFormatter("%(levelname)s %(message)s")
+    formatter = OneLine()
     try:
         raise ValueError("x\n2026-01-01 INFO forged\x1b[2J")
     except ValueError:
@@ -269,8 +270,8 @@ def test_a_log_has_one_dated_line_a_record_whatever_it_holds() -> None:
             "n", logging.INFO, "f", 1, "a\nINFO b %s", ("\x1b]0;c\x07\r\n\u202e",), sys.exc_info()
         )
     lines = formatter.format(record).split("\n")
-    assert lines[0].startswith("INFO a")
-    assert all(line.startswith("    | ") for line in lines[1:])
+    assert " INFO n a" in lines[0]
+    assert all(line.startswith("    ") for line in lines[1:])
     assert all(line.isprintable() for line in lines)
 
 

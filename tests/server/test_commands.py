@@ -48,9 +48,10 @@ def test_register_while_down_is_noted_and_status_shows_it(tmp_path: Path) -> Non
     (tmp_path / "join.json").write_text(card("anna").model_dump_json())
     assert "noted" in call("register", tmp_path, tmp_path / "join.json")
     status = json.loads(call("status", tmp_path, "--json"))
+    assert set(status.pop("certificates")) == {"server certificate", "CA"}
     assert status == {
         "up": False,
-        "hospitals": [{"hospital": "anna", "declared_patients": 100, "status": "coordinator down"}],
+        "hospitals": [{"hospital": "anna", "declared_patients": 100, "status": "coordinator down", "answers": 0}],
         "runs": [],
     }
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from wardround.config import Federation, load_federation
@@ -25,7 +26,11 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class HospitalRow:
-    """A line of the table of hospitals; None and "" where nobody knows."""
+    """A line of the table of hospitals; None and "" where nobody knows.
+
+    cuts: which replies were shortened, and to what share of their length. apart: how far its deltas lay from what was
+    made of all, in units of the median hospital; the mean over training rounds.
+    """
 
     name: str
     declared_patients: int | None = None
@@ -34,6 +39,8 @@ class HospitalRow:
     epsilon: float | None = None
     replies: int = 0
     rejections: tuple[str, ...] = ()
+    cuts: tuple[str, ...] = ()
+    apart: float | None = None
     took_part: bool = True
 
 
@@ -192,6 +199,12 @@ def _hospitals(rounds: tuple[Event, ...], described: list[dict[str, Any]]) -> li
         rejected = [
             f"round {e.get('round')}: {e['rejected'][name]}" for e in rounds if name in (e.get("rejected") or {})
         ]
+        cut = [
+            f"round {e.get('round')}: to {100 * float(e['clipped'][name]):.3g} %"
+            for e in rounds
+            if name in (e.get("clipped") or {})
+        ]
+        apart = [float(e["apart"][name]) for e in rounds if name in (e.get("apart") or {})]
         replied = [e for e in rounds if name in (e.get("declared_patients") or {})]
         rows.append(
             HospitalRow(
@@ -202,6 +215,8 @@ def _hospitals(rounds: tuple[Event, ...], described: list[dict[str, Any]]) -> li
                 epsilon=epsilon[name][-1][1] if epsilon.get(name) else None,
                 replies=len(replied),
                 rejections=tuple(rejected),
+                cuts=tuple(cut),
+                apart=fmean(apart) if apart else None,
                 took_part=bool(facts.get("took_part", True)),
             )
         )

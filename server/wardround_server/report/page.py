@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from wardround_server.report.attacks import attacks
 from wardround_server.report.card import card
 from wardround_server.report.charts import Bar, Line, bar_chart, legend, line_chart, number, spark
 from wardround_server.report.data import HospitalRow, RunRecord
+from wardround_server.report.escaped import escape
 
 NOTHING = "\u2013"
 MANY = 60  # small multiples beyond this are left to the table
@@ -213,10 +213,14 @@ def _hospitals(run: RunRecord) -> str:
     asked = len(run.rounds)
     body = "".join(_hospital_row(h, asked, run.privacy_on) for h in run.hospitals)
     return (
-        "<section><h2>Hospitals</h2><p>Numbers of patients are the round, public ones that hospitals declare.</p>"
+        "<section><h2>Hospitals</h2><p>Numbers of patients are the round, public ones that hospitals declare. "
+        "A reply that is longer than an honest one can be is cut to that length. How far deltas lay from what was made "
+        "of all is in units of the median hospital: far more than 1, round after round, is worth a "
+        "question.</p>"
         '<div class="scroll"><table><thead><tr><th scope=col>hospital</th><th scope=col>modality, manufacturer</th>'
         "<th scope=col class=n>declared patients</th><th scope=col class=n>epsilon spent</th>"
-        "<th scope=col class=n>answers</th><th scope=col>rejected</th></tr></thead>"
+        "<th scope=col class=n>answers</th><th scope=col class=n>apart</th><th scope=col>cut</th>"
+        "<th scope=col>rejected</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div></section>"
     )
 
@@ -232,7 +236,8 @@ def _hospital_row(row: HospitalRow, asked: int, privacy_on: bool) -> str:
         f"<tr{'' if row.took_part else ' class=out'}><th scope=row>{escape(row.name)}{tag}</th>"
         f"<td>{escape(row.makers) or NOTHING}</td>"
         f"<td class=n>{row.declared_patients if row.declared_patients else NOTHING}</td><td class=n>{spent}</td>"
-        f"<td class=n>{answers}</td><td>{_rejections(row.rejections)}</td></tr>"
+        f"<td class=n>{answers}</td><td class=n>{NOTHING if row.apart is None else f'{row.apart:.1f}'}</td>"
+        f"<td>{_rejections(row.cuts)}</td><td>{_rejections(row.rejections)}</td></tr>"
     )
 
 

@@ -17,6 +17,7 @@ from wardround.config import AlgorithmChoice
 from wardround.errors import ConfigError
 from wardround.models.base import Model
 from wardround.questions import ClassMeans, Cohort, EpisodeGradient, FewShotLoss, Shots
+from wardround.reach import Part, Reach
 
 Fitted = Mapping[str, Tensor]
 """What is left of a support once a method has learned from it; "theta" float32 [P] is always there."""
@@ -50,6 +51,10 @@ class Algorithm(Protocol):
 
     def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
         """The hospital half: theta float32 [P] -> delta float32 [P], asking exactly `answers_per_round` times."""
+        ...
+
+    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+        """How long a delta of `size` numbers can be, part by part, when its answers reach so far."""
         ...
 
     def outer_gradient(self, mean_delta: Tensor) -> Tensor:
@@ -108,6 +113,15 @@ class Method:
     def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
         """Nothing is learned beside the model."""
         return model
+
+    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+        """As often as the file says."""
+        raise NotImplementedError
+
+    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+        """Of a delta that is alpha times the sum of all answers, as most are."""
+        factors = [choice.local_learning_rate] * self.answers_per_round(choice)
+        return ((size, answer.sum(factors, size)),)
 
     def outer_gradient(self, mean_delta: Tensor) -> Tensor:
         """Minus the weighted mean delta, float32 [P]: a step of size 1 along it is the hospitals' mean step."""

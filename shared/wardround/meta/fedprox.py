@@ -14,6 +14,7 @@ from torch import Tensor
 from wardround.config import AlgorithmChoice
 from wardround.meta.fine_tuned import FineTuned
 from wardround.questions import Cohort, FewShotLoss
+from wardround.reach import Part, Reach
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,9 @@ class FedProx(FineTuned):
         for _ in range(choice.local_steps):
             w = w - eta * (cohort.gradient(loss, w) + mu * (w - theta))
         return w - theta
+
+    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+        """The pull shortens a step's answer again in each step after it, by 1 - eta mu."""
+        eta, mu = choice.local_learning_rate, choice.proximal
+        factors = [eta * abs(1 - eta * mu) ** later for later in range(choice.local_steps)]
+        return ((size, answer.sum(factors, size)),)

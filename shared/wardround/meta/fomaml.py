@@ -17,6 +17,7 @@ from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.inner import descended, slope, task_loss
 from wardround.meta.local import descend
 from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.reach import Part, Reach
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,7 @@ class Fomaml(FineTuned):
             return slope(task_loss(query, loss.each), theta_k)
 
         return -alpha * cohort.episode_gradient(query_gradient, theta)
+
+    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+        """The query's answer alone is in the delta."""
+        return ((size, answer.sum([choice.local_learning_rate], size)),)

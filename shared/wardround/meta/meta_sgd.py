@@ -25,6 +25,7 @@ from wardround.meta.maml import Maml
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import Cohort, EpisodeGradient, FewShotLoss, Shots
+from wardround.reach import Part, Reach
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ class MetaSgd(Maml):
         g_query = cohort.gradient(loss, theta_k)
         size = len(theta) // 2
         return -choice.local_learning_rate * torch.cat([g_query[:size], -(g_query * total)[:size]])
+
+    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+        """In first order the gradient of alpha is a product: at most the greatest number of one factor times the length
+        of the other.
+        """
+        if choice.question == "episode_gradient":
+            return super().longest(choice, size, answer)
+        eta, half = choice.local_learning_rate, size // 2
+        product = answer.number(half) * answer.sum([1.0] * choice.local_steps, half)
+        return (half, answer.sum([eta], half)), (half, eta * product)
 
     def gradient_of(self, loss: FewShotLoss, choice: AlgorithmChoice) -> EpisodeGradient:
         """The gradient of `episode_loss` in both: MAML's short cut has one rate for all."""

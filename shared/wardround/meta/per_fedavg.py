@@ -19,6 +19,7 @@ from wardround.config import AlgorithmChoice
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.local import descend
 from wardround.questions import Cohort, FewShotLoss
+from wardround.reach import Part, Reach
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,7 @@ class PerFedAvg(FineTuned):
             ahead = descend(w, cohort, loss, steps=1, learning_rate=alpha)
             w = w - beta * cohort.gradient(loss, ahead)
         return w - theta
+
+    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+        """Of each meta-step the second answer alone is in the delta."""
+        return ((size, answer.sum([choice.local_learning_rate] * choice.local_steps, size)),)

@@ -18,6 +18,7 @@ from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import OpenCohort, answer
 from wardround_server.checkpoint import State
 from wardround_server.rounds import run
+from wardround_simulation.exact import ExactCohort
 from wardround_simulation.in_memory import InMemoryCheckpointer
 from wardround_simulation.membership.pool import Pool, only
 
@@ -71,7 +72,8 @@ def _trained(pools: Sequence[Pool], drawn: Sequence[Tensor], open_cohort: OpenCo
     stand_ins = {p.name: _StandIn(p, only(p.examples, chosen)) for p, chosen in zip(pools, drawn, strict=True)}
     agreement = pools[0].agreement
     kept = InMemoryCheckpointer()
-    for _ in run(agreement.federation, agreement.model, _Direct(stand_ins, open_cohort), kept, run_name="shadow"):
+    transport, private = _Direct(stand_ins, open_cohort), open_cohort is not ExactCohort
+    for _ in run(agreement.federation, agreement.model, transport, kept, run_name="shadow", private=private):
         pass
     assert kept.state is not None
     return kept.state

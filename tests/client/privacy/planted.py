@@ -14,7 +14,7 @@ from wardround.questions import Loss, Shots
 from wardround_client import episodes
 from wardround_client.episodes import Deal
 from wardround_client.examples import Examples
-from wardround_client.privacy import cohort, mechanism, per_patient
+from wardround_client.privacy import cohort, contribution, mechanism, per_patient
 
 Patch = pytest.MonkeyPatch
 
@@ -69,7 +69,7 @@ def sum_then_clip(patch: Patch) -> None:
     """The batch's gradient is clipped, as one does against exploding gradients."""
 
     def wrong(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor, clip_norm: float) -> Tensor:
-        return mechanism.clip(_gradients(loss, theta, examples, rows, valid).sum(0), clip_norm)
+        return contribution.clipped(_gradients(loss, theta, examples, rows, valid).sum(0, keepdim=True), clip_norm)[0]
 
     patch.setattr(cohort, "clipped_sum", wrong)
 
@@ -110,7 +110,7 @@ def dealt_by_image(patch: Patch) -> None:
     """Images are dealt into episodes, so that a patient with several is in several."""
     deal = episodes.deal
 
-    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) -> Iterator[tuple[Shots, Shots]]:
+    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal, most: int) -> Iterator[tuple[Shots, Shots]]:
         images = rows[valid].unsqueeze(1)
         again = deal(len(images), int(dealt.episode.max()) + 1, 0.5)
         return episodes.episodes_of(examples, images, torch.ones_like(images, dtype=torch.bool), again)
@@ -121,7 +121,7 @@ def dealt_by_image(patch: Patch) -> None:
 def support_of_one_and_query_of_another(patch: Patch) -> None:
     """Two draws a patient: in which episode's support, and in which episode's query."""
 
-    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) -> Iterator[tuple[Shots, Shots]]:
+    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal, most: int) -> Iterator[tuple[Shots, Shots]]:
         numbers = int(dealt.episode.max()) + 1
         query_of = (mechanism.uniform(len(rows)) * numbers).long()
         for number in range(numbers):
@@ -140,7 +140,7 @@ def _tensor_forgotten(patch: Patch, numbers: slice, *, scaled: bool) -> None:
         whole = _gradients(loss, theta, examples, rows, valid)
         forgotten = torch.zeros_like(whole)
         forgotten[:, numbers] = whole[:, numbers]
-        factors = mechanism.clip_factors((whole - forgotten).norm(dim=1), clip_norm)
+        factors: Tensor = (clip_norm / (whole - forgotten).norm(dim=1)).clamp_max(1)
         return factors @ whole if scaled else factors @ (whole - forgotten) + forgotten.sum(0)
 
     patch.setattr(cohort, "clipped_sum", wrong)
@@ -177,7 +177,8 @@ def statistics_by_image(patch: Patch) -> None:
         return values.new_zeros(self.patients, values.shape[1]).index_add_(0, self.patient, values)
 
     patch.setattr(Examples, "patient_means", wrong)
-    patch.setattr(mechanism, "rows_clipped", lambda rows, clip_norm: rows)
+    patch.setattr(cohort, "clipped", lambda rows, limit: rows)
+    patch.setattr(cohort, "_sum", lambda blocks: blocks.sum(0))
 
 
 BUGS = {

@@ -263,7 +263,6 @@ HOLDS_IMAGES = {
     "wardround_client.card": "at home: judges a model before and after",
     "wardround_client.privacy.cohort": "THE road: clips and noises",
     "wardround_client.privacy.per_patient": "clipped sums for the private cohort",
-    "wardround_client.privacy.method": "reads the shape of an image, to choose how the sums are computed",
     "wardround_client.privacy.audit": "at home: measures the promise, with canaries of its own",
     "wardround_simulation.exact": "research: no hospital's installation contains it",
     "wardround_simulation.membership": "research: attacks a released model, with the simulation's data",

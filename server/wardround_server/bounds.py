@@ -1,0 +1,103 @@
+"""No reply is longer than an honest one can be: what is longer is cut, and what is no reply at all is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from wardround.accountant import Calibration, calibrate
+from wardround.config import Federation
+from wardround.errors import MessageError
+from wardround.meta import algorithm_named
+from wardround.models import Model
+from wardround.reach import EXCESS, Part, Reach
+from wardround.schedule import RoundPlan, Schedule
+from wardround.wire import RoundReply
+
+BEYOND = 10.0
+"""A reply so many times too long is damaged, or means harm: nothing that an honest hospital computed is left in it."""
+# Weights in one block, in wardround_client.privacy.cohort: lambda, and how many findings count in full.
+COUNT_SHARE, FINDINGS = 0.5, 2
+
+
+class Bounds:
+    """The greatest lengths of one run's replies.
+
+    Args:
+        federation: the agreement; its schedule and privacy are what every hospital calibrates its noise by.
+        schedule: the agreement's.
+        model: with what the algorithm learns beside it.
+        deltas: of hospitals whose card names one; others use the usual one, just below 1 / (10 declared patients).
+    """
+
+    def __init__(
+        self, federation: Federation, schedule: Schedule, model: Model, deltas: Mapping[str, float] | None = None
+    ) -> None:
+        self._federation, self._schedule, self._model, self._deltas = federation, schedule, model, deltas or {}
+        self._known: dict[tuple[int, float], Calibration] = {}
+
+    def calibration(self, hospital: str, declared_patients: int) -> Calibration:
+        """The noise of an honest hospital: seconds the first time, if patients are sampled. Raises: ConfigError."""
+        key = declared_patients, self._deltas.get(hospital) or 1 / (10 * declared_patients + 1)
+        if key not in self._known:
+            declared, delta = key
+            self._known[key] = calibrate(
+                self._schedule, self._federation.privacy, declared_patients=declared, delta=delta
+            )
+        return self._known[key]
+
+    def parts(self, plan: RoundPlan, hospital: str, declared_patients: int) -> tuple[Part, ...]:
+        """Parts of an answer, in their order, with the greatest length of each. Raises: ConfigError."""
+        privacy, model, choice = self._federation.privacy, self._model, self._federation.algorithm
+        sigma = self.calibration(hospital, declared_patients).noise_multiplier(plan.question)
+        patients, classes, once = EXCESS * declared_patients, model.classes, (1.0,)
+        match plan.question:
+            case "gradient":
+                expected = privacy.expected_patients(declared_patients)
+                reach = Reach.of_sample(privacy.clip_norm, sigma, declared=declared_patients, expected=expected)
+                return algorithm_named(choice.name).longest(choice, model.layout.size, reach)
+            case "episode_gradient":  # a mean of clipped gradients, and noise of sensitivity 2 C
+                noise = 2 * sigma * privacy.clip_norm / privacy.episodes(declared_patients)
+                return algorithm_named(choice.name).longest(choice, model.layout.size, Reach(privacy.clip_norm, noise))
+            case "statistics":
+                features, reach = model.scaling_size, Reach(patients, math.sqrt(3) * sigma)
+                most = math.sqrt(FINDINGS) if self._federation.task.labels == "several" else 1.0
+                moment = reach.sum(once, features)
+                return (
+                    (classes, most * reach.sum(once, classes)),
+                    (features, math.sqrt(features) * moment),
+                    (features, math.sqrt(3 * features) * moment),
+                )
+            case "class_means":
+                e, sigma = model.embedding_size, sigma * math.sqrt(1 + COUNT_SHARE**2)
+                return (
+                    (classes, Reach(patients, sigma / COUNT_SHARE).sum(once, classes)),
+                    (classes * e, math.sqrt(e) * Reach(patients, sigma).sum(once, classes * e)),
+                )
+            case "confusion":
+                return ((classes**2, Reach(patients, sigma).sum(once, classes**2)),)
+
+    def cut(self, plan: RoundPlan, reply: RoundReply) -> tuple[RoundReply, float]:
+        """The reply with no part longer than it can be, and the least factor that a part was multiplied by.
+
+        An honest hospital is cut when it has far more patients, or makes more noise, than it said: its direction stays.
+
+        Raises: MessageError, for a part more than BEYOND times too long; ConfigError.
+        """
+        header, answer, start, least = reply.header, reply.answer.astype(np.float64), 0, 1.0
+        for size, longest in self.parts(plan, header.hospital, header.declared_patients):
+            part = answer[start : start + size]
+            norm = float(np.linalg.norm(part))
+            if norm > BEYOND * longest:
+                raise MessageError(
+                    f"an answer of length {norm:.3g}",
+                    allowed=f"at most {longest:.3g}, from public numbers",
+                    do="see that the hospital runs what was agreed, with about the patients that it declares",
+                )
+            if norm > longest:
+                part *= longest / norm
+                least = min(least, longest / norm)
+            start += size
+        return (reply, 1.0) if least == 1.0 else (RoundReply(header, answer.astype(np.float32)), least)

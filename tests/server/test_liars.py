@@ -1,0 +1,168 @@
+"""Liars in the coordinator's own rounds: cut, named, outvoted; and what they say of scaling and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.server.conftest import FakeHospital, FakeTransport, Reply, a_federation
+from torch import Tensor
+
+from wardround.config import Federation, OuterOptimizer, Rule
+from wardround.models import build_model
+from wardround.questions import Statistics
+from wardround.schedule import Schedule
+from wardround.wire import RoundReply, RoundRequest, Vector
+from wardround_server import pooling
+from wardround_server.aggregate import rule_of
+from wardround_server.bounds import Bounds
+from wardround_server.checkpoint import Checkpointer
+from wardround_server.report.data import _hospitals
+from wardround_server.rounds import Event, run
+
+RULES: tuple[Rule, ...] = get_args(Rule)
+ROBUST = [rule for rule in RULES if rule != "mean"]
+Lie = Callable[[RoundRequest, RoundReply], Reply]
+TRUTH = 0.2
+
+
+def telling(value: float) -> Lie:
+    """Says the same number everywhere, round after round."""
+
+    def change(_: RoundRequest, reply: RoundReply) -> bytes:
+        answer: Vector = np.full_like(reply.answer, value)
+        return RoundReply(reply.header, answer).pack()
+
+    return change
+
+
+def stretched(federation: Federation, times: float) -> Lie:
+    """So many times as long as an honest reply can be, backwards."""
+    schedule, model = Schedule.of(federation), build_model(federation)
+    bounds = Bounds(federation, schedule, model)
+
+    def change(_: RoundRequest, reply: RoundReply) -> bytes:
+        header = reply.header
+        parts = bounds.parts(schedule[header.round], header.hospital, header.declared_patients)
+        lie = np.concatenate([np.full(size, -times * longest / size**0.5) for size, longest in parts])
+        return RoundReply(header, lie.astype(np.float32)).pack()
+
+    return change
+
+
+def play(federation: Federation, checkpointer: Checkpointer, *changes: Lie) -> tuple[list[Event], Tensor]:
+    hospitals = [FakeHospital(f"h{number}", federation, change=change) for number, change in enumerate(changes)]
+    model = build_model(federation)
+    transport = FakeTransport(*hospitals)
+    events = list(run(federation, model, transport, checkpointer, run_name="spring", reconnect_s=0.0))
+    state = checkpointer.load(run="spring", federation=federation.digest)
+    assert state is not None
+    return events, state.theta - model.initial()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_of_eight_liars_cannot_turn_the_model_round(rule: Rule, checkpointer: Checkpointer) -> None:
+    federation = a_federation(rounds=3, rule=rule, momentum=0.0)
+    lies = [stretched(federation, 5.0)] * 2
+    events, moved = play(federation, checkpointer, *lies, *[telling(TRUTH)] * 6)
+    trained = [event for event in events if event.get("question") == "gradient"]
+    if rule == "mean":
+        assert (moved < 3 * TRUTH - 0.1).all(), "the mean is dragged, as far as the bound allows"
+    else:
+        torch.testing.assert_close(moved, torch.full_like(moved, 3 * TRUTH), rtol=0.35, atol=0)
+        assert all(event["apart"]["h0"] > 2 * event["apart"]["h7"] for event in trained if event["apart"])
+    for event in (event for event in events if event["event"] == "round"):
+        assert event["clipped"] == {"h0": pytest.approx(0.2, rel=1e-3), "h1": pytest.approx(0.2, rel=1e-3)}
+    table = {row.name: row for row in _hospitals(tuple(e for e in events if e["event"] == "round"), [])}
+    assert len(table["h0"].cuts) == 4
+    assert "to 20 %" in table["h0"].cuts[0]
+    assert table["h7"].cuts == ()
+
+
+def test_what_is_far_too_long_is_refused_and_named(checkpointer: Checkpointer) -> None:
+    federation = a_federation(rounds=1)
+    events, _ = play(federation, checkpointer, stretched(federation, 11.0), telling(TRUTH), telling(TRUTH))
+    assert all("length" in event["rejected"]["h0"] for event in events if event["event"] == "round")
+
+
+@pytest.mark.parametrize("rule", ROBUST)
+def test_the_start_says_how_many_liars_are_borne(rule: Rule, checkpointer: Checkpointer) -> None:
+    events, _ = play(a_federation(rounds=1, rule=rule), checkpointer, telling(TRUTH), telling(TRUTH))
+    assert (events[0]["rule"], events[0]["liars_borne"]) == (rule, 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("hospitals", [2, 3, 4, 5])
+def test_few_hospitals_that_agree_are_believed(rule: Rule, hospitals: int, checkpointer: Checkpointer) -> None:
+    federation = a_federation(rounds=1, rule=rule, momentum=0.0)
+    _, moved = play(federation, checkpointer, *[telling(TRUTH)] * hospitals)
+    torch.testing.assert_close(moved, torch.full_like(moved, TRUTH), rtol=1e-4, atol=1e-5)
+
+
+def statistics(shift: float, patients: int, features: int = 4) -> Tensor:
+    z = torch.full((features,), shift * patients)
+    return Statistics(torch.tensor([0.5, 0.5]) * patients, z, (1 + shift**2) * patients * torch.ones(features)).pack()
+
+
+LIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "negated": lambda true: -true,
+    "counts alone": lambda true: torch.cat([true[:2] * 1e6, true[2:]]),
+    "no counts": lambda true: torch.cat([true[:2] * 0, true[2:]]),
+    "features alone": lambda true: torch.cat([true[:2], true[2:6] + 1e5, true[6:]]),
+    "squares alone": lambda true: torch.cat([true[:6], -1e7 * true[6:]]),
+    "nothing": lambda true: true * 0,
+}
+
+
+@given(rule=st.sampled_from(ROBUST), lie=st.sampled_from(sorted(LIES)), who=st.integers(0, 4))
+def test_a_lie_about_statistics_does_not_move_the_scaling_past_the_honest(rule: Rule, lie: str, who: int) -> None:
+    answers = torch.stack([statistics(shift, 200) for shift in (0.2, 0.25, 0.3, 0.35, 0.4)])
+    answers[who] = LIES[lie](answers[who])
+    of = rule_of(OuterOptimizer(rule=rule))
+    shift, scale = pooling.scaling(answers, torch.full((5,), 200.0), 2, of, several=False)
+    assert (shift > 0.1).all()
+    assert (shift < 0.5).all()
+    assert (scale > 0.85).all()
+    assert (scale < 1.15).all()
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_honest_statistics_pool_as_ever(rule: Rule, several: bool) -> None:
+    answers = torch.stack([statistics(0.3, patients) for patients in (80, 120, 100)])
+    declared = torch.tensor([80.0, 120.0, 100.0])
+    of = rule_of(OuterOptimizer(rule=rule))
+    found = pooling.scaling(answers, declared, 2, of, several=several)
+    expected = pooling.scaling(answers, declared, 2, rule_of(OuterOptimizer(rule="mean")), several=several)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ROBUST)
+def test_a_class_that_one_hospital_alone_has_keeps_its_mean(rule: Rule) -> None:
+    def means(counts: list[float], at: list[float]) -> Tensor:
+        sums = torch.tensor(counts).unsqueeze(1) * torch.tensor(at).unsqueeze(1).expand(-1, 3)
+        return torch.cat([torch.tensor(counts), sums.flatten()])
+
+    common = [means([100.0, -2.0], [1.0, 0.0]) for _ in range(4)]
+    answers = torch.stack([*common, means([50.0, 50.0], [1.0, 7.0]), means([100.0, 0.0], [-90.0, 0.0])])
+    found = pooling.class_means(answers, 2, rule_of(OuterOptimizer(rule=rule)))
+    torch.testing.assert_close(found.means()[0], torch.ones(3), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found.means()[1], torch.full((3,), 7.0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["Mean", "krum", "", 3])
+def test_an_unknown_rule_is_no_agreement(rule: object) -> None:
+    with pytest.raises(ValueError, match="trimmed-mean"):
+        OuterOptimizer.model_validate({"rule": rule})
+
+
+@pytest.mark.parametrize("liars", [0.0, 0.5, 1.0, -0.1, float("nan")])
+def test_half_of_the_hospitals_cannot_be_borne(liars: float) -> None:
+    with pytest.raises(ValueError, match="liars"):
+        OuterOptimizer.model_validate({"liars": liars})
