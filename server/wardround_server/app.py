@@ -33,6 +33,7 @@ HOME = "WARDROUND_COORDINATOR_HOME"
 COORDINATOR_PID = "WARDROUND_COORDINATOR_PID"
 EVENTS = "events.jsonl"
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
+LAST_LOOK_S = 1.0  # after the deadline, for what is there already
 LONGEST_MESSAGE = 4000  # characters of a failure's text
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ def main(grid: Grid, context: Context) -> None:
 class Mailbox(Protocol):
     """How replies are fetched."""
 
-    def collect(self, waiting: Iterable[str]) -> Iterator[tuple[str, bytes | WardroundError]]:
-        """Look once -> (id of the message, what came back for it)."""
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
+        """Look once, until a moment of time.monotonic() -> (id of the message, what came back for it)."""
         ...
 
     def close(self, sent: Iterable[str], unanswered: Iterable[str]) -> Iterator[tuple[str, WardroundError]]:
@@ -159,13 +160,14 @@ class GridTransport:
                 sent[identity] = name
             else:
                 yield name, FederationError("the message could not be sent")
-        waiting, pause = dict(sent), POLL_S
-        while waiting and time.monotonic() < until:
-            for identity, outcome in self._mail.collect(list(waiting)):
+        waiting, pause, in_time = dict(sent), POLL_S, True
+        while waiting and in_time:
+            in_time = time.monotonic() < until  # once more after it: what was there in time is counted
+            for identity, outcome in self._mail.collect(list(waiting), until + LAST_LOOK_S):
                 if identity in waiting:
                     name = waiting.pop(identity)
                     yield name, outcome if self._may_answer(name) else FederationError("it is not registered any more")
-            if waiting:
+            if waiting and in_time:
                 time.sleep(max(0.0, min(pause, until - time.monotonic())))
                 pause = min(pause * 1.1, SLOWEST_POLL_S)  # who has not answered soon is computing: leave it the CPU
         for identity, error in self._mail.close(sent, waiting):
@@ -182,7 +184,7 @@ class _GridMail:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
-    def collect(self, waiting: Iterable[str]) -> Iterator[tuple[str, bytes | WardroundError]]:
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
         for reply in self._grid.pull_messages(list(waiting)):
             yield reply.metadata.reply_to_message_id, _outcome(reply)
 

@@ -235,16 +235,11 @@ class _Watched(asyncio.Protocol):
 async def _says_something(accepted: socket.socket) -> None:
     """Wait for the first byte, which costs nothing, before a handshake, which does. Raises: TimeoutError."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def heard() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(accepted, heard)
+    ready = asyncio.Event()
+    loop.add_reader(accepted, ready.set)
     try:
         async with asyncio.timeout(limits.HANDSHAKE_S):
-            await ready
+            await ready.wait()
     finally:
         loop.remove_reader(accepted)
 

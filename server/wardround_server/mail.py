@@ -52,8 +52,10 @@ class Mail:
         self._arriving: dict[str, Arriving] = {}
         self._late: set[str] = set()
 
-    def collect(self, waiting: Iterable[str]) -> Iterator[tuple[str, bytes | WardroundError]]:
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
         """Look once -> (id of the message, what came back for it), for those whose reply is whole or hopeless.
+
+        Ends by `until`, in time.monotonic(), however many parts there are to fetch.
 
         Memory: for each hospital at most its own reply and an envelope, and once more while one is put together.
         """
@@ -70,7 +72,7 @@ class Mail:
             elif to in asked:
                 self._arriving[to] = Arriving(reply, [part.object_id for part in iterate_object_tree(tree)])
         for to, reply_ in list(self._arriving.items()):
-            outcome = self._fetch(reply_)
+            outcome = self._fetch(reply_, min(until, time.monotonic() + SLICE_S))
             if outcome is not None:
                 del self._arriving[to]
                 self._forget(reply_.identity)
@@ -97,11 +99,10 @@ class Mail:
         for identity in sent:  # a hospital that never fetches what it is asked must not keep theta here
             self._forget(identity)
 
-    def _fetch(self, reply: Arriving) -> bytes | WardroundError | None:
+    def _fetch(self, reply: Arriving, until: float) -> bytes | WardroundError | None:
         """The blob, if the last part is here; None, if one is still missing. Never raises for what a hospital sent."""
         if len(reply.missing) + len(reply.parts) > most_parts(self._limit):
             return MessageError(f"a reply of {len(reply.missing)} parts", allowed="as many as its length explains")
-        until = time.monotonic() + SLICE_S
         while reply.missing:
             if time.monotonic() > until:
                 return None

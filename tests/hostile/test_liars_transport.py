@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from flwr.proto.message_pb2 import ObjectTree
 from tests.hostile.coordinators import (
@@ -141,16 +142,28 @@ def escapes(liar: Liar, work: Work, blob: bytes) -> None:
     )
 
 
-LIES: list[Lie] = [
-    never_sent, half_sent, chunk_missing, silent, wrong_hashes, no_json, nested_json, json_of_another_kind,
-    a_child_that_is_not_there, its_own_grandfather, a_record_as_the_message, unfolds, a_shape_of_its_own, too_large,
-    a_little_too_large, empty, a_wide_tree, a_tree_that_multiplies, in_anothers_name, escapes,
+REFUSED: list[Lie] = [a_wide_tree, a_tree_that_multiplies, in_anothers_name]
+AT_ONCE: list[Lie] = [
+    no_json, nested_json, json_of_another_kind, a_child_that_is_not_there, its_own_grandfather, unfolds,
+    a_shape_of_its_own, a_little_too_large, empty, escapes,
 ]  # fmt: skip
+UNTIL_THE_DEADLINE: list[Lie] = [never_sent, half_sent, wrong_hashes, too_large, a_record_as_the_message]
+LIES = [*AT_ONCE, *UNTIL_THE_DEADLINE, *REFUSED, chunk_missing, silent]  # for the soak
+
+
+def refused_and_then_whole(liar: Liar, work: Work, blob: bytes) -> None:
+    """What the door refuses costs nothing: the hospital may still send its reply."""
+    for lie in REFUSED:
+        with pytest.raises(httpx.HTTPStatusError) as raised:
+            lie(liar, work, blob)
+        assert raised.value.response.status_code in (400, 413), lie
+    whole(liar, work, blob)
+
+
 # Said at once; about the others nothing is known but that they did not come.
 NAMED = {
     "never_sent": "announced a reply of",
     "half_sent": "announced a reply of",
-    "chunk_missing": "announced a reply of",
     "wrong_hashes": "announced a reply of",
     "no_json": "cannot be put together",
     "nested_json": "cannot be put together",
@@ -175,25 +188,26 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
 
 
 def test_each_lie_costs_its_hospital_the_round_and_nobody_else_anything(siege: Siege, tmp_path: Path) -> None:
-    federation = agreement(tmp_path, rounds=len(LIES) + 2)
-    with honest(siege, federation, "anna", "bert"), Liar(siege, "liar", federation, LIES) as liar:
+    lies = [*AT_ONCE, *UNTIL_THE_DEADLINE, refused_and_then_whole]
+    federation = agreement(tmp_path, rounds=len(lies) + 1)
+    with honest(siege, federation, "anna", "bert"), Liar(siege, "liar", federation, lies) as liar:
         online(siege, "anna", "bert", "liar")
         siege.forget_peak()
         before = siege.memory_mib()
         run = start_run(siege, federation)
         run.finish()
     rounds = run.rounds()
-    assert len(rounds) == len(LIES) + 3
+    assert len(rounds) == len(lies) + 2
     told = [*liar.told, *["whole"] * len(rounds)]
     for event, lie in zip(rounds, told, strict=False):
-        honestly = lie == "whole"
+        honestly = lie in ("whole", "refused_and_then_whole")
         assert set(event["declared_patients"]) == {"anna", "bert"} | ({"liar"} if honestly else set()), (lie, event)
         assert event["seconds"] < DEADLINE_S + SLACK_S, (lie, event)
         if not honestly:
             reason = event["rejected"]["liar"]
             assert re.search(NAMED.get(lie, "no reply within"), reason), (lie, reason)
             assert reason.isprintable()
-    assert liar.told[: len(LIES)] == [lie.__name__ for lie in LIES]
+    assert liar.told[: len(lies)] == [lie.__name__ for lie in lies]
     assert siege.peak_mib() < before + 100, (before, siege.peak_mib())
     log = (siege.home / "coordinator.log").read_text() + (siege.home / "superexec.log").read_text()
     assert "\x1b[2J" not in log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import random
 import tracemalloc
@@ -14,9 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.fleet import offer
+from tests.imports import calls, imported
 
 from wardround.errors import MessageError, WardroundError
-from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, check_parts, most_parts
+from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
 from wardround_server.mail import put_together
 
 LIMIT = 20_000
@@ -123,11 +123,10 @@ def test_bytes_that_are_no_parts_are_an_error(parts: dict[str, bytes], root: str
     assert isinstance(put_together(root, parts, LIMIT), MessageError)
 
 
-@pytest.mark.parametrize("side", ["wardround_client.fleet", "wardround_server.mail"])
-def test_both_sides_use_the_same_bounds(side: str) -> None:
-    names = vars(importlib.import_module(side))
-    assert names["check_parts"] is check_parts
-    assert names["most_parts"] is most_parts
+def test_both_sides_use_the_same_bounds() -> None:
+    for module in ("wardround_client.fleet", "wardround_server.mail"):
+        assert {"wardround_flower.parts.check_parts", "wardround_flower.parts.most_parts"} <= imported(module)
+        assert {"check_parts", "most_parts"} <= {name for _, name in calls(module)}
 
 
 def test_a_message_is_a_chain_of_five_as_the_door_expects() -> None:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import socket
 import statistics
 import sys
 import tempfile
@@ -70,10 +71,10 @@ class Hospital:
         # It is asked from the next round on: the one that goes on began without it.
         self.away[-1] = (began, time.monotonic() + 1.0)
 
-    def end(self) -> None:
-        """For good."""
+    def stop(self) -> None:
+        """End the daemon, if it is there still."""
         if self.process is not None:
-            self.process.kill()
+            self.process.stop()
 
     def was_there(self, begin: float, end: float) -> bool:
         """All the time between two moments."""
@@ -97,8 +98,6 @@ class Stranger(threading.Thread):
                 attack(stack)
 
     def connections(self, stack: ExitStack) -> None:
-        import socket
-
         for _ in range(self.draws.randint(50, 400)):
             line = socket.create_connection(("127.0.0.1", self.siege.port), timeout=2)
             stack.callback(line.close)
@@ -161,7 +160,7 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
             typed("hospital", "approve", home, federation, "--yes")
             typed("coordinator", "register", siege.home, home / "join.json", "--yes")
             hospital.start()
-            stack.callback(hospital.end)
+            stack.callback(hospital.stop)
         siege.register("liar")
         lies = [draws.choice([*LIES, boosted, whole]) for _ in range(rounds + 1)]
         liar = stack.enter_context(Liar(siege, "liar", federation, lies))
@@ -190,9 +189,6 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         for thread in threads:
             thread.join(150)
         took_s = time.monotonic() - began
-        for hospital in hospitals:
-            assert hospital.process is not None
-            hospital.process.stop()
     return figures(hospitals, run.events, moments, samples, liar, stranger) | {"exit": code, "seconds": round(took_s)}
 
 
