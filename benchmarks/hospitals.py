@@ -279,7 +279,7 @@ def agreed(algorithm: str, trial: Trial, epsilon: float) -> dict[str, Any]:
     """The sections of an agreement that a trial decides."""
     return {
         "algorithm": AlgorithmChoice.model_validate({"name": algorithm, **trial.settings}),
-        "outer": OuterOptimizer(learning_rate=trial.learning_rate),
+        "outer": OuterOptimizer(rule="mean", learning_rate=trial.learning_rate),  # nobody lies there
         "privacy": Privacy(epsilon=epsilon, clip_norm=trial.clip_norm, patients_per_episode=trial.patients_per_episode),
         "rounds": Rounds(rounds=trial.rounds),
     }

@@ -56,7 +56,9 @@ from wardround_simulation.sites import synthetic_sites
 RESULTS = Path(__file__).parent / "results" / "liars"
 RULES: tuple[Rule, ...] = get_args(Rule)
 ATTACKS = ("flip", "boosted", "random", "little")
-CROWDS = ((8, 0), (8, 1), (8, 2), (20, 0), (20, 4))
+CROWDS = {"0/8": (8, 0), "1/8": (8, 1), "2/8": (8, 2), "0/20": (20, 0), "4/20": (20, 4)}
+"""Hospitals, and liars among them."""
+COLUMNS_OF = ("private", "exact")
 MANY = 8
 OUTSIDE = 3
 ABSENT = "absent"  # what the others can do without the liars: no rule can be expected to do better
@@ -113,7 +115,7 @@ class Liars:
             yield name, reply.pack()
 
 
-def _lie(attack: str, truth: Vector, own: Vector, random: np.random.Generator) -> Any:
+def _lie(attack: str, truth: Any, own: Vector, random: np.random.Generator) -> Any:
     """float64 [size]. truth: the honest answers [hospitals, size]. own: what the liar would have answered."""
     match attack:
         case "flip":
@@ -155,11 +157,13 @@ class Case:
         return f"{self.algorithm}/{private}/{self.hospitals}/{self.liars}/{self.attack}/{self.rule}/{self.seed}"
 
 
-def cases(algorithms: Sequence[str], rules: Sequence[Rule], seeds: int) -> Iterator[Case]:
+def cases(options: argparse.Namespace) -> Iterator[Case]:
     """All runs, seed by seed, so that a first table is there soon; the large federation has every second seed."""
-    for seed, name, private, (hospitals, liars), rule in product(
-        range(seeds), algorithms, (True, False), CROWDS, rules
+    rules: Sequence[Rule] = options.rules
+    for seed, name, column, crowd, rule in product(
+        range(options.seeds), options.algorithms, options.columns, options.crowds, rules
     ):
+        private, (hospitals, liars) = column == "private", CROWDS[crowd]
         if hospitals > MANY and seed % 2:
             continue
         if liars and rule == rules[0]:
@@ -239,7 +243,7 @@ def examples(cache: Path, console: Console) -> dict[str, Examples]:
     if not cache.exists():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "liars"
-            profiles = make_profiles(max(crowd for crowd, _ in CROWDS) + OUTSIDE, seed=0)
+            profiles = make_profiles(max(hospitals for hospitals, _ in CROWDS.values()) + OUTSIDE, seed=0)
             settings = Settings(federation=embedded(), base=Path(), out=out)
             ready = open_hospitals(settings, synthetic_sites(profiles, out), Quiet(console))
             made = {
@@ -296,6 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
+    parser.add_argument("--crowds", nargs="+", choices=CROWDS, default=list(CROWDS), metavar="L/N", help="L of N lie")
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS_OF, default=list(COLUMNS_OF))
     parser.add_argument("--algorithms", nargs="+", default=["reptile"], metavar="NAME")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--cache", type=Path, help="of encoded images; default: features/ in --out")
@@ -305,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console, store = Console(stderr=True), Store(options.out)
     with ending(console, stopped="Stopped. The same command goes on."):
         known = store.rows()
-        missing = [case for case in cases(options.algorithms, options.rules, options.seeds) if case.key not in known]
+        missing = [case for case in cases(options) if case.key not in known]
         everybody = examples(options.cache or options.out / "features" / "phantoms.pt", console) if missing else {}
         for number, case in enumerate(missing, start=1):
             row = played(case, federated(case.algorithm), everybody)

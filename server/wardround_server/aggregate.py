@@ -127,7 +127,7 @@ def geometric_median(deltas: Tensor, weights: Tensor) -> Tensor:
     """
     weights, start = weights.double(), median(deltas, weights).double()
     gram = deltas.new_zeros(len(deltas), len(deltas), dtype=torch.float64)
-    for block, centre in zip(deltas.split(BLOCK, dim=1), start.split(BLOCK), strict=True):
+    for block, centre in zip(torch.split(deltas, BLOCK, dim=1), torch.split(start, BLOCK), strict=True):
         apart = block.double() - centre
         gram += apart @ apart.T
     # From the median, not from the mean, which one reply may have moved beyond what float64 resolves.
@@ -162,13 +162,13 @@ def centred_clipping(deltas: Tensor, weights: Tensor) -> Tensor:
 
 def _combined(deltas: Tensor, factors: Tensor) -> Tensor:
     """sum_i factors_i delta_i, float32 [P]; factors float64 [hospitals]."""
-    return torch.cat([(factors @ block.double()).float() for block in deltas.split(BLOCK, dim=1)])
+    return torch.cat([(factors @ block.double()).float() for block in torch.split(deltas, BLOCK, dim=1)])
 
 
 def _by_coordinate(of: Callable[[Tensor, Tensor, Tensor], Tensor], deltas: Tensor, weights: Tensor) -> Tensor:
     """A function of sorted values, their weights and the weight up to and with each, float64 [hospitals, n] each."""
     found = []
-    for block in deltas.split(BLOCK, dim=1):
+    for block in torch.split(deltas, BLOCK, dim=1):
         values, order = block.double().sort(dim=0)
         weight = weights.double()[order]
         found.append(of(values, weight, weight.cumsum(0)).float())

@@ -204,7 +204,8 @@ def _ask(
     for name in silent:
         replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"
     # In the order of names, not of arrival: the same replies give the same model, bit for bit.
-    return Replies(*(dict(sorted(of.items())) for of in (replies.accepted, replies.rejected, replies.clipped)))
+    accepted, rejected, clipped = replies.accepted, replies.rejected, replies.clipped
+    return Replies(dict(sorted(accepted.items())), dict(sorted(rejected.items())), dict(sorted(clipped.items())))
 
 
 def _identify(transport: Transport, name: str, reply: RoundReply) -> str:

@@ -218,7 +218,7 @@ class OuterOptimizer(Section):
     one: so many of them, whichever, weigh less than half together.
     """
 
-    rule: Rule = "mean"
+    rule: Rule = "geometric-median"
     liars: Annotated[float, Field(gt=0, lt=0.5)] = 0.25
 
     optimizer: Literal["sgd", "adam", "yogi"] = "sgd"

@@ -94,6 +94,17 @@ def test_join_keeps_every_other_line(home: Path, ca: Path, capsys: pytest.Captur
     assert (home / "coordinator-ca.pem").read_text().strip() == ca.read_text().strip()
 
 
+def test_join_tells_the_coordinator_of_a_delta_of_the_hospitals_own(
+    home: Path, ca: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_card(home / "join.json")
+    text = (home / "hospital.toml").read_text()
+    (home / "hospital.toml").write_text(re.sub(r"(?m)^delta = \S+", "delta = 1e-6", text))
+    code, out, _ = wardround(capsys, "join", home, "--address", "fl.example.org:9092", "--ca", ca)
+    assert (code, "1e-06" in out) == (0, True)
+    assert load_card(home / "join.json") == before.model_copy(update={"delta": 1e-6})
+
+
 def test_join_by_address_and_again_elsewhere(home: Path, ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for address in ("a.example.org:1", "127.0.0.1:2"):
         assert wardround(capsys, "join", home, "--address", address, "--ca", ca, "--json")[0] == 0

@@ -87,7 +87,8 @@ class WorstCohort(SilentCohort):
         noise = std * torch.randn(len(theta), generator=self.generator)
         along = torch.ones_like(theta) if self.before is None else self.before
         self.before = noise if self.before is None else self.before + noise
-        return self.sign * aligned * self.privacy.clip_norm * along / along.norm() + noise
+        signal: Tensor = self.sign * aligned * self.privacy.clip_norm * along / along.norm()
+        return signal + noise
 
 
 @pytest.mark.parametrize("declared, epsilon", [(1, 8.0), (12, 0.5), (130, 8.0)])

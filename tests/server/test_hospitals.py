@@ -39,6 +39,17 @@ def test_a_card_again_keeps_the_node_and_takes_the_new_number(tmp_path: Path) ->
     assert registry.by_node()[42].declared_patients == 200
 
 
+def test_a_card_names_a_delta_of_its_own_or_none(tmp_path: Path) -> None:
+    registry, public = Registry(tmp_path), key()
+    assert registry.add(card("anna", public)).delta is None
+    own = Card(name="anna", public_key=public, declared_patients=100, delta=1e-6)
+    registry.add(own)
+    assert next(iter(registry)).delta == 1e-6
+    for delta in (0.0, 1.0, -1.0, 1e-300, float("nan"), float("inf")):  # a tiny delta would excuse any noise
+        with pytest.raises(ValueError, match="delta"):
+            Card(name="anna", public_key=public, declared_patients=100, delta=delta)
+
+
 def test_a_name_keeps_its_key_and_a_key_its_name(tmp_path: Path) -> None:
     registry, public = Registry(tmp_path), key()
     registry.add(card("anna", public))

@@ -132,6 +132,21 @@ def test_a_simulation_with_privacy_tells_what_was_gained_and_what_it_cost(tmp_pa
     assert "4 of 4" in page.text
 
 
+def test_who_was_cut_and_who_lay_apart_is_named(tmp_path: Path) -> None:
+    cuts = {"north": 0.25}
+    events = [event(i, clipped=cuts if i else {}, apart={"north": 7.5, "south": 1.0}) for i in range(3)]
+    page = read(make_run(tmp_path / "r", events))
+    assert "2 rounds round 1: to 25 % round 2: to 25 %" in page.text
+    assert "7.5" in page.text
+    assert "round 0: to" not in page.text
+
+
+@pytest.mark.parametrize("odd", [None, [], "x", {"north": "far"}, {"north": None}, {"nobody": 1.0}])
+def test_odd_words_about_cuts_are_passed_over(tmp_path: Path, odd: object) -> None:
+    page = read(make_run(tmp_path / "r", [event(1, clipped=odd, apart={"north": None})]))
+    assert "to 25 %" not in page.text
+
+
 def test_without_privacy_the_banner_is_the_first_thing_and_no_epsilon_is_claimed(tmp_path: Path) -> None:
     off = [event(i, privacy="OFF", epsilon={}, epsilon_max=None) for i in range(3)]
     page = read(make_run(tmp_path / "r", off, simulation=SIMULATION | {"privacy": "OFF"}))

@@ -184,6 +184,12 @@ def _series(rounds: tuple[Event, ...], key: str) -> dict[str, list[tuple[int, fl
     return {name: sorted(points.items()) for name, points in series.items()}
 
 
+def _told(rounds: tuple[Event, ...], key: str, name: str) -> list[tuple[Event, float]]:
+    """Rounds that say a number of a hospital, with the number."""
+    told = [(event, values.get(name)) for event in rounds if isinstance(values := event.get(key), dict)]
+    return [(event, float(value)) for event, value in told if isinstance(value, int | float)]
+
+
 def _hospitals(rounds: tuple[Event, ...], described: list[dict[str, Any]]) -> list[HospitalRow]:
     known = {str(h["name"]): h for h in described}
     names = list(known)
@@ -199,12 +205,8 @@ def _hospitals(rounds: tuple[Event, ...], described: list[dict[str, Any]]) -> li
         rejected = [
             f"round {e.get('round')}: {e['rejected'][name]}" for e in rounds if name in (e.get("rejected") or {})
         ]
-        cut = [
-            f"round {e.get('round')}: to {100 * float(e['clipped'][name]):.3g} %"
-            for e in rounds
-            if name in (e.get("clipped") or {})
-        ]
-        apart = [float(e["apart"][name]) for e in rounds if name in (e.get("apart") or {})]
+        cut = [f"round {e.get('round')}: to {100 * factor:.3g} %" for e, factor in _told(rounds, "clipped", name)]
+        apart = [times for _, times in _told(rounds, "apart", name)]
         replied = [e for e in rounds if name in (e.get("declared_patients") or {})]
         rows.append(
             HospitalRow(
