@@ -42,6 +42,7 @@ NOT_COMPUTED_HERE: dict[str, str] = {
     "outer.tau": "at the coordinator",
     "outer.weighting": "at the coordinator",
     "outer.rule": "at the coordinator",
+    "outer.liars": "at the coordinator",
     "rounds.quorum": "at the coordinator",
     "rounds.deadline_s": "at the coordinator",
 }

@@ -54,6 +54,8 @@ FAR: dict[tuple[str, str], list[Any]] = {
     ("algorithm", "adapt_pull"): [0.0, 1e6, 1e7],
     ("outer", "learning_rate"): [1e-6, 1e4, 0.0],
     ("outer", "momentum"): [0.0, 0.999999, 1.0],
+    ("outer", "rule"): ["mean", "median", "x"],
+    ("outer", "liars"): [0.01, 0.49, 0.5, 0.0],
     ("privacy", "epsilon"): [1e-3, 8.0, 1e4, 1e9, 1e10, 1e-4],
     ("privacy", "clip_norm"): [1e-6, 10.0, 1e6],
     ("privacy", "images_per_patient"): [1, 1024, 1025],

@@ -83,6 +83,7 @@ def test_a_whole_run_of_real_processes_under_umask_000(tmp_path: Path) -> None:
             up = start("coordinator", "up", coordinator)
             up.wait_for(lambda line: "is up" in line, "coordinator")
             wardround("hospital", "join", home, coordinator / "invitation.toml")
+            wardround("hospital", "approve", home, tmp_path / "made" / "federation.toml", "--yes")
             daemon = start("hospital", "up", home)
             daemon.wait_for(lambda line: line.startswith("connected"), "hospital")
             assert open_to_others(home) == open_to_others(coordinator) == []

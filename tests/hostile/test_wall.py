@@ -190,7 +190,7 @@ def loud(tmp_path: Path) -> Victim:
     return Victim.of(home)
 
 
-ABSURD = "[budget]\nepsilon = 1000.0\n[policy]\nleast_noise_multiplier = 0.001\n"
+ABSURD = "[budget]\nepsilon = 1000.0\n[policy]\nleast_noise_multiplier = 0.001\ngreatest_epsilon = 1000.0\n"
 
 
 def signal(found: Vector) -> float:
