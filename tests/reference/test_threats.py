@@ -67,7 +67,6 @@ def test_a_row_names_tests_that_exist_and_are_run(threat: Threat) -> None:
     assert not (why := fault(threat)), f"{threat}: {why}"
 
 
-@pytest.mark.xfail(reason="branches that hold these are merged one by one; take this mark off with the last")
 def test_no_row_is_left_to_do() -> None:
     assert not [str(threat) for threat in THREATS if threat.to_do]
 
