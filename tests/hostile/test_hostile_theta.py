@@ -78,7 +78,9 @@ def choices(draw: st.DrawFn, name: AlgorithmName, unit: str) -> AlgorithmChoice:
             "regularization": penalty,
             "local_steps": draw(st.integers(1, 3)),
             "local_batches": draw(st.integers(1, 3)),
-            "proximal": draw(st.sampled_from([0.0, 1.9 / rate if name == "fedprox" else POLICY.greatest_proximal])),
+            "proximal": draw(
+                st.sampled_from([0.0, min(1.9 / rate, 1e6) if name == "fedprox" else POLICY.greatest_proximal])
+            ),
             "adapt_steps": 2,
         }
     )

@@ -290,7 +290,7 @@ def test_a_machine_that_computes_other_bits_the_second_time_is_refused(
 
     def wavering(*args: Any) -> torch.Tensor:
         calls["so far"] += 1
-        return plain(*args) * (1 + 1e-6 * calls["so far"])
+        return plain(*args).roll(calls["so far"] % 3)
 
     fresh(victim)
     victim.hospital.rehearsed = set()
