@@ -257,6 +257,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _CLIENT
         + "test_commands_ledger.py::test_an_older_copy_of_the_file_does_not_hold_the_head_that_was_written_down",
         _FAULTS + "a_daemon_notices_an_older_copy_that_is_written_into_its_file",
+        _HOSTILE + "test_one_life.py::test_an_older_copy_put_back_is_noticed",
     ),
     # Policy
     "P39": (
@@ -270,6 +271,8 @@ TESTS: dict[str, tuple[str, ...]] = {
         _ROUNDS + "a_changed_approval_is_refused",
         _ROUNDS + "an_approval_pins_bundle_and_federation",
         _CLIENT + "test_round.py::test_an_approval_whose_file_was_changed_is_refused",
+        _HOSTILE + "test_approval.py::test_an_approval_for_one_coordinator_is_none_for_another",
+        _HOSTILE + "test_approval.py::test_a_run_more_than_approved_is_refused_before_anything_is_reserved",
     ),
     "P41": (
         _ROUNDS + "a_header_cannot_bring_a_setting",

@@ -18,7 +18,8 @@ so that a crash in between leaves the price spent, and:
 The chain shows every edit, insertion and removal but one: an OLDER COPY of the whole file, put back while no daemon
 runs, is a valid ledger that has forgotten what was spent since. No file can show that by itself. So a privacy officer
 writes the chain's head down now and then, outside the hospital's computers (`wardround hospital ledger --verify` prints
-it), and asks later whether it is still in the chain (`--contains DIGEST`). An older copy does not hold it.
+it), and asks later whether it is still in the chain (`--contains DIGEST`). An older copy does not hold it. The
+coordinator notices most of them too: its requests name the last answer that it has (`wardround_client.one_life`).
 """
 
 from __future__ import annotations
