@@ -6,11 +6,10 @@ Conv4 with GroupNorm on 28x28 grey images, one image a patient. A private step i
 sum: per-patient gradients, clipping, adding up and noise from the operating system's entropy. Opacus' steps use its
 own, faster and seedable, noise. Times are medians of process CPU time, with quartiles; what counts is the ratio to
 plain SGD as torch runs it by default, the median over rounds of the ratio within a round. The same with channels last
-(NHWC), which the private step uses, is printed beside it. The private step re-uses freed memory, and in one process
-plain SGD profits from that: alone, it pays for page faults, and takes up to half as long again.
+(NHWC), which the private step uses, is printed beside it.
 
-Memory is the peak of a fresh process for each contender, beyond that of plain SGD's; the times of the private step's
-own ways are printed as well. `--small` compares those for a linear head and a small network on vectors. Where there is
+Memory is the peak of a fresh process for each contender, beyond that of plain SGD's. `--small` measures a linear head
+and a small network on vectors. Where there is
 a CUDA device, all is measured there too: wall time between synchronisations, and the peak of what torch allocated.
 """
 
@@ -23,10 +22,8 @@ import statistics
 import subprocess
 import sys
 import time
-import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -42,15 +39,11 @@ from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
 from wardround_client.examples import Examples
-from wardround_client.privacy import mechanism, per_patient
-from wardround_client.privacy.bookkeeping import Recorded
 from wardround_client.privacy.cohort import PrivateCohort
-from wardround_client.privacy.method import Method, Plan
 
 CLASSES, FEATURES = 5, 32
 WARM_UP = 3
 PLAIN = "plain SGD"
-OWN_WAYS: dict[str, Method] = {"by vmap": "vmap", "by bookkeeping": "bookkeeping", "by loop": "loop"}
 Step = Callable[[Tensor, Tensor], object]
 
 
@@ -134,25 +127,6 @@ def opacus_ghost(module: nn.Module) -> Step:
     return step
 
 
-def one_way(model: Model, method: Method, device: str) -> Step:
-    """The clipped sum alone, by one of the ways to per-patient gradients, whatever the device's choice is."""
-    loss, theta = loss_and_theta(model, device)
-    tape = method == "bookkeeping" and device == "cpu" and isinstance(model, Conv4)
-    plan = Plan(method, Recorded() if tape else None, loss)
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        examples = Examples(x, y, torch.arange(len(x)), x.flatten(1)[:, :1], CLASSES)
-        rows = torch.arange(len(x)).unsqueeze(1)
-        with unittest.mock.patch.object(per_patient, "plan_of", return_value=plan):
-            return mechanism.noised(per_patient.clipped_sum(loss, theta, examples, rows, rows >= 0, 1.0), 1.0)
-
-    return step
-
-
-def own_ways(model: Model, device: str) -> dict[str, Callable[[], Step]]:
-    return {name: partial(one_way, model, way, device) for name, way in OWN_WAYS.items()}
-
-
 def contenders(batch: int, width: int, device: str) -> dict[str, Callable[[], Step]]:
     model = Conv4.of(1, width, CLASSES)
     module = model.network.module.to(device)
@@ -162,16 +136,22 @@ def contenders(batch: int, width: int, device: str) -> dict[str, Callable[[], St
         "wardround": lambda: ours(model, device),
         "Opacus hooks": lambda: opacus_hooks(module, batch),
         "Opacus ghost": lambda: opacus_ghost(module),
-        **own_ways(model, device),
     }
 
 
-def small_contenders(device: str) -> dict[str, dict[str, Callable[[], Step]]]:
+def small_contenders(batch: int, device: str) -> Iterator[tuple[str, dict[str, Step]]]:
     """For a linear head and for a network on vectors."""
-    models = {"linear head": Tabular.logistic(FEATURES, CLASSES), "MLP 64": Tabular.mlp(FEATURES, CLASSES, 64)}
-    return {
-        name: {"wardround": partial(ours, model, device), **own_ways(model, device)} for name, model in models.items()
-    }
+    for name, model in (
+        ("linear head", Tabular.logistic(FEATURES, CLASSES)),
+        ("MLP 64", Tabular.mlp(FEATURES, CLASSES, 64)),
+    ):
+        module = model.network.module.to(device)
+        steps = {
+            PLAIN: plain_sgd(module),
+            "wardround": ours(model, device),
+            "Opacus hooks": opacus_hooks(module, batch),
+        }
+        yield name, steps
 
 
 def now(device: str) -> float:
@@ -250,7 +230,7 @@ def conv4_rows(batch: int, width: int, repeats: int, memory: bool, device: str) 
     if device == "cuda":
         peaks = {name: cuda_megabytes(step, x, y) for name, step in steps.items()}
     else:
-        peaks = {name: peak_megabytes(name, batch, width) for name in steps if name not in OWN_WAYS} if memory else {}
+        peaks = {name: peak_megabytes(name, batch, width) for name in steps} if memory else {}
     for row in found:
         if str(row["step"]) in peaks:
             row["extra_mb"] = round(peaks[str(row["step"])] - peaks[PLAIN], 1)
@@ -258,10 +238,9 @@ def conv4_rows(batch: int, width: int, repeats: int, memory: bool, device: str) 
 
 
 def small_rows(batch: int, repeats: int, device: str) -> Iterator[dict[str, object]]:
-    for of, makers in small_contenders(device).items():
-        steps = {name: make() for name, make in makers.items()}
+    for of, steps in small_contenders(batch, device):
         x, y = torch.rand(batch, FEATURES, device=device), torch.randint(CLASSES, (batch,), device=device)
-        for row in rows(measure(steps, x, y, repeats, device), "by vmap"):
+        for row in rows(measure(steps, x, y, repeats, device), PLAIN):
             yield {"device": device, "of": of, "batch": batch, **row}
 
 
@@ -271,7 +250,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--no-memory", action="store_true", help="times alone")
-    parser.add_argument("--small", action="store_true", help="a linear head and a small network instead; ratio to vmap")
+    parser.add_argument("--small", action="store_true", help="a linear head and a small network instead")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -87,7 +87,6 @@ def make_hospital(home: Path, federation: Path) -> None:
     table.write_text("\n".join(["a,b,y", *rows]) + "\n")
     wardround("hospital", "init", home, "--name", home.name, "--patients", PATIENTS)
     wardround("hospital", "ingest", home, "--table", table, "--federation", federation)
-    wardround("hospital", "approve", home, federation, "--yes")
 
 
 def daemon(home: Path, invitation: Path, *, stock: bool) -> tuple[list[str], str]:
@@ -139,6 +138,7 @@ def measure(rounds: int, hospitals: int, *, stock: bool) -> dict[str, object]:
         )
         for home in homes:
             wardround("hospital", "join", home, coordinator / "invitation.toml")
+            wardround("hospital", "approve", home, federation, "--yes")
             stack.enter_context(running(*daemon(home, coordinator / "invitation.toml", stock=stock)))
         wardround("coordinator", "run", coordinator, federation, "--run", "r", "--json")
 

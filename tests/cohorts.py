@@ -29,7 +29,6 @@ class SilentCohort:
 class LossOnly:
     """A loss of theta that has no model: a test gives `each`."""
 
-    per_patient = "vmap"
     classes = 2
 
     def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from wardround.errors import ConfigError, MessageError, WardroundError
-from wardround_flower import ACTION, pack, unpack
+from wardround.text import shown
+from wardround_flower import ACTION, MESSAGE_TYPE, pack, unpack
 
 Answers = Callable[[bytes], bytes]
 HOSPITAL = "WARDROUND_HOSPITAL"
@@ -35,6 +36,9 @@ def reply_to(message: Message, answer: Answers, content: RecordDict | None = Non
         answer: gives the hospital's blob for the coordinator's.
         content: the message's content, where it was fetched apart from the message.
     """
+    if message.metadata.message_type != MESSAGE_TYPE:
+        log.warning("a message of type %s was refused", shown(message.metadata.message_type, 40))
+        return Message(Error(ERROR_CODE, NOT_A_MESSAGE), reply_to=message)
     try:
         blob = unpack(message.content if content is None else content)
     except (MessageError, ValueError) as error:

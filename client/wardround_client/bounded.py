@@ -6,8 +6,7 @@ redirect to wherever it points, also inside the hospital's own network.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import httpx
 
@@ -51,24 +50,3 @@ class _Bounded(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
-
-
-def array_bytes(parts: Mapping[str, bytes]) -> int:
-    """How many bytes the arrays of a Flower message hold when they are put together, found without doing so.
-
-    An array lists its chunks by number, and may list one chunk a million times: a small message can be a large one.
-
-    Args:
-        parts: objects as Flower stores them (flwr 1.41): class name, ids of the children and length of the body, set
-            apart by blanks; a zero byte; the body. An Array's body is JSON.
-
-    Raises: ValueError, LookupError, TypeError or RecursionError, when an array is not of that form.
-    """
-    total = 0
-    for content in parts.values():
-        if not content.startswith(b"Array "):
-            continue
-        head, _, body = content.partition(b"\0")
-        children = head.decode().split(" ")[1].split(",")
-        total += sum(len(parts[children[number]]) for number in json.loads(body)["arraychunk_ids"])
-    return total

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from wardround.errors import DataError, StorageError, WardroundError
 
-FORMAT = 3
-WITHOUT_MANUFACTURERS = 2
-"""The format before: every manufacturer is read as unknown; brought up to date by whatever writes to it next."""
+FORMAT = 4
+OLDER = (2, 3)
+"""Formats that are read too, until what writes next brings them up to date. In 2 every manufacturer is unknown."""
 
 MANUFACTURER = "manufacturer"
 """The column of a CSV that says who made the scanner, for rows whose file does not."""
@@ -39,31 +39,42 @@ UNKNOWN = "unknown"
 
 INPUTS, INDEX, QUARANTINE = "inputs.bin", "index.sqlite", "quarantine.csv"
 
+# Whatever a UID names, it names within one patient: files of two patients that share one are two things.
 SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE patients (
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS patients (
     id INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE,
     since TEXT NOT NULL,  -- when the first row came in, UTC
     erased TEXT           -- when the values were overwritten, UTC, or NULL
 );
-CREATE TABLE instances (
-    instance BLOB PRIMARY KEY, study BLOB NOT NULL, patient INTEGER NOT NULL REFERENCES patients,
+CREATE TABLE IF NOT EXISTS instances (
+    instance BLOB, study BLOB NOT NULL, patient INTEGER REFERENCES patients,
     first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL,
-    manufacturer TEXT NOT NULL DEFAULT ''  -- as `normalised`, '' when the file names none
+    manufacturer TEXT NOT NULL DEFAULT '',  -- as `normalised`, '' when the file names none
+    PRIMARY KEY (instance, patient)
 ) WITHOUT ROWID;
-CREATE INDEX instances_of_patient ON instances (patient);
-CREATE INDEX instances_of_study ON instances (study);
-CREATE TABLE files (file BLOB PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE label_columns (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE labels (subject BLOB, column INTEGER, value TEXT NOT NULL, PRIMARY KEY (subject, column)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS instances_of_patient ON instances (patient);
+CREATE INDEX IF NOT EXISTS instances_of_study ON instances (study);
+CREATE TABLE IF NOT EXISTS files (file BLOB PRIMARY KEY, instance BLOB NOT NULL, patient INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS label_columns (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS labels (
+    patient INTEGER, subject BLOB, column INTEGER, value TEXT NOT NULL, PRIMARY KEY (patient, subject, column)
+) WITHOUT ROWID;
+"""
+
+# The labels of a cohort of an older format, read as those of this one.
+_OLDER_LABELS = """
+CREATE TEMP VIEW labels AS SELECT held.patient, told.subject, told.column, told.value FROM main.labels told JOIN (
+SELECT patient, instance AS subject FROM main.instances UNION SELECT patient, study FROM main.instances
+UNION SELECT id, pseudonym FROM main.patients) held ON held.subject = told.subject
 """
 
 # The label of the image itself goes before that of its study, and that before the patient's.
 LABELS = """
 SELECT i.rows, COALESCE(own.value, study.value, patient.value) FROM instances i JOIN patients p ON p.id = i.patient
-LEFT JOIN labels own ON own.subject = i.instance AND own.column = :column
-LEFT JOIN labels study ON study.subject = i.study AND study.column = :column
-LEFT JOIN labels patient ON patient.subject = p.pseudonym AND patient.column = :column
+LEFT JOIN labels own ON own.patient = p.id AND own.subject = i.instance AND own.column = :column
+LEFT JOIN labels study ON study.patient = p.id AND study.subject = i.study AND study.column = :column
+LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseudonym AND patient.column = :column
 ORDER BY i.first_row
 """
 
@@ -230,6 +241,7 @@ class CohortStore:
                 do="correct task.label_column, or ingest a CSV that holds it",
             )
         with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
+            read_meta(self.path, index)
             (position,) = index.execute("SELECT position FROM label_columns WHERE name = ?", (column,)).fetchone()
             result: list[str | None] = []
             for rows, value in index.execute(LABELS, {"column": position}):
@@ -246,7 +258,7 @@ class CohortStore:
         """
         with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
             _, meta = read_meta(self.path, index)
-            column = "manufacturer" if meta["format"] == str(FORMAT) else "''"
+            column = "''" if meta["format"] == "2" else "manufacturer"
             of_file: list[str] = []
             for rows, name in index.execute(f"SELECT rows, {column} FROM instances ORDER BY first_row"):
                 of_file.extend([name] * rows)
@@ -304,12 +316,14 @@ def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, 
     """The layout, and everything that stands beside it. Raises: DataError."""
     try:
         meta = dict(index.execute("SELECT name, value FROM meta"))
-        if meta["format"] not in (str(FORMAT), str(WITHOUT_MANUFACTURERS)):
+        if meta["format"] not in map(str, (FORMAT, *OLDER)):
             raise DataError(
                 f"{path}: cohort format {meta['format']}",
-                allowed=f"{WITHOUT_MANUFACTURERS} or {FORMAT}",
+                allowed=f"{min(OLDER)} to {FORMAT}",
                 do=f"move {path} away and ingest again",
             )
+        if meta["format"] != str(FORMAT):
+            index.execute(_OLDER_LABELS)
         return Layout.loads(meta["layout"]), meta
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from None

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ from wardround_client.cohort import (
 )
 
 _STAYS = "p.erased IS NULL AND p.pseudonym NOT IN (SELECT pseudonym FROM temp.withdrawn)"
+_ONE = "instance = ? AND patient = (SELECT id FROM patients WHERE pseudonym = ?)"
+_HOLDERS = f"""
+SELECT p.id FROM patients p WHERE {_STAYS} AND p.id IN (
+SELECT patient FROM instances WHERE instance = :subject UNION SELECT patient FROM instances WHERE study = :subject
+UNION SELECT id FROM patients WHERE pseudonym = :subject)
+"""
 
 
 class CohortWriter:
@@ -108,7 +115,9 @@ class CohortWriter:
         os.ftruncate(self._inputs, self.rows * self.layout.row_bytes)
         self._index.execute("UPDATE meta SET value = 'ingesting' WHERE name = 'state'")
         # This run's knowledge; SQLite spills it to a nameless temporary file, so memory stays flat.
-        self._index.execute("CREATE TEMP TABLE claimed (instance BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._index.execute(
+            "CREATE TEMP TABLE claimed (patient, instance, PRIMARY KEY (patient, instance)) WITHOUT ROWID"
+        )
         self._index.execute(
             "CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID"
         )
@@ -156,21 +165,22 @@ class CohortWriter:
     def _commit(self) -> None:
         self._index.execute("COMMIT")
 
-    def stored(self, instance: bytes) -> NDArray[Any] | None:
-        """The rows of an instance that earlier batches stored; None when there is none."""
-        found = self._index.execute("SELECT first_row, rows FROM instances WHERE instance = ?", (instance,)).fetchone()
+    def stored(self, patient: bytes, instance: bytes) -> NDArray[Any] | None:
+        """The rows of a patient's instance that earlier batches stored; None when there is none."""
+        found = self._index.execute(
+            f"SELECT first_row, rows FROM instances WHERE {_ONE}", (instance, patient)
+        ).fetchone()
         if found is None or found[0] >= self.rows:
             return None
         block = os.pread(self._inputs, found[1] * self.layout.row_bytes, found[0] * self.layout.row_bytes)
         return np.frombuffer(block, self.layout.dtype).reshape(found[1], *self.layout.shape)
 
-    def owner_of(self, file: bytes) -> bytes | None:
-        """Pseudonym of the patient of a file that, unchanged since, was ingested before; None for any other file."""
+    def known(self, file: bytes) -> tuple[bytes, bytes] | None:
+        """(patient's pseudonym, instance) of a file that, unchanged since, was ingested before; None for any other."""
         found = self._index.execute(
-            "SELECT pseudonym FROM files JOIN instances USING (instance) JOIN patients ON id = patient WHERE file = ?",
-            (file,),
+            "SELECT pseudonym, instance FROM files JOIN patients ON id = patient WHERE file = ?", (file,)
         ).fetchone()
-        return found[0] if found else None
+        return (found[0], found[1]) if found else None
 
     def finish(self) -> None:
         """Declare the cohort complete. Raises: StorageError."""
@@ -185,6 +195,14 @@ class CohortWriter:
         ).fetchone()
         return int(patients), int(rows)
 
+    def shared(self) -> int:
+        """How many instances several patients have, each an image of its own: maybe one person under two PatientIDs."""
+        found = self._index.execute(
+            f"""SELECT COUNT(*) FROM (SELECT 1 FROM instances i JOIN patients p ON p.id = i.patient
+            WHERE {_STAYS} GROUP BY instance HAVING COUNT(*) > 1)"""
+        )
+        return int(found.fetchone()[0])
+
     def unlabelled(self, columns: Sequence[str]) -> int:
         """How many rows have no label in any of these columns."""
         positions = [
@@ -194,7 +212,8 @@ class CohortWriter:
         found = self._index.execute(
             f"""SELECT COALESCE(SUM(i.rows), 0) FROM instances i JOIN patients p ON p.id = i.patient
             WHERE {_STAYS} AND NOT EXISTS
-            (SELECT 1 FROM labels WHERE subject IN (i.instance, i.study, p.pseudonym) AND column IN ({marks}))"""
+            (SELECT 1 FROM labels WHERE patient = p.id AND subject IN (i.instance, i.study, p.pseudonym)
+            AND column IN ({marks}))"""
         )
         return int(found.fetchone()[0])
 
@@ -207,18 +226,15 @@ class Batch:
         self.arrays: list[NDArray[Any]] = []
         self.added = 0
 
-    def claim(self, instance: bytes) -> bool:
-        """True the first time in this ingest that an instance is met."""
-        return self._index.execute("INSERT OR IGNORE INTO claimed VALUES (?)", (instance,)).rowcount == 1
+    def claim(self, patient: bytes, instance: bytes) -> bool:
+        """True the first time in this ingest that an instance of this patient is met."""
+        return self._index.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?)", (patient, instance)).rowcount == 1
 
-    def instance_of(self, file: bytes) -> bytes | None:
-        """The instance that a file, unchanged since, was ingested as."""
-        found = self._index.execute("SELECT instance FROM files WHERE file = ?", (file,)).fetchone()
-        return found[0] if found else None
-
-    def remember(self, file: bytes, instance: bytes) -> None:
+    def remember(self, file: bytes, patient: bytes, instance: bytes) -> None:
         """Know this file next time without opening it."""
-        self._index.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (file, instance))
+        self._index.execute(
+            "INSERT OR REPLACE INTO files SELECT ?, ?, id FROM patients WHERE pseudonym = ?", (file, instance, patient)
+        )
 
     def add(self, *, patient: bytes, study: bytes, instance: bytes, rows: NDArray[Any], manufacturer: str = "") -> None:
         """Append the rows of a new instance. rows: [k, ...] of the cohort's layout. manufacturer: as `normalised`."""
@@ -233,52 +249,53 @@ class Batch:
         self.arrays.append(rows)
         self.added += len(rows)
 
-    def made_by(self, instance: bytes, manufacturer: str) -> None:
+    def made_by(self, patient: bytes, instance: bytes, manufacturer: str) -> None:
         """Note who made the scanner of a stored instance. manufacturer: as `normalised`."""
-        self._index.execute("UPDATE instances SET manufacturer = ? WHERE instance = ?", (manufacturer, instance))
+        self._index.execute(f"UPDATE instances SET manufacturer = ? WHERE {_ONE}", (manufacturer, instance, patient))
 
-    def owner(self, instance: bytes) -> bytes | None:
-        """Pseudonym of the patient of a stored instance."""
-        found = self._index.execute(
-            "SELECT pseudonym FROM instances JOIN patients ON id = patient WHERE instance = ?", (instance,)
-        ).fetchone()
-        return found[0] if found else None
+    def holds(self, patient: bytes, instance: bytes) -> bool:
+        """Whether this patient has the instance already, this batch included."""
+        return bool(self._index.execute(f"SELECT 1 FROM instances WHERE {_ONE}", (instance, patient)).fetchone())
 
     def stage(self, subject: bytes, line: int, labels: Sequence[str | None]) -> int | None:
-        """Note the labels of a CSV line. Returns the earlier line that says otherwise of the same subject, or None."""
+        """Note the labels of a CSV line. Where two lines contradict each other, their subject has none.
+
+        Returns: the earlier line that says otherwise of the same subject, or None.
+        """
         told = json.dumps(list(labels))
         added = self._index.execute("INSERT OR IGNORE INTO staged VALUES (?, ?, ?)", (subject, line, told)).rowcount
         if added:
             return None
         earlier, other = self._index.execute("SELECT line, labels FROM staged WHERE subject = ?", (subject,)).fetchone()
-        return int(earlier) if other != told else None
+        if other == told:
+            return None
+        self._index.execute("UPDATE staged SET labels = NULL WHERE subject = ?", (subject,))
+        return int(earlier)
 
     def label(self, columns: Sequence[str], named_lines: int) -> tuple[int, int, tuple[int, ...]]:
-        """Give the staged labels to the subjects that the cohort holds; an empty cell takes a label away.
+        """Give the staged labels to each patient who has the subject; an empty cell takes a label away.
 
         Returns: how many CSV keys the cohort holds, how many it does not, and the first lines of the latter.
         """
         for column in columns:
             self._index.execute("INSERT OR IGNORE INTO label_columns (name) VALUES (?)", (column,))
         known = dict(self._index.execute("SELECT name, position FROM label_columns"))
-        mine = f"SELECT 1 FROM instances i JOIN patients p ON p.id = i.patient WHERE {_STAYS} AND"
-        held = f"EXISTS ({mine} i.instance = subject) OR EXISTS ({mine} i.study = subject)"
-        held += f" OR EXISTS ({mine} p.pseudonym = subject)"
         matched = unmatched = 0
         lines: list[int] = []
-        for subject, line, told, is_held in self._index.execute(
-            f"SELECT subject, line, labels, {held} FROM staged ORDER BY line"
-        ):
-            if not is_held:
+        for subject, line, told in self._index.execute("SELECT subject, line, labels FROM staged ORDER BY line"):
+            holders = self._index.execute(_HOLDERS, {"subject": subject}).fetchall()
+            if not holders:
                 unmatched += 1
                 if len(lines) < named_lines:
                     lines.append(int(line))
                 continue
             matched += 1
-            for column, value in zip(columns, json.loads(told), strict=True):
-                self._index.execute("DELETE FROM labels WHERE subject = ? AND column = ?", (subject, known[column]))
+            values = json.loads(told) if told else [None] * len(columns)
+            for (patient,), (column, value) in product(holders, zip(columns, values, strict=True)):
+                at = (patient, subject, known[column])
+                self._index.execute("DELETE FROM labels WHERE patient = ? AND subject = ? AND column = ?", at)
                 if value is not None:
-                    self._index.execute("INSERT INTO labels VALUES (?, ?, ?)", (subject, known[column], value))
+                    self._index.execute("INSERT INTO labels VALUES (?, ?, ?, ?)", (*at, value))
         return matched, unmatched, tuple(lines)
 
 
@@ -317,18 +334,18 @@ def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collect
     layout, meta = read_meta(path, index)
     _upgrade(index, meta)
     known = index.execute("SELECT id, pseudonym FROM patients WHERE erased IS NULL").fetchall()
-    wanted = [(number, pseudonym) for number, pseudonym in known if pseudonym in patients]
+    wanted = [number for number, pseudonym in known if pseudonym in patients]
     # First the values, then the index: a crash in between leaves patients that are still to be erased.
     end = count_rows(index) * layout.row_bytes
     _zero(inputs, end, os.fstat(inputs).st_size)  # what an interrupted ingest appended may be anybody's
     os.ftruncate(inputs, end)
-    for number, _ in wanted:
+    for number in wanted:
         for first, rows in index.execute("SELECT first_row, rows FROM instances WHERE patient = ?", (number,)):
             _zero(inputs, first * layout.row_bytes, (first + rows) * layout.row_bytes)
     os.fsync(inputs)
     index.execute("BEGIN IMMEDIATE")
-    for number, pseudonym in wanted:
-        _forget(index, number, pseudonym)
+    for number in wanted:
+        _forget(index, number)
     index.execute("COMMIT")
     old_pages = path / f"{INDEX}-journal"
     if old_pages.exists():
@@ -339,18 +356,11 @@ def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collect
     return len(wanted)
 
 
-def _forget(index: sqlite3.Connection, number: int, pseudonym: bytes) -> None:
+def _forget(index: sqlite3.Connection, number: int) -> None:
     """Remove what the index says of a patient, but for the pseudonym, the time of the first row and where rows lie."""
-    of_patient = "SELECT instance FROM instances WHERE patient = :patient"
-    own_studies = """SELECT study FROM instances WHERE patient = :patient
-        EXCEPT SELECT study FROM instances WHERE patient <> :patient"""
-    values = {"patient": number, "pseudonym": pseudonym}
-    index.execute(f"DELETE FROM files WHERE instance IN ({of_patient})", values)
-    index.execute(
-        f"DELETE FROM labels WHERE subject = :pseudonym OR subject IN ({of_patient}) OR subject IN ({own_studies})",
-        values,
-    )
-    for (first,) in index.execute("SELECT first_row FROM instances WHERE patient = :patient", values).fetchall():
+    index.execute("DELETE FROM files WHERE patient = ?", (number,))
+    index.execute("DELETE FROM labels WHERE patient = ?", (number,))
+    for (first,) in index.execute("SELECT first_row FROM instances WHERE patient = ?", (number,)).fetchall():
         index.execute(
             "UPDATE instances SET instance = ?, study = x'', manufacturer = '' WHERE first_row = ?",
             (secrets.token_bytes(32), first),
@@ -359,13 +369,23 @@ def _forget(index: sqlite3.Connection, number: int, pseudonym: bytes) -> None:
 
 
 def _upgrade(index: sqlite3.Connection, meta: Mapping[str, str]) -> None:
-    """Give a cohort of the format before its place for manufacturers."""
+    """Write a cohort of an older format anew, as `read_meta` shows it."""
     if meta["format"] == str(FORMAT):
         return
+    manufacturer = "''" if meta["format"] == "2" else "manufacturer"
     index.execute("BEGIN IMMEDIATE")
-    index.execute("ALTER TABLE instances ADD COLUMN manufacturer TEXT NOT NULL DEFAULT ''")
-    # A file that is not known is opened again: so the next ingest fills the manufacturers in.
-    index.execute("DELETE FROM files")
+    index.execute("CREATE TEMP TABLE kept_labels AS SELECT patient, subject, column, value FROM temp.labels")
+    index.execute(
+        f"CREATE TEMP TABLE kept AS SELECT instance, study, patient, first_row, rows, {manufacturer} FROM instances"
+    )
+    index.execute("DROP VIEW temp.labels")
+    # A file that is not known is opened again: so the next ingest finds what an older one took for a duplicate.
+    for table in ("labels", "instances", "files"):
+        index.execute(f"DROP TABLE {table}")
+    for statement in SCHEMA.split(";"):
+        index.execute(statement)
+    index.execute("INSERT INTO instances SELECT * FROM temp.kept")
+    index.execute("INSERT INTO labels SELECT * FROM temp.kept_labels")
     index.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
     index.execute("COMMIT")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from wardround.config import Family, Name, Positive
+from wardround.config import AlgorithmName, Family, Fraction, Name, Positive
 from wardround.schedule import QUESTIONS, Question
 from wardround.toml import Section, load
 
@@ -42,26 +42,52 @@ class BudgetLimits(Section):
 
 
 class Policy(Section):
-    """Limits on what may be asked. An empty list of labels permits every label code.
+    """Limits on what may be asked: one for every setting of an agreement that decides what is computed here.
 
-    greatest_gradients_per_round: training answers of one round, of patients or of episodes. greatest_magnitude: of the
-    numbers that a request brings (theta, shift, scale) and of 1 / scale; a float32 of a million moves in steps of 1/16,
-    so nothing that still learns is near it. reply_grid_s: replies leave only whole multiples of so many seconds after
-    their requests came; 0: at once. It makes a reply's time say less about the data, not nothing.
+    An empty list of labels permits every label code. greatest_epsilon: of one run. greatest_gradients_per_round:
+    training answers of one round, of patients or of episodes; greatest_local_steps: also of those within an episode.
+    greatest_episodes: of one round. greatest_variants: of an image, by `augment`. greatest_features: of the columns of
+    a table and of an encoder. greatest_answer_bytes: of the longest answer. greatest_magnitude: of the numbers that a
+    request brings (theta, shift, scale) and of 1 / scale, and of a table's centre, spread and 1 / spread; a float32 of
+    a million moves in steps of 1/16, so nothing that still learns is near it. reply_grid_s: replies leave only whole
+    multiples of so many seconds after their requests came; 0: at once. It makes a reply's time say less about the data,
+    not nothing.
     """
 
     least_noise_multiplier: Positive = 0.3
+    greatest_epsilon: Positive = 100.0
+    least_clip_norm: Positive = 0.001
     greatest_clip_norm: Positive = 10.0
     least_patients: Count = 20
-    greatest_gradients_per_round: Count = 100
     greatest_rounds: Count = 10_000
+    questions: tuple[Question, ...] = QUESTIONS
+    algorithms: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
+    greatest_gradients_per_round: Count = 100
+    greatest_local_steps: Count = 100
+    greatest_local_batches: Count = 100
+    least_local_learning_rate: Positive = 1e-6
+    greatest_local_learning_rate: Positive = 100.0
+    greatest_proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 100.0
+    least_regularization: Positive = 1e-4
+    greatest_regularization: Positive = 1e4
     greatest_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     greatest_images_per_patient: Count = 16
+    greatest_patients_per_episode: Count = 200
+    greatest_episodes: Count = 10_000
+    least_support_share: Fraction = 0.05
+    greatest_support_share: Fraction = 0.95
     families: tuple[Family, ...] = ("encoder-head", "conv4", "logistic", "mlp")
     greatest_parameters: Count = 5_000_000
-    greatest_magnitude: Positive = 1e6
+    greatest_features: Count = 2048
+    greatest_embedding: Count = 1024
+    greatest_width: Count = 1024
+    greatest_encoder_bytes: Count = 1 << 29
+    greatest_image_size_px: Count = 512
+    greatest_variants: Count = 16
+    greatest_classes: Count = 100
     labels: tuple[str, ...] = ()
-    questions: tuple[Question, ...] = QUESTIONS
+    greatest_magnitude: Positive = 1e6
+    greatest_answer_bytes: Count = 1 << 25
     reply_grid_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
 
 
@@ -69,16 +95,25 @@ class CoordinatorAddress(Section):
     """The one coordinator whose rounds are answered.
 
     address: host:port. ca_file: its CA certificate, relative to hospital.toml. ca_sha256: of that file's bytes, so that
-    nobody can exchange it; `join` writes it, empty leaves the file unpinned.
+    nobody can exchange it; `join` writes it, empty leaves the file unpinned. known_as: how the ledger and the approvals
+    go on calling this coordinator after it changed its address or its CA; `join` writes it when it sees that it is the
+    same one.
     """
 
     address: Annotated[str, Field(pattern=r"^(|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})$")] = ""
     ca_file: str = "coordinator-ca.pem"
     ca_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    known_as: Annotated[
+        str, Field(pattern=r"^(|([^\s:/]+|\[[0-9a-fA-F:]+\]):\d{1,5}( \(CA [0-9a-f]{16}\))?)$", max_length=300)
+    ] = ""
 
     @property
     def identity(self) -> str:
-        """Who the coordinator is, as the ledger names it: the address, and the pinned CA by its first 64 bits."""
+        """Who the coordinator is, as the ledger names it: the address, and the pinned CA by its first 64 bits; both as
+        they were when it was joined first.
+        """
+        if self.known_as:
+            return self.known_as
         return f"{self.address} (CA {self.ca_sha256[:16]})" if self.ca_sha256 else self.address
 
     def is_pinned_to(self, ca_pem: bytes) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import logging.handlers
 import os
 import signal
 import threading
@@ -18,7 +17,10 @@ from types import FrameType
 import torch
 
 from wardround import __version__
+from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.files import PrivateLog, shut
+from wardround.logs import OneLine
 from wardround.models import Model
 from wardround.wire import ReplyHeader, peek_reply, request_bytes
 from wardround_client._proto import hospital_pb2 as pb
@@ -26,10 +28,13 @@ from wardround_client.control import Board, ControlServer
 from wardround_client.hospital import Hospital
 from wardround_client.keys import load_node_key
 from wardround_client.node import POLL_S, Coordinator, Link, Node
+from wardround_client.one_life import RULE as ONE_LIFE
+from wardround_client.one_life import check_not_stopped
 from wardround_client.round import answer
 
 LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
 _LOG_BYTES, _LOG_FILES = 5_000_000, 4
+_LOOK_S = 3600.0
 log = logging.getLogger(__name__)
 
 
@@ -53,12 +58,13 @@ class Daemon:
         say: told each change of the link, one sentence for a person.
         poll_s: how long an idle node waits before it asks again.
 
-    Raises: ConfigError, DataError, StorageError.
+    Raises: ConfigError, DataError, StorageError; one_life.Stopped, while nobody has decided.
     """
 
     def __init__(self, home: Path, *, say: Callable[[str], None] = lambda line: None, poll_s: float = POLL_S) -> None:
         self.home, self._say, self._poll_s = home, say, poll_s
         self.stop = threading.Event()
+        check_not_stopped(home)
         self.hospital = Hospital.open(home)
         self._coordinator = coordinator_of(self.hospital)
         self._key = load_node_key(home)
@@ -69,7 +75,13 @@ class Daemon:
         self._control = ControlServer(home, self.board, self.hospital.paused, self.stop)
 
     def run(self, *, give_up_after_s: float | None = None) -> None:
-        """Serve until told to stop. Raises: Untrusted, Unreachable (see Node.run), StorageError."""
+        """Serve until told to stop.
+
+        Raises:
+            Untrusted, Unreachable: see Node.run.
+            one_life.Stopped: another copy of this home answers, and this one leaves the coordinator to it.
+            StorageError.
+        """
         if self.hospital.config.device.threads:
             torch.set_num_threads(self.hospital.config.device.threads)
         node = Node(
@@ -82,10 +94,27 @@ class Daemon:
             report=self._link,
             poll_s=self._poll_s,
         )
+        if opened := shut(self.home):  # but a node.key that others could read was refused before
+            log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
+        threading.Thread(target=self._watch_authority, name="authority", daemon=True).start()
         with self._control:
             for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
                 self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
+        check_not_stopped(self.home)
+
+    def _watch_authority(self) -> None:
+        """Write into the log, weeks before, that the authority which this hospital joined ends."""
+        try:
+            ends = max(ends_of(self._coordinator.ca_pem))
+        except ValueError:  # said when it is dialled
+            return
+        countdown = Countdown()
+        while True:
+            for line in countdown.due({"coordinator's CA": ends}):
+                log.warning("the %s: ask the coordinator for its present invitation.toml and join again", line)
+            if self.stop.wait(_LOOK_S):
+                return
 
     def _largest_request(self) -> int:
         """Bytes of the largest request that an approved agreement can bring; 0 without an approval."""
@@ -101,6 +130,8 @@ class Daemon:
         reply = answer(self.hospital, blob)
         self._wait_for_grid(came)
         header = peek_reply(reply)
+        if header.refusal and header.refusal.rule == ONE_LIFE:
+            self.stop.set()  # once this refusal is delivered: to go on polling would take the other copy's rounds away
         with self._shown_lock:
             self._shown = _after(self._shown, header)
         self.board.touch()
@@ -225,11 +256,10 @@ def logging_to(home: Path) -> Iterator[None]:
     """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
     path = home / LOG
     try:
-        path.touch(mode=0o600)
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+        handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(OneLine())
     levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
     before = []
     for name, level in levels.items():

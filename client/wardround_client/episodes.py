@@ -32,7 +32,9 @@ def deal(patients: int, episodes: int, support_share: float) -> Deal:
     return Deal(episode, mechanism.uniform(patients) < support_share)
 
 
-def episodes_of(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) -> Iterator[tuple[Shots, Shots]]:
+def episodes_of(
+    examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal, most: int | None = None
+) -> Iterator[tuple[Shots, Shots]]:
     """The episodes that have both a support and a query, as (support, query).
 
     Args:
@@ -40,11 +42,13 @@ def episodes_of(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) ->
         rows: int64 [patients, m], which examples each sampled patient contributes.
         valid: bool [patients, m], at least one in a row.
         dealt: of the same patients.
+        most: patients in a support, and in a query: a public number, so that an episode's memory has a public bound.
+            Whoever comes after them takes no part. None: all.
     """
     for number in torch.unique(dealt.episode).tolist():
         here = dealt.episode == number
-        support, query = here & dealt.support, here & ~dealt.support
-        if bool(support.any()) and bool(query.any()):
+        support, query = (torch.nonzero(here & side).flatten()[:most] for side in (dealt.support, ~dealt.support))
+        if len(support) and len(query):
             yield _shots(examples, rows[support], valid[support]), _shots(examples, rows[query], valid[query])
 
 

@@ -23,7 +23,7 @@ from wardround.augment import variants
 from wardround.config import Task
 from wardround.errors import ConfigError, DataError
 from wardround.models import Model
-from wardround_client.batches import in_even_batches
+from wardround_client.isolated import image_by_image, isolation
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ SEPARATOR = ";"
 """Of the findings in one cell of a labels CSV."""
 
 _BATCH_BYTES = 32 << 20  # of float32 pixels: what encoding holds beside its result
-_ENCODED_AT_ONCE = 16  # images; always so many, whoever is there
 _UINT16_MAX = 65535.0
 
 
@@ -97,6 +96,11 @@ class Examples:
         return torch.argsort(self.patient, stable=True)
 
     @property
+    def nobody(self) -> Examples:
+        """The same without any patient."""
+        return self.subset(torch.zeros(len(self.z), dtype=torch.bool, device=self.device))
+
+    @property
     def several(self) -> bool:
         """Whether an example has findings, each there or not, instead of one class."""
         return self.y.dim() == 2
@@ -139,9 +143,12 @@ class Examples:
         return self.y * self.classes + predicted
 
     def patient_means(self, values: Tensor) -> Tensor:
-        """Values [n, ...] of images -> [patients, ...]: the mean over each patient's images."""
-        sums = values.new_zeros(self.patients, *values.shape[1:]).index_add_(0, self.patient, values)
-        return sums / self.images.clamp_min(1).view(-1, *[1] * (values.dim() - 1))
+        """Values [n, ...] of images -> [patients, ...]: the mean over each patient's images, in isolation."""
+        means = values.new_zeros(self.patients, *values.shape[1:])
+        with isolation():
+            for number, rows in enumerate(torch.split(self.by_patient, self.images.tolist())):
+                means[number] = values[rows].mean(0)
+        return means
 
     @property
     def device(self) -> torch.device:
@@ -310,11 +317,11 @@ def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: to
             x /= _UINT16_MAX
         here = slice(start, start + len(raw))
         for number, variant in enumerate(variants(x, task.augment)):
-            part = in_even_batches(model.encode, variant, _ENCODED_AT_ONCE)
+            part = image_by_image(model.encode, variant)
             if augmented is not None and number:
                 augmented[here, number - 1] = part
             else:
-                z[here], summary[here] = part, in_even_batches(model.summary, part, _ENCODED_AT_ONCE)
+                z[here], summary[here] = part, image_by_image(model.summary, part)
     return Examples(
         z=z,
         y=torch.from_numpy(rows.y).to(device),

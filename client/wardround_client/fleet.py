@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -30,6 +31,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node as PbNode
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -48,24 +50,25 @@ from flwr.supercore.inflatable.inflatable_utils import (
     pull_objects,
     push_object_contents_from_iterable,
 )
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime_version_compatibility import (
     RuntimeVersionMetadata,
     get_runtime_version_incompatibility_exit_message,
 )
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from wardround.errors import FederationError, MessageError, Untrusted, WardroundError
-from wardround_client.bounded import array_bytes, bound
+from wardround.errors import ConfigError, FederationError, MessageError, Untrusted, WardroundError
+from wardround.proxies import proxy_for, spare_loopback
+from wardround_client.bounded import bound
+from wardround_client.clock_skew import Clock
 from wardround_client.explain import refused
+from wardround_flower.parts import check_parts, most_parts
 
 HEARTBEAT_S = 15.0  # what the coordinator is told; it believes us dead after two of them
 BEAT_S = 4.0
 PART_WAIT_S = 0.05  # a message is announced before its parts are there; Flower's own 1 s would double a round
 PARTS_WAIT_S = 120.0  # how long an announced part may take to appear
-ENVELOPE_BYTES = 1 << 18  # what Flower adds to a message's blob is far less
 ANSWER_BYTES = 1 << 20  # of every answer that is not a part of a message
 INVALID_BUNDLE = int(ErrorCode.INVALID_FAB)
 log = logging.getLogger(__name__)
@@ -79,6 +82,11 @@ class Coordinator:
 
     address: str
     ca_pem: bytes
+
+    @property
+    def host(self) -> str:
+        """Without the port, and without the brackets of an IPv6 address."""
+        return self.address.rpartition(":")[0].strip("[]")
 
 
 @dataclass
@@ -95,7 +103,7 @@ class Forgotten(Exception):
 
 
 def connect(
-    coordinator: Coordinator, key: ec.EllipticCurvePrivateKey, largest_part: Callable[[], int]
+    coordinator: Coordinator, key: ec.EllipticCurvePrivateKey, largest_part: Callable[[], int], clock: Clock
 ) -> FleetHttpClient:
     """A client of the coordinator's; connects when it is first used.
 
@@ -103,22 +111,31 @@ def connect(
         coordinator: where, and whom to believe.
         key: the node's private key; signs every call.
         largest_part: bytes of a message's part, at most; asked at each.
+        clock: hears the coordinator's at each answer, and dates the signatures.
 
-    Raises: Untrusted, when the CA file is none.
+    Raises: Untrusted, when the CA file is none; ConfigError, when the environment names a proxy that cannot be used.
     """
+    spare_loopback(coordinator.host)
     try:
         client = FleetHttpClient.from_server_address(
             coordinator.address,
             False,
             coordinator.ca_pem,
-            interceptors=[_Version(), NodeAuthHttpInterceptor(key, key.public_key())],
+            interceptors=[_Version(), _Signature(key, clock)],
         )
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, ValueError, ImportError, httpx.InvalidURL) as error:
+        if (proxy := proxy_for(coordinator.host)) and not isinstance(error, ssl.SSLError):
+            raise ConfigError(
+                f"the environment names a proxy that cannot be used: {proxy} ({type(error).__name__})",
+                allowed="http://HOST:PORT or https://HOST:PORT",
+                do=f"correct HTTPS_PROXY or ALL_PROXY, or add {coordinator.host} to NO_PROXY",
+            ) from None
         raise Untrusted(
             "the coordinator's CA file holds no certificate",
             do="join again, with the coordinator's invitation.toml",
         ) from None
     bound(client._client, lambda url: largest_part() if url.path.endswith("/pull-object") else ANSWER_BYTES)
+    client._client.event_hooks["response"].append(clock.hear)
     return client
 
 
@@ -127,7 +144,7 @@ class Session:
 
     @classmethod
     def begin(
-        cls, client: FleetHttpClient, key: ec.EllipticCurvePrivateKey, address: str, number: int | None
+        cls, client: FleetHttpClient, key: ec.EllipticCurvePrivateKey, address: str, number: int | None, clock: Clock
     ) -> Session:
         """Activate the node.
 
@@ -136,9 +153,11 @@ class Session:
             key: the node's private key.
             address: of the coordinator, for what is said when it refuses.
             number: the node's, where it is remembered.
+            clock: of the client.
 
         Raises: KeyRefused.
         """
+        unheard = clock.ahead_s is None
         if number is not None:
             # After a kill the coordinator believes for up to half a minute that the old process lives: end its session.
             with suppress(httpx.HTTPStatusError):
@@ -147,7 +166,9 @@ class Session:
         try:
             return cls(client, client.ActivateNode(request).node_id)
         except httpx.HTTPStatusError as error:
-            raise refused(error, address) from None
+            if unheard and error.response.status_code == httpx.codes.UNAUTHORIZED and clock.ahead_s is not None:
+                return cls.begin(client, key, address, number, clock)  # its answer told how far the clocks are apart
+            raise refused(error, address, clock) from None
 
     def __init__(self, client: FleetHttpClient, node_id: int) -> None:
         self.number = node_id
@@ -192,7 +213,7 @@ class Session:
             MessageError: all parts together are longer than limit, or there are more than a message has.
         """
         wanted = [part.object_id for part in iterate_object_tree(work.tree)]
-        if len(wanted) > 64 + limit // ENVELOPE_BYTES:
+        if len(wanted) > most_parts(limit):
             raise MessageError(f"a message of {len(wanted)} parts", allowed="as many as its length explains")
         fetch = make_pull_object_fn_protobuf(self._client.PullObject, self._node, work.head.metadata.run_id)
         size = 0
@@ -253,6 +274,26 @@ class Session:
                 return
 
 
+class _Signature:
+    """Signs each call with the node's key and the time. Flower's own knows this machine's clock only."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, clock: Clock) -> None:
+        self._key, self._clock = key, clock
+        self._public = b64encode(public_key_to_bytes(key.public_key())).decode("ascii")
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Add the three headers that Flower's SuperLink checks."""
+        timestamp = self._clock.for_signatures().isoformat()
+        signature = b64encode(sign_message(self._key, timestamp.encode("ascii"))).decode("ascii")
+        headers = {
+            FLEET_HTTP_PUBLIC_KEY_HEADER: self._public,
+            TIMESTAMP_HEADER: timestamp,
+            FLEET_HTTP_SIGNATURE_HEADER: signature,
+        }
+        context.request.headers.update(headers)
+        return call_next(context)
+
+
 class _Version:
     """Tells our version of Flower. Flower's own interceptor ends the whole program when the coordinator says so."""
 
@@ -277,8 +318,7 @@ def content_of(work: Work, parts: dict[str, bytes], limit: int) -> RecordDict | 
     Raises: MessageError, when it would be longer than limit.
     """
     try:
-        if array_bytes(parts) > limit:
-            raise MessageError("a message that unfolds", allowed=f"at most {limit} bytes")
+        check_parts(parts, limit)
         message = inflate_object_from_contents(work.tree.object_id, parts)
         return message.content if isinstance(message, Message) and message.has_content() else None
     except MessageError:

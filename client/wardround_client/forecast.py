@@ -14,9 +14,9 @@ from wardround_client.privacy.ledger import Budget
 class Forecast:
     """Epsilons at the hospital's delta.
 
-    alone: of the run by itself. before, after: of the cohort without it and with it; composition is tight, so after is
-    less than the sum. rounds: of the run. affordable: how many of them, from the first, the budget lets through.
-    method: how `after` was computed (`accountant.epsilon_and_method`).
+    alone: of the runs by themselves. before, after: of the cohort without them and with them; composition is tight, so
+    after is less than the sum. rounds: of all runs. affordable: how many of these, from the first, the budget lets
+    through. method: how `after` was computed (`accountant.epsilon_and_method`). runs: how many.
     """
 
     alone: float
@@ -27,6 +27,7 @@ class Forecast:
     rounds: int
     affordable: int
     method: str
+    runs: int = 1
 
     @property
     def left(self) -> float:
@@ -35,24 +36,26 @@ class Forecast:
 
     def sentence(self) -> str:
         """For a person."""
+        what, its = ("this run", "its") if self.runs == 1 else (f"these {self.runs} runs", "their")
         if self.affordable < self.rounds:
             return (
-                f"does NOT fit: this run would bring the cohort to epsilon {self.after:.2f} of {self.budget:g}; "
-                f"{self.left:.2f} is left, enough for {self.affordable} of its {self.rounds} rounds"
+                f"does NOT fit: {what} would bring the cohort to epsilon {self.after:.2f} of {self.budget:g}; "
+                f"{self.left:.2f} is left, enough for {self.affordable} of {its} {self.rounds} rounds"
             )
         cost = self.after - self.before
-        return f"this run will cost this hospital epsilon {cost:.2f} of the {self.left:.2f} left"
+        return f"{what} will cost this hospital epsilon {cost:.2f} of the {self.left:.2f} left"
 
 
-def forecast(agreement: Agreement, history: Sequence[Answers], budget: Budget) -> Forecast:
-    """Price a whole run on top of what was spent, and find the round at which the budget would refuse.
+def forecast(agreement: Agreement, history: Sequence[Answers], budget: Budget, runs: int = 1) -> Forecast:
+    """Price whole runs on top of what was spent, and find the round at which the budget would refuse.
 
     Args:
         agreement: whose run.
         history: everything that the ledger holds (`Ledger.history`).
         budget: the hospital's.
+        runs: how many, one after the other.
     """
-    rounds = [rows_for(agreement.calibration, plan) for plan in agreement.schedule.rounds]
+    rounds = runs * [rows_for(agreement.calibration, plan) for plan in agreement.schedule.rounds]
 
     def after(number: int) -> float:
         return epsilon([*history, *(row for rows in rounds[:number] for row in rows)], budget.delta)
@@ -74,4 +77,5 @@ def forecast(agreement: Agreement, history: Sequence[Answers], budget: Budget) -
         rounds=len(rounds),
         affordable=low,
         method=method,
+        runs=runs,
     )

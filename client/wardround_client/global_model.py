@@ -5,7 +5,6 @@ For use at home: nothing here asks whether a federation is approved or permitted
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from torch import Tensor
 
 from wardround.config import Federation, Task, load_federation
 from wardround.errors import ConfigError, StorageError, WardroundError
+from wardround.given import TOML_BYTES, given_text
 from wardround.meta import algorithm_named, extended
 from wardround.models import Model, Objective, build_model
 from wardround.release import Release, read
-from wardround.toml import Section, load
+from wardround.toml import Section, load, parsed
 from wardround_client.hospital import Hospital
 from wardround_client.personalise import Learner
 from wardround_client.seen import last_seen
@@ -162,8 +162,8 @@ def _name(hospital: Hospital, digest: str) -> str:
 def _is_task_file(named: str) -> bool:
     if not named or not Path(named).is_file():
         return False
-    with suppress(OSError, ValueError):  # what it is instead is told by whoever reads it as a federation
-        return tomllib.loads(Path(named).read_text(encoding="utf-8")).keys() == {"task"}
+    with suppress(ConfigError):  # what it is instead is told by whoever reads it as a federation
+        return parsed(given_text(Path(named), TOML_BYTES, do=""), name=named).keys() == {"task"}
     return False
 
 

@@ -14,7 +14,7 @@ from wardround.meta import Fitted
 from wardround.models import Model
 from wardround.models.conv4 import Conv4, Conv4Body
 from wardround.models.extended import Extended
-from wardround_client.batches import in_even_batches
+from wardround_client.isolated import image_by_image
 from wardround_client.personalise import Learner
 
 _PATCH = 4  # patches beside each other across an image
@@ -77,7 +77,7 @@ def occlusion(learner: Learner, fitted: Fitted, x: Tensor, label: int) -> Tensor
     for image, (top, left) in zip(images, places, strict=False):  # the last is left whole
         image[:, top : top + square, left : left + square] = grey
     with torch.no_grad():
-        z = in_even_batches(learner.loss.model.encode, images, 16)
+        z = image_by_image(learner.loss.model.encode, images)
     *covered, whole = learner.probabilities(fitted, z)[:, label].tolist()
     lost, times = torch.zeros(side, side), torch.zeros(side, side)
     for (top, left), probability in zip(places, covered, strict=True):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from wardround.config import load_federation
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.files import private_folder, write_atomically
 from wardround.toml import loads
-from wardround_client.agreement import Agreement, Approvals
+from wardround_client.agreement import Agreement, Approval, Approvals, Proposal
 from wardround_client.cohort import CohortStore
 from wardround_client.config import HospitalConfig, load_hospital_config
 from wardround_client.examples import Examples, NamedExamples, encoded, usable_rows
@@ -44,6 +44,8 @@ class Hospital:
         self.approvals = Approvals(home / "approved")
         self.paused = threading.Event()
         self.lock = threading.Lock()  # one round at a time: the ledger's order is the order of the answers
+        self.unreleased: dict[int, tuple[bytes, float]] = {}  # seq of a reservation -> its one reply, not stored yet
+        self.rehearsed: set[tuple[str, str]] = set()  # (digest of an agreement, question)
         self._agreements: dict[str, Agreement] = {}
         self._examples: dict[str, NamedExamples] = {}
 
@@ -65,13 +67,12 @@ class Hospital:
             raise ConfigError(f"{home} is a hospital's home already", do="choose another folder")
         loads(hospital_toml, HospitalConfig, name="hospital.toml")  # before anything is written
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            home.chmod(0o700)
-            (home / "approved").mkdir(exist_ok=True)
+            private_folder(home)
+            private_folder(home / "approved")
             Register(home / REGISTER, create_pseudonym_key(home)).create()
             if ledger is None:
                 Ledger(home / LEDGER).close()
-            (home / "hospital.toml").write_text(hospital_toml, encoding="utf-8")
+            write_atomically(home / "hospital.toml", hospital_toml.encode())
         except OSError as error:
             raise StorageError(
                 f"{home} cannot be written ({error.strerror})", do="choose another folder, or check the disk"
@@ -101,18 +102,33 @@ class Hospital:
             raise ConfigError('device.compute = "cuda", but torch sees no CUDA device', do='write "auto" or "cpu"')
         return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def approve(self, file: Path, terms: Mapping[str, object] | None = None) -> Agreement:
-        """Approve a federation.toml: check it against the policy first, then keep a copy, and the terms as shown.
+    def approve(self, offer: Path | Proposal, terms: Mapping[str, object] | None = None, *, runs: int = 1) -> Agreement:
+        """Approve a federation.toml, or one that was read: check it against the policy, then store what was read.
 
-        Raises: ConfigError, PolicyRefusal.
+        Args:
+            offer: the file; or what a person was shown, which is not read again.
+            terms: as they were shown.
+            runs: how many runs of this agreement may begin, beside those that have.
+
+        Raises: ConfigError, PolicyRefusal, StorageError.
         """
-        agreement = self.agreement_of(file)
-        self.approvals.add(file, terms)
+        proposal = offer if isinstance(offer, Proposal) else Proposal.read(offer)
+        agreement = self.agreement_of(proposal)
+        digest = proposal.federation.digest
+        allowed = len(self.ledger.runs_of(digest)) + runs
+        approval = Approval(digest=digest, coordinator=self.config.coordinator.identity, runs=allowed)
+        self.approvals.add(proposal, approval, terms or {})
         return agreement
 
-    def agreement_of(self, file: Path) -> Agreement:
-        """What approving this file would mean; changes nothing. Raises: ConfigError, PolicyRefusal."""
-        return Agreement.of(load_federation(file), self.config, file.parent)
+    def agreement_of(self, offer: Path | Proposal) -> Agreement:
+        """What approving this would mean; changes nothing. Raises: ConfigError, PolicyRefusal."""
+        proposal = offer if isinstance(offer, Proposal) else Proposal.read(offer)
+        return Agreement.of(proposal.federation, self.config, proposal.source.parent, proposal.encoder)
+
+    def permit(self, federation: str, run: str) -> None:
+        """Refuse a run that the approval of this agreement does not cover. Raises: PolicyRefusal."""
+        begun, coordinator = self.ledger.runs_of(federation), self.config.coordinator.identity
+        self.approvals.permit(federation, run, begun=begun, coordinator=coordinator)
 
     def agreement(self, digest: str) -> Agreement:
         """The approved agreement of that digest, kept warm. Raises: PolicyRefusal, ConfigError."""
@@ -181,6 +197,7 @@ class Hospital:
                 agreement = self.agreement(digest)
                 self.examples(agreement)
                 self._check_fit(agreement)
+                self.approvals.approval(digest, self.config.coordinator.identity)
             except WardroundError as error:
                 unfit.append(f"Federation {digest[:12]} does not fit this hospital: {error}")
                 log.warning("%s", unfit[-1])

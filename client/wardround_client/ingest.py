@@ -3,6 +3,10 @@
 Every file that is found is counted once: read == used + quarantined. A file that an earlier ingest stored, unchanged,
 counts as used (and as `already`). So running the same ingest again adds nothing and reports the same sums; an
 interrupted ingest continues where it stopped, and ends in the cohort that one clean run makes.
+
+What is stored of a patient follows from that patient's files, from the lines of the CSV whose key one of these files
+has, and from the settings. Whoever else is there changes none of it: a UID names something within one patient, and two
+patients who claim the same one both keep theirs.
 """
 
 from __future__ import annotations
@@ -25,7 +29,17 @@ from wardround_client.cohort import MANUFACTURER, QUARANTINE, Layout, normalised
 from wardround_client.cohort_writer import Batch, CohortWriter
 from wardround_client.dicom import Instance, Pseudonyms, Recipe, Rejection
 from wardround_client.dicom.workers import chunk_files, outcomes
-from wardround_client.sources import MISSING, LabelsCsv, Listed, Row, dicom_folder, label, rows, with_manufacturer
+from wardround_client.sources import (
+    MISSING,
+    LabelsCsv,
+    Listed,
+    checked_header,
+    dicom_folder,
+    label,
+    rows,
+    with_manufacturer,
+)
+from wardround_client.spreadsheet import harmless
 
 Progress = Callable[[int, int], None]
 
@@ -39,8 +53,10 @@ WITHHELD = "(withheld)"
 """Stands in the quarantine list for a file of somebody who withdrew: a path or a line would tell who did."""
 
 DUPLICATE = Rejection("duplicate SOP Instance UID (0008,0018)")
+GREATEST = float(np.finfo(np.float32).max)
+RAGGED = Rejection("another number of cells than there are columns")
 WITHDRAWN = Rejection("patient withdrawn")
-CHANGED = Rejection("SOP Instance UID (0008,0018) is in the cohort with another patient or other pixels")
+CHANGED = Rejection("SOP Instance UID (0008,0018) is in the cohort with other pixels")
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,9 @@ class IngestSummary:
         patients, images: in the whole cohort now (images: rows, for a table), less those who have withdrawn.
         added: images that this ingest added. unlabelled: images without a label in any column of this CSV.
         unmatched: rows of the CSV whose key no image has. unmatched_lines: the first of their line numbers.
+        unusable: lines of the CSV without a key, with too few or too many cells, or that contradict an earlier line of
+            the same key (which then has no label). unusable_lines: the first of their line numbers.
+        shared: SOP Instance UIDs that several patients have, each an image of its own: maybe one person twice.
     """
 
     read: int
@@ -67,6 +86,9 @@ class IngestSummary:
     unlabelled: int
     unmatched: int = 0
     unmatched_lines: tuple[int, ...] = ()
+    unusable: int = 0
+    unusable_lines: tuple[int, ...] = ()
+    shared: int = 0
 
 
 @dataclass
@@ -77,6 +99,7 @@ class _Tally:
     already: int = 0
     fresh: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    unusable: list[int] = field(default_factory=list)
 
     def reject(self, what: str, rejection: Rejection) -> None:
         self.reasons[rejection.reason] += 1
@@ -107,7 +130,8 @@ def ingest(
     Args:
         source_dir: searched with all its sub-folders.
         labels_csv: one key column (PatientID, StudyInstanceUID or SOPInstanceUID) and label columns. A label of an
-            image goes before one of its study, and that before one of its patient; an empty cell takes a label away.
+            image goes before one of its study, and that before one of its patient; an empty cell takes a label away,
+            and so do two lines of one key that contradict each other.
             A column `manufacturer` says who made the scanner where a file does not.
         cohort_dir: made when absent.
         key: the hospital's pseudonym secret, at least 16 bytes.
@@ -137,16 +161,17 @@ def ingest(
         raise DataError(f"{source_dir} holds no files", do="name the folder that holds the DICOM files")
     with storage(cohort_dir), CohortWriter(cohort_dir, layout, key, withdrawn=withdrawn) as writer:
         with writer.batch() as batch:
-            _stage(batch, labels, pseudonyms, writer.withdrawn)
-            _claim_known(batch, listed(), pseudonyms)
+            unusable = _stage(batch, labels, pseudonyms, writer.withdrawn)
+            _claim_known(writer, batch, listed(), pseudonyms)
         with _quarantine_list(cohort_dir) as write:
-            tally = _Tally(write)
-            todo = _unknown(writer, listed(), pseudonyms, tally)
+            tally = _Tally(write, unusable=unusable)
+            seen: dict[Path, bytes] = {}
+            todo = _unknown(writer, listed(), pseudonyms, tally, seen)
             results = outcomes(todo, recipe, pseudonyms, workers)
             while some := list(islice(results, chunk_files(recipe) * BATCH_CHUNKS)):
                 with writer.batch() as batch:
                     for file, outcome in some:
-                        _store(writer, batch, file, outcome, pseudonyms, tally)
+                        _store(writer, batch, file, outcome, seen.pop(file), tally)
                 if progress:
                     progress(min(tally.read, found), found)
         return _finish(writer, labels, tally)
@@ -176,45 +201,44 @@ def _pseudonyms(key: bytes) -> Pseudonyms:
     return Pseudonyms(key)
 
 
-def _stage(batch: Batch, labels: LabelsCsv, pseudonyms: Pseudonyms, withdrawn: Collection[bytes]) -> None:
-    """Read the whole CSV first, so that a mistake in it costs no time. Raises: DataError."""
+def _stage(batch: Batch, labels: LabelsCsv, pseudonyms: Pseudonyms, withdrawn: Collection[bytes]) -> list[int]:
+    """Read the whole CSV first -> the lines that cannot be used: each costs its own key the labels, and nobody else."""
+    unusable = []
     for line, value, told in labels.rows():
         subject = pseudonyms.of(labels.key, value)
-        earlier = None if subject in withdrawn else batch.stage(subject, line, told)
-        if earlier is not None:
-            raise DataError(
-                f"{labels.path}, line {line}: the same {labels.key} as on line {earlier}, with other labels",
-                do="keep one of the two lines",
-            )
+        if not value or (subject not in withdrawn and batch.stage(subject, line, told) is not None):
+            unusable.append(line)
+    return unusable
 
 
-def _fingerprint(pseudonyms: Pseudonyms, entry: Listed) -> bytes:
-    return pseudonyms.of("file", entry.fingerprint())
-
-
-def _claim_known(batch: Batch, entries: Iterator[Listed], pseudonyms: Pseudonyms) -> None:
+def _claim_known(writer: CohortWriter, batch: Batch, entries: Iterator[Listed], pseudonyms: Pseudonyms) -> None:
     """A stored file that is still in its place keeps its SOP Instance UID; a copy of it elsewhere is the duplicate."""
     for entry in entries:
-        instance = batch.instance_of(_fingerprint(pseudonyms, entry))
-        if instance is not None:
-            batch.claim(instance)
+        known = writer.known(pseudonyms.exact("file", entry.fingerprint()))
+        if known is not None:
+            batch.claim(*known)
 
 
-def _unknown(writer: CohortWriter, entries: Iterator[Listed], pseudonyms: Pseudonyms, tally: _Tally) -> Iterator[Path]:
-    """The files that have to be opened; the others are counted here."""
+def _unknown(
+    writer: CohortWriter, entries: Iterator[Listed], pseudonyms: Pseudonyms, tally: _Tally, seen: dict[Path, bytes]
+) -> Iterator[Path]:
+    """The files that have to be opened, each with its fingerprint of before in `seen`; others are counted here."""
     for entry in entries:
+        fingerprint = entry.fingerprint()
+        file = pseudonyms.exact("file", fingerprint) if fingerprint else b""
         if entry.unreadable:
             tally.reject(str(entry.path), Rejection("not a regular file or a folder without access", entry.unreadable))
-        elif (owner := writer.owner_of(_fingerprint(pseudonyms, entry))) is None:
+        elif (known := writer.known(file)) is None:
+            seen[entry.path] = file
             yield entry.path
-        elif owner in writer.withdrawn:
+        elif known[0] in writer.withdrawn:
             tally.reject(WITHHELD, WITHDRAWN)
         else:
             tally.already += 1
 
 
 def _store(
-    writer: CohortWriter, batch: Batch, path: Path, outcome: Instance | Rejection, pseudonyms: Pseudonyms, tally: _Tally
+    writer: CohortWriter, batch: Batch, path: Path, outcome: Instance | Rejection, file: bytes, tally: _Tally
 ) -> None:
     if isinstance(outcome, Rejection):
         tally.reject(str(path), outcome)
@@ -222,10 +246,11 @@ def _store(
     if outcome.patient in writer.withdrawn:
         tally.reject(WITHHELD, WITHDRAWN)
         return
-    if not batch.claim(outcome.instance):
+    if not batch.claim(outcome.patient, outcome.instance):
         tally.reject(str(path), DUPLICATE)
         return
-    stored, manufacturer = writer.stored(outcome.instance), normalised(outcome.manufacturer)
+    stored = writer.stored(outcome.patient, outcome.instance)
+    manufacturer = normalised(outcome.manufacturer)
     if stored is None:
         batch.add(
             patient=outcome.patient,
@@ -235,13 +260,14 @@ def _store(
             manufacturer=manufacturer,
         )
         tally.fresh += 1
-    elif batch.owner(outcome.instance) == outcome.patient and np.array_equal(stored, outcome.images):
-        batch.made_by(outcome.instance, manufacturer)
+    elif np.array_equal(stored, outcome.images):
+        batch.made_by(outcome.patient, outcome.instance, manufacturer)
         tally.already += 1  # the file was moved or touched
     else:
         tally.reject(str(path), CHANGED)
         return
-    batch.remember(_fingerprint(pseudonyms, Listed(path)), outcome.instance)
+    if file:
+        batch.remember(file, outcome.patient, outcome.instance)
 
 
 @contextmanager
@@ -252,7 +278,7 @@ def _quarantine_list(cohort_dir: Path) -> Iterator[Callable[[str, Rejection], No
         draft.chmod(0o600)
         writer = csv.writer(file)
         writer.writerow(["file", "reason", "detail"])
-        yield lambda what, rejection: writer.writerow([what, rejection.reason, rejection.detail]) and None
+        yield lambda what, found: writer.writerow(map(harmless, (what, found.reason, found.detail))) and None
         file.flush()
         os.fsync(file.fileno())
     draft.replace(cohort_dir / QUARANTINE)
@@ -263,11 +289,11 @@ def _finish(writer: CohortWriter, labels: LabelsCsv, tally: _Tally) -> IngestSum
         matched, unmatched, lines = batch.label(labels.columns, LISTED_LINES)
     writer.finish()
     patients, images = writer.totals()
-    if images and unmatched and not matched:
+    if images and (unmatched or tally.unusable) and not matched:
         raise DataError(
             f"{labels.path}: no {labels.key} of this file is in the cohort",
             allowed=f"the values of {labels.key} in the DICOM files, written exactly alike",
-            do="correct the CSV and ingest again; the images are stored, and are not read again",
+            do="correct the CSV, its empty keys and missing commas too, and ingest again; the images stay stored",
         )
     return IngestSummary(
         read=tally.read,
@@ -281,6 +307,9 @@ def _finish(writer: CohortWriter, labels: LabelsCsv, tally: _Tally) -> IngestSum
         unlabelled=writer.unlabelled([column for column in labels.columns if column != MANUFACTURER]),
         unmatched=unmatched,
         unmatched_lines=lines,
+        unusable=len(tally.unusable),
+        unusable_lines=tuple(tally.unusable[:LISTED_LINES]),
+        shared=writer.shared(),
     )
 
 
@@ -322,7 +351,7 @@ def ingest_table(
     layout = Layout("table", features=tuple(features), recipe=recipe)
     pseudonyms = _pseudonyms(key)
     wanted = [*features, *label_columns, *([patient_column] if patient_column else [])]
-    header = _check_columns(table_csv, rows(table_csv, columns=columns), wanted)
+    header = _check_columns(table_csv, checked_header(table_csv, columns), wanted)
     label_columns = with_manufacturer(label_columns, header)
     with storage(cohort_dir), CohortWriter(cohort_dir, layout, key, withdrawn=withdrawn) as writer:
         with _quarantine_list(cohort_dir) as write:
@@ -332,17 +361,20 @@ def ingest_table(
             while some := list(islice(source, 1024)):
                 with writer.batch() as batch:
                     for row in some:
-                        outcome = _example(row, features, patient_column, constants, pseudonyms, seen)
+                        cells = row.cells or {}
+                        outcome = (
+                            _example(cells, features, patient_column, constants, pseudonyms, seen) if cells else RAGGED
+                        )
                         if isinstance(outcome, Rejection):
                             tally.reject(f"{table_csv}, line {row.line}", outcome)
                             continue
                         if outcome.patient in writer.withdrawn:
                             tally.reject(WITHHELD, WITHDRAWN)
                             continue
-                        told = [label(row.cells[column]) for column in label_columns]
-                        batch.stage(outcome.instance, row.line, told)
-                        if batch.owner(outcome.instance) is None:
-                            patient, instance = outcome.patient, outcome.instance
+                        told = [label(cells[column]) for column in label_columns]
+                        patient, instance = outcome.patient, outcome.instance
+                        batch.stage(instance, row.line, told)
+                        if not batch.holds(patient, instance):
                             batch.add(patient=patient, study=b"", instance=instance, rows=outcome.values)
                             tally.fresh += 1
                         else:
@@ -357,23 +389,20 @@ class _Example:
     values: np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
-def _check_columns(path: Path, source: Iterator[Row], wanted: Sequence[str]) -> Collection[str]:
-    """The names of all columns. Raises: DataError, when a wanted one is absent or there is no row."""
-    first = next(source, None)
-    if first is None:
-        raise DataError(f"{path}: holds no rows", do="name a CSV with a header and one row for each example")
-    absent = [column for column in wanted if column not in first.cells]
+def _check_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> Sequence[str]:
+    """The names of all columns. Raises: DataError, when a wanted one is absent."""
+    absent = [column for column in wanted if column not in header]
     if absent or not wanted:
         raise DataError(
             f"{path}: no column {', '.join(map(repr, absent))}",
-            allowed=", ".join(first.cells),
+            allowed=", ".join(header),
             do="correct the names of features, labels and patient",
         )
-    return first.cells.keys()
+    return header
 
 
 def _example(
-    row: Row,
+    cells: Mapping[str, str],
     features: Sequence[str],
     patient_column: str | None,
     constants: Mapping[str, float],
@@ -383,7 +412,7 @@ def _example(
     """One row, checked. Rows that say the same are told apart by how often they were met."""
     values = []
     for feature in features:
-        cell = row.cells[feature]
+        cell = cells[feature]
         if cell in MISSING:
             if feature not in constants:
                 return Rejection(f"column {feature} is missing")
@@ -393,16 +422,16 @@ def _example(
             values.append(float(cell))
         except ValueError:
             return Rejection(f"column {feature} is not a number", cell)
-        if not math.isfinite(values[-1]) or abs(values[-1]) > np.finfo(np.float32).max:
+        if not math.isfinite(values[-1]) or abs(values[-1]) > GREATEST:
             return Rejection(f"column {feature} is not a finite number", cell)
     named = [*features, patient_column] if patient_column else features
-    content = pseudonyms.of("row", "\0".join(row.cells[name] for name in named))
+    content = pseudonyms.exact("row", "\0".join(cells[name] for name in named))
     seen[content] += 1
-    instance = pseudonyms.of("row", f"{content.hex()} {seen[content]}")
+    instance = pseudonyms.exact("row", f"{content.hex()} {seen[content]}")
     if patient_column is None:
         patient = instance
-    elif row.cells[patient_column] in MISSING:
+    elif cells[patient_column] in MISSING:
         return Rejection(f"column {patient_column} is missing")
     else:
-        patient = pseudonyms.patient(row.cells[patient_column])
+        patient = pseudonyms.patient(cells[patient_column])
     return _Example(patient, instance, np.array([values], np.float32))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from wardround.errors import ConfigError, StorageError
+from wardround.files import write_atomically
 
 PSEUDONYM_KEY = "secret.key"
 PSEUDONYM_KEY_BYTES = 32
@@ -66,7 +67,7 @@ def create_node_key(home: Path) -> str:
                 serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
             ),
         )
-        (home / PUBLIC).write_text(public_text(key) + "\n", encoding="ascii")
+        write_atomically(home / PUBLIC, f"{public_text(key)}\n".encode())
     except OSError as error:
         raise StorageError(f"{home / PRIVATE} cannot be written ({error.strerror})", do="check the disk") from None
     return public_text(key)
@@ -110,7 +111,7 @@ def write_card(home: Path, *, name: str, declared_patients: int, public_key: str
     card = {"name": name, "public_key": public_key, "declared_patients": declared_patients}
     card |= {"delta": delta} if delta else {}
     try:
-        path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, f"{json.dumps(card, indent=2)}\n".encode())
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
     return path

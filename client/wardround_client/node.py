@@ -29,11 +29,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message
 
 from wardround.errors import FederationError, MessageError, Untrusted, WardroundError
+from wardround.proxies import proxy_for
 from wardround.wire import LIMIT_BYTES
 from wardround_client.app import CANNOT_ANSWER, ERROR_CODE, Answers, reply_to
+from wardround_client.clock_skew import TOLERATED_S, Clock
 from wardround_client.explain import KeyRefused, explained
 from wardround_client.fleet import (
-    ENVELOPE_BYTES,
     INVALID_BUNDLE,
     Coordinator,
     FleetHttpClient,
@@ -46,6 +47,7 @@ from wardround_client.fleet import (
     content_of,
 )
 from wardround_client.node_number import NodeNumber
+from wardround_flower.parts import ENVELOPE_BYTES
 
 POLL_S = 0.25
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
@@ -76,6 +78,7 @@ class Node:
         largest_request: bytes of the largest blob that an approved agreement can bring, asked at each message.
         memory: a small file that remembers the node's number, to come back at once after a crash.
         report: told whenever the link changes, with a sentence for a person.
+        clock: this machine's.
         poll_s: how long an idle node waits before it asks again.
     """
 
@@ -89,11 +92,13 @@ class Node:
         *,
         largest_request: Callable[[], int] = lambda: LIMIT_BYTES,
         report: Callable[[Link, str], None] = lambda link, detail: None,
+        clock: Clock | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._coordinator, self._key, self._answer = coordinator, key, answer
         self._approved_bundles, self._largest_request = approved_bundles, largest_request
         self._number, self._report, self._poll_s = NodeNumber(memory, coordinator.address), report, poll_s
+        self._clock = clock or Clock()
         self._session: Session | None = None
         self._work: Work | None = None
 
@@ -111,12 +116,14 @@ class Node:
         """
         wait_s, failing_since = FIRST_WAIT_S, time.monotonic()
         met = False  # whether this process was ever connected
-        self._report(Link.CONNECTING, f"connecting to {self._coordinator.address}")
-        with connect(self._coordinator, self._key, self._allowed) as client:
+        address, ca_pem = self._coordinator.address, self._coordinator.ca_pem
+        with connect(self._coordinator, self._key, self._allowed, self._clock) as client:
+            proxy = proxy_for(self._coordinator.host)
+            self._report(Link.CONNECTING, f"connecting to {address}{f' through the proxy {proxy}' if proxy else ''}")
             try:
                 while not stop.is_set():
                     try:
-                        with explained(self._coordinator.address):
+                        with explained(address, ca_pem, proxy):
                             busy = self._step(client)
                     except WardroundError as error:
                         late = give_up_after_s is not None and time.monotonic() - failing_since >= give_up_after_s
@@ -128,7 +135,7 @@ class Node:
                         stop.wait(pause_s)
                         continue
                     if not met or wait_s > FIRST_WAIT_S:
-                        self._report(Link.CONNECTED, f"connected to {self._coordinator.address}")
+                        self._report(Link.CONNECTED, f"connected to {address}{self._clocks()}")
                     met, wait_s, failing_since = True, FIRST_WAIT_S, time.monotonic()
                     if not busy:
                         stop.wait(self._poll_s)
@@ -136,6 +143,11 @@ class Node:
                 if self._session:
                     self._session.end()
                 self._report(Link.STOPPED, "stopped")
+
+    def _clocks(self) -> str:
+        """What is to be said of the clocks behind the address."""
+        apart = self._clock.sentence()
+        return f"; {apart}: more than {TOLERATED_S / 60:g} minutes, and nothing is answered any more" if apart else ""
 
     def _allowed(self) -> int:
         """Bytes of the largest message, as Flower sends it."""
@@ -197,6 +209,6 @@ class Node:
         return reply_to(work.head, self._answer, content)
 
     def _begin(self, client: FleetHttpClient) -> Session:
-        session = Session.begin(client, self._key, self._coordinator.address, self._number.read())
+        session = Session.begin(client, self._key, self._coordinator.address, self._number.read(), self._clock)
         self._number.write(session.number)
         return session

@@ -7,6 +7,8 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
+from wardround.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,6 @@ class NodeNumber:
         """Remember it. What cannot be written costs time after a crash, and nothing else."""
         try:
             text = json.dumps({"address": self._address, "node_id": number})
-            self._file.write_text(text + "\n", encoding="utf-8")
+            write_atomically(self._file, f"{text}\n".encode())
         except OSError as error:
             log.warning("%s cannot be written (%s): a crash will cost time", self._file, error.strerror)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -19,7 +20,11 @@ from wardround.errors import PolicyRefusal
 from wardround.models import Model
 from wardround.schedule import Schedule
 from wardround.wire import RoundRequest, Vector
-from wardround_client.config import HospitalConfig
+from wardround_client.config import HospitalConfig, Policy
+
+BYTES_PER_NUMBER = 4  # float32
+Rule = tuple[str, str, str, bool]
+"""(rule, asked, allowed, whether it holds)."""
 
 
 def check(
@@ -36,58 +41,126 @@ def check(
 
     Raises: PolicyRefusal, for the first rule that is broken.
     """
-    for rule, asked, allowed, holds in _rules(config, federation, schedule, calibration, model):
+    _hold(_rules_of_privacy(config, federation, schedule, calibration))
+    check_sizes(config, federation)
+    _hold(_rules_of_learning(config, federation))
+    _hold(_rules_of_model(config.policy, len(federation.task.classes), schedule, calibration, model))
+
+
+def check_sizes(config: HospitalConfig, federation: Federation, base: Path | None = None) -> None:
+    """Refuse sizes before anything of that size is read or built.
+
+    Args:
+        config: the hospital's own.
+        federation: the agreement.
+        base: the folder of its encoder's file; None leaves that file alone.
+
+    Raises: PolicyRefusal.
+    """
+    _hold(_rules_of_size(config.policy, federation, base))
+
+
+def _hold(rules: Iterator[Rule]) -> None:
+    for rule, asked, allowed, holds in rules:
         if not holds:
             raise PolicyRefusal(f"policy.{rule}", asked=asked, allowed=allowed)
 
 
-def _rules(
-    config: HospitalConfig, federation: Federation, schedule: Schedule, calibration: Calibration, model: Model
-) -> Iterator[tuple[str, str, str, bool]]:
-    """(rule, asked, allowed, whether it holds). Comparisons are written so that NaN never holds."""
-    policy, privacy = config.policy, federation.privacy
+# Comparisons are written so that NaN never holds.
 
-    noise = calibration.least_noise()
-    least = policy.least_noise_multiplier
-    yield "least_noise_multiplier", f"{noise:.4g}", f"at least {least:g}", noise >= least
 
-    clip, most = privacy.clip_norm, policy.greatest_clip_norm
-    yield "greatest_clip_norm", f"{clip:g}", f"at most {most:g}", clip <= most
+def _at_most(policy: Policy, name: str, asked: float) -> Rule:
+    limit = getattr(policy, f"greatest_{name}")
+    return f"greatest_{name}", _number(asked), f"at most {_number(limit)}", asked <= limit
 
-    patients, fewest = config.hospital.declared_patients, policy.least_patients
-    yield "least_patients", f"a cohort of {patients} declared", f"at least {fewest}", patients >= fewest
 
+def _at_least(policy: Policy, name: str, asked: float) -> Rule:
+    limit = getattr(policy, f"least_{name}")
+    return f"least_{name}", _number(asked), f"at least {_number(limit)}", asked >= limit
+
+
+def _among(rule: str, asked: Iterable[str], allowed: Collection[str]) -> Rule:
+    extra = sorted({each for each in asked if each not in allowed})
+    return rule, ", ".join(extra)[:200], ", ".join(allowed)[:200] or "none", not extra
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _rules_of_privacy(
+    config: HospitalConfig, federation: Federation, schedule: Schedule, calibration: Calibration
+) -> Iterator[Rule]:
+    policy, privacy, declared = config.policy, federation.privacy, config.hospital.declared_patients
+    yield _at_least(policy, "noise_multiplier", calibration.least_noise())
+    yield _at_most(policy, "epsilon", privacy.epsilon)
+    yield _at_least(policy, "clip_norm", privacy.clip_norm)
+    yield _at_most(policy, "clip_norm", privacy.clip_norm)
+    fewest = policy.least_patients
+    yield "least_patients", f"a cohort of {declared} declared", f"at least {fewest}", declared >= fewest
+    yield _among("questions", {plan.question for plan in schedule.rounds if plan.times}, policy.questions)
     steps = max((plan.times for plan in schedule.rounds if plan.trains), default=0)
-    limit = policy.greatest_gradients_per_round
-    yield "greatest_gradients_per_round", f"{steps}", f"at most {limit}", steps <= limit
+    yield _at_most(policy, "gradients_per_round", steps)
+    yield _at_most(policy, "rounds", len(schedule))
+    rate = calibration.sampling_rate
+    yield "greatest_sampling_rate", _number(rate), "above 0", rate > 0
+    yield _at_most(policy, "sampling_rate", rate)
+    yield _at_most(policy, "images_per_patient", privacy.images_per_patient)
 
-    rounds, longest = len(schedule), policy.greatest_rounds
-    yield "greatest_rounds", f"{rounds}", f"at most {longest}", rounds <= longest
 
-    rate, fastest = calibration.sampling_rate, policy.greatest_sampling_rate
-    yield "greatest_sampling_rate", f"{rate:.4g}", f"at most {fastest:g}", 0 < rate <= fastest
+def _rules_of_learning(config: HospitalConfig, federation: Federation) -> Iterator[Rule]:
+    """Whatever the algorithm is: a setting that it does not use today is bounded as well."""
+    policy, choice, privacy = config.policy, federation.algorithm, federation.privacy
+    yield _among("algorithms", [choice.name], policy.algorithms)
+    yield _at_most(policy, "local_steps", choice.local_steps)
+    yield _at_most(policy, "local_batches", choice.local_batches)
+    yield _at_least(policy, "local_learning_rate", choice.local_learning_rate)
+    yield _at_most(policy, "local_learning_rate", choice.local_learning_rate)
+    yield _at_most(policy, "proximal", choice.proximal)
+    yield _at_least(policy, "regularization", choice.regularization)
+    yield _at_most(policy, "regularization", choice.regularization)
+    yield _at_most(policy, "patients_per_episode", privacy.patients_per_episode)
+    yield _at_most(policy, "episodes", privacy.episodes(config.hospital.declared_patients))
+    yield _at_least(policy, "support_share", privacy.support_share)
+    yield _at_most(policy, "support_share", privacy.support_share)
 
-    images, many = privacy.images_per_patient, policy.greatest_images_per_patient
-    yield "greatest_images_per_patient", f"{images}", f"at most {many}", images <= many
 
-    family = federation.model.family
-    yield "families", family, ", ".join(policy.families) or "none", family in policy.families
+def _rules_of_size(policy: Policy, federation: Federation, base: Path | None) -> Iterator[Rule]:
+    task, model = federation.task, federation.model
+    yield _among("families", [model.family], policy.families)
+    yield _among("labels", task.classes, policy.labels or task.classes)
+    yield _at_most(policy, "classes", len(task.classes))
+    yield _at_most(policy, "image_size_px", task.image_size_px)
+    yield _at_most(policy, "variants", task.variants)
+    yield _at_most(policy, "features", max(model.features, len(task.features)))
+    yield _at_most(policy, "embedding", model.embedding)
+    yield _at_most(policy, "width", model.width)
+    for name, values in (
+        ("centre", task.centre),
+        ("spread", task.spread),
+        ("1 / spread", [math.inf if value < 1e-300 else 1 / value for value in task.spread]),
+    ):
+        yield _magnitude_rule(policy, name, max(map(abs, values), default=0.0))
+    if base is not None and model.encoder != "builtin":
+        file = base / model.encoder
+        yield _at_most(policy, "encoder_bytes", file.stat().st_size if file.is_file() else 0)
 
-    parameters, largest = model.layout.size, policy.greatest_parameters
-    yield "greatest_parameters", f"{parameters}", f"at most {largest}", parameters <= largest
 
-    foreign = [code for code in federation.task.classes if policy.labels and code not in policy.labels]
-    yield "labels", ", ".join(foreign)[:200], ", ".join(policy.labels)[:200], not foreign
-
-    asked = {plan.question for plan in schedule.rounds if plan.times}
-    extra = sorted(asked - set(policy.questions))
-    yield "questions", ", ".join(extra), ", ".join(policy.questions) or "none", not extra
-
+def _rules_of_model(
+    policy: Policy, classes: int, schedule: Schedule, calibration: Calibration, model: Model
+) -> Iterator[Rule]:
+    yield _at_most(policy, "parameters", model.layout.size)
     mixing = sorted(mixing_layers(model))
     yield "model", ", ".join(mixing)[:200], "layers that keep patients apart, such as GroupNorm", not mixing
-
     finite = all(math.isfinite(calibration.noise_multiplier(plan.question)) for plan in schedule.rounds)
     yield "model", "answers without a finite noise", "finite noise", finite
+    longest = max(model.layout.size, classes**2)  # class means fit into a head, and statistics are shorter
+    yield _at_most(policy, "answer_bytes", BYTES_PER_NUMBER * longest)
+
+
+def _magnitude_rule(policy: Policy, name: str, magnitude: float) -> Rule:
+    limit = policy.greatest_magnitude
+    return "greatest_magnitude", f"{name} of magnitude {magnitude:.4g}", f"at most {limit:g}", magnitude <= limit
 
 
 def check_request(config: HospitalConfig, request: RoundRequest) -> None:
@@ -99,18 +172,13 @@ def check_request(config: HospitalConfig, request: RoundRequest) -> None:
 
     Raises: PolicyRefusal.
     """
-    limit = config.policy.greatest_magnitude
     found = {
         "theta": _magnitude(request.theta),
         "shift": _magnitude(request.shift),
         "scale": _magnitude(request.scale),
         "1 / scale": 1 / float(request.scale.min()) if request.scale.size else 0.0,
     }
-    for name, magnitude in found.items():
-        if not magnitude <= limit:
-            raise PolicyRefusal(
-                "policy.greatest_magnitude", asked=f"{name} of magnitude {magnitude:.4g}", allowed=f"at most {limit:g}"
-            )
+    _hold(_magnitude_rule(config.policy, name, magnitude) for name, magnitude in found.items())
 
 
 def _magnitude(vector: Vector) -> float:

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from wardround.errors import StorageError
 from wardround_client.adapted import Adapted
-from wardround_client.batches import in_even_batches
 from wardround_client.cohort import UNKNOWN, normalised
 from wardround_client.dicom import Instance, Pseudonyms, Rejection
 from wardround_client.dicom.workers import outcomes
 from wardround_client.examples import SEPARATOR
 from wardround_client.heatmap import heat_map, picture
 from wardround_client.ingest import recipe_of
+from wardround_client.isolated import image_by_image
 from wardround_client.nearest import Case, nearest
 from wardround_client.sources import dicom_folder
 from wardround_client.spreadsheet import harmless
@@ -38,7 +38,6 @@ FOLDER = "predictions"
 """In a hospital's home: what was not sent elsewhere with --out."""
 _LIST = "predictions.json"
 _WHITE = 65535
-_AT_ONCE = 16  # images; as the cohort is encoded
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _images(
     """Each image of a file, float32 [channels, S, S] in [0, 1], and what is said of it."""
     images = torch.from_numpy(instance.images.astype(np.float32) / _WHITE).to(device)
     with torch.no_grad():
-        z = in_even_batches(adapted.learner.loss.model.encode, images, _AT_ONCE)
+        z = image_by_image(adapted.learner.loss.model.encode, images)
     probabilities = adapted.learner.probabilities(adapted.fitted, z).tolist()
     for number, (x, row, cases) in enumerate(zip(images, probabilities, nearest(adapted, z), strict=True)):
         yield (
@@ -262,7 +261,7 @@ def _table(path: Path, lines: Sequence[Mapping[str, Any]], columns: Sequence[str
     names = [*columns, *(f"probability of {name}" for name in classes)]
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow(map(harmless, names))
     writer.writerows([harmless(line[name]) for name in names] for line in lines)
     _text(path, file.getvalue())
 

@@ -1,4 +1,10 @@
-"""A hospital's whole round, top to bottom: a blob arrives, a blob leaves, and nothing else does."""
+"""A hospital's whole round, top to bottom: a blob arrives, a blob leaves, and nothing else does.
+
+There is a wall in it: the reservation. Before it everything is public, and may be refused in words. Behind it patients
+are looked at, and from there a round ends in one way only, a reply with noise. The reply of noise alone, an answer
+about nobody, is ready before the wall; it leaves where the answer cannot be computed, whatever the reason, and where
+the reservation was made before, by a process that died. A reservation is computed once.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +22,22 @@ from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
 from wardround.meta import algorithm_named
 from wardround.models import Objective
-from wardround.models.scaling import log_odds, log_prior
+from wardround.models.scaling import log_odds, log_prior, no_scaling
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import RoundPlan, answer_size
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
+from wardround_client import one_life
 from wardround_client.agreement import Agreement
 from wardround_client.examples import Examples
 from wardround_client.hospital import Hospital
+from wardround_client.isolated import fresh
 from wardround_client.policy import check_request
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.receipt import layout_of
+from wardround_client.privacy.rehearsal import Rehearsal
 from wardround_client.seen import remember
 
+_GREATEST = 1e30  # of a number in an answer: its square is a float64, and nothing that learns is near it
 log = logging.getLogger(__name__)
 
 
@@ -83,10 +93,13 @@ class _Asked:
 
 def _admit(hospital: Hospital, header: RequestHeader, blob: bytes) -> _Asked:
     """What may be asked. Sees no patient, so the words of its refusals may leave. Raises: WardroundError."""
+    # 0. One home, one life: what the coordinator has of this hospital is in this ledger.
+    one_life.check(hospital, header)
     # 1. Only what was approved, within its own schedule, well formed, and of numbers that can be computed with.
     if hospital.paused.is_set():
         raise PolicyRefusal("pause", asked="a round", allowed="none until the hospital resumes")
     agreement = hospital.agreement(header.federation)
+    hospital.permit(header.federation, header.run)
     plan = _plan(agreement, header.round)
     model = agreement.model
     request = RoundRequest.unpack(blob, size=model.layout.size, scaling_size=model.scaling_size)
@@ -102,9 +115,28 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
     if stored := ledger.stored_reply(header.run, header.round, asked.request_sha256):
         return stored
 
-    # 3. Money is counted before it is spent: the reservation is on disk before the first answer is computed.
+    # 3. What may raise raises here, where nobody is looked at: the whole answer, about nobody.
+    rows, prior = rows_for(agreement.calibration, plan), _own_prior(hospital, header.run, agreement)
+    price = ledger.price_of_run(header.run, header.round, rows, hospital.config.delta)
+    described, layout = _reply_header(hospital, header, price), layout_of(plan.question, agreement.model)
     examples = hospital.examples(agreement)
-    rows = rows_for(agreement.calibration, plan)
+
+    def answer_about(some: Examples) -> tuple[bytes, float]:
+        """The packed reply, and the length of what it holds."""
+        cohort = open_cohort(
+            some,
+            calibration=agreement.calibration,
+            privacy=agreement.federation.privacy,
+            declared_patients=hospital.config.hospital.declared_patients,
+            reserved=rows,
+        )
+        result = ask(plan, cohort, asked.request, agreement, prior, hospital.device)
+        return RoundReply(described, result.numpy()).pack(), float(result.double().norm())
+
+    _rehearse(hospital, agreement, plan)
+    noise_alone = answer_about(examples.nobody)
+
+    # 4. Money is counted before it is spent: the reservation is on disk before the first answer is computed.
     reservation = ledger.reserve(
         run=header.run,
         round=header.round,
@@ -117,28 +149,48 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
         budget=hospital.budget,
     )
 
-    # 4. The algorithm asks; what it makes of the answers is post-processing.
-    cohort = open_cohort(
-        examples,
-        calibration=agreement.calibration,
-        privacy=agreement.federation.privacy,
-        declared_patients=hospital.config.hospital.declared_patients,
-        reserved=rows,
-    )
-    result = ask(plan, cohort, asked.request, agreement, _own_prior(hospital, header.run, agreement), hospital.device)
+    # 5. The algorithm asks, once; what it makes of the answers is post-processing.
+    reply, norm = hospital.unreleased.get(reservation.seq, noise_alone)
+    if reservation.first:
+        try:
+            reply, norm = answer_about(examples)
+        except Exception:  # its text may hold data: it stays in the hospital's own log
+            log.exception("run %s round %d could not be computed: its reply is noise alone", header.run, header.round)
+    elif reservation.seq not in hospital.unreleased:
+        log.warning("run %s round %d was reserved before: its reply is noise alone", header.run, header.round)
+    hospital.unreleased = {reservation.seq: (reply, norm)}
 
-    # 5. Stored, with its receipt, before it may leave.
-    reply = RoundReply(
-        _reply_header(hospital, header, ledger.spent_by_run(header.run, hospital.config.delta)),
-        result.detach().float().cpu().numpy(),
-    ).pack()
-    layout = layout_of(plan.question, agreement.model)
-    released = ledger.release(reservation, reply, norm=float(result.norm()), layout=layout)
+    # 6. Stored, with its receipt, before it may leave. Where the disk is full it is kept, and stored another time.
+    released = ledger.release(reservation, reply, norm=norm, layout=layout)
+    hospital.unreleased = {}
 
-    # 6. The model that was asked about stays here, for use at home. No patient is in it, and the reply is what it was.
+    # 7. The model that was asked about stays here, for use at home. No patient is in it, and the reply is what it was.
     if not ledger.in_memory:
         remember(hospital.home, asked.request)
     return released
+
+
+def _rehearse(hospital: Hospital, agreement: Agreement, plan: RoundPlan) -> None:
+    """Once for each question of an agreement. Raises: PolicyRefusal, where this machine cannot compute it."""
+    key, model = (agreement.federation.digest, plan.question), agreement.model
+    if key in hospital.rehearsed:
+        return
+    invented = Rehearsal(agreement.federation, model, hospital.config.hospital.declared_patients, hospital.device)
+    d = model.scaling_size
+    start = RoundRequest(
+        RequestHeader(run="rehearsal", federation=agreement.federation.digest, round=plan.number),
+        *(each.numpy() for each in (model.initial(), *no_scaling(d))),
+    )
+    try:
+        ask(plan, invented, start, agreement, None, hospital.device)
+    except (MemoryError, RuntimeError):  # nobody's data are in it
+        log.exception("%s cannot be rehearsed", plan.question)
+        raise PolicyRefusal(
+            "device",
+            asked=f"{plan.question}, which this machine cannot compute",
+            allowed="what fits into its memory",
+        ) from None
+    hospital.rehearsed.add(key)
 
 
 def _plan(agreement: Agreement, number: int) -> RoundPlan:
@@ -156,10 +208,27 @@ def ask(
     prior: Tensor | None,
     device: torch.device,
 ) -> Tensor:
-    """The round's one question -> float32 [answer_size]."""
+    """The round's one question -> float32 [answer_size], on the CPU, finite: see `_finite`."""
+    return _finite(_asked_of(plan, cohort, request, agreement, prior, device).detach().float().cpu())
+
+
+def _finite(answer: Tensor) -> Tensor:
+    """What post-processing made infinite is set to public numbers, before anything packs or measures it."""
+    return torch.nan_to_num(answer, nan=0.0, posinf=_GREATEST, neginf=-_GREATEST).clamp(-_GREATEST, _GREATEST)
+
+
+def _asked_of(
+    plan: RoundPlan,
+    cohort: Cohort,
+    request: RoundRequest,
+    agreement: Agreement,
+    prior: Tensor | None,
+    device: torch.device,
+) -> Tensor:
     model, choice = agreement.model, agreement.federation.algorithm
+    # Copied into torch's own memory, whose alignment is always the same (`wardround_client.isolated`).
     theta, shift, scale = (
-        torch.from_numpy(array.copy()).to(device) for array in (request.theta, request.shift, request.scale)
+        fresh(torch.from_numpy(array.copy())).to(device) for array in (request.theta, request.shift, request.scale)
     )
     algorithm = algorithm_named(choice.name)
     loss = Objective(model, shift, scale, None if prior is None else prior.to(device))

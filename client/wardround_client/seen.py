@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from wardround.files import write_atomically
+from wardround.files import private_folder, write_atomically
 from wardround.release import Release
 from wardround.wire import RoundRequest
 
@@ -35,7 +35,7 @@ def remember(home: Path, request: RoundRequest) -> None:
     theta, shift, scale = (torch.from_numpy(array.copy()) for array in (request.theta, request.shift, request.scale))
     path = last_seen(home, header.federation)
     try:
-        path.parent.mkdir(exist_ok=True)
+        private_folder(path.parent)
         write_atomically(path, Release(header.run, header.federation, header.round, theta, shift, scale).pack())
     except Exception as error:  # whatever it is, the reply is worth more
         log.warning("%s could not be written (%s): `adapt` will need --model", path, error)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydicom.datadict import tag_for_keyword
 
 from wardround.errors import DataError
+from wardround.given import open_table
 from wardround_client.cohort import MANUFACTURER
 
 KEY_COLUMNS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
@@ -28,7 +29,7 @@ class Listed:
     unreadable: str = ""
 
     def fingerprint(self) -> str:
-        """Changes whenever the file might have: path, size, times of change."""
+        """Changes whenever the file might have: path, size, times of change. "" when nobody can tell."""
         try:
             stat = self.path.stat()
         except OSError:
@@ -51,7 +52,7 @@ def dicom_folder(source_dir: Path, *, leave_out: Sequence[Path] = ()) -> Iterato
     root = source_dir.absolute()
     if not root.is_dir():
         raise DataError(f"{source_dir} is not a folder", do="name the folder that holds the DICOM files")
-    skipped = {path.resolve() for path in leave_out}
+    skipped = {os.path.realpath(path) for path in leave_out}
     unreadable: list[Listed] = []
 
     def note(error: OSError) -> None:
@@ -61,9 +62,9 @@ def dicom_folder(source_dir: Path, *, leave_out: Sequence[Path] = ()) -> Iterato
         here = Path(folder)
         yield from _drain(unreadable)
         links = [name for name in folders if (here / name).is_symlink()]
-        folders[:] = sorted(n for n in folders if n not in links and (here / n).resolve() not in skipped)
+        folders[:] = sorted(n for n in folders if n not in links and os.path.realpath(here / n) not in skipped)
         for name in sorted(names):
-            if (here / name).resolve() not in skipped:
+            if os.path.realpath(here / name) not in skipped:  # Path.resolve fails at a link to itself
                 yield Listed(here / name)
         for name in sorted(links):
             yield Listed(here / name, "link to a folder, not followed")
@@ -77,10 +78,10 @@ def _drain(entries: list[Listed]) -> Iterator[Listed]:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a CSV. line: where it stands, for messages. cells: by column, stripped."""
+    """One line of a CSV. line: where it stands, for messages. cells: by column, stripped; None: too few or too many."""
 
     line: int
-    cells: dict[str, str]
+    cells: dict[str, str] | None
 
 
 def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -91,22 +92,19 @@ def rows(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
         columns: the names of the columns of a file without a header; None when its first line is the header.
 
     Raises:
-        DataError: absent, empty, not UTF-8, a column named twice or not at all, a row of another length.
+        DataError: absent, empty, not UTF-8, not CSV, a column named twice or not at all.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_table(path) as file:
             reader = csv.reader(file, strict=True)
             header = [cell.strip() for cell in (columns if columns is not None else next(reader, []))]
             _check_header(path, header)
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
-                if len(cells) != len(header):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: {len(cells)} cells, but there are {len(header)} columns",
-                        do="correct that line; a cell that holds a comma needs quotes",
-                    )
-                yield Row(reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True)))
+                fits = len(cells) == len(header)
+                told = dict(zip(header, (cell.strip() for cell in cells), strict=True)) if fits else None
+                yield Row(reader.line_num, told)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", do="name an existing CSV file") from None
     except UnicodeDecodeError:
@@ -142,7 +140,7 @@ class LabelsCsv:
             DataError: unreadable; no key column or several; no label column; a column that holds an attribute of
                 the patient (PatientName, PatientBirthDate ...) and was not asked for by name.
         """
-        header = _header(path)
+        header = checked_header(path)
         keys = [column for column in header if column in KEY_COLUMNS]
         if len(keys) != 1:
             found = " and ".join(keys) or "none of them"
@@ -171,12 +169,12 @@ class LabelsCsv:
         return cls(path, keys[0], with_manufacturer(columns, header))
 
     def rows(self) -> Iterator[tuple[int, str, tuple[str | None, ...]]]:
-        """(line, key, labels); a missing label is None. Raises: DataError, also for an empty key."""
+        """(line, key, labels); a missing label is None; a line without a key, or with too few cells, has the key ""."""
         for row in rows(self.path):
-            key = row.cells[self.key]
-            if not key:
-                raise DataError(f"{self.path}, line {row.line}: {self.key} is empty", do="fill it in, or drop the line")
-            yield row.line, key, tuple(label(row.cells[column]) for column in self.columns)
+            if row.cells is None or not row.cells[self.key]:
+                yield row.line, "", ()
+            else:
+                yield row.line, row.cells[self.key], tuple(label(row.cells[column]) for column in self.columns)
 
 
 def with_manufacturer(columns: Sequence[str], header: Collection[str]) -> tuple[str, ...]:
@@ -189,7 +187,14 @@ def label(cell: str) -> str | None:
     return None if cell in MISSING else cell
 
 
-def _header(path: Path) -> list[str]:
-    for row in rows(path):
-        return list(row.cells)
-    raise DataError(f"{path}: holds no rows", do="write one row for each key")
+def checked_header(path: Path, columns: Sequence[str] | None = None) -> list[str]:
+    """The names of all columns. It reads the whole file: a quote left open swallows the lines of others.
+
+    Raises: DataError, for what `rows` does not read, and for a file without rows.
+    """
+    if not sum(1 for _ in rows(path, columns=columns)):
+        raise DataError(f"{path}: holds no rows", do="write a header line and one row for each key or example")
+    if columns is not None:
+        return list(columns)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [cell.strip() for cell in next(csv.reader(file, strict=True))]

@@ -156,9 +156,9 @@ _LABELS = """
 SELECT DISTINCT name, said FROM (
 SELECT c.name AS name, COALESCE(own.value, study.value, patient.value) AS said
 FROM instances i JOIN patients p ON p.id = i.patient JOIN label_columns c
-LEFT JOIN labels own ON own.subject = i.instance AND own.column = c.position
-LEFT JOIN labels study ON study.subject = i.study AND study.column = c.position
-LEFT JOIN labels patient ON patient.subject = p.pseudonym AND patient.column = c.position
+LEFT JOIN labels own ON own.patient = p.id AND own.subject = i.instance AND own.column = c.position
+LEFT JOIN labels study ON study.patient = p.id AND study.subject = i.study AND study.column = c.position
+LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseudonym AND patient.column = c.position
 WHERE p.id = ?) WHERE said IS NOT NULL
 """
 
@@ -231,6 +231,9 @@ def rounds_of(entries: Iterable[Entry]) -> list[Use]:
             rounds[key] = Use(*key, entry.body["federation"], entry.time, None, rate)
         elif entry.kind == "released":
             rounds[key] = replace(rounds[key], released=entry.time)
+        else:  # adopted: another copy of the home asked the same patients
+            rate = min(float(row[1]) for row in entry.body["rows"])
+            rounds.setdefault(key, Use(*key, entry.body["federation"], entry.time, entry.time, rate))
     return list(rounds.values())
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Protocol
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -17,15 +18,23 @@ from pydantic import ValidationError
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, FederationError, MessageError, StorageError, WardroundError
-from wardround.files import Held
+from wardround.files import Held, room_on_disk
+from wardround.text import shown
 from wardround_flower import MESSAGE_TYPE, pack, unpack
+from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.hospitals import Hospital, Registry
+from wardround_server.limits import announced_run
+
+if TYPE_CHECKING:
+    from flwr.superlink.grid.http_grid import HttpGrid
 
 HOME = "WARDROUND_COORDINATOR_HOME"
 COORDINATOR_PID = "WARDROUND_COORDINATOR_PID"
 EVENTS = "events.jsonl"
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
+LAST_LOOK_S = 1.0  # after the deadline, for what is there already
+LONGEST_MESSAGE = 4000  # characters of a failure's text
 log = logging.getLogger(__name__)
 
 app = ServerApp()
@@ -42,52 +51,94 @@ def main(grid: Grid, context: Context) -> None:
     # torch and the models are slow to import: not before Flower has been told that the run is alive.
     from wardround.meta import extended
     from wardround.models import build_model
+    from wardround.schedule import Schedule, answer_size
+    from wardround.wire import reply_bytes
     from wardround_server.rounds import run
 
-    if COORDINATOR_PID in os.environ:  # deployed: the Grid is Flower's own, over HTTP
-        from wardround_server.superlink import ask_again_soon
-
-        ask_again_soon()
-
-    with EventLog(folder) as events:
+    with EventLog(folder) as events, contextlib.ExitStack() as stack:
         try:
+            model = extended(build_model(federation, folder), federation)
+            if COORDINATOR_PID in os.environ:  # deployed: Flower's own Grid over HTTP, and only who is registered
+                from wardround_server.mail import Mail
+
+                longest = max(reply_bytes(answer_size(plan.question, model)) for plan in Schedule.of(federation).rounds)
+                stack.enter_context(announced_run(home, context.run_id, longest))
+                transport = GridTransport(grid, Registry(home).by_node, mail=Mail(_over_http(grid), longest))
+            else:  # a simulation under `flwr run`: nobody registers, and every node is taken at its word
+                transport = GridTransport(grid, dict, everybody=True)
             for event in run(
                 federation,
-                extended(build_model(federation, folder), federation),
-                GridTransport(grid, Registry(home).by_node()),
+                model,
+                transport,
                 Checkpointer(folder),
                 deltas={each.name: each.delta for each in Registry(home) if each.delta is not None},
                 run_name=run_name,
+                answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),
             ):
                 events.write(event)
         except Held:
             raise  # the events are those of the run that is going on: its end is not ours to tell
-        except WardroundError as error:
+        except Exception as error:
+            if type(error).__name__ == "RunNotRunningException":  # somebody stopped it, which is no failure
+                raise
+            known = error if isinstance(error, WardroundError) else _of_flower(error, home)
             events.write(
                 {
                     "event": "failed",
                     "run": run_name,
-                    "error": type(error).__name__,
-                    "message": str(error),
-                    "exit_code": error.exit_code,
+                    "error": type(known).__name__,
+                    "message": shown(known, LONGEST_MESSAGE),
+                    "exit_code": known.exit_code,
                 }
             )
-            raise
+            raise known from error
+
+
+class Mailbox(Protocol):
+    """How replies are fetched."""
+
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
+        """Look once, until a moment of time.monotonic() -> (id of the message, what came back for it)."""
+        ...
+
+    def close(self, sent: Iterable[str], unanswered: Iterable[str]) -> Iterator[tuple[str, WardroundError]]:
+        """The round is over -> what is to be said of replies that did not arrive whole."""
+        ...
 
 
 class GridTransport:
-    """Hospitals behind a Flower Grid. Names are those of `hospitals` (by node id), else the node ids themselves."""
+    """Hospitals behind a Flower Grid.
 
-    def __init__(self, grid: Grid, hospitals: Mapping[int, Hospital]) -> None:
-        self._grid = grid
-        self._names = {node: hospital.name for node, hospital in hospitals.items()}
-        self._declared = {hospital.name: hospital.declared_patients for hospital in hospitals.values()}
+    Args:
+        grid: Flower's.
+        members: the hospitals by node id, as they are now; asked before each round and for each reply.
+        mail: how replies are fetched; default: by the Grid's own `pull_messages`, which trusts who sends.
+        everybody: nodes that are no members are asked too, named by their numbers, and believed. Only in a simulation.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        members: Callable[[], Mapping[int, Hospital]],
+        *,
+        mail: Mailbox | None = None,
+        everybody: bool = False,
+    ) -> None:
+        self._grid, self._members, self._everybody = grid, members, everybody
+        self._mail = mail or _GridMail(grid)
         self._nodes: dict[str, int] = {}
+        self._declared: dict[str, int] = {}
 
     def hospitals(self) -> Sequence[str]:
-        """Names of those that Flower has heard of lately."""
-        self._nodes = {self._names.get(node, str(node)): node for node in self._grid.get_node_ids()}
+        """Names of those that Flower has heard of lately and that may take part."""
+        members = self._members()
+        self._declared = {hospital.name: hospital.declared_patients for hospital in members.values()}
+        self._nodes = {
+            members[node].name if node in members else str(node): node
+            for node in self._grid.get_node_ids()
+            if node in members or self._everybody
+        }
         return sorted(self._nodes)
 
     def declared_patients(self, name: str) -> int | None:
@@ -103,20 +154,42 @@ class GridTransport:
         for name, blob in requests.items():
             messages.append(Message(pack(blob), self._nodes[name], MESSAGE_TYPE, ttl=deadline_s + 60.0))
         # A failure's sender is the SuperLink, so replies are told apart by what they reply to.
-        waiting = {}
+        sent = {}
         for name, identity in zip(names, self._grid.push_messages(messages), strict=True):
             if identity:
-                waiting[identity] = name
+                sent[identity] = name
             else:
                 yield name, FederationError("the message could not be sent")
-        pause = POLL_S
-        while waiting and time.monotonic() < until:
-            for reply in self._grid.pull_messages(list(waiting)):
-                name = waiting.pop(reply.metadata.reply_to_message_id)
-                yield name, _outcome(reply)
-            if waiting:
-                time.sleep(pause)
+        waiting, pause, in_time = dict(sent), POLL_S, True
+        while waiting and in_time:
+            in_time = time.monotonic() < until  # once more after it: what was there in time is counted
+            for identity, outcome in self._mail.collect(list(waiting), until + LAST_LOOK_S):
+                if identity in waiting:
+                    name = waiting.pop(identity)
+                    yield name, outcome if self._may_answer(name) else FederationError("it is not registered any more")
+            if waiting and in_time:
+                time.sleep(max(0.0, min(pause, until - time.monotonic())))
                 pause = min(pause * 1.1, SLOWEST_POLL_S)  # who has not answered soon is computing: leave it the CPU
+        for identity, error in self._mail.close(sent, waiting):
+            yield waiting[identity], error
+
+    def _may_answer(self, name: str) -> bool:
+        """Whether nobody has taken it out since it was asked."""
+        return self._everybody or any(hospital.name == name for hospital in self._members().values())
+
+
+class _GridMail:
+    """Replies by Flower's public Grid, in a simulation: the hospitals are this process's own."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
+        for reply in self._grid.pull_messages(list(waiting)):
+            yield reply.metadata.reply_to_message_id, _outcome(reply)
+
+    def close(self, sent: Iterable[str], unanswered: Iterable[str]) -> Iterator[tuple[str, WardroundError]]:
+        return iter(())
 
 
 class EventLog:
@@ -174,11 +247,29 @@ def _end_with_the_coordinator(home: Path) -> None:
 
 def _outcome(reply: Message) -> bytes | WardroundError:
     if reply.has_error():
-        return FederationError(f"Flower reports error {reply.error.code}: {str(reply.error.reason)[:200]}")
+        return FederationError(f"Flower reports error {reply.error.code}: {shown(reply.error.reason)}")
     try:
         return unpack(reply.content)
     except MessageError as error:
         return error
+
+
+def _over_http(grid: Grid) -> HttpGrid:
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+    if not isinstance(grid, HttpGrid):
+        raise FederationError(f"Flower gave a {type(grid).__name__}", do="install the flwr that wardround names")
+    return grid
+
+
+def _of_flower(error: Exception, home: Path) -> WardroundError:
+    """What Flower raised in the middle of a round, in words."""
+    if not room_on_disk(home):
+        return StorageError(f"the disk of {home} is full", do="make room, then run again with --resume")
+    return FederationError(
+        f"the coordinator did not answer its own run ({type(error).__name__}: {shown(error)})",
+        do="read coordinator.log in the coordinator's home, then run again with --resume",
+    )
 
 
 def _federation(context: Context) -> Federation:

@@ -20,6 +20,7 @@ from wardround.errors import ConfigError, StorageError
 from wardround.files import locked, write_atomically
 from wardround.meta.optimizers import OptimizerState
 from wardround.release import Release, read
+from wardround.wire import Answered
 
 FILE = "checkpoint.safetensors"
 PATIENCE_S = 5.0
@@ -30,7 +31,8 @@ class State:
     """A run between two rounds.
 
     run: its name. federation: `Federation.digest`. round: number of the next round. theta float32 [P]; shift, scale
-    float32 [d]. epsilon: what each hospital said that the run has cost it so far.
+    float32 [d]. epsilon: what each hospital said that the run has cost it so far. answered: each hospital's last answer
+    when the round begins, which its request names; kept, so that a resumed round sends the same bytes.
     """
 
     run: str
@@ -41,6 +43,7 @@ class State:
     scale: Tensor
     optimizer: OptimizerState
     epsilon: Mapping[str, float] = field(default_factory=dict)
+    answered: Mapping[str, Answered] = field(default_factory=dict)
 
 
 class Checkpointer:
@@ -65,7 +68,8 @@ class Checkpointer:
         """Replace the checkpoint. Raises: StorageError; the previous checkpoint is then still whole."""
         model = Release(state.run, state.federation, state.round, state.theta, state.shift, state.scale)
         epsilon = json.dumps(dict(state.epsilon), sort_keys=True)
-        blob = model.pack(state.optimizer.pack(), {"epsilon": epsilon})
+        answered = json.dumps({who: last.model_dump() for who, last in sorted(state.answered.items())})
+        blob = model.pack(state.optimizer.pack(), {"epsilon": epsilon, "answered": answered})
         try:
             write_atomically(self.path, blob)
         except OSError as error:
@@ -92,6 +96,10 @@ class Checkpointer:
                 scale=model.scale,
                 optimizer=OptimizerState.unpack(tensors),
                 epsilon=json.loads(metadata["epsilon"]),
+                answered={
+                    who: Answered.model_validate(last)
+                    for who, last in json.loads(metadata.get("answered", "{}")).items()
+                },
             )
         except FileNotFoundError:
             return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import logging.handlers
 import os
-import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +15,25 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from wardround.certificates import until
 from wardround.config import Name, load_federation
-from wardround.errors import ConfigError, Unreachable
+from wardround.errors import ConfigError, StorageError, Unreachable
+from wardround.files import PrivateLog, private_folder, shut, write_atomically
+from wardround.given import TOML_BYTES, given_text
+from wardround.logs import OneLine
+from wardround.text import shown
 from wardround_server import tls
+from wardround_server.answers import AnswerBook
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
-from wardround_server.hospitals import Registry, load_card
+from wardround_server.hospitals import Card, Registry, load_card
+from wardround_server.limits import Connections
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 impossible file or option, 5 malformed message, "
     "6 the federation cannot go on (unreachable, untrusted, quorum missed), 7 disk, 8 port in use, 130 interrupted."
 )
+LONGEST_LINE = 4000
 app = typer.Typer(no_args_is_help=True, help="The coordinator: it asks hospitals and never sees a patient.")
 console = Console()
 HomeArgument = Annotated[Path, typer.Argument(help="The coordinator's home folder.", show_default=False)]
@@ -39,7 +47,9 @@ def _example(*lines: str) -> str:
 @app.command(epilog=_example("wardround coordinator init ~/coordinator --host fl.example.org --port 9092"))
 def init(
     home: HomeArgument,
-    host: Annotated[str, typer.Option(help="Host name or IP address that hospitals dial.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Host name or IP address that hospitals dial; default: 127.0.0.1, or as it is.")
+    ] = "",
     port: Annotated[int, typer.Option(help="Port that hospitals dial; 0: any free one.", min=0, max=65535)] = 9092,
     listen: Annotated[
         str, typer.Option(help="Address to listen on; default: --host if it is loopback, else all.")
@@ -49,21 +59,26 @@ def init(
 ) -> None:
     """Make a home: certificates, coordinator.toml, an example federation.toml and the hospitals' invitation.toml.
 
-    Done again it keeps what is there and renews only a certificate that no longer fits.
+    Done again it keeps what is there and renews only a certificate that no longer fits. With another --host it writes
+    that into coordinator.toml and the invitation; the certificate then covers the old name and the new one.
     """
     place = Home(home)
-    loopback = host in ("localhost", "127.0.0.1", "::1")
     if not place.config_file.exists():
+        host = host or "127.0.0.1"
+        loopback, six = host in ("localhost", "127.0.0.1", "::1"), ":" in host
         tls.create(place.tls.folder, [host])
         text = COORDINATOR_TOML.format(
             address=host,
-            host=listen or ("127.0.0.1" if loopback else "0.0.0.0"),
+            host=listen or (("::1" if six else "127.0.0.1") if loopback else "::" if six else "0.0.0.0"),
             port=port,
             admin_port=admin_port,
             health_port=health_port,
         )
         place.write("coordinator.toml", text)
     config = place.config()
+    if host and host != config.address:
+        tls.create(place.tls.folder, [host])  # what is no host ends here
+        config = place.move_to(host)
     tls.create(place.tls.folder, [config.address])
     if not (home / "federation.toml").exists():
         place.write("federation.toml", FEDERATION_TOML)
@@ -72,15 +87,77 @@ def init(
     console.print(f"Give {invitation} to each hospital; it answers with a join.json for `coordinator register`.")
 
 
-@app.command(epilog=_example("wardround coordinator register ~/coordinator st-anna/join.json"))
+@app.command(
+    "renew-ca",
+    epilog=_example(
+        "wardround coordinator renew-ca ~/coordinator", "wardround coordinator renew-ca ~/coordinator --switch"
+    ),
+)
+def renew_ca(
+    home: HomeArgument,
+    switch: Annotated[
+        bool, typer.Option("--switch", help="Let the new CA sign from now on, and forget the old one.")
+    ] = False,
+) -> None:
+    """Replace the certificate authority without a day on which nobody connects.
+
+    1. Without --switch a new CA is made beside the old one, and invitation.toml holds both. Each hospital joins again
+    with it, whenever it likes, and keeps its approvals: it then believes either. 2. When all have, or shortly before
+    the old one ends: stop the coordinator, run this with --switch, and start it again.
+    """
+    place = Home(home)
+    config = place.config()
+    try:
+        port = int(place.running()["fleet"])
+        if switch:
+            raise ConfigError("the coordinator is running", do="stop it, run this again, and start it again")
+    except Unreachable:
+        port = config.listen.port
+    tls.renew_ca(place.tls, switch=switch)
+    if switch:
+        tls.create(place.tls.folder, [config.address])
+    invitation = place.invite(config, port)
+    if switch:
+        console.print(f"The new CA signs now. Who has not joined with it yet needs {invitation}.")
+        return
+    console.print(f"A new CA is made; nothing changes yet. Give {invitation} to each hospital: it joins again with it.")
+    console.print(f"When all have: stop the coordinator, then `wardround coordinator renew-ca {home} --switch`.")
+
+
+@app.command(
+    epilog=_example(
+        "wardround coordinator register ~/coordinator st-anna/join.json",
+        "wardround coordinator register ~/coordinator st-anna/join.json --patients 400 --yes",
+    )
+)
 def register(
     home: HomeArgument,
     card: Annotated[Path, typer.Argument(help="The hospital's join.json.", show_default=False)],
+    patients: Annotated[
+        int, typer.Option(help="Count it with so many patients; 0: as it declares.", min=0, max=10**9)
+    ] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask. Nobody is asked where there is no terminal.")] = False,
 ) -> None:
-    """Let a hospital take part. While the coordinator is down this is noted, and done at the next `up`."""
+    """Let a hospital take part, with the weight that is shown. While the coordinator is down this is noted for `up`."""
     place = Home(home)
     place.config()
-    hospital = Registry(home).add(load_card(card))
+    registry, wanted = Registry(home), load_card(card)
+    if patients and patients != wanted.declared_patients:
+        console.print(
+            f"It declares {wanted.declared_patients:,} patients; its own hospital.toml has to say {patients:,}."
+        )
+        wanted = Card.model_validate(wanted.model_dump() | {"declared_patients": patients})
+    for name, value in {
+        "hospital": wanted.name,
+        "key": wanted.fingerprint,
+        "patients": f"{wanted.declared_patients:,}",
+        "weight": f"{registry.share(wanted):.1%} of the federation's, unless it is agreed to weigh all alike",
+    }.items():
+        console.print(f"{name:>9}: {value}", markup=False, highlight=False, soft_wrap=True)
+    if not yes and _at_a_terminal() and not typer.confirm("Register it?"):
+        console.print("Not registered. Nothing was changed.")
+        raise typer.Exit(1)
+    hospital = registry.add(wanted)
     try:
         node_id = _register_nodes(place, int(place.running()["admin"]))[hospital.name]
         console.print(f"{hospital.name} is registered, as node {node_id}.")
@@ -88,11 +165,26 @@ def register(
         console.print(f"{hospital.name} is noted; it can connect after the next `wardround coordinator up {home}`.")
 
 
+@app.command(epilog=_example("wardround coordinator remove ~/coordinator st-anna"))
+def remove(
+    home: HomeArgument,
+    name: Annotated[str, typer.Argument(help="The hospital's name, as `status` shows it.", show_default=False)],
+) -> None:
+    """Take a hospital out, at once, also in the middle of a run: it is neither asked nor believed any more."""
+    place = Home(home)
+    place.config()
+    hospital = Registry(home).remove(name)
+    with contextlib.suppress(Unreachable):  # then the next `up` forgets its key
+        _register_nodes(place, int(place.running()["admin"]))
+    console.print(f"{hospital.name} is removed. What it has contributed stays in the models that it helped to make.")
+
+
 @app.command(epilog=_example("wardround coordinator up ~/coordinator"))
 def up(home: HomeArgument) -> None:
     """Start the coordinator and stay until SIGTERM or Ctrl-C. Flower's own log goes to coordinator.log."""
     place = Home(home.absolute())
     config = place.config()
+    private_folder(place.folder)
     tls.create(place.tls.folder, [config.address])
     _prepare_flower(place)
     # Flower reads its environment when it is imported.
@@ -106,9 +198,14 @@ def up(home: HomeArgument) -> None:
         console.print(f"The coordinator is up: hospitals dial {config.address}:{ports.fleet}.", highlight=False)
 
     wanted = Ports(config.listen.host, config.listen.port, config.listen.admin_port, config.listen.health_port)
+    bounds = Connections(
+        all=config.limits.connections,
+        strangers=config.limits.connections // 2,
+        an_address=config.limits.connections_per_address,
+    )
     with locked(place.folder, otherwise=f"a coordinator runs on {home} already", do="stop it, or use another home"):
         try:
-            serve(place.folder, place.tls, wanted, ready)
+            serve(place.folder, place.tls, wanted, ready, bounds)
         except KeyboardInterrupt:
             console.print("The coordinator has stopped.")
             raise
@@ -176,24 +273,35 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
             nodes, up_ = control.nodes(), True
     except Unreachable:
         pass
+    registered = list(Registry(home))
+    book = AnswerBook.of_home(home, registered)
     hospitals = [
         {
             "hospital": hospital.name,
             "declared_patients": hospital.declared_patients,
             "status": nodes.get(hospital.node_id or 0, "unknown" if up_ else "coordinator down"),
+            "answers": len(book.of(hospital.name)),
         }
-        for hospital in Registry(home)
+        for hospital in registered
     ]
     runs = [
         {"run": folder.name, **last_event(folder)} for folder in sorted((home / "runs").glob("*")) if folder.is_dir()
     ]
+    ends = place.tls.ends()
     if as_json:
-        print(json.dumps({"up": up_, "hospitals": hospitals, "runs": runs}))
+        certificates = {name: end.isoformat() for name, end in ends.items()}
+        print(json.dumps({"up": up_, "hospitals": hospitals, "runs": runs, "certificates": certificates}))
         return
     console.print(f"The coordinator is {'up' if up_ else 'down'}.")
-    _print_table("hospital", "declared patients", "status", rows=[[str(v) for v in h.values()] for h in hospitals])
-    shown = ("run", "event", "round", "rounds", "replied")
-    _print_table("run", "last event", "round", "of", "replied", rows=[[str(r.get(k, "")) for k in shown] for r in runs])
+    for name, end in ends.items():
+        console.print(f"The {name} ends on {until(end)}.", highlight=False)
+    _print_table(
+        "hospital", "declared patients", "status", "answers", rows=[[str(v) for v in h.values()] for h in hospitals]
+    )
+    keys = ("run", "event", "round", "rounds", "replied")
+    _print_table(
+        "run", "last event", "round", "of", "replied", rows=[[shown(r.get(k, "")) for k in keys] for r in runs]
+    )
 
 
 @app.command(epilog=_example("wardround coordinator report ~/coordinator spring"))
@@ -202,6 +310,11 @@ def report(home: HomeArgument, run_name: Annotated[str, typer.Argument(metavar="
     from wardround_server.report import write_report
 
     console.print(f"The report is {write_report(Home(home).run_folder(_run_name(run_name)))}.")
+
+
+def _at_a_terminal() -> bool:
+    """Whether there is a person to ask."""
+    return sys.stdin.isatty()
 
 
 def _run_name(name: str) -> str:
@@ -217,7 +330,10 @@ def _run_name(name: str) -> str:
 
 
 def _register_nodes(place: Home, admin: int) -> dict[str, int]:
-    """Tell the SuperLink of every hospital in the registry; done again it changes nothing. -> name, node id."""
+    """Make the SuperLink know the hospitals of the registry and no other; done again it changes nothing.
+
+    -> name, node id.
+    """
     from wardround_server.superlink import Control
 
     registry, nodes = Registry(place.folder), dict[str, int]()
@@ -226,35 +342,45 @@ def _register_nodes(place: Home, admin: int) -> dict[str, int]:
             nodes[hospital.name] = control.register(hospital.name, hospital.key_pem)
             if nodes[hospital.name] != hospital.node_id:
                 registry.set_node(hospital.name, nodes[hospital.name])
+        for node, state in control.nodes().items():
+            if node not in nodes.values() and state != "unregistered":
+                control.unregister(node)
     return nodes
 
 
 def _prepare_flower(place: Home) -> None:
     """Flower's environment, here and in the processes it starts; its log into a file of the home."""
+    os.umask(0o077)  # for Flower's database and logs, and the processes that it starts
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_HOME"] = str(place.folder / "flower")
     os.environ["WARDROUND_COORDINATOR_HOME"] = str(place.folder)
     import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
 
-    handler = logging.handlers.RotatingFileHandler(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler = PrivateLog(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
+    handler.setFormatter(OneLine())
     for name in ("flwr", "uvicorn", "wardround_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    if opened := shut(place.folder):
+        logging.getLogger(__name__).warning("others could read or write here, and no longer can: %s", ", ".join(opened))
 
 
 def _keep_agreement(place: Home, federation: Path, folder: Path, encoder: str) -> None:
     """Copy the agreement, and the encoder it names, into the run's folder. Raises: ConfigError, StorageError."""
-    place.write(f"runs/{folder.name}/federation.toml", federation.read_text(encoding="utf-8"))
+    place.write(f"runs/{folder.name}/federation.toml", given_text(federation, TOML_BYTES, do="name a federation.toml"))
     if encoder == "builtin":
         return
     weights = federation.parent / encoder
     if not weights.is_file():
         raise ConfigError(f"{federation}: model.encoder names {weights}, which is not there", do="put it there")
-    (folder / encoder).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, folder / encoder)
+    copy = folder / encoder
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, weights.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{copy}: cannot be written ({error.strerror})", do="check the disk") from None
 
 
 def _print_table(*columns: str, rows: list[list[str]]) -> None:

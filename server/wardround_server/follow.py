@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import wardround.errors
-from wardround.errors import FederationError, Unreachable, WardroundError
+from wardround.errors import FederationError, StorageError, Unreachable, WardroundError
+from wardround.files import room_on_disk
+from wardround.text import shown
 
 POLL_S = 0.1
 STATUS_EVERY_S = 1.0
+LONGEST_REASON, LONGEST_MESSAGE = 500, 4000
 
 
 class RunControl(Protocol):
@@ -76,9 +79,10 @@ def follow(control: RunControl, run_id: int, folder: Path, offset: int, *, as_js
                 else:
                     progress.update(bar, completed=event["round"] + 1, news=_news(event))
                     for who, reason in event["rejected"].items():
-                        progress.console.print(f"round {event['round']}: {who}: {reason}", markup=False)
+                        line = f"round {event['round']}: {shown(who)}: {shown(reason, LONGEST_REASON)}"
+                        progress.console.print(line, markup=False)
                     for who, factor in event.get("clipped", {}).items():
-                        said = f"round {event['round']}: {who}: cut to {100 * factor:.0f} % of its length"
+                        said = f"round {event['round']}: {shown(who)}: cut to {100 * factor:.0f} % of its length"
                         progress.console.print(f"{said}: no honest reply is longer", markup=False)
         except KeyboardInterrupt:
             control.stop_run(run_id)
@@ -100,8 +104,13 @@ def _events(control: RunControl, run_id: int, path: Path, offset: int) -> Iterat
         for after, event in _whole_lines(path, offset):
             offset = after
             yield event
+        if ended and not room_on_disk(path.parent):
+            raise StorageError(f"the disk of {path.parent} is full", do="make room, then run again with --resume")
         if ended:
-            raise FederationError(f"the run ended early: {ended_as}", do="read superexec.log in the coordinator's home")
+            raise FederationError(
+                f"the run ended early: {shown(ended_as, LONGEST_REASON)}",
+                do="read superexec.log in the coordinator's home",
+            )
         if time.monotonic() - asked > STATUS_EVERY_S:
             asked = time.monotonic()
             try:
@@ -141,5 +150,5 @@ def _as_error(event: dict[str, Any]) -> WardroundError:
     """The error that the run's process met, as far as its name is one of ours."""
     kind = getattr(wardround.errors, str(event["error"]), None)
     if isinstance(kind, type) and issubclass(kind, WardroundError) and kind is not wardround.errors.PolicyRefusal:
-        return kind(str(event["message"]))
-    return FederationError(str(event["message"]))
+        return kind(shown(event["message"], LONGEST_MESSAGE))
+    return FederationError(shown(event["message"], LONGEST_MESSAGE))

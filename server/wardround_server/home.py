@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
-from wardround.files import write_atomically
+from wardround.files import private_folder, write_atomically
 from wardround.toml import Section, load
 from wardround_server.tls import TlsFiles
 
@@ -28,11 +29,19 @@ class Listen(Section):
     health_port: Port
 
 
+class Limits(Section):
+    """connections: on the hospitals' port, in all. connections_per_address: of one address, unsigned still."""
+
+    connections: Annotated[int, Field(ge=16, le=100_000)] = 512
+    connections_per_address: Annotated[int, Field(ge=4, le=10_000)] = 64
+
+
 class CoordinatorConfig(Section):
     """coordinator.toml. address: the host name or IP address that hospitals dial; the certificate is made for it."""
 
     address: Annotated[str, Field(min_length=1)]
     listen: Listen
+    limits: Limits = Limits()
 
 
 COORDINATOR_TOML = """\
@@ -48,6 +57,11 @@ port = {port}
 # These two are on loopback only. admin_port: for `run`, `register` and `status`. health_port: the gRPC health service.
 admin_port = {admin_port}
 health_port = {health_port}
+
+# [limits]
+# For more than about a hundred hospitals, or many behind one address:
+# connections = 512               # in all; each costs a file descriptor and 0.3 MB
+# connections_per_address = 64    # of one address, by which no hospital has signed a request yet
 """
 
 FEDERATION_TOML = """\
@@ -117,7 +131,7 @@ class Home:
         """Replace a text file of the home. Raises: StorageError."""
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(path.parent)
             write_atomically(path, text.encode())
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror})", do="check the disk") from None
@@ -126,12 +140,21 @@ class Home:
     def invite(self, config: CoordinatorConfig, port: int) -> Path:
         """Write invitation.toml: the address, and the CA by which hospitals know that it is us."""
         host = f"[{config.address}]" if ":" in config.address else config.address
-        pem = self.tls.ca.read_text(encoding="ascii")
+        pem, endorsements = self.tls.invitation(), json.dumps(self.tls.endorsements())
         return self.write(
             "invitation.toml",
             "# For the hospitals, over any road that both sides trust. It holds no secret.\n"
-            f'address = "{host}:{port}"\nca_pem = """\n{pem}"""\n',
+            f'address = "{host}:{port}"\nendorsements = {endorsements}\nca_pem = """\n{pem}"""\n',
         )
+
+    def move_to(self, address: str) -> CoordinatorConfig:
+        """Let hospitals dial another host name or IP address; all else in coordinator.toml stays as it is.
+
+        Raises: ConfigError, StorageError.
+        """
+        text = self.config_file.read_text(encoding="utf-8")
+        self.write("coordinator.toml", re.sub(r"(?m)^address\s*=.*$", f'address = "{address}"', text, count=1))
+        return self.config()
 
     def announce(self, ports: Mapping[str, int]) -> None:
         """Say in up.json that the coordinator runs, and where."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from wardround.config import Name
 from wardround.errors import ConfigError, StorageError
 from wardround.files import write_atomically
+from wardround.given import CARD_BYTES, given_bytes
+from wardround.text import shown
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
@@ -40,6 +44,12 @@ class Card(BaseModel):
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
             raise ValueError("not an elliptic-curve key on P-256, P-384 or P-521")
         return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the key, as `ssh-keygen -l` shows it: what two people compare over the telephone."""
+        digest = hashlib.sha256(base64.b64decode(self.public_key.split()[1])).digest()
+        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
     @property
     def key_pem(self) -> bytes:
@@ -88,7 +98,8 @@ class Registry:
             if other.name == card.name and other.public_key != card.public_key:
                 raise ConfigError(
                     f"a hospital named {card.name!r} is registered with another key",
-                    do=f"choose another name, or remove the old entry from {self.path} if the hospital was set up anew",
+                    do=f"choose another name; if the hospital was set up anew, first `wardround coordinator remove "
+                    f"{self.path.parent} {other.name}`",
                 )
             if other.public_key == card.public_key and other.name != card.name:
                 raise ConfigError(f"this key is registered already, as {other.name!r}", do="use that name")
@@ -96,6 +107,21 @@ class Registry:
         hospital = Hospital(**card.model_dump(exclude={"node_id"}), node_id=before.node_id if before else None)
         self._save([*(other for other in known if other.name != card.name), hospital])
         return hospital
+
+    def remove(self, name: str) -> Hospital:
+        """Take a hospital out. -> what it was. Raises: ConfigError, when there is none of that name; StorageError."""
+        known = list(self)
+        found = next((hospital for hospital in known if hospital.name == name), None)
+        if found is None:
+            names = ", ".join(hospital.name for hospital in known) or "nobody is registered"
+            raise ConfigError(f"no hospital is named {shown(name)!r}", allowed=names)
+        self._save([hospital for hospital in known if hospital.name != name])
+        return found
+
+    def share(self, card: Card) -> float:
+        """How much of the federation's weight a hospital would have with this card, of all that are registered."""
+        others = sum(hospital.declared_patients for hospital in self if hospital.name != card.name)
+        return card.declared_patients / (others + card.declared_patients)
 
     def set_node(self, name: str, node_id: int) -> None:
         """Remember Flower's number for a hospital. Raises: StorageError."""
@@ -112,14 +138,12 @@ class Registry:
 def load_card(path: Path) -> Card:
     """Read a hospital's join.json. Raises: ConfigError, which says what is wrong with it."""
     try:
-        return Card.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})", do="name the hospital's join.json") from None
+        return Card.model_validate_json(given_bytes(path, CARD_BYTES, do="name the hospital's join.json"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ConfigError(
-            f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}",
+            f"{path}: {shown(key, 40)}: {shown(first['msg'].removeprefix('Value error, '))}",
             allowed="name, public_key and declared_patients, and a delta where it is the hospital's own",
             do="ask the hospital for the join.json that `wardround hospital init` wrote",
         ) from None

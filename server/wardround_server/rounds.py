@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,13 +12,22 @@ import torch
 from torch import Tensor
 
 from wardround.config import Federation
-from wardround.errors import ConfigError, FederationError, MessageError, QuorumMissed, WardroundError
+from wardround.errors import (
+    ConfigError,
+    FederationError,
+    MessageError,
+    QuorumMissed,
+    StorageError,
+    WardroundError,
+)
 from wardround.meta import algorithm_named, optimizers
 from wardround.models import Model, Objective
 from wardround.schedule import RoundPlan, Schedule, answer_size
-from wardround.wire import RequestHeader, RoundReply, RoundRequest
+from wardround.text import shown
+from wardround.wire import Answered, RequestHeader, RoundReply, RoundRequest
 from wardround_server import pooling
 from wardround_server.aggregate import LEAST_HOSPITALS, AggregationRule, rule_of, tolerated
+from wardround_server.answers import AnswerBook
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer, State, initial
 
@@ -65,6 +75,7 @@ def run(
     *,
     run_name: str,
     resume: bool = False,
+    answers: AnswerBook | None = None,
     deltas: Mapping[str, float] | None = None,
     private: bool = True,
     reconnect_s: float = RECONNECT_S,
@@ -84,9 +95,9 @@ def run(
         StorageError: the checkpoint cannot be written.
     """
     with checkpointer.held():
-        schedule, rule = Schedule.of(federation), rule_of(federation.outer)
+        schedule, rule, book = Schedule.of(federation), rule_of(federation.outer), answers or AnswerBook()
         bounds = Bounds(federation, schedule, model, deltas) if private else None
-        state = _begin(federation, model, checkpointer, run_name, resume)
+        state = _begin(federation, model, checkpointer, run_name, resume, book)
         yield _started(federation, schedule, state, transport)
         for plan in schedule.rounds[state.round :]:
             started = time.monotonic()
@@ -98,15 +109,13 @@ def run(
                 raise _too_few(federation, plan, hospitals)
             if bounds is not None:
                 _prepare(bounds, transport, hospitals)
-            request = RoundRequest(
-                RequestHeader(run=run_name, federation=federation.digest, round=plan.number),
-                *(vector.numpy() for vector in (state.theta, state.shift, state.scale)),
-            ).pack()
-            replies = _ask(federation, model, plan, transport, dict.fromkeys(hospitals, request), run_name, bounds)
+            requests = {who: _request(plan, state, state.answered.get(book.identity(who))) for who in hospitals}
+            replies = _ask(federation, model, plan, transport, requests, run_name, book, bounds)
             if len(replies.accepted) < federation.rounds.quorum:
                 yield {"event": "missed", **_who(plan, hospitals, replies)}
                 raise _quorum_missed(federation, plan, replies)
             state, findings = _learn(federation, model, plan, state, replies, rule)
+            state = replace(state, answered=book.last())
             checkpointer.save(state)
             yield {
                 "event": "round",
@@ -120,7 +129,9 @@ def run(
         yield {"event": "done", "run": run_name, "rounds": len(schedule), "checkpoint": str(checkpointer.path)}
 
 
-def _begin(federation: Federation, model: Model, checkpointer: Checkpointer, run_name: str, resume: bool) -> State:
+def _begin(
+    federation: Federation, model: Model, checkpointer: Checkpointer, run_name: str, resume: bool, book: AnswerBook
+) -> State:
     found = checkpointer.load(run=run_name, federation=federation.digest)
     if found is not None and not resume:
         raise ConfigError(f"run {run_name!r} exists already", do="continue it with --resume, or choose another --run")
@@ -138,8 +149,15 @@ def _begin(federation: Federation, model: Model, checkpointer: Checkpointer, run
         model.scaling_size,
         optimizers.initial_state(federation.outer, theta),
     )
+    state = replace(state, answered=book.last())
     checkpointer.save(state)
     return state
+
+
+def _request(plan: RoundPlan, state: State, last: Answered | None) -> bytes:
+    """What one hospital is sent; again the same bytes when the round is asked again."""
+    header = RequestHeader(run=state.run, federation=state.federation, round=plan.number, last=last)
+    return RoundRequest(header, state.theta.numpy(), state.shift.numpy(), state.scale.numpy()).pack()
 
 
 def _wait_for_quorum(transport: Transport, quorum: int, reconnect_s: float) -> Sequence[str]:
@@ -157,6 +175,7 @@ def _ask(
     transport: Transport,
     requests: Mapping[str, bytes],
     run_name: str,
+    book: AnswerBook,
     bounds: Bounds | None,
 ) -> Replies:
     """One exchange. A reply that cannot be used is rejected with its reason, and the round goes on."""
@@ -170,11 +189,17 @@ def _ask(
             who = _identify(transport, name, reply)
             if name not in silent or who in replies.accepted:
                 raise MessageError("it was not asked, or has answered already", allowed="one reply a round")
+            if not reply.header.refusal:
+                digest = hashlib.sha256(outcome).hexdigest()
+                answered = Answered(run=run_name, federation=federation.digest, round=plan.number, sha256=digest)
+                book.add(name, answered, epsilon=reply.header.epsilon)
             replies.accepted[who], factor = _plausible(plan, reply, bounds)
             if factor < 1:
                 replies.clipped[who] = factor
+        except StorageError:  # our own disk
+            raise
         except WardroundError as error:
-            replies.rejected[who] = str(error)
+            replies.rejected[who] = shown(error, 500)
         silent.discard(name)
     for name in silent:
         replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"

@@ -1,10 +1,11 @@
 """Flower's SuperLink as the coordinator runs it, and the little of its Control API that we use.
 
 ONE SuperLink behind two TLS listeners. Its Control API knows no accounts: whoever reaches it may register nodes and
-start runs. So all of it listens on loopback, and hospitals reach a second port that serves the Fleet paths only.
+start runs. So all of it listens on loopback, for processes of the coordinator's own user alone (peers.py); hospitals
+reach a second port behind a gate (gate.py) and a door (door.py), which serves the Fleet paths only.
 
-This is the only file of the coordinator that uses private Flower API (flwr 1.41). Each symbol has a test that fails by
-its name when Flower changes it.
+Private Flower API (flwr 1.41) is used here, in door.py and in mail.py, and nowhere else in the coordinator. Each symbol
+has a test that fails by its name when Flower changes it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
 import grpc
 import httpx
@@ -35,29 +37,33 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
 from flwr.superlink import main as superlink_main
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from wardround.errors import FederationError, PortInUse, Unreachable, Untrusted
-from wardround_server.tls import TlsFiles
+from wardround.errors import FederationError, PortInUse, StorageError, Unreachable, Untrusted, WardroundError
+from wardround.files import room_on_disk
+from wardround.text import shown
+from wardround_server.door import Door
+from wardround_server.gate import Gate, tls_context, watched
+from wardround_server.limits import HEAD_BYTES, SILENT_HOSPITAL_S, Connections, connections, forget_runs
+from wardround_server.peers import TABLES, is_the_owner
+from wardround_server.tls import TlsFiles, keep_valid
 
 LOOPBACK = "127.0.0.1"
 BUSY_TIMEOUT_MS = 60_000
-PART_WAIT_S = 0.05
-CLOSED_TO_HOSPITALS = frozenset({"/v1/fleet/register-node", "/v1/fleet/unregister-node"})
 log = logging.getLogger(__name__)
 
 
@@ -71,37 +77,23 @@ class Ports:
     health: int
 
 
-class FleetOnly:
-    """ASGI filter in front of the SuperLink: hospitals get POST /v1/fleet/* and GET /health, everything else is 404."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or end it."""
-        if scope["type"] == "http" and _open_to_hospitals(scope["method"], scope["path"]):
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-
-
-def _open_to_hospitals(method: str, path: str) -> bool:
-    if path == "/health":
-        return method == "GET"
-    plain = path.startswith("/v1/fleet/") and "//" not in path and ".." not in path
-    return method == "POST" and plain and path.rstrip("/") not in CLOSED_TO_HOSPITALS
-
-
-def serve(home: Path, tls: TlsFiles, ports: Ports, ready: Callable[[Ports], None]) -> None:
+def serve(
+    home: Path, tls: TlsFiles, ports: Ports, ready: Callable[[Ports], None], bounds: Connections | None = None
+) -> None:
     """Run the SuperLink until SIGTERM, or until SIGINT, which raises KeyboardInterrupt when all is tidied up.
 
-    `ready` is told the real ports once everything listens.
+    `ready` is told the real ports once everything listens. `bounds`: on the hospitals' connections.
 
-    Raises: PortInUse; FederationError, when SuperExec (which starts the runs) cannot be started.
+    Raises: PortInUse; FederationError, when SuperExec (which starts the runs) cannot be started, or when this system
+        does not say whose process dials the control port; StorageError, when superlink.db is damaged.
     """
+    if not TABLES[socket.AF_INET].exists():
+        raise FederationError(
+            f"this system has no {TABLES[socket.AF_INET]}, so nobody can tell who dials the control port",
+            do="run the coordinator on Linux",
+        )
+    bounds = connections(bounds or Connections())
+    forget_runs(home)
     with contextlib.ExitStack() as stack:
         fleet = stack.enter_context(_bound(ports.host, ports.fleet, "for hospitals"))
         admin = stack.enter_context(_bound(LOOPBACK, ports.admin, "for the coordinator's own commands"))
@@ -109,55 +101,73 @@ def serve(home: Path, tls: TlsFiles, ports: Ports, ready: Callable[[Ports], None
         real = Ports(ports.host, _port(fleet), _port(admin), _port(checker))
         checker.close()  # gRPC binds by itself
         stack.enter_context(_health_service(real.health))
-        app = _flower_app(home / "superlink.db", tls, real.admin)
+        app, store = _flower_app(home / "superlink.db", tls, real.admin)
         with (home / "superexec.log").open("ab") as errors:
-            asyncio.run(_serve(app, tls, fleet, admin, SuperExec(tls, real.admin, errors), lambda: ready(real)))
+            superexec = SuperExec(tls, real.admin, errors)
+            asyncio.run(_serve(app, store, home, tls, fleet, admin, bounds, superexec, lambda: ready(real)))
 
 
 async def _serve(
     app: ASGIApp,
+    store: ObjectStore,
+    home: Path,
     tls: TlsFiles,
     fleet_socket: socket.socket,
     admin_socket: socket.socket,
+    bounds: Connections,
     superexec: SuperExec,
     ready: Callable[[], None],
 ) -> None:
-    def server(application: ASGIApp, lifespan: Literal["on", "off"]) -> uvicorn.Server:
-        return _Quiet(
-            uvicorn.Config(
-                application,
-                ssl_certfile=str(tls.certificate),
-                ssl_keyfile=str(tls.key),
-                log_config=None,
-                access_log=False,
-                lifespan=lifespan,
-                timeout_graceful_shutdown=2,
-            )
-        )
-
-    admin, fleet = server(app, "on"), server(FleetOnly(app), "off")
+    context = tls_context(str(tls.certificate), str(tls.key))
+    administration = _uvicorn(watched(app), lifespan=True)
+    own = Gate(admin_socket, administration, context, bounds, is_the_owner)
+    door = Door(app, home, store, lambda connection, owner: hospitals.becomes_known(connection, owner))
+    fleet = _uvicorn(watched(door), lifespan=False)
+    hospitals = Gate(fleet_socket, fleet, context, bounds)
     heard: list[signal.Signals] = []
     for kind in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(kind, heard.append, kind)
-    serving = asyncio.create_task(fleet.serve(sockets=[fleet_socket]))
+    serving = [asyncio.create_task(each.serve(sockets=[])) for each in (administration, fleet)]
+    accepting: list[asyncio.Task[None]] = []
     try:
-        administration = asyncio.create_task(admin.serve(sockets=[admin_socket]))
-        while not (admin.started and fleet.started) and not administration.done():
+        while not (administration.started and fleet.started) and not serving[0].done():
             await asyncio.sleep(0.02)
-        if not administration.done():
+        if not serving[0].done():
+            working = (own.run(), hospitals.run(), keep_valid(tls, [context]))
+            accepting = [asyncio.create_task(each) for each in working]
             superexec.start()
             await asyncio.to_thread(ready)  # it calls the Control API, which this loop serves
-        while not administration.done() and not heard:
+        while not serving[0].done() and not heard:
             superexec.keep_alive()
-            await asyncio.wait([administration], timeout=0.2)
-        admin.should_exit = True
-        await administration
+            await asyncio.wait([*serving, *accepting], timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+            if ended := [each for each in accepting if each.done()]:
+                await ended[0]  # raises what ended it
     finally:
         superexec.stop()
-        fleet.should_exit = True
-        await serving
+        for each in accepting:
+            each.cancel()
+        administration.should_exit = fleet.should_exit = True
+        await asyncio.gather(*serving, *accepting, return_exceptions=True)
     if signal.SIGINT in heard:
         raise KeyboardInterrupt
+
+
+def _uvicorn(app: ASGIApp, *, lifespan: bool) -> uvicorn.Server:
+    """A server without sockets: a gate gives it connections."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="on" if lifespan else "off",
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=int(SILENT_HOSPITAL_S),
+        timeout_graceful_shutdown=2,
+        server_header=False,
+        proxy_headers=False,
+    )
+    return _Quiet(config)
 
 
 class _Quiet(uvicorn.Server):
@@ -166,6 +176,16 @@ class _Quiet(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def loopback_without_proxy() -> None:
+    """What this process and its children send to this machine goes to no proxy, whatever the environment names.
+
+    The small letters count where both are set (urllib.request.getproxies_environment).
+    """
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host for host in named.split(",") if host]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost", "::1"]))
 
 
 class SuperExec:
@@ -185,6 +205,7 @@ class SuperExec:
         """Start it. Raises: FederationError."""
         # It looks its own helpers up on PATH, where a virtual environment that is not activated is missing.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        loopback_without_proxy()
         try:
             self._process = subprocess.Popen(
                 self._command,
@@ -218,16 +239,19 @@ class SuperExec:
         self._process = None
 
 
-def _flower_app(database: Path, tls: TlsFiles, admin_port: int) -> ASGIApp:
-    """The SuperLink's FastAPI application, with SQLite for state and RAM for messages.
+def _flower_app(database: Path, tls: TlsFiles, admin_port: int) -> tuple[ASGIApp, ObjectStore]:
+    """The SuperLink's FastAPI application, with SQLite for state and RAM for messages, and that RAM.
 
     Messages in SQLite took twice the time at 50 MB, and locked the database at 400 MB.
+
+    Raises: StorageError, when the database cannot be used.
     """
+    _check_database(database)
+    objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     pragmas = dict(vars(sql_mixin)["SQLITE_PRAGMAS"]) | {"busy_timeout": str(BUSY_TIMEOUT_MS)}
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
 
     def factories(_: str, federation_manager: Any) -> tuple[ObjectStoreFactory, LinkStateFactory]:
-        objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
         return objects, LinkStateFactory(str(database), federation_manager, objects)
 
     vars(superlink_main)["get_objectstore_linkstate_factories"] = factories
@@ -255,7 +279,32 @@ def _flower_app(database: Path, tls: TlsFiles, admin_port: int) -> ASGIApp:
         isolation="process",  # we start SuperExec ourselves: then its output has a file, and it is restarted
         runtime_dependency_install=False,
     )
-    return superlink_main.create_app(config, SuperLinkLifespan)
+    try:
+        return superlink_main.create_app(config, SuperLinkLifespan), objects.store()
+    except Exception as error:  # SQLAlchemy's and alembic's have no root in common
+        log.exception("Flower's database cannot be opened")
+        raise _damaged(database, type(error).__name__) from None
+
+
+def _check_database(database: Path) -> None:
+    """Read Flower's database through, if there is one. Raises: StorageError."""
+    if not database.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            said = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        said = str(error)
+    if said != "ok":
+        raise _damaged(database, said)
+
+
+def _damaged(database: Path, why: str) -> StorageError:
+    return StorageError(
+        f"{database} cannot be used ({shown(why)})",
+        do=f"`mv {database} {database}.damaged`, and start again: hospitals.json says who is registered, and every run "
+        "goes on from its checkpoint with --resume",
+    )
 
 
 @contextmanager
@@ -289,6 +338,8 @@ def _bound(host: str, port: int, purpose: str) -> socket.socket:
             f"{host!r} is no address to listen on ({error.strerror})", do="set another listen.host in coordinator.toml"
         ) from None
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:  # "::" is every address of the machine, of both kinds
+        found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         found.bind((host, port))
         found.listen(256)
@@ -309,7 +360,8 @@ class Control:
     """The Control API of our own SuperLink on loopback, as a context manager."""
 
     def __init__(self, admin_port: int, ca: Path) -> None:
-        self._address = f"{LOOPBACK}:{admin_port}"
+        self._address, self._home = f"{LOOPBACK}:{admin_port}", ca.absolute().parent.parent
+        loopback_without_proxy()
         try:
             certificate = ca.read_bytes()
         except OSError as error:
@@ -336,6 +388,11 @@ class Control:
                 if node.public_key == key_pem and not node.unregistered_at:
                     return int(node.node_id)
             return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key_pem, name=name)).node_id)
+
+    def unregister(self, node_id: int) -> None:
+        """Forget a node: its session ends, and its key opens nothing any more."""
+        with self._explained():
+            self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
     def nodes(self) -> dict[int, str]:
         """Node id -> "registered", "online", "offline" or "unregistered"."""
@@ -371,26 +428,21 @@ class Control:
         try:
             yield
         except httpx.HTTPStatusError as error:
-            raise FederationError(
-                f"the coordinator answered {error.response.status_code}: {error.response.text[:200]}",
-                do="read coordinator.log in the coordinator's home",
-            ) from None
+            raise self._refused(error.response) from None
         except httpx.TransportError as error:
             if "CERTIFICATE" in str(error).upper():
                 raise Untrusted(
                     f"who answers at {self._address} is not this coordinator ({error})", do="check admin_port"
                 ) from None
             raise Unreachable(
-                f"no coordinator answers at {self._address}", do="start it with `wardround coordinator up`"
+                f"no coordinator answers at {self._address}",
+                do="start it with `wardround coordinator up`; if it is up, give this command as the same user",
             ) from None
 
-
-def ask_again_soon() -> None:
-    """Make Flower's Grid ask again soon for a part of a reply that is still on its way.
-
-    A reply is announced before its parts have arrived, and the Grid then waits a second: half of a quick round. The
-    Grid takes no option for it, so its default is changed (private; a test fails by its name when Flower changes it).
-    """
-    defaults = pull_objects.__kwdefaults__ or {}
-    if "initial_backoff" in defaults:
-        defaults["initial_backoff"] = PART_WAIT_S
+    def _refused(self, response: httpx.Response) -> WardroundError:
+        if not room_on_disk(self._home):
+            return StorageError(f"the disk of {self._home} is full", do="make room; nothing that was answered is lost")
+        return FederationError(
+            f"the coordinator answered {response.status_code}: {shown(response.text)}",
+            do="read coordinator.log in the coordinator's home",
+        )

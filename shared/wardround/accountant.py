@@ -33,6 +33,9 @@ LARGEST_PRV_GRID = 1 << 22  # points; about a second
 _SLACK = 1e-6  # a run is calibrated a hair below its epsilon, so that re-adding the same rows never passes it
 _SLACK_PRV = 2e-3  # PRV answers wobble by less than this between neighbouring counts
 _TIGHT = 0.99  # a calibrated run spends at least this share of its epsilon
+# Where a sampled calibration looks, and how often it may ask the accountants: the bound on its time. Less noise than
+# the least is nobody's wish, and a run that would afford it gets the least.
+_LEAST_SIGMA, _MOST_SIGMA, _MOST_PRICES = 0.01, 1e7, 60
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,10 @@ def _subsampled(history: list[tuple[float, float, int]], delta: float) -> tuple[
         warnings.simplefilter("ignore")
         rdp = RDPAccountant()
         rdp.history = list(history)
-        loose = float(rdp.get_epsilon(delta))
+        try:
+            loose = float(rdp.get_epsilon(delta))
+        except (ValueError, OverflowError):  # its sums leave the floating point numbers
+            loose = math.inf
         # PRV's error is absolute: a small epsilon needs a finer one, or the error would be most of the answer.
         error = min(0.01, max(0.005 * loose, 1e-4))
         prv = PRVAccountant()
@@ -192,8 +198,9 @@ def calibrate(schedule: Schedule, privacy: Privacy, *, declared_patients: int, d
 
     The statistics alone cost statistics_share x epsilon, and so do class means; all confusions together
     evaluation_share x epsilon; the training gets what is left of the run's epsilon, by composition of everything.
+    A sampled training that could do with less noise than _LEAST_SIGMA gets that, and the run costs less.
 
-    Raises: ConfigError, when the shares leave nothing for the training.
+    Raises: ConfigError, when the shares leave nothing for the training, or no accountant can price what is asked.
     """
     rate = privacy.expected_patients(declared_patients) / declared_patients
     shares: dict[Question, float] = {
@@ -236,7 +243,17 @@ def _subsampled_sigma(fixed: Sequence[Answers], rate: float, steps: int, eps: fl
         raise _nothing_left()
     target = eps * (1 - _SLACK_PRV)
 
+    least, most = math.log(_LEAST_SIGMA), math.log(_MOST_SIGMA)
+    prices = 0
+
     def price(log_sigma: float) -> float:
+        nonlocal prices
+        prices += 1
+        if prices > _MOST_PRICES or log_sigma > most:
+            raise ConfigError(
+                f"no noise was found at which {steps:,} answers of a sampling rate of {rate:.3g} cost epsilon {eps:g}",
+                do="ask for fewer rounds or steps, or for more patients_per_step",
+            )
         return epsilon([*fixed, Answers(math.exp(log_sigma), rate, steps)], delta)
 
     # Start where an unsampled Gaussian of rate x its signal would be; only a start, the accountant decides.
@@ -244,13 +261,16 @@ def _subsampled_sigma(fixed: Sequence[Answers], rate: float, steps: int, eps: fl
     low, high = guess, guess
     price_low = price_high = price(guess)
     while price_low < target:  # too little spent: less noise
-        low, price_low = low - 0.5, price(low - 0.5)
+        if low == least:
+            return _LEAST_SIGMA
+        low = max(least, low - 0.5)
+        price_low = price(low)
     while price_high > target:
         high, price_high = high + 0.5, price(high + 0.5)
     for attempt in range(60):
         if price_high >= _TIGHT * eps + 0.5 * (target - _TIGHT * eps):
             break
-        slope = (math.log(price_high) - math.log(price_low)) / (high - low)
+        slope = (math.log(max(price_high, 1e-300)) - math.log(price_low)) / (high - low)
         middle = low + (math.log(target * 0.998) - math.log(price_low)) / slope
         if attempt % 3 == 2 or not low < middle < high:
             middle = (low + high) / 2

@@ -6,6 +6,7 @@ Whatever goes wrong ends here as one message and one exit code (see wardround.er
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -21,10 +22,13 @@ from platformdirs import user_log_path
 
 from wardround import __version__
 from wardround.errors import WardroundError
+from wardround.logs import indented
+from wardround.text import shown
 
 GROUP = "wardround.commands"
 DEBUG = "WARDROUND_DEBUG"
 INTERRUPTED = 130
+_LONGEST = 4000  # characters of a message
 _HELP = "Hospitals meta-learn together from their own images; only differentially private model deltas leave."
 _EPILOG = (
     "Exit codes: 0 done, 1 other error, 2 impossible file or option, 3 data, 4 privacy, 5 malformed message, "
@@ -39,8 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line -> its exit code. Never raises an Exception."""
-    as_json = "--json" in arguments
+    """Run the command line -> its exit code. Never raises an Exception.
+
+    What it writes, and what the processes that it starts write, is for its user alone, whatever the umask was.
+    """
+    before = os.umask(0o077)
+    try:
+        return _run(arguments, as_json="--json" in arguments)
+    finally:
+        os.umask(before)
+
+
+def _run(arguments: Sequence[str], *, as_json: bool) -> int:
     try:
         result = command().main(list(arguments), prog_name="wardround", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -50,7 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         if not as_json:
-            error.show()
+            told = io.StringIO()
+            error.show(told)  # it quotes what was typed, a file's name perhaps
+            click.echo("\n".join(shown(line, _LONGEST) for line in told.getvalue().splitlines()), err=True)
             return error.exit_code
         return _fail(type(error).__name__, error.format_message(), error.exit_code, as_json)
     except (KeyboardInterrupt, click.Abort):
@@ -131,7 +147,7 @@ def _fail(kind: str, message: str, code: int, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"event": "error", "error": kind, "message": message, "exit_code": code}))
     else:
-        click.echo(f"wardround: {message}", err=True)
+        click.echo(f"wardround: {shown(message, _LONGEST)}", err=True)
     return code
 
 
@@ -145,7 +161,7 @@ def _log(arguments: Sequence[str]) -> Path | None:
         word = " ".join(argument for argument in arguments[:2] if not argument.startswith("-"))
         with path.open("a", encoding="utf-8") as file:
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            file.write(f"{when} wardround {word}\n{traceback.format_exc()}\n")
+            file.write(f"{when} wardround {shown(word)}\n{indented(traceback.format_exc())}\n")
     except OSError:
         return None
     return path

@@ -9,17 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from wardround.text import is_plain
 from wardround.toml import Section, load
 
+
+def _plain(text: str) -> str:
+    if not is_plain(text):
+        raise ValueError("a text that people approve holds no invisible letters, and single blanks between words only")
+    return text
+
+
+# Bounds are generous, and such that nothing within them overflows or takes for ever; a hospital's policy is narrower.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=1e-4, lt=1)]
+Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)]
+Rate = Annotated[float, Field(ge=1e-6, le=1e4)]
+Strength = Annotated[float, Field(ge=0, le=1e6)]
 Family = Literal["encoder-head", "conv4", "logistic", "mlp"]
 Unit = Literal["hospitals", "episodes"]
 AlgorithmName = Literal[
@@ -57,6 +70,7 @@ VERSIONS: dict[Augmentation, int] = {
     "intensity": 3,
 }
 MOST_VARIANTS = 16  # of one image: each takes memory and time like an image
+MOST_NUMBERS = 1 << 28  # of one patient's images, as a model takes them, or of their maps in one layer: 1 GiB
 
 
 class Task(Section):
@@ -76,28 +90,29 @@ class Task(Section):
     where grey values are measurements (CT). "shift" is by a sixteenth of the image.
     """
 
-    label_column: str
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=256)]
+    label_column: Label
+    classes: Annotated[tuple[Label, ...], Field(min_length=2, max_length=256)]
     labels: Literal["one", "several"] = "one"
     kind: Literal["image", "table"] = "image"
     image_size_px: Annotated[int, Field(ge=8, le=1024)] = 64
     channels: Literal[1, 3] = 1
-    features: tuple[str, ...] = ()
-    centre: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
-    spread: tuple[Positive, ...] = ()
-    augment: tuple[Augmentation, ...] = ()
+    features: Annotated[tuple[Label, ...], Field(max_length=4096)] = ()
+    centre: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = ()
+    spread: tuple[Annotated[float, Field(ge=1e-9, le=1e9)], ...] = ()
+    augment: Annotated[tuple[Augmentation, ...], Field(max_length=len(VERSIONS))] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes holds a value twice")
+        for name, values in (("classes", self.classes), ("features", self.features)):
+            if len({unicodedata.normalize("NFKC", each) for each in values}) != len(values):
+                raise ValueError(f"{name} holds a value twice, or two that look the same")
         if (self.kind == "table") != bool(self.features):
             raise ValueError("features names the columns of a table, and a table needs them")
-        for name, values in (("centre", self.centre), ("spread", self.spread)):
-            if len(values) not in (0, len(self.features)):
-                raise ValueError(f"{name} holds {len(values)} numbers for {len(self.features)} features")
-        if self.labels == "several" and any(";" in name or name != name.strip() for name in self.classes):
-            raise ValueError('with several labels a class holds no ";", and no space at its ends')
+        for name, numbers in (("centre", self.centre), ("spread", self.spread)):
+            if len(numbers) not in (0, len(self.features)):
+                raise ValueError(f"{name} holds {len(numbers)} numbers for {len(self.features)} features")
+        if self.labels == "several" and any(";" in name for name in self.classes):
+            raise ValueError('with several labels a class holds no ";"')
         return self
 
     @model_validator(mode="after")
@@ -137,7 +152,9 @@ class ModelChoice(Section):
     """
 
     family: Family = "encoder-head"
-    encoder: Annotated[str, Field(pattern=r"^(builtin|[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors)$")] = "builtin"
+    encoder: Annotated[str, Field(max_length=100, pattern=r"^(builtin|[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors)$")] = (
+        "builtin"
+    )
     encoder_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     features: Annotated[int, Field(ge=2, le=4096)] = 32
     embedding: Annotated[int, Field(ge=0, le=4096)] = 0
@@ -167,14 +184,14 @@ class AlgorithmChoice(Section):
     name: AlgorithmName = "reptile"
     tasks: Literal["auto", Unit] = "auto"
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
-    local_learning_rate: Positive = 1.0
+    local_learning_rate: Rate = 1.0
     local_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
-    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    regularization: Positive = 1.0
+    proximal: Strength = 0.1
+    regularization: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     adapt_steps: Annotated[int, Field(ge=0, le=10_000)] = 100
-    adapt_learning_rate: Positive = 1.0
-    adapt_pull: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    adapt_prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    adapt_learning_rate: Rate = 1.0
+    adapt_pull: Strength = 1.0
+    adapt_prior: Strength = 2.0
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -205,11 +222,11 @@ class OuterOptimizer(Section):
     liars: Annotated[float, Field(gt=0, lt=0.5)] = 0.25
 
     optimizer: Literal["sgd", "adam", "yogi"] = "sgd"
-    learning_rate: Positive = 1.0
+    learning_rate: Rate = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Positive = 1e-3
+    tau: Annotated[float, Field(ge=1e-12, le=1e3)] = 1e-3
     weighting: Literal["declared", "uniform"] = "declared"
 
 
@@ -224,11 +241,11 @@ class Privacy(Section):
     evaluations together.
     """
 
-    epsilon: Positive = 8.0
-    clip_norm: Positive = 1.0
-    patients_per_step: Annotated[int, Field(ge=0)] = 0
+    epsilon: Annotated[float, Field(ge=1e-3, le=1e9)] = 8.0
+    clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    patients_per_step: Annotated[int, Field(ge=0, le=10**9)] = 0
     images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 1
-    patients_per_episode: Annotated[int, Field(ge=2)] = 20
+    patients_per_episode: Annotated[int, Field(ge=2, le=10**6)] = 20
     support_share: Fraction = 0.5
     statistics_share: Fraction = 0.15
     evaluation_share: Fraction = 0.15
@@ -241,6 +258,15 @@ class Privacy(Section):
         """Few-shot episodes of a sample: a public number, at least 1."""
         return max(1, round(self.expected_patients(declared_patients) / self.patients_per_episode))
 
+    def side_cap(self, declared_patients: int) -> int:
+        """Most patients on one side of an episode, a public number: six deviations above the larger side's mean.
+
+        Chance passes it once in 10^9 episodes, where as many patients are there as were declared.
+        """
+        larger = max(self.support_share, 1 - self.support_share)
+        mean = larger * self.expected_patients(declared_patients) / self.episodes(declared_patients)
+        return math.ceil(mean + 6 * math.sqrt(mean) + 6)
+
 
 class Rounds(Section):
     """rounds: training rounds. A round ends when all have replied, or at deadline_s if `quorum` hospitals have.
@@ -249,9 +275,9 @@ class Rounds(Section):
     """
 
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 20
-    quorum: Annotated[int, Field(ge=1)] = 2
-    deadline_s: Positive = 120.0
-    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    quorum: Annotated[int, Field(ge=1, le=10_000)] = 2
+    deadline_s: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 120.0
+    evaluate_every: Annotated[int, Field(ge=0, le=100_000)] = 0
 
 
 class Federation(Section):
@@ -270,6 +296,13 @@ class Federation(Section):
         tabular = self.model.family in ("logistic", "mlp")
         if tabular != (self.task.kind == "table"):
             raise ValueError(f"model.family {self.model.family!r} does not fit task.kind {self.task.kind!r}")
+        maps = self.model.width if self.model.family == "conv4" else self.task.channels
+        numbers = self.task.image_size_px**2 * self.privacy.images_per_patient * self.task.variants * maps
+        if not tabular and numbers > MOST_NUMBERS:
+            raise ValueError(
+                f"one patient's images take {numbers:,} numbers (image_size_px, images_per_patient, variants of "
+                f"augment, width), at most {MOST_NUMBERS:,} are allowed"
+            )
         return self
 
     @model_validator(mode="after")

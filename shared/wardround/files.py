@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging.handlers
 import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from wardround.errors import FederationError, StorageError
@@ -41,6 +43,33 @@ def private_folder(folder: Path) -> None:
     folder.chmod(0o700)
 
 
+def shut(home: Path) -> list[str]:
+    """Take from others what they may do in a home, in all of it -> what was open, relative to the home.
+
+    Links are left alone, and what somebody else owns cannot be mended: it is named too.
+    """
+    opened = []
+    for folder, folders, files in os.walk(home):
+        for path in (Path(folder), *(Path(folder, name) for name in (*folders, *files))):
+            with suppress(FileNotFoundError):
+                mode = path.lstat().st_mode
+                if stat.S_ISLNK(mode) or not mode & 0o077:
+                    continue
+                opened.append(str(path.relative_to(home)))
+                with suppress(PermissionError):
+                    path.chmod(stat.S_IMODE(mode) & 0o700)
+    return opened
+
+
+class PrivateLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner can read, also each new file of a rotation, whatever the umask says."""
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        os.fchmod(stream.fileno(), 0o600)
+        return stream
+
+
 def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Path | None = None) -> None:
     """Replace a file in one step, durably.
 
@@ -65,6 +94,19 @@ def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Pat
         scratch.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def room_on_disk(folder: Path, wanted_bytes: int = 65_536) -> bool:
+    """Whether a file of so many bytes can be written there; found by writing one, for quotas are full disks too."""
+    scratch = folder / f".room.{os.getpid()}.tmp"
+    try:
+        write_atomically(scratch, b"\xff" * wanted_bytes)
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    else:
+        return True
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

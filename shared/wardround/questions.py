@@ -7,7 +7,7 @@ computed; whatever an algorithm does with an answer is post-processing (architec
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,18 +15,26 @@ from torch.nn.functional import one_hot
 
 
 class Loss(Protocol):
-    """A differentiable loss of ONE patient's images.
-
-    per_patient: how per-patient gradients are computed fastest: "vmap" (small models) or "loop" (convolutions).
-    """
-
-    @property
-    def per_patient(self) -> str: ...
+    """A differentiable loss of ONE patient's images."""
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...] encoded images, y their labels -> float32 [], the mean over the m.
 
         y: int64 [m], an image's class; or float32 [m, classes], 1 where a finding is there, else 0.
+        """
+        ...
+
+
+@runtime_checkable
+class ElementaryLoss(Loss, Protocol):
+    """A loss whose gradient elementary operations can compute (`wardround.elementary`), where `elementary` says so."""
+
+    @property
+    def elementary(self) -> bool: ...
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The gradient of each image's own loss, float64 [m, P]: bit for bit a function of that image, theta and public
+        numbers. Only where it is `elementary`.
         """
         ...
 

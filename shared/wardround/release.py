@@ -7,6 +7,8 @@ what the noised answers told.
 
 from __future__ import annotations
 
+import errno
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +60,8 @@ def read(path: Path) -> tuple[Release, dict[str, Tensor], dict[str, str]]:
         StorageError: it is of another format.
         OSError, SafetensorError, KeyError, ValueError: it is missing, or no such file.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
+    if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         metadata = dict(file.metadata() or {})

@@ -8,11 +8,17 @@ Whatever shows such text shows `shown(text)`; whatever a person approves has no 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
 LONGEST = 200  # characters, where nothing else is said
 # Cc, Cf: control and format characters, bidirectional marks among them. Cs: halves of pairs. Co, Cn: private use and
 # unassigned, which a font may draw as anything. Zl, Zp: line and paragraph separators.
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters and marks that nothing is drawn for: Unicode's Default_Ignorable_Code_Point, and the empty braille.
+_EMPTY = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+_MOST_MARKS = 4  # on one letter; a pile of them is drawn over the lines above and below
 
 
 def shown(text: object, limit: int = LONGEST) -> str:
@@ -21,7 +27,7 @@ def shown(text: object, limit: int = LONGEST) -> str:
     What was cut is said: "a long na... (1,204 characters)".
     """
     whole = str(text)
-    escaped = "".join(_escaped(letter) for letter in whole[: limit + 1])
+    escaped = "".join(_letters(whole[: limit + 1]))
     if len(whole) <= limit and len(escaped) <= 2 * limit:
         return escaped
     return f"{escaped[:limit]}... ({len(whole):,} characters)"
@@ -32,9 +38,17 @@ def is_plain(text: str) -> bool:
     return bool(text) and text == " ".join(text.split()) and shown(text, len(text)) == text
 
 
-def _escaped(letter: str) -> str:
+def _letters(text: str) -> Iterator[str]:
+    marks = 0
+    for letter in text:
+        marks = marks + 1 if unicodedata.category(letter) in ("Mn", "Me") else 0
+        yield _escaped(letter, marks > _MOST_MARKS)
+
+
+def _escaped(letter: str, piled: bool) -> str:
     category = unicodedata.category(letter)
-    if letter == " " or (category not in _UNSHOWN and category != "Zs"):
+    seen = category not in _UNSHOWN and category != "Zs" and letter not in _EMPTY
+    if letter == " " or (seen and not piled):
         return letter
     code = ord(letter)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -12,6 +12,24 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wardround.errors import ConfigError
+from wardround.given import TOML_BYTES, given_text
+from wardround.text import shown
+
+# Far above any file of ours, and checked before a parser sees the text: tomllib takes the square of a key's parts, and
+# recurses into brackets.
+DEEPEST = 8  # brackets within brackets, and parts of a dotted key
+MOST_VALUES = 20_000
+LONGEST_NUMBER = 40  # characters
+MOST_ISSUES = 5  # that one error names
+_STRINGS = re.compile(
+    r'"""(?:[^\\]|\\.)*?"{3,5}'  # a multi-line string may end in two quotes of its own
+    r"|'''.*?'{3,5}"
+    r'|"(?:[^"\\\n]|\\[^\n])*"'
+    r"|'[^'\n]*'|#[^\n]*",
+    re.DOTALL,
+)
+_DOTTED = re.compile(rf"(?:\.[^.\n=,\[\]{{}}]*){{{DEEPEST}}}")
+_LONG_NUMBER = re.compile(rf"(?<![\w.+-])[+-]?[0-9][\w.+-]{{{LONGEST_NUMBER}}}")
 
 
 class Section(BaseModel):
@@ -30,46 +48,67 @@ def load(path: Path, model: type[M]) -> M:
         ConfigError: the file is missing, is not TOML, or does not fit the model; the message has
             the file's line wherever one can be told.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", do="create it, or name another file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})", do="name a TOML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: cannot be read (it is not UTF-8 text)", do="name a TOML file") from None
-    return loads(text, model, name=str(path))
+    return loads(given_text(path, TOML_BYTES, do="name a TOML file"), model, name=str(path))
 
 
 def loads(text: str, model: type[M], *, name: str = "<text>") -> M:
     """Parse TOML text; `name` is how the errors call it. Raises: ConfigError."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: not TOML: {error}", do="correct that line") from None
+    data = parsed(text, name=name)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(text, model, dict(issue), name) for issue in error.errors())) from None
+        issues = error.errors()
+        told = [_explain(text, model, dict(issue), name) for issue in issues[:MOST_ISSUES]]
+        more = [f"and {len(issues) - MOST_ISSUES} more"] if len(issues) > MOST_ISSUES else []
+        raise ConfigError("; ".join(told + more)) from None
+
+
+def parsed(text: str, *, name: str) -> dict[str, Any]:
+    """TOML text as nested tables, within bounds on size, depth and numbers. Raises: ConfigError."""
+    if excess := _excess(text):
+        raise ConfigError(f"{name}: {excess}", do="take it out: no file of wardround has anything like it")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and Python's own of a number or a date
+        raise ConfigError(f"{name}: not TOML: {shown(error)}", do="correct that line") from None
+
+
+def _excess(text: str) -> str:
+    """What of the text is out of all proportion, judged by its brackets, dots and digits outside of strings; or ""."""
+    if len(text) > TOML_BYTES:
+        return f"larger than {TOML_BYTES:,} characters"
+    bare = _STRINGS.sub("_", text)
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", bare):
+        depth = max(0, depth + (1 if bracket in "[{" else -1))
+        if depth > DEEPEST:
+            return f"more than {DEEPEST} brackets within each other"
+    if _DOTTED.search(bare):
+        return f"a key of more than {DEEPEST} parts"
+    if _LONG_NUMBER.search(bare):
+        return f"a number of more than {LONGEST_NUMBER} characters"
+    if bare.count("=") + bare.count(",") > MOST_VALUES:
+        return f"more than {MOST_VALUES:,} values"
+    return ""
 
 
 def _explain(text: str, model: type[BaseModel], issue: Mapping[str, Any], name: str) -> str:
     """One sentence for one pydantic error."""
     location = [str(part) for part in issue["loc"]]
-    key = ".".join(location) or "the file"
+    key = shown(".".join(location), 100) or "the file"
     line = line_of(text, location)
     where = f"{name}, line {line}" if line else name
     if issue["type"] == "extra_forbidden":
         valid = _keys(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(location[-1][:100], valid, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
         return f"{where}: unknown key {key!r}; {hint}"
     if issue["type"] == "missing":
         return f"{where}: missing key {key!r}"
-    message = str(issue["msg"]).removeprefix("Value error, ")
+    message = shown(str(issue["msg"]).removeprefix("Value error, "), 300)
     given = issue.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{where}: {key}: {message}{shown}"
+    told = f" (given: {shown(repr(given), 80)})" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {key}: {message}{told}"
 
 
 def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
@@ -90,8 +129,8 @@ def line_of(text: str, location: list[str]) -> int | None:
     """The 1-based line on which a key, or failing that its table, is written; None where it cannot be told."""
     table: list[str] = []
     nearest: tuple[int, int] | None = None  # (how much of the location it matches, line)
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+    for number, line in enumerate(text.split("\n"), start=1):
+        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
         if header:
             table = [part.strip().strip("\"'") for part in header.group(1).split(".")]
             path = table

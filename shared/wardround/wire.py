@@ -32,9 +32,21 @@ class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Answered(_Header):
+    """An answer that the coordinator has: its run, the digest of that run's agreement, its round, and the SHA-256 of
+    the reply's bytes. The hospital's ledger holds a receipt of the same SHA-256, or the answer was another ledger's.
+    """
+
+    run: Name
+    federation: _DIGEST
+    round: Annotated[int, Field(ge=0, le=1_000_000)]
+    sha256: _DIGEST
+
+
 class RequestHeader(_Header):
     """run: the run's name, chosen by the coordinator and kept over a resume. federation: `Federation.digest`.
-    round: number in `Schedule.rounds`, from 0.
+    round: number in `Schedule.rounds`, from 0. last: the last answer of this very hospital that the coordinator has, of
+    any run; None when it has none.
     """
 
     version: Literal[1] = VERSION
@@ -42,6 +54,7 @@ class RequestHeader(_Header):
     run: Name
     federation: _DIGEST
     round: Annotated[int, Field(ge=0, le=1_000_000)]
+    last: Answered | None = None
 
 
 class Refusal(_Header):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from wardround.errors import MessageError
+from wardround.text import shown
 from wardround.wire import LIMIT_BYTES
 
 ACTION = "wardround"
@@ -29,5 +30,5 @@ def unpack(content: RecordDict) -> bytes:
     except Exception as error:  # whatever a sender may have put there
         raise MessageError(f"not a message of wardround ({type(error).__name__})") from None
     if (array.stype, array.dtype, array.shape) != (_KIND, "uint8", (len(array.data),)) or len(array.data) > LIMIT_BYTES:
-        raise MessageError(f"not a message of wardround ({array.dtype[:16]!r} {list(array.shape)[:4]})")
+        raise MessageError(f"not a message of wardround ({shown(array.dtype, 16)} {list(array.shape)[:4]})")
     return bytes(array.data)

@@ -217,7 +217,8 @@ def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
     checkpointer = RememberingCheckpointer(settings.out)
     model = ready.agreements[0].model
     with LocalGrid(apps, workers=settings.workers) as grid:
-        transport = GridTransport(grid, registered(grid, {site.name: h for site, h in part}))
+        members = registered(grid, {site.name: h for site, h in part})
+        transport = GridTransport(grid, lambda: members)
         for event in run(settings.federation, model, transport, checkpointer, run_name=RUN, private=settings.privacy):
             if event["event"] not in ("round", "missed"):
                 continue
@@ -239,7 +240,7 @@ def _enriched(event: Event, ready: Ready, state: State, training: int) -> Event:
         return event
     *part, (_, held_out, agreement) = zip(ready.sites, ready.hospitals, ready.agreements, strict=True)
     event["accuracy"] = accuracy(held_out, agreement, state)
-    if agreement.model.per_patient == "vmap" and (settings.data is None or not settings.privacy):
+    if agreement.federation.model.family != "conv4" and (settings.data is None or not settings.privacy):
         event["accuracy_by_hospital"] = {site.name: accuracy(h, a, state) for site, h, a in part}
     return event
 

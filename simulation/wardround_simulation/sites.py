@@ -15,6 +15,7 @@ from typing import Any
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, DataError
+from wardround_client.config import Policy
 from wardround_client.hospital import Hospital
 from wardround_client.ingest import ingest
 from wardround_client.privacy.ledger import Ledger
@@ -142,6 +143,7 @@ def hospital_toml(site: Site, federation: Federation, compute: str) -> str:
     """A hospital.toml that permits this federation and little else."""
     epsilon = 1.25 * federation.privacy.epsilon
     labels = json.dumps(list(federation.task.classes), ensure_ascii=False)
+    permitted = "\n".join(f"{rule} = {limit!r}" for rule, limit in _permitting(federation).items())
     return f"""\
 [hospital]
 name = "{site.name}"
@@ -156,12 +158,38 @@ epsilon = {epsilon!r}
 
 [policy]
 least_noise_multiplier = 0.01
-greatest_clip_norm = {max(10.0, federation.privacy.clip_norm)!r}
 least_patients = 1
-greatest_gradients_per_round = {max(100, 2 * federation.algorithm.local_steps)}
-greatest_images_per_patient = {max(16, federation.privacy.images_per_patient)}
+{permitted}
 labels = {labels}
 """
+
+
+def _permitting(federation: Federation) -> dict[str, float]:
+    """Limits that are the usual ones, or what the federation asks for: nobody's patients are in a simulation."""
+    choice, privacy, task, model = federation.algorithm, federation.privacy, federation.task, federation.model
+    ends = {
+        "clip_norm": privacy.clip_norm,
+        "local_learning_rate": choice.local_learning_rate,
+        "regularization": choice.regularization,
+        "support_share": privacy.support_share,
+    }
+    greatest = ends | {
+        "epsilon": privacy.epsilon,
+        "gradients_per_round": 2 * choice.local_steps,
+        "local_steps": choice.local_steps,
+        "local_batches": choice.local_batches,
+        "proximal": choice.proximal,
+        "images_per_patient": privacy.images_per_patient,
+        "patients_per_episode": privacy.patients_per_episode,
+        "features": model.features,
+        "embedding": model.embedding,
+        "image_size_px": task.image_size_px,
+        "classes": len(task.classes),
+    }
+    usual = Policy()
+    return {f"greatest_{name}": max(asked, getattr(usual, f"greatest_{name}")) for name, asked in greatest.items()} | {
+        f"least_{name}": min(asked, getattr(usual, f"least_{name}")) for name, asked in ends.items()
+    }
 
 
 def _declare(site: Site, hospital: Hospital, federation: Federation, compute: str) -> Hospital:

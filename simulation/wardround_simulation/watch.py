@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wardround.schedule import TRAINING
+from wardround.screen import Screen
 from wardround_simulation.tables import show_audit, show_membership
 
 Event = Mapping[str, Any]
@@ -172,7 +173,7 @@ def watching(*, as_json: bool) -> Iterator[Watch]:
     if as_json:
         yield JsonWatch(sys.stdout)
         return
-    console = Console()
+    console = Screen()
     if not console.is_terminal:
         yield PlainWatch(console)
         return

@@ -160,6 +160,29 @@ def make_format_2(path: Path) -> None:
         index.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
 
 
+def make_format_3(path: Path) -> None:
+    """Give a cohort the tables of the format before, in which a UID named one thing whoever had it."""
+    with closing(sqlite3.connect(path / INDEX)) as index, index:
+        index.executescript(
+            """
+            CREATE TABLE old (subject BLOB, column INTEGER, value TEXT NOT NULL, PRIMARY KEY (subject, column))
+            WITHOUT ROWID;
+            INSERT INTO old SELECT DISTINCT subject, column, value FROM labels;
+            DROP TABLE labels; ALTER TABLE old RENAME TO labels;
+            CREATE TABLE old (
+                instance BLOB PRIMARY KEY, study BLOB NOT NULL, patient INTEGER NOT NULL REFERENCES patients,
+                first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL, manufacturer TEXT NOT NULL DEFAULT ''
+            ) WITHOUT ROWID;
+            INSERT INTO old SELECT * FROM instances;
+            DROP TABLE instances; ALTER TABLE old RENAME TO instances;
+            CREATE INDEX instances_of_patient ON instances (patient);
+            CREATE INDEX instances_of_study ON instances (study);
+            DROP TABLE files; CREATE TABLE files (file BLOB PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
+            UPDATE meta SET value = '3' WHERE name = 'format';
+            """
+        )
+
+
 def in_index(path: Path, text: bytes) -> bool:
     return text in (path / INDEX).read_bytes()
 
@@ -204,6 +227,28 @@ def test_a_cohort_of_the_format_before_can_be_erased_from_and_added_to(tmp_path:
         writer.finish()
     store = CohortStore.open(tmp_path, withdrawn=())
     assert store.manufacturers == ("unknown", "cassini") and store.pseudonyms == (b"q", b"r")
+
+
+def test_a_cohort_that_told_things_apart_by_uid_alone_keeps_its_labels(tmp_path: Path) -> None:
+    with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
+        with writer.batch() as batch:
+            for number, who in enumerate([b"p", b"q", b"r"]):
+                study = b"r's" if who == b"r" else b"both"
+                batch.add(patient=who, study=study, instance=b"i%d" % number, rows=rows(number), manufacturer="cassini")
+            batch.stage(b"both", 1, ["of the study", None])
+            batch.stage(b"i1", 2, ["of the image", None])
+            batch.stage(b"r", 3, ["of the patient", "left"])
+            batch.label(["finding", "side"], 0)
+        writer.finish()
+    make_format_3(tmp_path)
+    expected = ["of the study", "of the image", "of the patient"]
+    assert CohortStore.open(tmp_path, withdrawn=()).labels("finding") == expected
+    CohortWriter(tmp_path, LAYOUT, KEY).__exit__()  # whatever writes next
+    with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
+        writer.finish()
+    store = CohortStore.open(tmp_path, withdrawn={b"p"})
+    assert store.labels("finding") == expected[1:] and store.labels("side") == [None, "left"]
+    assert store.manufacturers == ("cassini", "cassini") and store.inputs[:][:, 0, 0, 0].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,13 @@ class Daemon:
 
     hospital: Hospital
     agreement: Agreement
-    seen: list[set[int]] = field(default_factory=list)
+    opened: list[set[int]] = field(default_factory=list)
+
+    @property
+    def seen(self) -> list[set[int]]:
+        """Of each round, what came after the question about nobody."""
+        assert not any(self.opened[::2])
+        return self.opened[1::2]
 
     def round(self, number: int) -> bytes:
         return answer(self.hospital, request(self.agreement, number), self._open)
@@ -57,7 +63,7 @@ class Daemon:
         return refused.error if refused else ""
 
     def _open(self, examples: Examples, **more: Any) -> Cohort:
-        self.seen.append({round(value) for value in examples.z[:, 0].tolist()})
+        self.opened.append({round(value) for value in examples.z[:, 0].tolist()})
         return PrivateCohort(examples, **more)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import wardround.bundle
 from wardround.config import Federation
 from wardround.errors import Unreachable, Untrusted
 from wardround.wire import ReplyHeader, RoundReply, peek_request
+from wardround_client.clock_skew import Clock
 from wardround_client.keys import create_node_key, load_node_key, write_card
 from wardround_client.node import Coordinator, Link, Node
 
@@ -150,6 +152,34 @@ def test_an_unregistered_key_is_told_so(place: Place, tmp_path: Path) -> None:
         place.coordinator, ec.generate_private_key(ec.SECP384R1()), _no_answer, frozenset, tmp_path / "node.json"
     )
     with pytest.raises(Untrusted, match="does not know this node's key"):
+        node.run(threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "says"),
+    [(0, None), (240, "4 min .*ahead of"), (-240, "(4 min|3 min 59 s).* behind")],
+)
+def test_a_clock_that_is_off_by_four_minutes_works_and_is_said(
+    place: Place, tmp_path: Path, ahead_s: int, says: str | None
+) -> None:
+    clock = Clock(now=lambda: time.time() + ahead_s, kept=lambda: None)
+    key = load_node_key(place.hospital("st-anna"))
+    running = Running(Node(place.coordinator, key, _no_answer, frozenset, tmp_path / "node.json", clock=clock))
+    running.node._report = running.report
+    with running:
+        running.until(Link.CONNECTED)
+    (detail,) = (detail for link, detail in running.seen if link is Link.CONNECTED)
+    assert re.search(says, detail) if says else detail == f"connected to {place.coordinator.address}", detail
+
+
+@pytest.mark.parametrize(("ahead_s", "says"), [(400, "6 min [0-9]+ s ahead of"), (-90_000, "1 day .*behind")])
+def test_a_clock_that_is_off_by_more_is_refused_and_named(
+    place: Place, tmp_path: Path, ahead_s: int, says: str
+) -> None:
+    clock = Clock(now=lambda: time.time() + ahead_s, kept=lambda: False)
+    key = load_node_key(place.hospital("st-anna"))
+    node = Node(place.coordinator, key, _no_answer, frozenset, tmp_path / "node.json", clock=clock)
+    with pytest.raises(Untrusted, match=says):
         node.run(threading.Event())
 
 

@@ -53,7 +53,10 @@ SYMBOLS: dict[str, tuple[str, ...] | None] = {
         "root_certificates",
         "interceptors",
     ),
-    "flwr.supernode.node_auth_http_interceptor.NodeAuthHttpInterceptor": ("private_key", "public_key"),
+    "flwr.supercore.primitives.asymmetric.sign_message": ("private_key", "message"),
+    "flwr.common.constant.TIMESTAMP_HEADER": None,
+    "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": None,
+    "flwr.supercore.constant.FLEET_HTTP_SIGNATURE_HEADER": None,
 }
 CALLS = (
     "ActivateNode",
@@ -173,9 +176,9 @@ def test_the_client_still_sends_through_an_httpx_client_that_can_be_bounded() ->
 def test_an_array_is_still_stored_so_that_its_length_can_be_told() -> None:
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-    from wardround_client.bounded import array_bytes
     from wardround_flower import pack
+    from wardround_flower.parts import array_bytes
 
     for size in (100, 6 << 20):  # one chunk, and two
         stored = {name: part.deflate() for name, part in get_all_nested_objects(pack(os.urandom(size))).items()}
-        assert size <= array_bytes(stored) <= size + 1000, "bounded.py reads Flower's stored objects"
+        assert size <= array_bytes(stored) <= size + 1000, "parts.py reads Flower's stored objects"

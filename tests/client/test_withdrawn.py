@@ -190,11 +190,11 @@ def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
         with writer.batch() as batch:
             for number, who in enumerate([ANNA, BERT, ANNA, CARL]):
                 instance, study = WHO.of("row", f"i{number}"), WHO.of("row", f"s{number}")
-                if batch.owner(instance) is None:
+                if not batch.holds(who, instance):
                     batch.add(
                         patient=who, study=study, instance=instance, rows=np.full((1, 1), 10 + number, np.float32)
                     )
-                    batch.remember(WHO.of("file", f"f{number}"), instance)
+                    batch.remember(WHO.of("file", f"f{number}"), who, instance)
                 batch.stage(instance, number, [f"label {number}"])
             batch.label(["finding"], 0)
         writer.finish()

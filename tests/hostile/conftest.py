@@ -12,8 +12,10 @@ from tests.hostile.attack import FEDERATION, Victim
 from wardround.cli import run
 
 
-def make_home(home: Path, patients: int, *, seed: int = 1, ill: float = 0.5, federation: str = FEDERATION) -> Path:
-    """A hospital's home that declares 40 patients and holds `patients`."""
+def make_home(
+    home: Path, patients: int, *, seed: int = 1, ill: float = 0.5, federation: str = FEDERATION, policy: str = ""
+) -> Path:
+    """A hospital's home that declares 40 patients and holds `patients`; policy: more of its hospital.toml."""
     draws = random.Random(seed)
     rows = [
         f"{draws.gauss(0, 1):.4f},{draws.gauss(0, 1):.4f},{'yes' if draws.random() < ill else 'no'},p{number}"
@@ -25,8 +27,12 @@ def make_home(home: Path, patients: int, *, seed: int = 1, ill: float = 0.5, fed
     table.write_text("\n".join(["a,b,y,id", *rows]) + "\n")
     ingest = ["ingest", str(home), "--table", str(table), "--federation", str(agreement), "--patient-column", "id"]
     assert run(["hospital", "init", str(home), "--name", "st-anna", "--patients", "40"]) == 0
+    if policy:
+        toml = home / "hospital.toml"
+        kept = toml.read_text().split("[budget]")[0]
+        toml.write_text(kept + policy)
     assert run(["hospital", *ingest]) == 0
-    assert run(["hospital", "approve", str(home), str(agreement), "--yes"]) == 0
+    assert run(["hospital", "approve", str(home), str(agreement), "--yes", "--runs", "100"]) == 0
     return home
 
 

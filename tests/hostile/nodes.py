@@ -45,6 +45,8 @@ def besieged(template: Path, folder: Path) -> Iterator[Besieged]:
     )  # each test asks good rounds too
     with HostileFleet(folder) as fleet:
         assert run(["hospital", "join", str(home), "--address", fleet.address, "--ca", str(fleet.ca)]) == 0
+        (approved,) = (home / "approved").glob("*/federation.toml")
+        assert run(["hospital", "approve", str(home), str(approved), "--yes", "--runs", "100"]) == 0
         daemon = Daemon(home, poll_s=0.02)
         error: list[BaseException] = []
 

@@ -85,9 +85,9 @@ PRIVATE_STAGES: dict[str, Place] = {
     "the reservation": (Ledger, "reserve"),
     "the prior": (round_module, "_own_prior"),
     "the question": (round_module, "ask"),
-    "the loss": (Objective, "__call__"),
+    "the loss": (Objective, "gradients"),
     "the noise": (mechanism, "noised"),
-    "what was spent": (Ledger, "spent_by_run"),
+    "what was spent": (Ledger, "price_of_run"),
     "the reply's header": (round_module, "_reply_header"),
     "the release": (Ledger, "release"),
 }

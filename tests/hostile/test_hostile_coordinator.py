@@ -118,6 +118,15 @@ def test_an_unknown_bundle_is_refused_by_name(under: Besieged, bundle: str) -> N
     assert (code, text) == (wardround_client.fleet.INVALID_BUNDLE, NOT_APPROVED)
 
 
+@pytest.mark.parametrize("kind", ["train", "evaluate", "query", "query.other", "train.wardround", "system"])
+def test_a_message_of_another_type_is_refused_and_costs_nothing(under: Besieged, kind: str) -> None:
+    before = under.daemon.hospital.ledger.entries()
+    blob = request(under.agreement, 0, run=f"type-{kind}")
+    code, _ = error_of(under.fleet.ask(offer(blob, under.bundle, kind=kind)))
+    assert code == wardround_client.app.ERROR_CODE
+    assert under.daemon.hospital.ledger.entries() == before
+
+
 # Size.
 
 

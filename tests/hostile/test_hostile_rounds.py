@@ -327,6 +327,7 @@ def test_the_ledger_names_the_coordinator_that_was_joined(victim: Victim, tmp_pa
     home = victim.hospital.home
     assert run(["hospital", "join", str(home), "--address", "fl.example.org:9092", "--ca", str(files.ca)]) == 0
     hospital = Hospital.open(home, ledger=Ledger(None))
+    hospital.approve(hospital.approvals.folder(victim.agreement.federation.digest) / "federation.toml")
     answer(hospital, request(victim.agreement, 0))
     pinned = hospital.config.coordinator.ca_sha256
     (reserved, released) = hospital.ledger.entries()

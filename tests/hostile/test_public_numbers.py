@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 from tests.imports import closure, modules, tree
 
-ACCOUNTANT, COHORT, MECHANISM = (f"wardround_client.privacy.{name}" for name in ("accountant", "cohort", "mechanism"))
+ACCOUNTANT = "wardround.accountant"
+COHORT, MECHANISM = (f"wardround_client.privacy.{name}" for name in ("cohort", "mechanism"))
 PRIVATE = ("patients", "sampled", "images_of", "left_out")
 
 

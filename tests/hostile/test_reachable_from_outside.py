@@ -95,6 +95,8 @@ def test_a_running_daemon_listens_on_nothing_but_its_owners_socket(attacked_home
     with HostileFleet(tmp_path) as fleet:
         assert run(["hospital", "join", str(home), "--address", fleet.address, "--ca", str(fleet.ca)]) == 0
         agreement = Victim.of(home).agreement
+        (approved,) = (home / "approved").glob("*/federation.toml")
+        assert run(["hospital", "approve", str(home), str(approved), "--yes"]) == 0
         port = f"{int(fleet.address.rpartition(':')[2]):04X}"
         with process(home) as running:
             for plan in agreement.schedule.rounds:

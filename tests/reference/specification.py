@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 _CLIENT, _PRIVACY, _HOSTILE, _REFERENCE = "tests/client/", "tests/client/privacy/", "tests/hostile/", "tests/reference/"
+_ALONE = _PRIVACY + "test_alone.py::test_"
 _ANSWERS = _PRIVACY + "test_answers.py::test_"
 _AUDIT = _PRIVACY + "test_audit.py::test_"
 _COHORT = _PRIVACY + "test_cohort.py::test_"
 _DELTA = _HOSTILE + "test_nothing_beside_the_delta.py::test_"
 _DRAWS = _PRIVACY + "test_draws.py::test_"
+_ELEMENTARY = "tests/shared/test_elementary.py::test_"
 _EPISODES = _PRIVACY + "test_episodes.py::test_"
 _FAULTS = _PRIVACY + "test_ledger_faults.py::test_"
 _LEDGER = _PRIVACY + "test_ledger.py::test_"
@@ -18,11 +20,11 @@ _NO_SEED = _PRIVACY + "test_no_seed.py::test_"
 _OUTSIDE = _HOSTILE + "test_reachable_from_outside.py::test_"
 _PROMISE = _REFERENCE + "test_promise.py::test_"
 _PUBLIC = _HOSTILE + "test_public_numbers.py::test_"
-_ROUNDING = _PRIVACY + "test_rounding.py::test_"
 _ROUNDS = _HOSTILE + "test_hostile_rounds.py::test_"
 _SCHEDULES = _REFERENCE + "test_accounting_schedules.py::test_"
 _SENSITIVITY = _PRIVACY + "test_sensitivity.py::test_"
 _TEXTS = _HOSTILE + "test_error_texts_stay.py::test_"
+_WALL = _HOSTILE + "test_wall.py::test_"
 _SIEGE = _HOSTILE + "test_hostile_coordinator.py::test_"
 
 _BOUNDED = _SENSITIVITY + "a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_for"
@@ -59,7 +61,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _DRAWS + "patients_are_sampled_independently_of_each_other",
         _DRAWS + "the_rate_is_met_and_the_size_is_binomial",
         _MECHANISM + "a_poisson_sample_holds_each_patient_at_most_once",
-        _PRIVACY + "test_accountant.py::test_more_patients_a_step_than_declared_means_everyone",
+        "tests/shared/test_accountant.py::test_more_patients_a_step_than_declared_means_everyone",
     ),
     "P8": (
         _PROMISE + "hospitals_that_differ_in_their_patients_alone_look_alike",
@@ -85,18 +87,65 @@ TESTS: dict[str, tuple[str, ...]] = {
         _SENSITIVITY + "the_answer_is_the_noised_sum_over_a_public_number",
     ),
     "P12": (
-        _MECHANISM + "a_clipped_vector_is_never_longer_than_c",
-        _ROUNDING + "a_theta_made_of_cancellation_moves_a_sum_of_gradients_by_no_more_than_c",
-        _ROUNDING + "it_turns_nobody_else_s_prediction",
-        _ROUNDING + "an_encoded_image_is_the_same_to_the_last_bit_whoever_else_is_there",
-        _ROUNDING + "other_episodes_are_the_same_to_the_last_bit",
+        _ALONE + "a_clipped_vector_is_never_longer_than_c",
+        _ALONE + "a_long_vector_is_not_longer_than_c_either",
+        _ALONE + "sums_of_many_are_exact_in_any_order",
     ),
     "P13": (
         _COHORT + "the_sum_is_that_of_plain_autograd_patient_by_patient",
-        _COHORT + "a_layer_that_book_keeping_does_not_cover_is_noticed",
-        _COHORT + "a_layer_that_mixes_images_is_noticed",
+        _COHORT + "convolutional_gradients_are_right_in_every_memory_format",
+        _ELEMENTARY + "gradients_are_those_of_autograd",
+        _ELEMENTARY + "so_are_those_of_the_sums_that_ride_along",
     ),
-    # Each question
+    # A patient alone
+    "P62": (
+        _ALONE + "what_a_sum_of_gradients_loses_is_what_the_patient_adds_alone",
+        _ALONE + "so_it_is_for_the_sums_that_a_metric_is_made_of",
+        _ALONE + "a_patient_s_images_are_weighed_by_the_patient_s_own_number",
+    ),
+    "P63": (
+        _ALONE + "nobody_s_block_changes_when_another_leaves",
+        _ALONE + "nobody_s_episode_changes_when_a_patient_of_another_leaves",
+    ),
+    "P64": (
+        _ELEMENTARY + "place_company_and_threads_change_no_bit",
+        _ELEMENTARY + "functions_are_those_of_the_library",
+        _ELEMENTARY + "a_sum_is_the_sum",
+    ),
+    "P65": (
+        _ALONE + "an_image_is_encoded_alike_in_any_company",
+        _ALONE + "a_deep_prediction_is_the_same_in_any_company",
+    ),
+    "P66": (
+        _WALL + "what_cannot_be_computed_about_nobody_is_refused_before_it_costs_anything",
+        _WALL + "a_machine_that_computes_other_bits_the_second_time_is_refused",
+    ),
+    "P67": (
+        _ALONE + "a_part_that_raises_counts_as_nothing_and_nobody_else_notices",
+        _ALONE + "an_image_that_cannot_be_encoded_or_predicted_is_a_row_of_its_own",
+        _COHORT + "a_broken_image_leaves_every_other_patient_as_it_is",
+    ),
+    "P68": (_ALONE + "the_grid_of_contributions_is_public", _MECHANISM + "the_grid_does_not_follow_the_data"),
+    "P69": (
+        _CLIENT + "test_ingest_stable.py::test_whoever_comes_or_goes_the_others_stay_as_they_are",
+        _CLIENT + "test_ingest_stable.py::test_whoever_leaves_a_table_the_others_stay_as_they_are",
+    ),
+    # The wall
+    "P70": (_WALL + "whatever_function_raises_a_round_ends_in_one_reply",),
+    "P71": (
+        _WALL + "a_round_whose_process_died_is_answered_with_noise_alone",
+        _WALL + "noise_alone_looks_like_an_answer",
+    ),
+    "P72": (_WALL + "what_post_processing_makes_infinite_is_a_public_number",),
+    "P73": (
+        _CLIENT + "test_policy_covers_every_setting.py::test_every_setting_has_a_bound_or_a_reason_why_it_needs_none",
+        _CLIENT + "test_policy_covers_every_setting.py::test_each_bound_refuses_by_its_name",
+    ),
+    "P74": (
+        _CLIENT + "test_footprint.py::test_an_estimate_is_above_what_an_episode_takes_and_not_far",
+        _CLIENT + "test_footprint.py::test_an_agreement_larger_than_the_machine_is_refused_by_name",
+        _ALONE + "an_episode_has_at_most_a_public_number_of_patients_on_either_side",
+    ),
     "P14": (_BOUNDED, _COHORT + "one_patient_moves_the_sum_of_gradients_by_at_most_c"),
     "P15": (
         _EPISODES + "a_patient_is_in_one_episode_at_most_and_there_on_one_side",
@@ -127,17 +176,17 @@ TESTS: dict[str, tuple[str, ...]] = {
     # Accounting
     "P22": (
         _SCHEDULES + "neither_the_order_nor_the_splitting_of_rows_changes_a_price",
-        _PRIVACY + "test_accountant.py::test_impossible_rows_are_refused",
+        "tests/shared/test_accountant.py::test_impossible_rows_are_refused",
     ),
     "P23": (
         _SCHEDULES + "our_epsilon_is_never_below_the_oracle_s_and_hardly_above_for_both_neighbours",
         _REFERENCE + "test_accounting.py::test_the_gaussian_approximation_under_reports_and_is_not_ours",
-        _PRIVACY + "test_accountant.py::test_composition_is_what_one_gaussian_of_all_costs",
-        _PRIVACY + "test_accountant_properties.py::test_the_central_limit_theorem_is_used_nowhere",
+        "tests/shared/test_accountant.py::test_composition_is_what_one_gaussian_of_all_costs",
+        "tests/shared/test_accountant_properties.py::test_the_central_limit_theorem_is_used_nowhere",
     ),
     "P24": (
-        _PRIVACY + "test_accountant.py::test_the_method_is_named_and_falls_back",
-        _PRIVACY + "test_accountant.py::test_prv_failing_is_not_an_error",
+        "tests/shared/test_accountant.py::test_the_method_is_named_and_falls_back",
+        "tests/shared/test_accountant.py::test_prv_failing_is_not_an_error",
         _SCHEDULES + "our_epsilon_is_never_below_the_oracle_s_and_hardly_above_for_both_neighbours",
     ),
     "P25": (
@@ -145,9 +194,9 @@ TESTS: dict[str, tuple[str, ...]] = {
         _REFERENCE + "test_accounting.py::test_the_specification_s_example",
     ),
     "P26": (
-        _PRIVACY + "test_accountant.py::test_a_run_costs_its_epsilon_and_no_more",
-        _PRIVACY + "test_accountant.py::test_a_subsampled_run_costs_its_epsilon_and_no_more",
-        _PRIVACY + "test_accountant_properties.py::test_a_run_of_every_algorithm_spends_its_epsilon",
+        "tests/shared/test_accountant.py::test_a_run_costs_its_epsilon_and_no_more",
+        "tests/shared/test_accountant.py::test_a_subsampled_run_costs_its_epsilon_and_no_more",
+        "tests/shared/test_accountant_properties.py::test_a_run_of_every_algorithm_spends_its_epsilon",
     ),
     "P27": (
         _PROMISE + "what_was_forecast_is_what_the_ledger_holds",
@@ -173,6 +222,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "P32": (
         _LEDGER + "a_retry_after_a_crash_uses_the_same_reservation",
         _LEDGER + "two_computations_of_one_round_release_one_reply",
+        _WALL + "a_round_whose_process_died_is_answered_with_noise_alone",
+        _WALL + "a_full_disk_keeps_the_one_reply_until_there_is_room",
         _SOAK,
     ),
     "P33": (

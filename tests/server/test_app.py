@@ -17,6 +17,7 @@ from tests.server.conftest import FakeHospital, a_federation
 from tests.server.test_hospitals import card
 
 from wardround.errors import ConfigError, FederationError, MessageError
+from wardround.wire import RequestHeader, RoundRequest
 from wardround_flower import pack, unpack
 from wardround_server.app import HOME, GridTransport, app
 from wardround_server.checkpoint import Checkpointer
@@ -75,7 +76,7 @@ def test_names_come_from_the_registry_and_failures_find_their_hospital() -> None
     federation = a_federation()
     blob = b"x" * 10
     grid = FakeGrid({11: Error(4, "gone"), 12: None, 13: Error(2, "raised")})
-    transport = GridTransport(grid, registered(anna=11, bert=12))
+    transport = GridTransport(grid, lambda: registered(anna=11, bert=12), everybody=True)
     assert transport.hospitals() == ["13", "anna", "bert"]
     assert transport.declared_patients("anna") == 100
     assert transport.declared_patients("13") is None
@@ -88,8 +89,38 @@ def test_names_come_from_the_registry_and_failures_find_their_hospital() -> None
     assert federation.rounds.quorum == 2
 
 
+def test_only_members_are_asked_and_they_are_looked_up_each_round() -> None:
+    grid = FakeGrid({11: None, 12: None, 13: None})
+    members = registered(anna=11, bert=12)
+    transport = GridTransport(grid, lambda: members)
+    assert transport.hospitals() == ["anna", "bert"]
+    del members[12]
+    assert transport.hospitals() == ["anna"]
+    assert transport.declared_patients("bert") is None
+
+
+def test_a_hospital_that_is_removed_after_it_was_asked_is_not_believed() -> None:
+    members = registered(anna=11, bert=12)
+    federation = a_federation()
+    grid = FakeGrid({11: FakeHospital("anna", federation), 12: FakeHospital("bert", federation)})
+    transport = GridTransport(grid, lambda: members)
+    transport.hospitals()
+    request = RoundRequest(
+        RequestHeader(run="spring", federation=federation.digest, round=0),
+        *(np.ones(size, np.float32) for size in (6, 2, 2)),
+    ).pack()
+    outcomes = {}
+    for name, outcome in transport.exchange(dict.fromkeys(["anna", "bert"], request), deadline_s=30):
+        outcomes[name] = outcome
+        members.pop({"anna": 12, "bert": 11}[name], None)  # the other one
+    first, second = outcomes.values()
+    assert isinstance(first, bytes)
+    assert isinstance(second, FederationError)
+    assert "not registered any more" in str(second)
+
+
 def test_it_does_not_wait_for_the_deadline_when_all_have_answered() -> None:
-    transport = GridTransport(FakeGrid({11: Error(4, "gone")}), registered(anna=11))
+    transport = GridTransport(FakeGrid({11: Error(4, "gone")}), lambda: registered(anna=11))
     transport.hospitals()
     started = time.monotonic()
     assert len(list(transport.exchange({"anna": b"x"}, deadline_s=60))) == 1

@@ -48,9 +48,10 @@ def test_register_while_down_is_noted_and_status_shows_it(tmp_path: Path) -> Non
     (tmp_path / "join.json").write_text(card("anna").model_dump_json())
     assert "noted" in call("register", tmp_path, tmp_path / "join.json")
     status = json.loads(call("status", tmp_path, "--json"))
+    assert set(status.pop("certificates")) == {"server certificate", "CA"}
     assert status == {
         "up": False,
-        "hospitals": [{"hospital": "anna", "declared_patients": 100, "status": "coordinator down"}],
+        "hospitals": [{"hospital": "anna", "declared_patients": 100, "status": "coordinator down", "answers": 0}],
         "runs": [],
     }
 
@@ -75,7 +76,7 @@ def test_a_misspelt_key_in_coordinator_toml(tmp_path: Path) -> None:
         call("up", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["init", "register", "up", "run", "status", "report"])
+@pytest.mark.parametrize("command", ["init", "register", "remove", "up", "run", "status", "report"])
 def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
     text = call(command, "--help")
     assert "Examples:" in text

@@ -204,7 +204,9 @@ def test_a_run_cannot_go_on_twice_at_once(
 
 
 def test_a_model_that_blows_up_ends_the_run_before_the_checkpoint(checkpointer: Checkpointer) -> None:
-    federation = a_federation(learning_rate=1e39)
+    federation = a_federation()
+    past_bounds = federation.outer.model_copy(update={"learning_rate": 1e39})
+    federation = federation.model_copy(update={"outer": past_bounds})
     with pytest.raises(FederationError, match="no longer finite"):
         play(federation, FakeTransport(*three(federation)), checkpointer)
     kept = state_of(federation, checkpointer)

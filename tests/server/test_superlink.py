@@ -19,14 +19,16 @@ from pathlib import Path
 
 import grpc
 import pytest
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
-from flwr.superlink.grid.http_grid import HttpGrid
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.superlink.routers.fleet import node_auth
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.test_hospitals import card
 from typer.testing import CliRunner
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wardround.errors import PortInUse, Unreachable, Untrusted
-from wardround_server import superlink, tls
+from wardround_server import door, superlink, tls
 from wardround_server.commands import app
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
@@ -54,6 +56,18 @@ SYMBOLS = {
     "flwr.supercore.control.ControlHttpClient.ListRuns": ("self", "request"),
     "flwr.supercore.control.ControlHttpClient.ListNodes": ("self", "request"),
     "flwr.supercore.control.ControlHttpClient.RegisterNode": ("self", "request"),
+    "flwr.supercore.control.ControlHttpClient.UnregisterNode": ("self", "request"),
+    "flwr.superlink.grid.http_grid.HttpGrid": ("runtime_api_address", "insecure", "root_certificates", "token"),
+    "flwr.supercore.runtime.RuntimeHttpClient.PullMessages": ("self", "request"),
+    "flwr.supercore.runtime.RuntimeHttpClient.PullObject": ("self", "request"),
+    "flwr.supercore.runtime.RuntimeHttpClient.ConfirmMessageReceived": ("self", "request"),
+    "flwr.supercore.inflatable.inflatable_object.iterate_object_tree": ("tree",),
+    "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": (
+        "object_id", "object_contents", "keep_object_contents", "objects",
+    ),
+    "flwr.supercore.object_store.ObjectStore.__contains__": ("self", "object_id"),
+    "flwr.supercore.primitives.asymmetric.bytes_to_public_key": ("public_key_bytes",),
+    "flwr.supercore.primitives.asymmetric.verify_signature": ("public_key", "message", "signature"),
     "flwr.common.serde.fab_to_proto": ("fab",),
     "flwr.common.serde.user_config_to_proto": ("user_config",),
 }  # fmt: skip
@@ -91,33 +105,43 @@ def test_contract_with_flower_superlink_lifespan_config() -> None:
     assert fields == FIELDS, f"flwr changed: SuperLinkLifespanConfig differs in {fields ^ FIELDS}"
 
 
+def test_contract_with_flower_grid_over_http() -> None:
+    found = find("flwr.superlink.grid.http_grid.HttpGrid")
+    assert isinstance(found, type)
+    assert isinstance(vars(found)["_runtime_client"], property), "flwr changed: HttpGrid._runtime_client is gone"
+    grid = found(token="a")
+    assert grid.node.node_id == find("flwr.common.constant.SUPERLINK_NODE_ID"), "flwr changed: HttpGrid.node"
+
+
+def test_contract_with_flower_fleet_paths() -> None:
+    """What the door lets through are the Fleet API's paths, without those that register nodes."""
+    types = find("flwr.supercore.protobuf.translation.PROTOBUF_REQUEST_TYPES")
+    assert isinstance(types, dict)
+    fleet = {path for method, path in types if path.startswith("/v1/fleet/") and method == "POST"}
+    assert fleet - door.PATHS == {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+    assert types["POST", "/v1/fleet/push-messages"] is PushMessagesRequest
+    assert types["POST", "/v1/fleet/push-object"] is PushObjectRequest
+
+
+def test_contract_with_flower_node_authentication() -> None:
+    """The door reads the same headers in the same way as Flower's own authentication."""
+    source = inspect.getsource(node_auth.authenticate_node)
+    for name in (
+        *("FLEET_HTTP_PUBLIC_KEY_HEADER", "FLEET_HTTP_SIGNATURE_HEADER", "TIMESTAMP_HEADER"),
+        *("SYSTEM_TIME_TOLERANCE", "TIMESTAMP_TOLERANCE", "verify_signature", "bytes_to_public_key"),
+    ):
+        assert name in source, f"flwr changed: nodes are authenticated without {name}"
+
+
+def test_contract_with_uvicorn_protocol() -> None:
+    parameters = tuple(inspect.signature(H11Protocol).parameters)
+    assert parameters == ("config", "server_state", "app_state", "_loop"), "uvicorn changed: H11Protocol"
+
+
 def test_contract_with_flower_sqlite_pragmas() -> None:
     found = find("flwr.supercore.sql_mixin.SQLITE_PRAGMAS")
     assert isinstance(found, tuple)
     assert "busy_timeout" in dict(found), "flwr changed: SQLITE_PRAGMAS has no busy_timeout"
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "is_open"),
-    [
-        ("POST", "/v1/fleet/pull-messages", True),
-        ("POST", "/v1/fleet/activate-node", True),
-        ("GET", "/health", True),
-        ("POST", "/health", False),
-        ("GET", "/v1/fleet/pull-messages", False),
-        ("POST", "/v1/fleet/register-node", False),
-        ("POST", "/v1/fleet/register-node/", False),
-        ("POST", "/v1/fleet/unregister-node", False),
-        ("POST", "/v1/fleet//register-node", False),
-        ("POST", "/v1/fleet/../control/start-run", False),
-        ("POST", "/v1/control/start-run", False),
-        ("POST", "/v1/runtime/acquire-task", False),
-        ("GET", "/docs", False),
-        ("GET", "/openapi.json", False),
-    ],
-)
-def test_what_is_open_to_hospitals(method: str, path: str, is_open: bool) -> None:
-    assert superlink._open_to_hospitals(method, path) is is_open
 
 
 @pytest.fixture(scope="module")
@@ -223,12 +247,3 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} of 127.0.0.1 for hospitals"):
             superlink.serve(tmp_path, files, superlink.Ports("127.0.0.1", port, 0, 0), lambda _: None)
-
-
-def test_contract_with_flower_pull_objects() -> None:
-    """Flower's Grid waits so long before it asks again for a reply's part; we change that default."""
-    defaults = pull_objects.__kwdefaults__ or {}
-    assert "initial_backoff" in defaults
-    assert "initial_backoff" not in inspect.getsource(HttpGrid.pull_messages)  # it takes the default
-    superlink.ask_again_soon()
-    assert defaults["initial_backoff"] == superlink.PART_WAIT_S

@@ -53,7 +53,10 @@ def test_input_shapes() -> None:
         (lambda: ModelChoice(encoder="own.safetensors"), "encoder_sha256"),
         (lambda: Federation(name="a", task=TABLE), "does not fit"),
         (lambda: Federation(name="../a", task=IMAGES), "pattern"),
-        (lambda: Privacy(epsilon=float("nan")), "finite"),
+        (lambda: Privacy(epsilon=float("nan")), "less than or equal"),
+        (lambda: Task(label_column="x", classes=("\u212b", "\u00c5")), "look the same"),
+        (lambda: Task(label_column="x", classes=("a", "a\ufe0f")), "invisible"),
+        (lambda: Task(label_column="x", classes=("a", " a")), "single blanks"),
     ],
 )
 def test_contradictions_are_refused(make: object, said: str) -> None:

@@ -55,7 +55,11 @@ def test_a_missing_key_is_named_with_its_table() -> None:
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("epsilon = -1.0", "greater than 0"), ("epsilon = inf", "finite"), ('epsilon = "much"', "number")],
+    [
+        ("epsilon = -1.0", "greater than or equal to 0.001"),
+        ("epsilon = inf", "less than or equal to"),
+        ('epsilon = "much"', "number"),
+    ],
 )
 def test_an_impossible_value_is_shown(line: str, said: str) -> None:
     message = refusal(GOOD.replace("epsilon = 3.0", line))

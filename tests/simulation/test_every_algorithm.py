@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from wardround.config import AlgorithmName, load_federation
 from wardround_simulation.commands import app
+from wardround_simulation.federation import changed, embedded, to_toml
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
 EXACT = ("discriminant", "maml", "prototypical")  # one of each kind: answers are exact in the same way for all
@@ -29,8 +30,21 @@ RUNS = [(name, True) for name in get_args(AlgorithmName)] + [(name, False) for n
 
 @pytest.mark.parametrize(("algorithm", "private"), RUNS)
 def test_a_federation_is_simulated_with(algorithm: str, private: bool, folders: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    arguments = ["--algorithm", algorithm, "--data", str(folders), "--out", str(out), "--rounds", "1", "--shots", "2"]
+    out, file = tmp_path / "out", tmp_path / "federation.toml"
+    file.write_text(to_toml(changed(embedded(), algorithm={"adapt_steps": 3})))  # how far it goes at home is no matter
+    arguments = [
+        str(file),
+        "--algorithm",
+        algorithm,
+        "--data",
+        str(folders),
+        "--out",
+        str(out),
+        "--rounds",
+        "1",
+        "--shots",
+        "2",
+    ]
     result = CliRunner().invoke(app, [*arguments, *([] if private else ["--no-privacy"]), "--json"])
     assert result.exit_code == 0, result.output
     federation = load_federation(out / "federation.toml")

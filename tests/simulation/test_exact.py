@@ -22,8 +22,6 @@ NO_NOISE = Calibration(statistics=1e-9, gradient=1e-9, confusion=1e-9, sampling_
 class Logistic:
     """Mean cross entropy of a linear model; theta float32 [FEATURES * CLASSES]."""
 
-    per_patient = "vmap"
-
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(x @ theta.view(FEATURES, CLASSES), y)
 

@@ -11,13 +11,21 @@ from typer.testing import CliRunner
 from wardround.cli import run
 from wardround.config import load_federation
 from wardround_simulation.commands import app
-from wardround_simulation.federation import embedded, to_toml
+from wardround_simulation.federation import changed, embedded, to_toml
 
 SMALL = ["--hospitals", "2", "--rounds", "3", "--patients", "24-30", "--shots", "2"]
 
 
 def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> str:
+    """The embedded federation, but for how far it goes at home, which takes most of the time."""
+    file = tmp_path / "quick.toml"
+    file.write_text(to_toml(changed(embedded(), algorithm={"adapt_steps": 3})))
+    return str(file)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +87,9 @@ def test_a_folder_of_another_simulation_is_not_touched(
     assert (out / "events.jsonl").read_bytes() == before
 
 
-def test_without_privacy_every_line_and_the_report_say_so_and_no_epsilon_is_claimed(tmp_path: Path) -> None:
+def test_without_privacy_every_line_and_the_report_say_so_and_no_epsilon_is_claimed(tmp_path: Path, quick: str) -> None:
     out = tmp_path / "out"
-    arguments = [*SMALL, "--out", str(out), "--no-privacy"]
+    arguments = [quick, *SMALL, "--out", str(out), "--no-privacy"]
     result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     events = lines(result.stdout)
     assert len(events) == 5
@@ -91,14 +99,14 @@ def test_without_privacy_every_line_and_the_report_say_so_and_no_epsilon_is_clai
 
 
 def test_folders_of_ones_own_take_the_place_of_phantoms(
-    small_run: tuple[Path, list[dict[str, object]]], tmp_path: Path
+    small_run: tuple[Path, list[dict[str, object]]], tmp_path: Path, quick: str
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for name in ("lakeside", "northgate", "st-anna"):
         (data / name).symlink_to(small_run[0] / "hospitals" / name / "images")
     out = tmp_path / "out"
-    arguments = ["--data", str(data), "--rounds", "2", "--shots", "1", "--out", str(out)]
+    arguments = [quick, "--data", str(data), "--rounds", "2", "--shots", "1", "--out", str(out)]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "round 2 of 2: 2/2 replied" in result.stdout

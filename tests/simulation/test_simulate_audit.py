@@ -20,7 +20,7 @@ from wardround_simulation.simulate import Settings, simulate
 from wardround_simulation.watch import JsonWatch, PlainWatch, RichWatch, Watch
 
 SMALL = Settings(
-    federation=changed(embedded(), rounds={"rounds": 2}),
+    federation=changed(embedded(), rounds={"rounds": 2}, algorithm={"adapt_steps": 3}),
     base=Path(),
     out=Path(),
     hospitals=2,

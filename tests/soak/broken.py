@@ -43,7 +43,7 @@ class ReservedTooLate(Ledger):
     def reserve(self, **named: Any) -> Reservation:
         self._named = named
         asked = {name: value for name, value in named.items() if name != "budget"}
-        return Reservation(seq=0, delta=named["budget"].delta, epsilon_after=0.0, **asked)
+        return Reservation(seq=0, delta=named["budget"].delta, epsilon_after=0.0, first=True, **asked)
 
     def release(self, reservation: Reservation, reply: bytes, *, norm: float, layout: str) -> bytes:
         return super().release(super().reserve(**self._named), reply, norm=norm, layout=layout)

@@ -59,7 +59,7 @@ def make_home(home: Path) -> Hospital:
         home / "table.csv", home / "cohort", key=hospital.key, features=["a", "b"], patient_column=None,
         label_columns=["y"],
     )  # fmt: skip
-    agreement = hospital.approve(home / "federation.toml")
+    agreement = hospital.approve(home / "federation.toml", runs=1_000_000)
     hospital.examples(agreement)
     hospital.ledger.close()  # SQLite's connections do not survive a fork: each worker opens its own
     rehearsal = reopened(
@@ -113,7 +113,8 @@ def work(warm: Hospital, agreement: Agreement, ledger_class: type[Ledger], start
             frame = frame[os.write(pipe, frame) :]
 
     def open_cohort(*arguments: Any, **named: Any) -> PrivateCohort:
-        say(COMPUTING)  # `answer` opens the cohort after it has reserved: from here on patients are looked at
+        if arguments[0].patients:  # the answer about nobody is made before the reservation
+            say(COMPUTING)
         return PrivateCohort(*arguments, **named)
 
     hospital = reopened(warm, ledger_class(warm.home / "ledger.sqlite"))

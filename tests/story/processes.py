@@ -20,6 +20,8 @@ from typing import Any
 from wardround import cli
 
 COMMAND = [sys.executable, "-m", "wardround"]
+LIMIT_S = 600.0
+"""Ends a test that hangs; no promise is about it, and a busy machine may take a while."""
 
 
 def environment() -> dict[str, str]:
@@ -30,7 +32,12 @@ def environment() -> dict[str, str]:
 def wardround(*arguments: object, expect: int = 0) -> str:
     """Run a command to its end and return what it printed. Asserts its exit code, and that no traceback was shown."""
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment(), timeout=120, check=False
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=LIMIT_S,
+        check=False,
     )
     shown = f"$ wardround {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == expect, shown
@@ -84,7 +91,7 @@ class Process:
                 self._lines.put(line)
         self._lines.put(None)
 
-    def wait_for(self, wanted: Callable[[str], bool], what: str, timeout_s: float = 90.0) -> str:
+    def wait_for(self, wanted: Callable[[str], bool], what: str, timeout_s: float = LIMIT_S) -> str:
         """The first new line that is wanted. Fails when the process ends before, or after the timeout."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -99,7 +106,7 @@ class Process:
             if wanted(line):
                 return line
 
-    def wait_for_event(self, wanted: Callable[[dict[str, Any]], bool], what: str, timeout_s: float = 90.0) -> Any:
+    def wait_for_event(self, wanted: Callable[[dict[str, Any]], bool], what: str, timeout_s: float = LIMIT_S) -> Any:
         """The first new JSON line that is wanted."""
         found: list[Any] = []
 
@@ -121,7 +128,7 @@ class Process:
             self._popen.terminate()
         return self._popen.wait(30)
 
-    def wait(self, timeout_s: float = 90.0) -> int:
+    def wait(self, timeout_s: float = LIMIT_S) -> int:
         """The exit code, once the process has ended by itself."""
         return self._popen.wait(timeout_s)
 

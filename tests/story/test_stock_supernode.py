@@ -34,14 +34,13 @@ deadline_s = 60
 
 
 def ready_hospital(home: Path, federation: Path) -> Path:
-    """A hospital with a table of 60 patients, that approved the federation."""
+    """A hospital with a table of 60 patients."""
     rng = random.Random(3)
     rows = (f"{rng.randint(30, 80)},{rng.randint(150, 300)},{rng.randint(0, 1)}" for _ in range(60))
     table = home.with_suffix(".csv")
     table.write_text("\n".join(["age,chol,num", *rows]) + "\n")
     wardround("hospital", "init", home, "--name", home.name, "--patients", 60)
     wardround("hospital", "ingest", home, "--table", table, "--federation", federation)
-    wardround("hospital", "approve", home, federation, "--yes")
     return home
 
 
@@ -55,6 +54,7 @@ def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
         server: Process = start("coordinator", "up", coordinator)
         server.wait_for(lambda line: "is up" in line, "sign of life")
         wardround("hospital", "join", home, coordinator / "invitation.toml")
+        wardround("hospital", "approve", home, federation, "--yes")
         start(
             *("--superlink", tomllib.loads((coordinator / "invitation.toml").read_text())["address"]),
             *("--root-certificates", home / "coordinator-ca.pem"),

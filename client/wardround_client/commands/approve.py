@@ -1,94 +1,228 @@
-"""`wardround hospital approve`: what an agreement asks and costs, and the hospital's yes."""
+"""`wardround hospital approve | revoke`: what an agreement asks and costs, the hospital's yes, and its no."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, WardroundError
 from wardround_client.commands.common import JsonOption, NewHome, app, checked, emit, example, say, show
 
 if TYPE_CHECKING:
+    from wardround.config import Federation
     from wardround_client.agreement import Agreement
     from wardround_client.hospital import Hospital
+
+MOST_RUNS = 100
+MOST_CHANGES = 20
+# What each question computes and sends, always with noise.
+_QUESTIONS = {
+    "statistics": "patients of each class, sums of features and of their squares",
+    "gradient": "a clipped sum of gradients over sampled patients",
+    "episode_gradient": "a clipped sum of gradients over few-shot episodes",
+    "class_means": "sums of features of each class",
+    "confusion": "how many patients of each class are taken for which",
+}
+# Rows of the screen that are called otherwise than in --json.
+_NAMES = {
+    "changed": "changed since the last",
+    "frozen_part_sha256": "frozen part's sha256",
+    "questions": "what leaves, with noise",
+    "outbound_bytes": "bytes that leave",
+    "runs_begun": "runs that have begun",
+    "runs_approved": "further runs approved",
+    "epsilon_of_this_run": "epsilon of this run alone",
+    "epsilon_spent_before": "epsilon spent so far",
+    "epsilon_after_this_run": "epsilon after all of this",
+    "epsilon_budget": "epsilon allowed in all",
+    "forecast": "the budget",
+    "costs_at_most": "COSTS AT MOST",
+}
 
 
 @app.command(
     epilog=example(
         "wardround hospital approve ~/st-anna federation.toml",
         "wardround hospital approve ~/st-anna federation.toml --yes",
+        "wardround hospital approve ~/st-anna federation.toml --runs 3",
     )
 )
 def approve(
     home: NewHome,
     federation: Annotated[Path, typer.Argument(help="The agreement: federation.toml.", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
+    runs: Annotated[
+        int, typer.Option(help="How many runs of this agreement may begin, beside those that have.", min=1)
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Show what an agreement asks and costs, check it against the policy, approve it. A daemon sees it at once.
 
-    Without an approval the daemon refuses. What was shown is kept beside the approved copy, as approval.json.
+    Without an approval the daemon refuses. An approval is of one agreement, by the coordinator that the hospital is
+    joined to now, for one run; --runs allows more. `wardround hospital revoke` takes it back. The file is read once:
+    what is shown is what is stored, with the terms as they were shown, as approval.json.
     """
     home = checked(home)
+    if runs > MOST_RUNS:
+        raise ConfigError(f"--runs {runs}", allowed=f"at most {MOST_RUNS}")
+    from wardround_client.agreement import Proposal
     from wardround_client.hospital import Hospital
 
     hospital = Hospital.open(home)
     try:
-        agreement = hospital.agreement_of(federation)
-        terms = terms_of(hospital, agreement)
+        proposal = Proposal.read(federation)
+        terms = terms_of(hospital, hospital.agreement_of(proposal), runs)
         if not as_json:
-            show({name.replace("_", " "): _said(value) for name, value in terms.items()}, title="This agreement")
-            if not yes and not typer.confirm("Approve it?"):
+            show(_rows(terms), title="This agreement")
+            if not yes and not typer.confirm(f"Approve it for {_runs(runs)}?"):
                 say("Not approved. Nothing was changed.")
                 raise typer.Exit(4)
         elif not yes:
             raise ConfigError("--json cannot ask", do="add --yes")
-        hospital.approve(federation, terms)
+        hospital.approve(proposal, terms, runs=runs)
     finally:
         hospital.ledger.close()
     if as_json:
         emit(event="approve", **terms)
     else:
-        say(f"Approved: {agreement.federation.name} ({agreement.federation.digest[:12]}).")
+        say(f"Approved for {_runs(runs)}: {proposal.federation.name} ({proposal.federation.digest[:12]}).")
 
 
-def terms_of(hospital: Hospital, agreement: Agreement) -> dict[str, Any]:
-    """What a person has to know before saying yes; all of it from public numbers and the ledger."""
+@app.command(
+    epilog=example("wardround hospital revoke ~/st-anna 5e41c07a2b90", "wardround hospital revoke ~/st-anna lungs")
+)
+def revoke(
+    home: NewHome,
+    federation: Annotated[
+        str,
+        typer.Argument(help="An approved federation's digest, the beginning of that, or its name.", show_default=False),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Take an approval back. A daemon refuses from the next message on; what was spent stays spent.
+
+    `wardround hospital status` lists what is approved. It can be approved again.
+    """
+    home = checked(home)
+    from wardround_client.agreement import Approvals
+    from wardround_client.hospital import Hospital
+
+    approvals = Approvals(home / "approved")
+    digest = federation.strip().lower()
+    if digest not in approvals.digests():
+        from wardround_client.global_model import approved_digest
+
+        hospital = Hospital.open(home)
+        hospital.ledger.close()
+        if not digest:
+            raise ConfigError("no federation was named", do="name its digest, as `wardround hospital status` lists it")
+        digest = approved_digest(hospital, federation)
+    approvals.remove(digest)
+    if as_json:
+        emit(event="revoke", digest=digest)
+    else:
+        say(f"Revoked: {digest}. Every round of it is refused from the next message on.")
+
+
+def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[str, Any]:
+    """What a person has to know before saying yes; all of it from public numbers and the ledger. The cost comes last,
+    beside the question: a long list of classes must not scroll it away.
+
+    Raises: PolicyRefusal, when the machine has less memory than a round may take.
+    """
     from wardround.schedule import QUESTIONS, answer_size
     from wardround.wire import reply_bytes
+    from wardround_client.footprint import footprint, free_memory
     from wardround_client.forecast import forecast
+    from wardround_client.terms import computed
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
+    declared = hospital.config.hospital.declared_patients
     budget = hospital.budget
     asked = {question: schedule.times(question) for question in QUESTIONS}
     replies = Counter(plan.question for plan in schedule.rounds)
-    price = forecast(agreement, hospital.ledger.history(), budget)
+    bytes_a_run = sum(reply_bytes(answer_size(each, model)) * rounds for each, rounds in replies.items())
+    history = hospital.ledger.history()
+    price = forecast(agreement, history, budget, runs)
+    alone = price.alone if runs == 1 else forecast(agreement, (), budget).alone
     return {
         "name": federation.name,
         "digest": federation.digest,
         "bundle_sha256": agreement.bundle_sha256,
-        "task": f"{federation.task.label_column}: {', '.join(federation.task.classes)} ({federation.task.kind})",
+        "coordinator": hospital.config.coordinator.identity,
+        "changed": changes(hospital, federation),
+        "task": f"{federation.task.label_column}: {_listed(federation.task.classes)} ({federation.task.kind})",
+        "features": [_listed(federation.task.features)] if federation.task.features else [],
         "model": f"{federation.model.family}, {model.layout.size} parameters",
         "frozen_part_sha256": model.fingerprint,
         "algorithm": federation.algorithm.name,
+        **computed(federation, schedule, agreement.calibration, declared),
+        "memory": footprint(federation, model, declared).check(free_memory()),
         "rounds": len(schedule),
         "questions": {question: times for question, times in asked.items() if times},
-        "outbound_bytes": sum(reply_bytes(answer_size(each, model)) * rounds for each, rounds in replies.items()),
-        "epsilon_of_this_run": round(price.alone, 4),
+        "outbound_bytes": runs * bytes_a_run,
+        "cohort": hospital.unfit_for(agreement) or "fits",
+        "runs_begun": sorted(hospital.ledger.runs_of(federation.digest)),
+        "runs_approved": runs,
+        "epsilon_of_this_run": round(alone, 4),
         "epsilon_spent_before": round(price.before, 4),
         "epsilon_after_this_run": round(price.after, 4),
         "epsilon_budget": budget.epsilon,
         "delta": budget.delta,
         "rounds_within_budget": price.affordable,
         "forecast": price.sentence(),
-        "cohort": hospital.unfit_for(agreement) or "fits",
+        "costs_at_most": f"{_runs(runs)}, epsilon {price.alone:.2f}",
     }
+
+
+def changes(hospital: Hospital, federation: Federation) -> list[str]:
+    """What differs from the approved federation of the same name that is nearest to it; nothing for the first."""
+    before = []
+    for digest in hospital.approvals.digests() - {federation.digest}:
+        try:
+            before.append(hospital.approvals.federation(digest))
+        except WardroundError:  # not usable, and so nothing to compare with
+            continue
+    new = federation.model_dump()
+    found = [list(_differences(each.model_dump(), new)) for each in before if each.name == federation.name]
+    nearest = min(found, key=len, default=[])
+    more = len(nearest) - MOST_CHANGES
+    return nearest[:MOST_CHANGES] + ([f"and {more} more"] if more > 0 else [])
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in new.items():
+        if isinstance(value, Mapping):
+            yield from _differences(old[key], value, f"{path}{key}.")
+        elif value != old[key]:
+            yield f"{path}{key} from {_said(old[key])} to {_said(value)}"
+
+
+def _rows(terms: Mapping[str, Any]) -> dict[str, str]:
+    """The screen; what is empty says nothing, but for the coordinator."""
+    nobody = "none is joined: `wardround hospital join` first, or approve again after it"
+    filled = {name: value for name, value in terms.items() if value != []}
+    filled["coordinator"] = terms["coordinator"] or nobody
+    return {_NAMES.get(name, name.replace("_", " ")): _said(value) for name, value in filled.items()}
 
 
 def _said(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} x {times}" for name, times in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return "; ".join(f"{name} x {times}: {_QUESTIONS.get(name, name)}" for name, times in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_said, value)) or "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with commas between; one that could be taken for two stands in quotes."""
+    return ", ".join(json.dumps(name, ensure_ascii=False) if set(name) & set(',;:"()') else name for name in names)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"

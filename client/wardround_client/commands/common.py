@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from wardround.errors import ConfigError
+from wardround.screen import Screen
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -21,7 +21,7 @@ EXIT_CODES = (
     "130 interrupted."
 )
 app = typer.Typer(no_args_is_help=True, help="A hospital: its images stay here, private answers leave.")
-console = Console()
+console = Screen()
 HomeArgument = Annotated[
     Path, typer.Argument(help="The hospital's home folder.", envvar="WARDROUND_HOSPITAL", metavar="[HOME]")
 ]
@@ -67,7 +67,7 @@ def emit(**fields: Any) -> None:
 
 def say(line: str) -> None:
     """One line for a person; a path in it stays whole, so that it can be copied."""
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
 
 
 def show(rows: dict[str, str], title: str = "") -> None:

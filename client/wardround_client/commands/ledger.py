@@ -72,6 +72,8 @@ def ledger(
 ) -> None:
     """What every answer cost and which bytes left, oldest first. The daemon may run meanwhile.
 
+    Whoever finds a run here that nobody wanted stops it with `wardround hospital revoke`.
+
     --verify finds every edit, insertion and removal. It cannot find an OLDER COPY of the whole file that was put back:
     that is a valid ledger which has forgotten what was spent since. So write down the head that --verify prints, now
     and then, outside this hospital's computers, and give it to --contains later: an older copy does not hold it.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +12,10 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.errors import ConfigError, DataError, StorageError
+from wardround.files import write_atomically
+from wardround.given import TOML_BYTES, given_text
+from wardround.text import is_plain, shown
+from wardround.toml import parsed
 from wardround_client.commands.common import (
     JsonOption,
     NewHome,
@@ -29,10 +31,12 @@ from wardround_client.commands.common import (
 from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
+    from wardround_client.config import CoordinatorAddress
     from wardround_client.ingest import IngestSummary
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 CA_FILE = "coordinator-ca.pem"
+_AUTHORITIES = 4
 
 
 @app.command(epilog=example("wardround hospital init ~/st-anna --name st-anna --patients 400"))
@@ -57,7 +61,7 @@ def init(
     if as_json:
         emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
         return
-    say(f"The home of [bold]{name}[/] is {home}. Only its owner can read it; keep a backup of secret.key.")
+    say(f"The home of {name} is {home}. Only its owner can read it; keep a backup of secret.key.")
     console.print("Next:", style="bold")
     say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
     say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")
@@ -84,8 +88,9 @@ def join(
     home = checked(home)
     if invitation is not None and (address or ca):
         raise ConfigError("an invitation and --address or --ca", allowed="one of the two")
+    endorsements: list[str] = []
     if invitation is not None:
-        address, pem = _invitation(invitation)
+        address, pem, endorsements = _invitation(invitation)
     elif address and ca:
         pem = _text(ca)
     else:
@@ -94,11 +99,14 @@ def join(
     _check_certificate(pem)
     file = home / "hospital.toml"
     before = _text(file)
-    after = with_coordinator(before, address, CA_FILE, hashlib.sha256(pem.encode()).hexdigest())
     from wardround.toml import loads
     from wardround_client.config import HospitalConfig
     from wardround_client.keys import create_node_key, write_card
 
+    joined = loads(before, HospitalConfig, name=str(file)).coordinator
+    same = _is_the_same(home, joined, pem, endorsements)
+    digest = hashlib.sha256(pem.encode()).hexdigest()
+    after = with_coordinator(before, address, CA_FILE, digest, joined.identity if same else "")
     config = loads(after, HospitalConfig, name=str(file))
     _replace(home / CA_FILE, pem)
     _replace(file, after)
@@ -112,8 +120,11 @@ def join(
             delta=config.budget.delta,
         )
     if as_json:
-        emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE)
+        emit(event="join", hospital=config.hospital.name, address=address, ca_file=CA_FILE, same_coordinator=same)
         return
+    if joined.address:
+        which = "the same coordinator: approvals stay" if same else "ANOTHER coordinator: it needs approvals of its own"
+        say(f"This is {which}.")
     say(f"{config.hospital.name} will connect to {address}, and believe only its CA ({home / CA_FILE}).")
     if config.budget.delta:
         say(f"{home / 'join.json'} now names its delta of {config.budget.delta:g}: give it to the coordinator again.")
@@ -213,53 +224,84 @@ def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
     rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
     rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
+    if summary.unusable:
+        rows |= {"CSV lines without effect": str(summary.unusable)}
     show(rows, title="Ingest")
     if summary.quarantined:
         say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
+    if summary.unusable:
+        lines = ", ".join(map(str, summary.unusable_lines))
+        say(
+            f"Without a key, with a cell too few or too many, or against an earlier line of the same key: line {lines}."
+        )
+        say("A key that two lines contradict has no label. Correct the CSV and ingest again.")
+    if summary.shared:
+        say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
+        say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
 
 
-def _invitation(path: Path) -> tuple[str, str]:
-    """(address, CA in PEM) of an invitation.toml. Raises: ConfigError."""
+def _is_the_same(home: Path, joined: CoordinatorAddress, pem: str, endorsements: list[str]) -> bool:
+    """Whether this CA file is that of the coordinator that was joined before, or of one that it endorsed."""
+    from wardround.certificates import continues
+
     try:
-        given = tomllib.loads(_text(path))
+        before = (home / joined.ca_file).read_bytes()
+        return bool(joined.ca_sha256) and joined.is_pinned_to(before) and continues(before, pem.encode(), endorsements)
+    except (OSError, ValueError):
+        return False
+
+
+def _invitation(path: Path) -> tuple[str, str, list[str]]:
+    """(address, CA in PEM, endorsements of the CA) of an invitation.toml. Raises: ConfigError."""
+    try:
+        given = parsed(_text(path), name=str(path))
         address, pem = given["address"], given["ca_pem"]
-    except (tomllib.TOMLDecodeError, KeyError) as error:
+    except KeyError as error:
         raise ConfigError(
-            f"{path} is no invitation ({error})", allowed="address and ca_pem", do="ask the coordinator for it again"
+            f"{path} is no invitation ({error} is missing)",
+            allowed="address and ca_pem",
+            do="ask the coordinator for it again",
         ) from None
     if not (isinstance(address, str) and isinstance(pem, str)):
         raise ConfigError(f"{path} is no invitation", allowed="address and ca_pem, both text")
-    return address, pem
+    endorsements = given.get("endorsements", [])
+    if not (
+        isinstance(endorsements, list) and len(endorsements) <= 8 and all(isinstance(e, str) for e in endorsements)
+    ):
+        raise ConfigError(f"{path} is no invitation", allowed="endorsements, a list of at most 8 texts")
+    return address, pem, endorsements
 
 
 def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= 65535) or "/" in address:
-        raise ConfigError(f"coordinator.address = {address!r}", allowed="host:port, for example fl.example.org:9092")
+    named = host and len(host) <= 255 and is_plain(host) and not set(host) & set(" /")
+    if not (named and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise ConfigError(
+            f"coordinator.address = {shown(address)!r}", allowed="host:port, for example fl.example.org:9092"
+        )
 
 
 def _check_certificate(pem: str) -> None:
     from cryptography import x509
 
     try:
-        x509.load_pem_x509_certificates(pem.encode("ascii"))
+        count = len(x509.load_pem_x509_certificates(pem.encode("ascii")))
     except ValueError:
-        raise ConfigError("the coordinator's CA is no PEM certificate", do="ask the coordinator for it again") from None
+        count = 0
+    if not 1 <= count <= _AUTHORITIES:
+        raise ConfigError(
+            "the coordinator's CA is no PEM certificate" if count == 0 else f"{count} certificates of the coordinator",
+            allowed=f"1 to {_AUTHORITIES}, while a CA is replaced",
+            do="ask the coordinator for it again",
+        )
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})", do="name an existing file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} cannot be read (it is not UTF-8 text)", do="name the right file") from None
+    return given_text(path, TOML_BYTES, do="name the right file")
 
 
 def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None

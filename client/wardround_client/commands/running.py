@@ -64,15 +64,18 @@ def up(
 
 @app.command(epilog=example("wardround hospital status ~/st-anna", "wardround hospital status ~/st-anna --json"))
 def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
-    """How the daemon stands. Where none runs, what the ledger says, and exit code 6."""
+    """How the daemon stands. Where none runs, what the ledger says, and exit code 6.
+
+    `approved` lists the digests; `wardround hospital revoke HOME DIGEST` takes an approval back.
+    """
     home = checked(home)
     from wardround_client.control import Control
 
     try:
         with Control(home) as control:
-            told = _fields(control.status()) | _withdrawn(home)
+            told = _fields(control.status()) | _beside(home)
     except Unreachable as error:
-        told = _from_files(home) | _withdrawn(home)
+        told = _from_files(home) | _beside(home)
         _print_status(told, as_json)
         if not as_json:
             say(str(error))
@@ -163,14 +166,28 @@ def _from_files(home: Path) -> dict[str, Any]:
     }
 
 
-def _withdrawn(home: Path) -> dict[str, Any]:
-    """How many have withdrawn: read here from the home, so that no daemon ever says it to anybody."""
+def _beside(home: Path) -> dict[str, Any]:
+    """What only the home says: how many have withdrawn, which no daemon ever says, and why the hospital has stopped."""
+    from wardround_client.one_life import why
     from wardround_client.withdrawn import Register
 
+    told: dict[str, Any] = {"stopped": why(home), "ca_ends": _authority(home)}
     try:
-        return {"withdrawn": len(Register.of(home).read())}
+        return told | {"withdrawn": len(Register.of(home).read())}
     except StorageError as error:
-        return {"withdrawn": None, "withdrawn_error": str(error)}
+        return told | {"withdrawn": None, "withdrawn_error": str(error)}
+
+
+def _authority(home: Path) -> list[str]:
+    """When each certificate of the joined CA file ends, ISO 8601; empty, where it cannot be told."""
+    from wardround.certificates import ends_of
+    from wardround_client.config import load_hospital_config
+
+    try:
+        pem = (home / load_hospital_config(home / "hospital.toml").coordinator.ca_file).read_bytes()
+        return [end.isoformat() for end in ends_of(pem)]
+    except (OSError, ValueError):
+        return []
 
 
 def _table(told: dict[str, Any]) -> Table:
@@ -187,10 +204,24 @@ def _print_status(told: dict[str, Any], as_json: bool) -> None:
         show(_lines(told), title=told["name"])
 
 
+def _ending(ends: list[str]) -> str:
+    from datetime import datetime
+
+    from wardround.certificates import until
+
+    return "ends on " + "; the next on ".join(until(datetime.fromisoformat(end)) for end in ends)
+
+
 def _lines(told: dict[str, Any]) -> dict[str, str]:
     last = f"{told['run']}, round {told['round']}" if told["run"] else "none yet"
+    stopped = (
+        f"the coordinator has an answer that is not in this ledger ({told.get('stopped')}): a copy of this home runs, "
+    )
+    stopped += "or an old one was restored; `wardround hospital accept-history` tells more"
     return {
+        **({"STOPPED": stopped} if told.get("stopped") else {}),
         "coordinator": told["coordinator"] or "none: `wardround hospital join`",
+        **({"coordinator's CA": _ending(told["ca_ends"])} if told.get("ca_ends") else {}),
         "link": f"{told['link']}: {told['link_detail']}",
         "paused": "yes, every round is refused" if told["paused"] else "no",
         "last answer": f"{last} ({told['answered']} since the start)",

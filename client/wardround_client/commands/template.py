@@ -23,29 +23,54 @@ delta = 0.0                      # 0: a value just below 1/(10 declared_patients
 
 [policy]
 least_noise_multiplier = 0.3     # the weakest noise that is accepted, in units of the clip norm
-greatest_clip_norm = 10.0        # the most that one patient may move a sum before noise is added
+greatest_epsilon = 100.0         # of one run; [budget] bounds all of them together
+least_clip_norm = 0.001          # the clip norm: the most that one patient may move a sum before noise is added
+greatest_clip_norm = 10.0
 least_patients = 20              # a smaller cohort takes no part
-greatest_gradients_per_round = 100  # training steps of one round
 greatest_rounds = 10_000         # of one run
+questions = ["statistics", "gradient", "episode_gradient", "class_means", "confusion"]  # without the last: no metrics
+algorithms = ["fedavg", "fedprox", "per-fedavg", "discriminant", "reptile", "fomaml", "meta-sgd", "maml", "anil",
+              "learned-optimizer", "prototypical", "matching", "relation", "siamese", "ridge", "svm"]
+greatest_gradients_per_round = 100  # training answers of one round
+greatest_local_steps = 100       # training steps of one round, also those within an episode
+greatest_local_batches = 100     # minibatches of an episode
+least_local_learning_rate = 1e-6
+greatest_local_learning_rate = 100.0
+greatest_proximal = 100.0        # mu of fedprox
+least_regularization = 1e-4      # of ridge and svm
+greatest_regularization = 1e4
 greatest_sampling_rate = 1.0     # 1: a step may use everybody
 greatest_images_per_patient = 16 # of each sampled patient, a step
+greatest_patients_per_episode = 200  # on average
+greatest_episodes = 10_000       # of one round
+least_support_share = 0.05       # how likely each patient of an episode is in its support
+greatest_support_share = 0.95
 families = ["encoder-head", "conv4", "logistic", "mlp"]  # models that may be trained
 greatest_parameters = 5_000_000
-greatest_magnitude = 1e6         # of the numbers that arrive: parameters, feature scaling and its inverse
+greatest_features = 2048         # columns of a table, numbers that an encoder gives
+greatest_embedding = 1024
+greatest_width = 1024            # of conv4 and mlp
+greatest_encoder_bytes = 536_870_912  # of an encoder file that the consortium brings
+greatest_image_size_px = 512
+greatest_variants = 16           # of an image, by augment
+greatest_classes = 100
 labels = []                      # label codes that may be asked about; none listed: every one
-questions = ["statistics", "gradient", "episode_gradient", "class_means", "confusion"]  # without the last: no metrics
+greatest_magnitude = 1e6         # of the numbers that arrive: parameters, feature scaling and its inverse
+greatest_answer_bytes = 33_554_432  # of the longest answer
 reply_grid_s = 0.0               # above 0: replies leave only whole multiples of it after their requests came
 
 [coordinator]
 address = ""                     # host:port; `wardround hospital join` writes it
 ca_file = "coordinator-ca.pem"   # the only certificate authority that is believed, relative to this file
 ca_sha256 = ""                   # of that file; `join` writes it, and another file is then refused
+known_as = ""                    # its name in the ledger since it changed its address or CA; `join` writes it
 """
 
 
-def with_coordinator(text: str, address: str, ca_file: str, ca_sha256: str) -> str:
+def with_coordinator(text: str, address: str, ca_file: str, ca_sha256: str, known_as: str) -> str:
     """hospital.toml with another coordinator; every other line, comments included, stays as it is."""
-    for key, value in (("address", address), ("ca_file", ca_file), ("ca_sha256", ca_sha256)):
+    values = {"address": address, "ca_file": ca_file, "ca_sha256": ca_sha256, "known_as": known_as}
+    for key, value in values.items():
         text = _set(text, key, value)
     return text
 

@@ -13,6 +13,7 @@ import typer
 from rich.table import Column, Table
 
 from wardround.errors import ConfigError, DataError, WardroundError
+from wardround.given import LIST_BYTES, given_text
 from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, say
 
 if TYPE_CHECKING:
@@ -115,12 +116,11 @@ def _given(typed: Sequence[str], file: Path | None) -> list[str]:
     """The PatientIDs that were given. Raises: ConfigError."""
     lines: list[str] = []
     if file is not None:
+        do = "name an existing text file, UTF-8, one PatientID a line"
         try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be read ({error.strerror})", do="name an existing text file") from None
+            text = sys.stdin.read(LIST_BYTES) if str(file) == "-" else given_text(file, LIST_BYTES, do=do)
         except UnicodeDecodeError:
-            raise ConfigError(f"{file} is not UTF-8 text", do="save it as UTF-8, one PatientID a line") from None
+            raise ConfigError("standard input is not UTF-8 text", do=do) from None
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
             raise ConfigError(f"{file} holds no PatientID", allowed="one PatientID a line")

@@ -15,6 +15,8 @@ from pydicom.dataset import Dataset
 from wardround_client.dicom.pixels import images_of
 from wardround_client.dicom.read import Recipe, Rejection, UnusableError, quiet, read, text
 
+NO_MEMORY = Rejection("not enough memory for Pixel Data (7FE0,0010)")
+
 
 @dataclass(frozen=True)
 class Pseudonyms:
@@ -27,8 +29,11 @@ class Pseudonyms:
 
     def of(self, domain: str, value: str) -> bytes:
         """Pseudonym, bytes [32]; the same for values that differ only in Unicode form or DICOM padding (PS3.5 6.2)."""
-        canonical = unicodedata.normalize("NFC", value).strip().strip("\0").strip()
-        return hmac.digest(self.key, f"{domain}\0{canonical}".encode("utf-8", "surrogateescape"), hashlib.sha256)
+        return self.exact(domain, unicodedata.normalize("NFC", value).strip().strip("\0").strip())
+
+    def exact(self, domain: str, value: str) -> bytes:
+        """As `of`, letter by letter: the names of two files, and two rows, may look alike."""
+        return hmac.digest(self.key, f"{domain}\0{value}".encode("utf-8", "surrogateescape"), hashlib.sha256)
 
     def patient(self, patient_id: str) -> bytes:
         """Pseudonym of a Patient ID (0010,0020)."""
@@ -77,7 +82,7 @@ def instance_of(path: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Instance 
     except OSError as error:
         return Rejection("file cannot be read", error.strerror or "")
     except MemoryError:
-        return Rejection("not enough memory for Pixel Data (7FE0,0010)")
+        return NO_MEMORY
     except Exception as error:  # last resort: a file must never end an ingest
         return Rejection("DICOM data set is damaged", repr(error)[:500])
 

@@ -291,7 +291,8 @@ def fit(image: Floats, recipe: Recipe, aspect: float = 1.0) -> Floats:
     Returns: float32 [channels, S, S].
     """
     if image.ndim == 3 and recipe.channels == 1:
-        image = image @ LUMINANCE
+        # Plane by plane: a matrix product rounds by its place in memory and the number of threads.
+        image = image[..., 0] * LUMINANCE[0] + image[..., 1] * LUMINANCE[1] + image[..., 2] * LUMINANCE[2]
     size = recipe.image_size_px
     height, width = image.shape[0] * aspect, float(image.shape[1])
     inner_height, inner_width = (max(1, round(size * side / max(height, width))) for side in (height, width))

@@ -14,13 +14,17 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from wardround_client.dicom.deidentify import Instance, Pseudonyms, instance_of
+from wardround_client.dicom.deidentify import NO_MEMORY, Instance, Pseudonyms, instance_of
 from wardround_client.dicom.read import Recipe, Rejection
 
 Outcome = Instance | Rejection
 
 CHUNK_BYTES = 1 << 22
 """About how many bytes of images one message of a worker holds; few enough that memory stays flat."""
+
+CRASHED = Rejection("a decoder crashed on Pixel Data (7FE0,0010)", "the process died; the file may be malicious")
+AGAIN = (CRASHED, NO_MEMORY)
+"""What is believed only of a file that had the machine to itself."""
 
 AHEAD = 3
 """Chunks in flight a worker: enough that none waits, few enough that memory stays flat."""
@@ -38,7 +42,8 @@ def outcomes(
     """What becomes of each file, in the order given, whatever the number of workers.
 
     A native decoder that crashes takes its worker along: the files that the worker had are then done one by one, each
-    in a process of its own, and the one that crashes again is rejected.
+    in a process of its own, and the one that crashes again is rejected. So is a file for which memory ran out: what
+    others needed at that moment decides about nobody's file.
 
     Args:
         files: absolute paths; consumed only as fast as results are taken.
@@ -65,8 +70,11 @@ def outcomes(
             try:
                 results = future.result()
             except BrokenProcessPool:
-                results = [_alone(file, recipe, pseudonyms) for file in chunk]
+                results = [CRASHED for _ in chunk]
+            if any(outcome in AGAIN for outcome in results):
                 pool.end()
+                done = zip(chunk, results, strict=True)
+                results = [_alone(file, recipe, pseudonyms) if first in AGAIN else first for file, first in done]
                 pool = _Pool(count, recipe, pseudonyms)
                 flying = deque((later, pool.submit(later)) for later, _ in flying)
             yield from zip(chunk, results, strict=True)
@@ -79,7 +87,7 @@ def _alone(file: Path, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
     try:
         return pool.submit([file]).result()[0]
     except BrokenProcessPool:
-        return Rejection("a decoder crashed on Pixel Data (7FE0,0010)", "the process died; the file may be malicious")
+        return CRASHED
     finally:
         pool.end()
 

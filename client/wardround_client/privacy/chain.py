@@ -116,6 +116,12 @@ class Chain:
         found = self._db.execute("SELECT reply FROM replies WHERE seq = ?", (seq,)).fetchone()
         return None if found is None else bytes(found[0])
 
+    def body(self, seq: int) -> dict[str, Any]:
+        """Inside `reading` or `writing`: what entry seq, which is there, says."""
+        found = self._db.execute("SELECT body FROM entries WHERE seq = ?", (seq,)).fetchone()
+        body: dict[str, Any] = json.loads(found[0])
+        return body
+
     def forget(self, seq: int) -> None:
         """Inside `writing`, in memory only: drop the reply of entry seq. A file's triggers forbid it."""
         self._db.execute("DELETE FROM replies WHERE seq = ?", (seq,))

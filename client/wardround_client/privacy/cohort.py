@@ -1,8 +1,9 @@
 """The object through which every algorithm sees a hospital's patients: it answers with clipped and noised sums.
 
-What is added up for one patient has an L2 norm of at most the clip norm, whatever the patient's images hold; adding or
-removing a patient therefore moves a sum by at most that (privacy.md, "One step"). Nothing computed from the true number
-of patients, or from any other private number, enters a rate, a denominator or an error.
+What is added up for one patient is a function of that patient alone, bit for bit, and has an L2 norm of at most the
+clip norm; sums are exact. Adding or removing a patient therefore moves a sum by that patient's own vector and by
+nothing else (docs/privacy-specification.md, "A patient alone"). Nothing computed from the true number of patients, or
+from any other private number, enters a rate, a denominator or an error.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
-from wardround_client.batches import in_even_batches
 from wardround_client.episodes import Deal, deal, episodes_of
 from wardround_client.examples import Examples
+from wardround_client.isolated import fresh, image_by_image, isolation, or_else
 from wardround_client.privacy import mechanism
+from wardround_client.privacy.contribution import clipped, contribution, contributions, summed
 from wardround_client.privacy.per_patient import clipped_sum
 
 _COUNT_SHARE = 0.5
@@ -90,7 +92,7 @@ class PrivateCohort:
         self._spend(sigma, 1.0)
         classes = self._examples.classes
         blocks, size = self._class_blocks(embed)
-        noisy = mechanism.noised(blocks.sum(0), sigma) * math.sqrt(1 + _COUNT_SHARE**2)
+        noisy = mechanism.noised(_sum(blocks), sigma) * math.sqrt(1 + _COUNT_SHARE**2)
         sums = noisy[classes:].view(classes, size) * math.sqrt(size)
         return ClassMeans(sums, noisy[:classes] / _COUNT_SHARE)
 
@@ -98,7 +100,7 @@ class PrivateCohort:
         """See `Cohort.statistics`: one answer over all patients. Raises: BudgetExceeded, when it was not reserved."""
         sigma = self._calibration.statistics
         self._spend(sigma, 1.0)
-        noisy = mechanism.noised(self._statistics_blocks().sum(0), sigma)
+        noisy = mechanism.noised(_sum(self._statistics_blocks()), sigma)
         classes, features = self._examples.classes, self._examples.summary.shape[1]
         counts, z, zz = torch.split(noisy * math.sqrt(3), [classes, features, features])
         return Statistics(counts * self._target_norm, z * math.sqrt(features), zz * math.sqrt(3 * features))
@@ -111,7 +113,7 @@ class PrivateCohort:
         sigma = self._calibration.confusion
         self._spend(sigma, 1.0)
         classes = self._examples.classes
-        return mechanism.noised(self._confusion_blocks(predict).sum(0), sigma).view(classes, classes)
+        return mechanism.noised(_sum(self._confusion_blocks(predict)), sigma).view(classes, classes)
 
     def _spend(self, noise_multiplier: float, sampling_rate: float) -> None:
         """Count an answer against the reservation."""
@@ -137,13 +139,20 @@ class PrivateCohort:
         return rows, chosen >= 0
 
     def _clipped_episodes(self, gradient: EpisodeGradient, theta: Tensor, patients: Tensor, dealt: Deal) -> Tensor:
-        """Float64 [P]: the sum over episodes of their clipped gradients; an episode without support or query is 0."""
-        theta = theta.detach()
-        total = torch.zeros(theta.shape, dtype=torch.float64, device=theta.device)
+        """Float64 [P]: the sum over episodes of their clipped gradients, exact.
+
+        An episode without support or query is 0, and so is one whose gradient cannot be computed. Each is computed in
+        isolation, so that it is a function of its own patients alone.
+        """
+        theta, clip_norm = fresh(theta), self._privacy.clip_norm
+        added, nothing = torch.zeros(theta.shape, dtype=torch.int64, device=theta.device), torch.zeros_like(theta)
         rows, valid = self._chosen(patients)
-        for support, query in episodes_of(self._examples, rows, valid, dealt):
-            total += mechanism.clip(gradient(theta, support, query).detach(), self._privacy.clip_norm)
-        return total
+        most = self._privacy.side_cap(self._declared)
+        with isolation():
+            for support, query in episodes_of(self._examples, rows, valid, dealt, most):
+                found = or_else(nothing, gradient, theta, support, query).detach()
+                added += contribution(found.float(), clip_norm)
+        return summed(added.unsqueeze(0), clip_norm)
 
     def _class_blocks(self, embed: Embed) -> tuple[Tensor, int]:
         """Float64 [patients, classes (e + 1)], one block a patient, of norm at most 1; and e.
@@ -154,12 +163,12 @@ class PrivateCohort:
         """
         examples = self._examples
         with torch.no_grad():
-            z = in_even_batches(embed, examples.z).double()
+            z = image_by_image(embed, examples.z).double()
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0)
         targets = examples.targets.double()
         sums = (targets.unsqueeze(2) * z.unsqueeze(1) / math.sqrt(z.shape[1])).flatten(1)
-        counts = _COUNT_SHARE * mechanism.rows_clipped(examples.patient_means(targets), 1.0)
-        blocks = torch.cat([counts, mechanism.rows_clipped(examples.patient_means(sums), 1.0)], dim=1)
+        counts = _COUNT_SHARE * clipped(examples.patient_means(targets), 1.0)
+        blocks = torch.cat([counts, clipped(examples.patient_means(sums), 1.0)], dim=1)
         return blocks / math.sqrt(1 + _COUNT_SHARE**2), z.shape[1]
 
     def _statistics_blocks(self) -> Tensor:
@@ -175,7 +184,7 @@ class PrivateCohort:
         features = z.shape[1]
         targets = examples.targets.double() / self._target_norm
         parts = (targets, z / math.sqrt(features), z.square() / math.sqrt(3 * features))
-        blocks = torch.cat([mechanism.rows_clipped(examples.patient_means(part), 1.0) for part in parts], dim=1)
+        blocks = torch.cat([clipped(examples.patient_means(part), 1.0) for part in parts], dim=1)
         return blocks / math.sqrt(3)
 
     @property
@@ -190,6 +199,11 @@ class PrivateCohort:
         A mean of unit vectors has a norm of at most 1.
         """
         examples = self._examples
-        predicted = in_even_batches(predict, examples.z).argmax(1)
+        predicted = image_by_image(predict, examples.z).argmax(1)
         one_hot = torch.nn.functional.one_hot(examples.cells(predicted), examples.classes**2).double()
-        return mechanism.rows_clipped(examples.patient_means(one_hot), 1.0)
+        return clipped(examples.patient_means(one_hot), 1.0)
+
+
+def _sum(blocks: Tensor) -> Tensor:
+    """Blocks [patients, size], each of norm at most 1 -> their sum, float64 [size], exact."""
+    return summed(contributions(blocks, 1.0), 1.0)

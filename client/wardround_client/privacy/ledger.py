@@ -1,6 +1,6 @@
 """The hospital's ledger: every price before it is paid, a receipt for every answer that left, over all runs.
 
-Two kinds of entries in one chained file (`chain.py`). The order of a round is
+Its entries lie in one chained file (`chain.py`). The order of a round is
 
     reserve   the whole round's price is on the disk (fsync) before the first answer is computed
     release   the reply and its receipt are on the disk before the reply may leave
@@ -8,9 +8,10 @@ Two kinds of entries in one chained file (`chain.py`). The order of a round is
 so that a crash in between leaves the price spent, and:
 
 * A retry of a released round gets the stored reply byte for byte, never fresh noise.
-* A retry of a round that was reserved but not released is computed again under the SAME reservation. That is sound,
-  because a reply leaves only after it was stored: without a stored reply, nothing of that reservation was ever seen.
-* Two computations of one round at once release one reply: `release` returns the bytes that came first.
+* A reservation is computed once: `Reservation.first` says so to the one who made it, and to nobody after. A round that
+  was reserved and not released gets noise alone, because whether its computation raised, stalled or ran out of memory
+  could tell of a patient, and nobody knows how often it would be tried again.
+* Two answers to one round at once release one reply: `release` returns the bytes that came first.
 * Another request for the same run and round, a round before the run's latest, or a run name that was used under another
   agreement is a `Replay`, and costs nothing.
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class Budget:
 class Reservation:
     """A round whose price is on the disk: what `Ledger.reserve` was told.
 
-    seq: its entry. rows: the price. epsilon_after: of the whole cohort at delta, this round included.
+    seq: its entry. rows: the price. epsilon_after: of the whole cohort at delta, this round included. first: whether
+    this call wrote it to the disk; then, and only then, may the round be computed.
     """
 
     seq: int
@@ -65,11 +67,27 @@ class Reservation:
     rows: tuple[Answers, ...]
     delta: float
     epsilon_after: float
+    first: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A round that another copy of this ledger paid for: what `Ledger.adopt` books.
+
+    sha256: of the reply that left; empty where nobody saw one and it only may have left.
+    """
+
+    run: str
+    round: int
+    federation: str
+    question: str
+    rows: tuple[Answers, ...]
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry, for display: kind "reserved" or "released", the time (UTC, ISO 8601) and everything that is hashed."""
+    """One entry, for display: kind "reserved", "released" or "adopted", time (UTC, ISO 8601) and all that is hashed."""
 
     seq: int
     kind: str
@@ -104,6 +122,7 @@ class Ledger:
         self._latest: dict[str, int] = {}
         self._federation_of: dict[str, str] = {}
         self._prices: dict[str, list[Answers]] = {}
+        self._adopted: set[tuple[str, int, str]] = set()
         self._chain = Chain(path, self._learn)
 
     @classmethod
@@ -164,7 +183,7 @@ class Ledger:
     ) -> Reservation:
         """Write the price of a round to the disk, before anything is computed for it.
 
-        The same request gets the same reservation again as long as it was not released.
+        The same request gets the same reservation again, no longer as the first.
 
         Args:
             run: its name; it belongs to one agreement.
@@ -209,7 +228,7 @@ class Ledger:
                     "epsilon_after": after,
                 }
             )
-        return self._rounds[run, round].reservation
+        return replace(self._rounds[run, round].reservation, first=True)
 
     def release(self, reservation: Reservation, reply: bytes, *, norm: float, layout: str) -> bytes:
         """Store a reply and its receipt, before it may leave.
@@ -265,6 +284,38 @@ class Ledger:
             known = self._rounds.get((run, round))
             return None if known is None or known.released is None else self._reply(known)
 
+    def holds(self, run: str, round: int, sha256: str) -> bool:
+        """Whether the reply of this SHA-256 to this round is this ledger's, or was adopted. Raises: StorageError."""
+        with self._chain.reading():
+            known = self._rounds.get((run, round))
+            ours = None if known is None or known.released is None else self._chain.body(known.released)["sha256"]
+            return ours == sha256 or (run, round, sha256) in self._adopted
+
+    def adopt(self, rounds: Sequence[Adopted], *, coordinator: str, delta: float) -> None:
+        """Count rounds that another copy of this ledger answered as spent, whatever the budget says: they are.
+
+        Raises: StorageError; the rounds before the one that failed are then booked.
+        """
+        for adopted in rounds:
+            with self._chain.writing():
+                if (adopted.run, adopted.round, adopted.sha256) in self._adopted:
+                    continue
+                self._chain.append(
+                    {
+                        "kind": "adopted",
+                        "time": now(),
+                        "run": adopted.run,
+                        "round": adopted.round,
+                        "federation": adopted.federation,
+                        "coordinator": coordinator,
+                        "question": adopted.question,
+                        "rows": _rows(adopted.rows),
+                        "delta": delta,
+                        "epsilon_after": epsilon((*self._history(), *adopted.rows), delta),
+                        "sha256": adopted.sha256,
+                    }
+                )
+
     # What a reader asks.
 
     def history(self) -> list[Answers]:
@@ -276,11 +327,17 @@ class Ledger:
         """Epsilon of the cohort over all runs, at delta."""
         return epsilon(self.history(), delta)
 
-    def spent_by_run(self, run: str, delta: float) -> float:
-        """Epsilon of one run, at delta; 0 for a run that never asked."""
+    def price_of_run(self, run: str, round: int, rows: Sequence[Answers], delta: float) -> float:
+        """Epsilon of one run, at delta, when this round of it is paid; it may be paid already."""
         with self._chain.reading():
-            rows = list(self._prices.get(run, ()))
-        return epsilon(rows, delta)
+            paid = list(self._prices.get(run, ()))
+            more = [] if (run, round) in self._rounds else list(rows)
+        return epsilon([*paid, *more], delta)
+
+    def runs_of(self, federation: str) -> frozenset[str]:
+        """The runs of this agreement for which anything was ever reserved."""
+        with self._chain.reading():
+            return frozenset(run for run, digest in self._federation_of.items() if digest == federation)
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first."""
@@ -383,6 +440,10 @@ class Ledger:
             return
         rows = tuple(Answers(*row) for row in body["rows"])
         run = body["run"]
+        self._prices[run] = list(merged([*self._prices.get(run, ()), *rows]))
+        if body["kind"] == "adopted":
+            self._adopted.add((*key, body["sha256"]))
+            return
         self._rounds[key] = _Round(
             Reservation(
                 seq,
@@ -399,7 +460,6 @@ class Ledger:
         )
         self._latest[run] = max(body["round"], self._latest.get(run, -1))
         self._federation_of[run] = body["federation"]
-        self._prices[run] = list(merged([*self._prices.get(run, ()), *rows]))
 
 
 def _rows(rows: Sequence[Answers]) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Clipping, Poisson sampling and Gaussian noise. Every random bit comes from the operating system; there is no seed.
+"""Poisson sampling and Gaussian noise. Every random bit comes from the operating system; there is no seed.
 
 Floating point (Mironov, "On significance of the least significant bits for differential privacy", 2012; Jin et al.,
 "Are we there yet? Timing and floating-point attacks on differential privacy systems", 2022). Two defences are stacked:
@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from torch import Tensor
 
 GRID_BITS = 20  # the grid is 2^-20 of the noise's standard deviation: its own error is a millionth of the noise
-CLIP_MARGIN = 1e-4  # computed norms and sums may be off by rounding; nobody may pass C for it
 
 
 def uniform(size: int) -> Tensor:
@@ -105,27 +104,3 @@ def choose_images(images: Tensor, limit: int) -> Tensor:
     smallest, chosen = keys.topk(min(limit, most), dim=1, largest=False)
     chosen[smallest > 1] = -1
     return chosen
-
-
-def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
-    """Norms [n] -> factors [n] that bring each to at most clip_norm; a norm of NaN or infinity gets 0.
-
-    A margin of CLIP_MARGIN keeps the bound true in exact arithmetic, though norms and sums are computed with rounding
-    (Casacuberta et al., "Widespread underestimation of sensitivity in differentially private libraries", 2022).
-    """
-    factors = (clip_norm * (1 - CLIP_MARGIN) / norms).clamp_max(1 - CLIP_MARGIN)
-    return torch.where(torch.isfinite(norms), factors, 0.0)
-
-
-def clip(vector: Tensor, clip_norm: float) -> Tensor:
-    """Vector [P] scaled to an L2 norm of at most clip_norm; one that holds NaN or infinity becomes zero."""
-    return rows_clipped(vector.unsqueeze(0), clip_norm)[0]
-
-
-def rows_clipped(rows: Tensor, clip_norm: float) -> Tensor:
-    """Rows [n, P], each clipped as `clip` does. The input may be overwritten."""
-    factors = clip_factors(torch.linalg.vector_norm(rows, dim=1), clip_norm)
-    # 0 x NaN is NaN: what is not finite is removed by value, not by its factor.
-    if not bool(factors.all()):
-        rows = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return rows * factors.unsqueeze(1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from wardround_server.report.charts import Line, legend, roc_chart
 from wardround_server.report.data import RunRecord
+from wardround_server.report.escaped import escape
 
 Finding = Mapping[str, Any]
 STYLES = ("faint", "fourth", "third", "second", "main")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from wardround_server.report.charts import Bar, bar_chart, legend, number
 from wardround_server.report.data import RunRecord
+from wardround_server.report.escaped import escape
 
 Judged = Mapping[str, Any]
 NOTHING = "\u2013"

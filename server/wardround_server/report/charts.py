@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
+
+from wardround_server.report.escaped import escape
 
 Points = Sequence[tuple[float, float]]
 

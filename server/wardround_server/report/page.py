@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from wardround_server.report.attacks import attacks
 from wardround_server.report.card import card
 from wardround_server.report.charts import Bar, Line, bar_chart, legend, line_chart, number, spark
 from wardround_server.report.data import HospitalRow, RunRecord
+from wardround_server.report.escaped import escape
 
 NOTHING = "\u2013"
 MANY = 60  # small multiples beyond this are left to the table

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted, Method
@@ -34,6 +35,7 @@ from wardround.meta.head import HeadAlone
 from wardround.meta.local import descend
 from wardround.models.base import Model
 from wardround.models.extended import Extended
+from wardround.models.objective import Objective
 from wardround.questions import Cohort, FewShotLoss, Shots
 
 # How long the parts of Q, S and n are in a patient's vector, for an f of length 1; a head's gradient is about 1 long.
@@ -92,9 +94,9 @@ class WithSums:
     loss: FewShotLoss
 
     @property
-    def per_patient(self) -> str:
-        """A head is small."""
-        return "vmap"
+    def elementary(self) -> bool:
+        """Where the loss is."""
+        return isinstance(self.loss, Objective) and self.loss.elementary
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], y int64 [m] -> float32 []."""
@@ -102,6 +104,20 @@ class WithSums:
         scatter = ((f @ beside["scatter"]) * f).sum(1)
         added = SCATTER * scatter + SUMS * (beside["sums"][y] * f).sum(1) + COUNTS * beside["counts"][y]
         return (self.loss.each(theta, x, y) - added).mean()
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `ElementaryLoss.gradients`: the loss's, and f f', f and 1 at the places of Q, S_y and n_y."""
+        assert isinstance(self.loss, Objective)
+        found, f = self.loss.gradients(theta, x, y), self.loss.embedded(theta, x)
+        classes = one_hot(y, self.loss.classes).double()
+        parts = (
+            -SCATTER * (f.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
+            -SUMS * (classes.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
+            -COUNTS * classes,
+        )
+        added = torch.cat(parts, 1)
+        found[:, -added.shape[1] :] = added
+        return found
 
 
 def metric(theta: Tensor, loss: FewShotLoss) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import EpisodicMethod, Fitted
 from wardround.meta.local import MOMENTUM, differentiable_slope
+from wardround.meta.total import positive
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.models.portable import he_uniform
@@ -62,7 +63,7 @@ class LearnedOptimizer(EpisodicMethod):
         for t in range(choice.local_steps):
             gradient = differentiable_slope(torch.cat([model, beside]).detach(), support, loss)[: len(model)]
             a, b = gains(phi, gradient, m, t / choice.local_steps)
-            model = model - choice.local_learning_rate * (a.exp() * gradient + b * m)
+            model = model - choice.local_learning_rate * (positive(a) * gradient + b * m)
             m = MOMENTUM * m + gradient
         return {"theta": torch.cat([model, beside])}
 

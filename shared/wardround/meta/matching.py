@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted
 from wardround.meta.embedded import ABSENT, EmbeddingMethod
+from wardround.meta.total import positive
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss
@@ -53,7 +54,7 @@ class Matching(EmbeddingMethod):
 
     def predict(self, fitted: Fitted, x: Tensor, loss: FewShotLoss) -> Tensor:
         """Log P(y^ = k | x^, S) up to what all classes share, float32 [n, classes]; [n, shots, classes] of memory."""
-        beta = loss.extras(fitted["theta"])["log_beta"].exp()
+        beta = positive(loss.extras(fitted["theta"])["log_beta"])
         f = normalize(loss.embed(fitted["theta"], x), dim=1, eps=LEAST_NORM)
         g = normalize(fitted["embedded"], dim=1, eps=LEAST_NORM)
         return log_sums(beta * f @ g.T, fitted["shares"])

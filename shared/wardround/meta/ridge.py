@@ -24,6 +24,7 @@ from torch import Tensor
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted
 from wardround.meta.embedded import EmbeddingMethod, absent, balanced
+from wardround.meta.total import positive, solved
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss
@@ -59,8 +60,8 @@ class Ridge(EmbeddingMethod):
     ) -> Fitted:
         """Logits alpha (W x + b) + beta."""
         learned = loss.extras(theta)
-        w, b = ridge(embedded, (shares > 0).to(shares.dtype), balanced(shares), learned["log_lambda"].exp())
-        alpha, seen = learned["log_alpha"].exp(), shares.sum(0) > 0
+        w, b = ridge(embedded, (shares > 0).to(shares.dtype), balanced(shares), positive(learned["log_lambda"]))
+        alpha, seen = positive(learned["log_alpha"]), shares.sum(0) > 0
         return {"theta": loss.with_head(theta, alpha * w, alpha * b + learned["beta"] * seen + absent(shares))}
 
 
@@ -81,10 +82,8 @@ def ridge(x: Tensor, y: Tensor, weights: Tensor, penalty: Tensor) -> tuple[Tenso
     share = d / d.sum().clamp_min(1e-6)
     centre, level = (share * x).sum(0), (share * y).sum(0)
     x, y = x - centre, y - level
-    # Not torch.linalg.solve: an exception would tell that an embedding was not finite.
-    if n < e:
-        solved, _ = torch.linalg.solve_ex(d * x @ x.T + penalty * torch.eye(n).to(x), d * y)
-        w = x.T @ solved
-    else:
-        w, _ = torch.linalg.solve_ex(x.T @ (d * x) + penalty * torch.eye(e).to(x), x.T @ (d * y))
+    # Rows times the root of their weight make the matrix symmetric in both forms.
+    root = d.sqrt()
+    x, y = root * x, root * y
+    w = x.T @ solved(x @ x.T, penalty, y) if n < e else solved(x.T @ x, penalty, x.T @ y)
     return w.T.to(dtype), (level - centre @ w).to(dtype)

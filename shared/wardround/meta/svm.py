@@ -28,6 +28,7 @@ from torch import Tensor
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted
 from wardround.meta.embedded import EmbeddingMethod, absent, balanced
+from wardround.meta.total import positive
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss
@@ -55,7 +56,7 @@ class Svm(EmbeddingMethod):
         c = balanced(shares)
         centre = c @ embedded / c.sum().clamp_min(1e-6)
         w = crammer_singer(embedded - centre, shares > 0, c / choice.regularization)
-        w = loss.extras(theta)["log_gamma"].exp() * w
+        w = positive(loss.extras(theta)["log_gamma"]) * w
         return {"theta": loss.with_head(theta, w, absent(shares) - w @ centre)}
 
 
@@ -129,10 +130,12 @@ def _newton(gram: Tensor, y: Tensor, c: Tensor, at: _Point) -> Callable[[Tensor]
     stationarity = at.z + gram @ (c * (y - at.p)) + at.nu - y
     missing = 1 - at.p.sum(1, keepdim=True)
     inverse, _ = torch.linalg.inv_ex(torch.diag_embed((at.z / at.p).T) + gram * c.T)
+    # Not `solve_ex`, whose backward pass raises where a matrix is singular.
+    of_nu, _ = torch.linalg.inv_ex(inverse.sum(0))
 
     def step(product: Tensor) -> _Point:
         towards = (product / at.p - at.z + stationarity).T.unsqueeze(2)
-        nu, _ = torch.linalg.solve_ex(inverse.sum(0), missing - (inverse @ towards).sum(0))
+        nu = of_nu @ (missing - (inverse @ towards).sum(0))
         p = (inverse @ (towards + nu)).squeeze(2).T
         return _Point(p, gram @ (c * p) - nu - stationarity, nu)
 

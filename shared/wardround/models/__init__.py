@@ -16,8 +16,10 @@ from wardround.models.tabular import Tabular
 __all__ = ["Model", "Objective", "build_model"]
 
 
-def build_model(federation: Federation, base: Path | None = None) -> Model:
+def build_model(federation: Federation, base: Path | None = None, weights: bytes | None = None) -> Model:
     """The model that a federation agreed on; `base` is the folder of a relative `model.encoder` (default: here).
+
+    weights: the bytes of that file, where they were read already.
 
     Raises: ConfigError: an encoder file that is missing, not the pinned one, or does not fit the task.
     """
@@ -29,13 +31,17 @@ def build_model(federation: Federation, base: Path | None = None) -> Model:
         return Tabular.mlp(len(task.features), classes, choice.width, centre=task.centre, spread=task.spread)
     if choice.family == "conv4":
         return Conv4.of(task.channels, choice.width, classes)
-    return EncoderHead.of(_encoder(federation, base or Path()), classes, choice.embedding)
+    return EncoderHead.of(_encoder(federation, base or Path(), weights), classes, choice.embedding)
 
 
-def _encoder(federation: Federation, base: Path) -> Encoder:
+def _encoder(federation: Federation, base: Path, weights: bytes | None) -> Encoder:
     task, choice = federation.task, federation.model
     if choice.encoder == "builtin":
         return BuiltinEncoder.of(task.image_size_px, task.channels, choice.features)
     return OwnEncoder.load(
-        base / choice.encoder, choice.encoder_sha256, channels=task.channels, features=choice.features
+        base / choice.encoder,
+        choice.encoder_sha256,
+        channels=task.channels,
+        features=choice.features,
+        data=weights,
     )

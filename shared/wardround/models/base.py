@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from wardround.vector import Layout
+
+Hidden = Literal["none", "linear", "tanh", "deep"]
 
 
 class Model(Protocol):
@@ -15,8 +17,8 @@ class Model(Protocol):
     theta is a body, a linear head (weight [classes, e], then bias [classes]), and what a method learns beside them.
     layout: of theta. body_size: numbers of the body. embedding_size: e. embedding_gain: times this, an embedding has a
     variance of about 1 at the start. scaling_size: d, the length of shift and scale. classes: number of outputs.
-    fingerprint: SHA-256, 64 hex digits, of everything frozen. per_patient: how per-patient gradients are computed
-    fastest, "vmap" (small models) or "loop" (convolutions).
+    fingerprint: SHA-256, 64 hex digits, of everything frozen. hidden: what lies between
+    `standardised` z and the head: nothing, a linear map without bias, one layer of tanh units, or something deeper.
     """
 
     @property
@@ -34,7 +36,7 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def per_patient(self) -> str: ...
+    def hidden(self) -> Hidden: ...
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, *task.input_shape], images in [0, 1], tables as they are -> float32 z [n, ...], on x's device.

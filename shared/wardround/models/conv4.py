@@ -15,6 +15,7 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
+from wardround.models.base import Hidden
 from wardround.models.network import Network
 from wardround.vector import Layout
 
@@ -104,9 +105,9 @@ class Conv4:
         return hashlib.sha256(b"wardround/conv4/1").hexdigest()
 
     @property
-    def per_patient(self) -> str:
-        """Convolutions are faster a patient at a time than under vmap."""
-        return "loop"
+    def hidden(self) -> Hidden:
+        """Four blocks."""
+        return "deep"
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w], as it is but contiguous: one memory format for everything downstream."""

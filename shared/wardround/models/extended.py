@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from wardround.models.base import Model
+from wardround.models.base import Hidden, Model
 from wardround.vector import Layout
 
 
@@ -65,9 +65,9 @@ class Extended:
         return self.model.fingerprint
 
     @property
-    def per_patient(self) -> str:
+    def hidden(self) -> Hidden:
         """The model's."""
-        return self.model.per_patient
+        return self.model.hidden
 
     def encode(self, x: Tensor) -> Tensor:
         """The model's."""

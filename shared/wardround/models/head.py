@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from wardround.models.base import Hidden
 from wardround.models.network import Network
 from wardround.models.scaling import standardised
 from wardround.vector import Layout
@@ -99,9 +100,9 @@ class EncoderHead:
         return self.encoder.fingerprint
 
     @property
-    def per_patient(self) -> str:
-        """A linear head is small: vmap."""
-        return "vmap"
+    def hidden(self) -> Hidden:
+        """The embedding, if any."""
+        return "linear" if self.body_size else "none"
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features]."""

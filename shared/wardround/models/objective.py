@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy, one_hot, softplus
 
+from wardround import elementary
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 
@@ -32,9 +34,9 @@ class Objective:
     log_prior: Tensor | None = None
 
     @property
-    def per_patient(self) -> str:
-        """How per-patient gradients are computed fastest: the model knows."""
-        return self.model.per_patient
+    def elementary(self) -> bool:
+        """Whether `gradients` can be asked: of every model with one hidden layer at most."""
+        return self.model.hidden != "deep"
 
     @property
     def classes(self) -> int:
@@ -44,6 +46,47 @@ class Objective:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The loss float32 [] at theta float32 [P] of encoded x [m, ...] and labels y."""
         return self.each(theta, x, y).mean()
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `ElementaryLoss.gradients`: float64 [m, P], of labels int64 [m] or float32 [m, classes].
+
+        Of the cross entropy, with h what the head is linear in and p the softmax of the adjusted logits, the head's is
+        (p - y) (h, 1)'; of findings p are sigmoids, and the mean over findings divides by their number. Below it goes
+        W' (p - y), times 1 - h^2 where h = tanh.
+        """
+        x, h = self.standardised(x), self.embedded(theta, x)
+        weight, bias = self.head(theta.double())
+        logits = elementary.linear(h, weight, bias)
+        if self.log_prior is not None:
+            logits = logits + self.log_prior.double()
+        if y.dim() == 1:
+            errors = elementary.softmax(logits) - one_hot(y, self.classes).double()
+        else:
+            errors = (elementary.sigmoid(logits) - y.double()) / self.classes
+        parts = [_outer(errors, h), errors]
+        if self.model.hidden != "none":
+            below = elementary.total((errors.unsqueeze(2) * weight).transpose(1, 2))
+            if self.model.hidden == "tanh":
+                below = below * (1 - h * h)
+                parts.insert(0, below)  # the hidden layer's bias
+            parts.insert(0, _outer(below, x))
+        found = torch.cat(parts, 1)
+        return torch.cat([found, found.new_zeros(len(x), len(theta) - found.shape[1])], 1)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Encoded x [m, d] -> float64 [m, d], by elementary operations (`scaling.standardised`)."""
+        return (x.double() - self.shift.double()) / (self.scale.double() * sqrt(x.shape[1]))
+
+    def embedded(self, theta: Tensor, x: Tensor) -> Tensor:
+        """What the head is linear in, float64 [m, e], by elementary operations; of a model that is not deep."""
+        x, e = self.standardised(x), self.model.embedding_size
+        if self.model.hidden == "none":
+            return x
+        body = theta[: self.model.body_size].double()
+        weight, rest = body[: e * x.shape[1]].view(e, -1), body[e * x.shape[1] :]
+        if self.model.hidden == "linear":
+            return elementary.linear(x, weight, rest.new_zeros(e))
+        return elementary.tanh(elementary.linear(x, weight, rest))
 
     def each(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each image, float32 [m]."""
@@ -83,3 +126,8 @@ class Objective:
     def extras(self, theta: Tensor) -> dict[str, Tensor]:
         """What the method learns beside the model, by name; empty where it learns nothing else."""
         return self.model.extras(theta) if isinstance(self.model, Extended) else {}
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """Of a [m, k] and b [m, d] -> [m, k d]."""
+    return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1)

@@ -33,10 +33,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from wardround.errors import ConfigError
+from wardround.given import ENCODER_BYTES, given_bytes
 from wardround.models.encoder import GREATEST_VALUE
+from wardround.text import shown
 from wardround.toml import Section
 
-LIMIT_BYTES = 1 << 30
+LARGEST_HEADER = 1 << 20  # bytes of the file's JSON
+# What one image may take, checked on shapes alone before anything is computed: seconds, and 4 GiB over all maps.
+MOST_OPERATIONS, MOST_NUMBERS = 5 * 10**11, 1 << 30
 BATCH = 8  # whose maps the allocator keeps: larger ones go back to the system and come anew
 # One copy of the weights, however many hospitals a process holds: a fingerprint says that they are the same.
 _held: WeakValueDictionary[tuple[str, int, int], OwnEncoder] = WeakValueDictionary()
@@ -143,6 +147,7 @@ class Description(Section):
         """
         kept: dict[str, Tensor] = {}
         taps: list[Tensor] = []
+        numbers = 0
         for at, layer in enumerate(self.layers):
             if layer.kind == "keep":
                 kept[layer.name] = x
@@ -154,6 +159,9 @@ class Description(Section):
                 x = torch.cat(taps, 1) if at == self.last_tap else x
             else:
                 x = layer.apply(x, tensors)
+            numbers += x.numel() // max(1, len(x))
+            if numbers > MOST_NUMBERS:
+                raise ValueError(f"the maps of one image hold more than {MOST_NUMBERS:,} numbers")
         return x
 
 
@@ -173,20 +181,24 @@ class OwnEncoder:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path, sha256: str, *, channels: int, features: int) -> OwnEncoder:
+    def load(cls, path: Path, sha256: str, *, channels: int, features: int, data: bytes | None = None) -> OwnEncoder:
         """Read `path`, which must have this hash, take images of `channels` and give `features` numbers.
+
+        data: the file's bytes, where they were read already; `path` is then only how errors call it.
 
         Raises: ConfigError: missing, another hash, not this schema, or tensors that do not fit together.
         """
-        data = _pinned(path, sha256)
+        data = _pinned(path, sha256, data)
         if held := _held.get((sha256, channels, features)):
             return held
         try:
             length = int.from_bytes(data[:8], "little")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"a header of {length:,} bytes, at most {LARGEST_HEADER:,} are allowed")
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
             description = Description.model_validate_json(metadata["wardround"])
             loaded = {name: tensor.float() for name, tensor in load_safetensors(data).items()}
-        except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ConfigError(
                 f"{path}: not an encoder file ({_reason(error)})",
                 do="see docs/encoders.md for the schema",
@@ -201,10 +213,18 @@ class OwnEncoder:
                 f"{path} takes {self.description.channels} channels, the task has {channels}",
                 do="change task.channels, or bring another encoder",
             )
+        image = torch.zeros(1, channels, self.description.side, self.description.side)
         try:
-            output = self(torch.zeros(1, channels, self.description.side, self.description.side))
-        except (KeyError, RuntimeError, ValueError, IndexError) as error:
-            raise ConfigError(f"{path}: its layers do not fit together ({str(error).splitlines()[0]})") from None
+            operations = self._operations(image)
+            if operations > MOST_OPERATIONS:
+                raise ConfigError(
+                    f"{path} takes {operations:.2g} operations an image",
+                    allowed=f"at most {MOST_OPERATIONS:.0e}",
+                    do="bring a smaller encoder",
+                )
+            output = self(image)
+        except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ConfigError(f"{path}: its layers do not fit together ({_reason(error)})") from None
         if tuple(output.shape) != (1, self.features):
             raise ConfigError(
                 f"{path} gives {list(output.shape[1:])} features, model.features is {self.features}",
@@ -212,6 +232,14 @@ class OwnEncoder:
             )
         if not output.isfinite().all():
             raise ConfigError(f"{path} gives features that are not finite numbers", do="bring another encoder")
+
+    def _operations(self, image: Tensor) -> int:
+        """Floating point operations of one image, by shapes alone."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            self(image.to("meta"))
+        return int(counter.get_total_flops())
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features]; with schema 2, bounded by GREATEST_VALUE.
@@ -236,20 +264,15 @@ def _reason(error: Exception) -> str:
     """One line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'description'}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        where = ".".join(map(str, first["loc"])) or "description"
+        return shown(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+    return shown(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
 
 
-def _pinned(path: Path, sha256: str) -> bytes:
+def _pinned(path: Path, sha256: str, data: bytes | None) -> bytes:
     """The file's bytes, if they are the agreed ones. Raises: ConfigError."""
-    try:
-        if path.stat().st_size > LIMIT_BYTES:
-            raise ConfigError(f"{path} is larger than {LIMIT_BYTES} bytes")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: the encoder cannot be read ({error.strerror})", do="put it beside federation.toml"
-        ) from None
+    if data is None:
+        data = given_bytes(path, ENCODER_BYTES, do="put the encoder beside federation.toml")
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ConfigError(

@@ -8,6 +8,7 @@ from math import sqrt
 
 from torch import Tensor, nn
 
+from wardround.models.base import Hidden
 from wardround.models.network import Network
 from wardround.models.scaling import standardised
 from wardround.vector import Layout
@@ -70,9 +71,9 @@ class Tabular:
         return self.columns
 
     @property
-    def per_patient(self) -> str:
-        """Small: vmap."""
-        return "vmap"
+    def hidden(self) -> Hidden:
+        """The units of a multilayer perceptron."""
+        return "tanh" if self.body_size else "none"
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, columns] in their own units -> in units of the public spread around the public centre."""

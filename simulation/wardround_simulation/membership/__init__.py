@@ -89,7 +89,7 @@ def infer(
         what was left out, with the reason.
     """
     begun = time.monotonic()
-    small = pools[0].agreement.model.per_patient == "vmap"
+    small = pools[0].agreement.federation.model.family != "conv4"
     runs = (SHADOWS if small else 0) if shadows is None else shadows
     attacks = [_split(LOSS, pools, [loss(pool, released) for pool in pools])]
     left_out: dict[str, str] = {}

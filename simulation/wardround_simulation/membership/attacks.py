@@ -21,12 +21,13 @@ from torch.nn.functional import cross_entropy
 from wardround.config import AlgorithmChoice
 from wardround.meta import algorithm_named
 from wardround.models import Model, Objective
+from wardround.models.conv4 import Conv4
 from wardround.models.scaling import log_prior
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import answer_size
 from wardround.wire import RoundReply, peek_reply
 from wardround_client.examples import Examples
-from wardround_client.privacy.mechanism import rows_clipped
+from wardround_client.privacy.contribution import clipped
 from wardround_server.checkpoint import State
 from wardround_simulation.membership.pool import Pool
 from wardround_simulation.membership.shadows import Shadow
@@ -34,7 +35,8 @@ from wardround_simulation.membership.shadows import Shadow
 Floats = npt.NDArray[np.float64]
 
 EXACT_NOISE = 1e-3  # what float32 leaves uncertain in an answer without noise, as a part of a gradient; generously
-IMAGE_GRADIENTS = {"vmap": 5_000_000, "loop": 20_000}  # of one attack, by model: beyond, some rounds are passed over
+# Image gradients of one attack, of convolutions and of other models: beyond, some rounds are passed over.
+IMAGE_GRADIENTS = {True: 20_000, False: 5_000_000}
 GREATEST_POOL = 10_000  # the attacks on deltas hold matrices of candidates by candidates
 _CHUNK_BYTES = 64 << 20
 
@@ -203,7 +205,7 @@ def patient_gradients(objective: Objective, theta: Tensor, examples: Examples, c
     for rows in torch.split(torch.arange(len(examples.y), device=examples.device), at_once):
         gradients = slope(theta, examples.z[rows, None], examples.y[rows, None])
         if math.isfinite(clip_norm):
-            gradients = rows_clipped(gradients, clip_norm)
+            gradients = clipped(gradients, clip_norm)
         total.index_add_(0, examples.patient[rows].cpu(), gradients.cpu().double())
     return total / examples.images.cpu().clamp_min(1).unsqueeze(1)
 
@@ -217,7 +219,7 @@ def _rounds(pool: Pool, released: Released) -> dict[int, Tensor]:
         if plan.question == "gradient" and plan.number in released.states
     }
     found = [(number, delta) for number, delta in deltas.items() if delta is not None]
-    affordable = max(1, IMAGE_GRADIENTS[model.per_patient] // len(pool.examples.y))
+    affordable = max(1, IMAGE_GRADIENTS[isinstance(model, Conv4)] // len(pool.examples.y))
     if len(found) > affordable:
         found = [found[round(i)] for i in np.linspace(0, len(found) - 1, affordable)]
     return dict(found)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import wardround_client.privacy.audit.walls as walls
+import wardround_client.round as round_module
+from wardround import elementary
+from wardround.errors import DataError
 from wardround.questions import Loss, Shots
+from wardround.schedule import RoundPlan
 from wardround_client import episodes
 from wardround_client.episodes import Deal
 from wardround_client.examples import Examples
-from wardround_client.privacy import cohort, mechanism, per_patient
+from wardround_client.hospital import Hospital
+from wardround_client.privacy import cohort, contribution, mechanism, per_patient
+from wardround_client.privacy.ledger import Ledger
 
 Patch = pytest.MonkeyPatch
 
@@ -69,7 +76,7 @@ def sum_then_clip(patch: Patch) -> None:
     """The batch's gradient is clipped, as one does against exploding gradients."""
 
     def wrong(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor, clip_norm: float) -> Tensor:
-        return mechanism.clip(_gradients(loss, theta, examples, rows, valid).sum(0), clip_norm)
+        return contribution.clipped(_gradients(loss, theta, examples, rows, valid).sum(0, keepdim=True), clip_norm)[0]
 
     patch.setattr(cohort, "clipped_sum", wrong)
 
@@ -110,7 +117,7 @@ def dealt_by_image(patch: Patch) -> None:
     """Images are dealt into episodes, so that a patient with several is in several."""
     deal = episodes.deal
 
-    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) -> Iterator[tuple[Shots, Shots]]:
+    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal, most: int) -> Iterator[tuple[Shots, Shots]]:
         images = rows[valid].unsqueeze(1)
         again = deal(len(images), int(dealt.episode.max()) + 1, 0.5)
         return episodes.episodes_of(examples, images, torch.ones_like(images, dtype=torch.bool), again)
@@ -121,7 +128,7 @@ def dealt_by_image(patch: Patch) -> None:
 def support_of_one_and_query_of_another(patch: Patch) -> None:
     """Two draws a patient: in which episode's support, and in which episode's query."""
 
-    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal) -> Iterator[tuple[Shots, Shots]]:
+    def wrong(examples: Examples, rows: Tensor, valid: Tensor, dealt: Deal, most: int) -> Iterator[tuple[Shots, Shots]]:
         numbers = int(dealt.episode.max()) + 1
         query_of = (mechanism.uniform(len(rows)) * numbers).long()
         for number in range(numbers):
@@ -140,7 +147,7 @@ def _tensor_forgotten(patch: Patch, numbers: slice, *, scaled: bool) -> None:
         whole = _gradients(loss, theta, examples, rows, valid)
         forgotten = torch.zeros_like(whole)
         forgotten[:, numbers] = whole[:, numbers]
-        factors = mechanism.clip_factors((whole - forgotten).norm(dim=1), clip_norm)
+        factors: Tensor = (clip_norm / (whole - forgotten).norm(dim=1)).clamp_max(1)
         return factors @ whole if scaled else factors @ (whole - forgotten) + forgotten.sum(0)
 
     patch.setattr(cohort, "clipped_sum", wrong)
@@ -177,7 +184,106 @@ def statistics_by_image(patch: Patch) -> None:
         return values.new_zeros(self.patients, values.shape[1]).index_add_(0, self.patient, values)
 
     patch.setattr(Examples, "patient_means", wrong)
-    patch.setattr(mechanism, "rows_clipped", lambda rows, clip_norm: rows)
+    patch.setattr(cohort, "clipped", lambda rows, limit: rows)
+    patch.setattr(cohort, "_sum", lambda blocks: blocks.sum(0))
+
+
+def summed_in_an_order_of_the_batch(patch: Patch) -> None:
+    """As a matrix product of a library may: which number is added first follows from how many rows there are."""
+
+    def wrong(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        first, *others = (x.unsqueeze(1) * weight).float().roll(len(x), -1).unbind(-1)
+        for term in others:
+            first = first + term
+        return first.double() + bias
+
+    patch.setattr(elementary, "linear", wrong)
+
+
+def predicted_in_one_batch(patch: Patch) -> None:
+    """The same for predictions: all images at once, rounded by how many they are."""
+
+    def wrong(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        found = function(inputs)
+        return found.roll(len(inputs) % 2, 1) if found.dim() == 2 else found
+
+    patch.setattr(cohort, "image_by_image", wrong)
+
+
+def centred_by_the_batch(patch: Patch) -> None:
+    """Batch normalisation: everybody's statistics are less the mean of all."""
+    means = Examples.patient_means
+    patch.setattr(
+        Examples, "patient_means", lambda self, values: 9 * (means(self, values) - means(self, values).mean(0))
+    )
+
+
+def an_exception_passes(patch: Patch) -> None:
+    """What cannot be computed for somebody is raised, and the wall has a hole."""
+
+    def passing(otherwise: Tensor, function: Callable[..., Tensor], *args: Any, **named: Any) -> Tensor:
+        return function(*args, **named)
+
+    def strict(rows: Tensor, limit: float) -> Tensor:
+        if not bool(rows.isfinite().all()):
+            raise ValueError("not finite")
+        return contributions(rows, limit)
+
+    contributions = contribution.contributions
+    for module in (cohort, per_patient):
+        patch.setattr(module, "or_else", passing)
+        patch.setattr(module, "contributions", strict)
+    patch.setattr(contribution, "contributions", strict)
+    no_wall(patch)
+
+
+def no_wall(patch: Patch) -> None:
+    """The answer about somebody is computed where an exception becomes a refusal."""
+    ask = round_module.ask
+
+    class Refused(BaseException):
+        pass
+
+    def asked(plan: RoundPlan, cohort_: Any, *rest: Any) -> Tensor:
+        try:
+            return ask(plan, cohort_, *rest)
+        except Exception as error:
+            raise Refused from error
+
+    def answered(hospital: Any, blob: bytes, open_cohort: Any = cohort.PrivateCohort) -> bytes:
+        try:
+            return answer(hospital, blob, open_cohort)
+        except Refused as error:
+            return round_module._refuse(hospital, None, ValueError(str(error)), named=False)
+
+    answer = round_module.answer
+    patch.setattr(round_module, "ask", asked)
+    patch.setattr(walls, "answer", answered)
+
+
+def a_patient_too_odd_is_refused(patch: Patch) -> None:
+    """A check of the data, well meant, behind the reservation or before it."""
+
+    def checked(self: Examples) -> Examples:
+        if not bool(self.z.isfinite().all()):
+            raise DataError("an image holds numbers that are not finite")
+        found: Examples = nobody(self)
+        return found
+
+    nobody = Examples.nobody.fget  # type: ignore[attr-defined]
+    patch.setattr(Examples, "nobody", property(checked))
+
+
+def always_the_first(patch: Patch) -> None:
+    """A reservation that was found is handed out like one that was made."""
+    reserve = Ledger.reserve
+    patch.setattr(Ledger, "reserve", lambda self, **named: replace(reserve(self, **named), first=True))
+
+
+def forgotten_on_a_full_disk(patch: Patch) -> None:
+    """The one reply is not kept, and what is reserved is computed anew."""
+    always_the_first(patch)
+    patch.setattr(Hospital, "unreleased", property(lambda self: {}, lambda self, value: None), raising=False)
 
 
 BUGS = {
@@ -201,6 +307,13 @@ BUGS = {
     "statistics count images": Bug(statistics_by_image, "statistics", 600),
     "prototypes count images": Bug(statistics_by_image, "class_means", 600),
     "evaluations count images": Bug(statistics_by_image, "confusion", 600),
+    "sums in an order that the batch decides": Bug(summed_in_an_order_of_the_batch, "alone", 200),
+    "predictions that the batch decides": Bug(predicted_in_one_batch, "alone", 200),
+    "means that everybody is part of": Bug(centred_by_the_batch, "alone", 200),
+    "an exception passes the wall": Bug(an_exception_passes, "refusals", 200),
+    "an odd patient is refused": Bug(a_patient_too_odd_is_refused, "refusals", 200),
+    "a reservation that is first again": Bug(always_the_first, "retries", 200),
+    "a full disk makes it compute again": Bug(forgotten_on_a_full_disk, "retries", 200),
 }
 SAMPLING_BUGS = {
     "sampled twice": Bug(sampled_twice, "sampling", 500),

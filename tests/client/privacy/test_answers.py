@@ -83,8 +83,6 @@ def test_no_denominator_moves_with_the_true_number_of_patients(patients: int) ->
     asked = cohort(examples_of([1] * patients), Privacy(patients_per_episode=10), sigma=1e-6)
 
     class Counting:
-        per_patient = "vmap"
-
         def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
             return 1e3 * theta[0]
 

@@ -73,7 +73,7 @@ def test_honest_code_passes_the_whole_audit() -> None:
     report = audited(agreement(), 300)
     assert report.holds, report.to_json()
     names = "run one_run repeat images companions model tensor episodes statistics class_means confusion"
-    assert [row.name for row in report.rows] == names.split()
+    assert [row.name for row in report.rows] == [*names.split(), "alone", "refusals", "retries"]
     report.check()
 
 

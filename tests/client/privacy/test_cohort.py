@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, cohort, without
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
@@ -19,12 +17,10 @@ from wardround.errors import BudgetExceeded
 from wardround.models import Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
-from wardround.vector import Layout
 from wardround_client.examples import Examples
-from wardround_client.privacy import mechanism, method, per_patient
-from wardround_client.privacy.bookkeeping import UnsupportedError, image_gradients
+from wardround_client.privacy import per_patient
 from wardround_client.privacy.cohort import PrivateCohort
-from wardround_client.privacy.method import plan_of
+from wardround_client.privacy.contribution import clipped
 
 MODEL = Tabular.logistic(FEATURES, CLASSES)
 LOSS = Objective(MODEL, torch.zeros(FEATURES), torch.ones(FEATURES))
@@ -154,8 +150,6 @@ def test_asking_more_than_was_reserved_raises_before_anything_is_computed() -> N
     asked.gradient(LOSS, theta)
 
     class Unused:
-        per_patient = "vmap"
-
         def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
             raise AssertionError("computed")
 
@@ -177,7 +171,7 @@ def test_the_sum_is_that_of_plain_autograd_patient_by_patient(images: list[int],
         rows[patient, :used] = starts[patient] + torch.arange(used)
         own = rows[patient, :used]
         gradient = per_patient.plain_gradient(LOSS, theta, examples.z[own], examples.y[own])
-        expected += mechanism.clip(gradient, 0.5).double()
+        expected += clipped(gradient.unsqueeze(0), 0.5)[0]
     total = per_patient.clipped_sum(LOSS, theta, examples, rows.clamp_min(0), rows >= 0, 0.5)
     assert torch.allclose(total, expected, rtol=1e-4, atol=1e-5)
 
@@ -196,81 +190,11 @@ def test_convolutional_gradients_are_right_in_every_memory_format(
     y = torch.randint(4, (len(x),))
     rows = torch.arange(len(x)).view(patients, images)
     examples = Examples(x, y, rows.repeat_interleave(images, 0)[:, 0], x[:, :, 0, 0], 4)
-    assert plan_of(loss, model.initial(), examples).method == "bookkeeping"
     total = per_patient.clipped_sum(loss, model.initial(), examples, rows, torch.ones_like(rows, dtype=torch.bool), 0.3)
     expected = sum(
-        mechanism.clip(per_patient.plain_gradient(loss, model.initial(), x[row], y[row]), 0.3).double() for row in rows
+        clipped(per_patient.plain_gradient(loss, model.initial(), x[row], y[row]).unsqueeze(0), 0.3)[0] for row in rows
     )
     assert torch.allclose(total, torch.as_tensor(expected), rtol=1e-3, atol=1e-5)
-
-
-@dataclass(frozen=True)
-class ModuleLoss:
-    module: nn.Module
-    layout: Layout
-    per_patient: str = "loop"
-
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(functional_call(self.module, self.layout.unpack(theta), (x,)), y)
-
-
-def module_loss(*layers: nn.Module) -> ModuleLoss:
-    module = nn.Sequential(*layers)
-    return ModuleLoss(module, Layout.of(dict(module.named_parameters())))
-
-
-class Scaled(nn.Module):
-    """A parameter used by no layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gain
-
-
-@pytest.mark.parametrize("extra", [Scaled(), nn.Conv1d(4, 4, 1), nn.LayerNorm([4, 6, 6])])
-def test_a_layer_that_book_keeping_does_not_cover_is_noticed(extra: nn.Module) -> None:
-    layers = [nn.Flatten(2), extra] if isinstance(extra, nn.Conv1d) else [extra]
-    loss = module_loss(nn.Conv2d(1, 4, 3), *layers, nn.Flatten(), nn.Linear(4 * 36, 2))
-    x, y = torch.rand(4, 1, 8, 8), torch.randint(2, (4,))
-    theta = loss.layout.pack(dict(loss.module.named_parameters()))
-    with pytest.raises(UnsupportedError):
-        image_gradients(loss, theta, x, y)
-    examples = Examples(x, y, torch.arange(4), x[:, :, 0, 0], 2)
-    assert plan_of(loss, theta, examples).method == "loop"
-
-
-@pytest.mark.parametrize(
-    "convolution",
-    [
-        nn.Conv2d(4, 6, 3, stride=2, padding=(1, 2), bias=True),
-        nn.Conv2d(4, 6, (1, 3), dilation=(1, 2), bias=False),
-        nn.Conv2d(4, 8, 3, groups=4),
-        nn.Conv2d(4, 2, 1),
-    ],
-)
-def test_every_kind_of_convolution_is_right_image_by_image(convolution: nn.Conv2d) -> None:
-    x, y = torch.rand(5, 1, 9, 8), torch.tensor([0, 1, 2, 0, 1])
-    body = nn.Sequential(nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4), convolution, nn.Flatten())
-    loss = module_loss(body, nn.Linear(body(x).shape[1], 3))
-    theta = loss.layout.pack(dict(loss.module.named_parameters())).detach()
-    pages = image_gradients(loss, theta, x, y)
-    for image in range(len(x)):
-        gradient = torch.cat([pages[offset][image].flatten() for offset in sorted(pages)])
-        plain = per_patient.plain_gradient(loss, theta, x[image : image + 1], y[image : image + 1])
-        assert torch.allclose(gradient, plain, rtol=1e-3, atol=1e-6)
-
-
-def test_a_layer_that_is_used_twice_adds_up() -> None:
-    again = nn.Conv2d(4, 4, 3, padding=1)
-    loss = module_loss(nn.Conv2d(1, 4, 3), again, nn.ReLU(), again, nn.Flatten(), nn.Linear(4 * 36, 2))
-    theta = loss.layout.pack(dict(loss.module.named_parameters())).detach()
-    x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0])
-    pages = image_gradients(loss, theta, x, y)
-    gradient = torch.cat([pages[offset][1].flatten() for offset in sorted(pages)])
-    assert torch.allclose(gradient, per_patient.plain_gradient(loss, theta, x[1:2], y[1:2]), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
@@ -286,35 +210,3 @@ def test_a_broken_image_leaves_every_other_patient_as_it_is(value: float) -> Non
         return per_patient.clipped_sum(loss, model.initial(), examples, rows, rows >= 0, 0.4)
 
     assert (total(everyone) - total(others)).norm() <= (0.4 if math.isfinite(value) else 1e-5)
-
-
-def test_a_layer_that_mixes_images_is_noticed() -> None:
-    class Mixing(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x - x.mean(0)
-
-    loss = module_loss(nn.Conv2d(1, 4, 3), Mixing(), nn.Flatten(), nn.Linear(4 * 36, 2))
-    theta = loss.layout.pack(dict(loss.module.named_parameters()))
-    examples = Examples(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), torch.arange(4), torch.zeros(4, 1), 2)
-    assert plan_of(loss, theta, examples).method == "loop"
-
-
-@pytest.mark.parametrize(("misleading", "chosen"), [(0, "bookkeeping"), (1, "bookkeeping"), (3, "loop")])
-def test_one_draw_at_a_kink_does_not_choose_the_slow_loop(
-    monkeypatch: pytest.MonkeyPatch, misleading: int, chosen: str
-) -> None:
-    """There, book-keeping and plain autograd differ and both are right; only a way that never agrees is wrong."""
-    loss = module_loss(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
-    theta = loss.layout.pack(dict(loss.module.named_parameters()))
-    examples = Examples(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), torch.arange(4), torch.zeros(4, 1), 2)
-    asked = 0
-
-    def plain_gradient(loss: ModuleLoss, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        nonlocal asked
-        asked += 1
-        gradient = per_patient.plain_gradient(loss, theta, x, y)
-        return 2 * gradient if asked <= 3 * misleading else gradient  # three images a draw
-
-    monkeypatch.setattr(method, "plain_gradient", plain_gradient)
-    assert plan_of(loss, theta, examples).method == chosen
-    assert asked == 3 * min(misleading + 1, 3)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.privacy.generated import CLASSES, FEATURES, MODELS, cohort, examples_of, hospitals, objective
+from tests.client.privacy.generated import CLASSES, FEATURES, cohort, examples_of, hospitals
 from torch import Tensor
 
 from wardround.errors import ConfigError
 from wardround_client.examples import Examples
-from wardround_client.privacy.method import plan_of
 
 
 def patients_of(findings: list[list[int]]) -> Examples:
@@ -61,13 +60,3 @@ def test_confusion_counts_are_of_one_class_each(images: list[int]) -> None:
 
     with pytest.raises(ConfigError, match="evaluate_every = 0"):
         cohort(examples_of(images, findings=True)).confusion(predict)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_gradients_are_computed_as_fast_as_those_of_one_class(model: str) -> None:
-    """By the same way, recorded where the other is; and each kind of label has a plan of its own."""
-    loss, theta = objective(model), MODELS[model].initial()
-    one, several = (plan_of(loss, theta, examples_of([1, 2], model=model, findings=kind)) for kind in (False, True))
-    assert one is not several
-    assert one.method == several.method == "bookkeeping"
-    assert (one.recorded is None) == (several.recorded is None)

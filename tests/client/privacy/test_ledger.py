@@ -92,9 +92,12 @@ def test_an_old_round_another_agreement_and_another_price_are_replays() -> None:
 def test_a_retry_after_a_crash_uses_the_same_reservation(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "ledger.sqlite")
     reservation = reserve(first, 0)
+    assert reservation.first
+    assert not reserve(first, 0).first
     first.close()  # the process died before it released anything
     second = Ledger(tmp_path / "ledger.sqlite")
     assert reserve(second, 0) == reservation
+    assert not reserve(second, 0).first, "or it would be computed twice"
     assert second.spent(DELTA) == epsilon(PRICE, DELTA)
     second.close()
 
@@ -103,6 +106,7 @@ def test_two_computations_of_one_round_release_one_reply(tmp_path: Path) -> None
     one, other = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
     a, b = reserve(one, 0), reserve(other, 0)
     assert a == b
+    assert (a.first, b.first) == (True, False)
     assert one.release(a, b"first", norm=1.0, layout=LAYOUT) == b"first"
     assert other.release(b, b"second", norm=1.0, layout=LAYOUT) == b"first"
     one.close()

@@ -43,7 +43,6 @@ ANSWERS = ("wardround_client.privacy.cohort", "wardround_client.privacy.mechanis
 MAY_DRAW = {
     ("wardround_client.privacy.mechanism", "urandom"): "THE source",
     ("wardround_client.privacy.mechanism", "uniform"): "mechanism.uniform, made of it",
-    ("wardround_client.privacy.method", "uniform"): "mechanism.uniform, for a check without patients",
     ("wardround_client.episodes", "uniform"): "mechanism.uniform, for the deal",
     ("wardround.models.portable", "Philox"): "public weights, the same everywhere",
     ("wardround.models.portable", "uniform"): "the same",
@@ -69,8 +68,7 @@ def answering() -> list[str]:
 def test_an_answer_draws_from_the_system_and_from_nothing_else() -> None:
     found = {(module, last): name for module in answering() for name, last in drawing_calls(module)}
     assert set(found) == set(MAY_DRAW)
-    for module in ("wardround_client.episodes", "wardround_client.privacy.method"):
-        assert found[module, "uniform"] == "mechanism.uniform"
+    assert found["wardround_client.episodes", "uniform"] == "mechanism.uniform"
     assert found["wardround_client.privacy.mechanism", "urandom"] == "os.urandom"
 
 

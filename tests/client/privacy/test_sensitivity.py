@@ -32,7 +32,7 @@ from wardround.config import Privacy
 from wardround.questions import Shots
 from wardround.schedule import QUESTIONS, Question
 from wardround_client.examples import Examples
-from wardround_client.privacy import mechanism
+from wardround_client.privacy.contribution import clipped
 
 CLIP_NORMS = st.sampled_from([0.1, 1.0, 7.0])
 SEEDS = st.integers(0, 10_000)
@@ -107,8 +107,6 @@ def test_nobody_and_one_patient_get_an_answer_like_everybody_else(
 
 class Hostile:
     """A loss made to do harm. It sees a whole patient at once, or a whole episode."""
-
-    per_patient = "vmap"
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -208,7 +206,7 @@ def test_a_patient_whose_number_stands_in_many_rows_is_one_patient(
     expected = torch.zeros_like(total)
     for number in {number for number, _ in rows}:
         own = torch.tensor([each == number for each, _ in rows])
-        expected += mechanism.clip(torch.func.grad(loss)(theta, z[own], examples.y[own]), 1.0).double()
+        expected += clipped(torch.func.grad(loss)(theta, z[own], examples.y[own]).unsqueeze(0), 1.0)[0]
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
     assert asked._statistics_blocks().shape[0] == len({number for number, _ in rows})
 

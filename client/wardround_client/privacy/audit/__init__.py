@@ -13,15 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 
-from wardround.accountant import Answers, Calibration, epsilon, run_epsilon
-from wardround.config import Federation
+from wardround.accountant import Answers, epsilon, run_epsilon
 from wardround.errors import ConfigError
-from wardround.models import Model
-from wardround.schedule import Schedule
+from wardround_client.agreement import Agreement
 from wardround_client.privacy.audit.bounds import (
     Evidence,
     any_epsilon,
@@ -33,11 +30,12 @@ from wardround_client.privacy.audit.bounds import (
 from wardround_client.privacy.audit.canaries import Bench
 from wardround_client.privacy.audit.experiments import Experiment, single_answers
 from wardround_client.privacy.audit.report import AuditReport, Row
+from wardround_client.privacy.audit.walls import beside_the_noise
 from wardround_client.privacy.audit.whole_run import whole_run
 from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.round import OpenCohort
 
-__all__ = ["DEFAULT_TRIALS", "LEAST_TRIALS", "AuditReport", "Row", "Terms", "audit"]
+__all__ = ["DEFAULT_TRIALS", "LEAST_TRIALS", "AuditReport", "Row", "audit"]
 
 DEFAULT_TRIALS = 2000
 LEAST_TRIALS = 200
@@ -45,21 +43,8 @@ LEAST_TRIALS = 200
 Progress = Callable[[str, int, int], None]  # experiment, answers so far, answers in all
 
 
-class Terms(Protocol):
-    """What an audit needs of an `Agreement`."""
-
-    @property
-    def federation(self) -> Federation: ...
-    @property
-    def model(self) -> Model: ...
-    @property
-    def schedule(self) -> Schedule: ...
-    @property
-    def calibration(self) -> Calibration: ...
-
-
 def audit(
-    terms: Terms,
+    terms: Agreement,
     *,
     declared_patients: int,
     delta: float,
@@ -115,8 +100,11 @@ def audit(
     run, singles = whole_run(bench), list(single_answers(bench))
     experiments = [*([run] if run else []), *singles]
     error = (1 - confidence) / (len(experiments) + bool(run))
-    experiments = _chosen(experiments, only)
-    total = sum(experiment.answers for experiment in experiments)
+    beside = beside_the_noise(bench, terms)
+    _known([*(experiment.name for experiment in experiments), *(attack.name for attack in beside)], only)
+    experiments = [experiment for experiment in experiments if not only or experiment.name in only]
+    beside = [attack for attack in beside if not only or attack.name in only]
+    total = sum(each.answers for each in experiments) + sum(each.answers for each in beside)
     rows = []
     for experiment in experiments:
         running = experiment.name
@@ -124,15 +112,17 @@ def audit(
         rows.append(_row(experiment, evidence, delta, error))
         if experiment is run:
             rows.append(_one_run_row(experiment, evidence, delta, error))
+    for attack in beside:
+        running = attack.name
+        rows.append(attack.make())
     claimed = run_epsilon(terms.calibration, terms.schedule, len(terms.schedule) - 1, delta)
     return AuditReport(claimed, delta, confidence, tuple(rows), time.monotonic() - started)
 
 
-def _chosen(experiments: list[Experiment], only: Collection[str]) -> list[Experiment]:
-    names = [experiment.name for experiment in experiments]
+def _known(names: list[str], only: Collection[str]) -> None:
+    """Raises: ConfigError."""
     if unknown := sorted(set(only) - set(names)):
         raise ConfigError(f"no experiment of this agreement is called {', '.join(unknown)}", allowed=", ".join(names))
-    return [experiment for experiment in experiments if not only or experiment.name in only]
 
 
 def _row(experiment: Experiment, evidence: Evidence, delta: float, error: float) -> Row:

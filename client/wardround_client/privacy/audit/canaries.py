@@ -19,7 +19,7 @@ from torch import Tensor
 from wardround.accountant import Answers, Calibration, rows_for
 from wardround.config import Privacy
 from wardround.models import Model
-from wardround.questions import Cohort, Loss, Shots
+from wardround.questions import Cohort, ElementaryLoss, Loss, Shots
 from wardround.schedule import QUESTIONS, Question, RoundPlan, Schedule
 from wardround_client.examples import Examples
 from wardround_client.privacy.audit.bounds import Bools
@@ -34,29 +34,38 @@ class CanaryLoss:
     """The mean over images of scale <x, theta>: an image's gradient is scale x."""
 
     scale: float
-    per_patient: str = "vmap"
+    elementary: bool = True
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, P] -> float32 []."""
         return self.scale * (x @ theta).mean()
 
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `ElementaryLoss.gradients`."""
+        return self.scale * x.double()
+
 
 @dataclass(frozen=True)
 class Amplified:
-    """Another loss times a factor, so that each patient's gradient is clipped; the same fast paths are open to it."""
+    """Another loss times a factor, so that each patient's gradient is clipped; it is computed as the loss's is."""
 
     loss: Loss
     factor: float
     model: Model
 
     @property
-    def per_patient(self) -> str:
-        """As for the loss itself."""
-        return self.loss.per_patient
+    def elementary(self) -> bool:
+        """As the loss itself."""
+        return isinstance(self.loss, ElementaryLoss) and self.loss.elementary
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """As the loss itself, times the factor."""
         return self.factor * self.loss(theta, x, y)
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `ElementaryLoss.gradients`."""
+        assert isinstance(self.loss, ElementaryLoss)
+        return self.factor * self.loss.gradients(theta, x, y)
 
 
 @dataclass(frozen=True)

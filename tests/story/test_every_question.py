@@ -1,4 +1,8 @@
-"""Every algorithm, deployed: a coordinator and two daemons over TLS; a run of each from its first round to its last."""
+"""Every question, deployed: a coordinator and two daemons over TLS; a run of each from its first round to its last.
+
+One algorithm asks each. The others differ in what is computed between question and answer, and that is the same code in
+a simulation: tests/simulation/test_every_algorithm.py.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,17 @@ import torch
 from safetensors.torch import load_file
 from tests.story.processes import free_port, running, typed
 
-from wardround.config import AlgorithmName, load_federation
+from wardround.config import AlgorithmChoice, AlgorithmName, load_federation
 from wardround.meta import algorithm_named
 
 pytestmark = pytest.mark.story
 
 NAMES = ("north", "south")
+# The first algorithm of each question, with and without the class means at the end.
+ALGORITHMS = {
+    (AlgorithmChoice(name=name).question, algorithm_named(name).closes_with_means): name
+    for name in reversed(get_args(AlgorithmName))
+}
 FEDERATION = """
 name = "{algorithm}"
 [task]
@@ -86,7 +95,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.mark.parametrize("algorithm", get_args(AlgorithmName))
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values())
 def test_a_federation_of_daemons_learns_with(algorithm: str, fleet: Fleet) -> None:
     file = fleet.federation(algorithm)
     for home in fleet.homes:

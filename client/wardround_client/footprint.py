@@ -1,0 +1,207 @@
+"""How much memory a round of an agreement can take at most, from public numbers alone, and how much the machine has.
+
+Memory is an output: a round that fails where one more patient is there tells that the patient is there. So a round
+allocates what follows from the agreement and the declared number of patients, and whoever approves learns whether the
+machine has it. Asked when a person approves and never in a round, because what a machine has free depends on more.
+
+The figures of the methods are upper bounds of what was measured, by a factor of 1 to 4 (`test_footprint.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from wardround.config import Federation
+from wardround.errors import PolicyRefusal
+from wardround.models import Model
+
+_MIB = 1 << 20
+PROGRAM_BYTES = 640 * _MIB  # Python, torch, Flower, Opacus, and what an allocator keeps
+MORE_PATIENTS = 1.5  # a cohort may be so many times as large as it was declared
+STORED_IMAGES = 16  # of a patient, on average, or rows of a table
+_WORK_BYTES = 192 * _MIB  # batches of fixed sizes: pixels that are encoded, gradients, kernels' own memory
+_ENCODED_AT_ONCE, _PREDICTED_AT_ONCE = 16, 64
+_PART_PIXELS = 32 * 28 * 28  # of which a first-order step holds the activations
+_ANSWER_BYTES = 128  # a number of an answer: its sum and its noise in float64, and copies on the way out
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a daemon takes at most for one agreement: the encoded cohort, which stays, and a round beside it."""
+
+    cohort: int
+    round: int
+
+    @property
+    def total(self) -> int:
+        """With the program itself."""
+        return PROGRAM_BYTES + self.cohort + self.round
+
+    def check(self, free: int | None) -> str:
+        """A sentence for a person. Raises: PolicyRefusal, when the machine has less."""
+        asked = f"at most {self.total / 1e9:.1f} GB"
+        if free is None:
+            return f"{asked}; what this machine has is not known"
+        allowed = f"{free / 1e9:.1f} GB that this machine has free"
+        if self.total > free:
+            raise PolicyRefusal("policy.memory", asked=f"{asked} of memory", allowed=allowed)
+        return f"{asked} of the {allowed}"
+
+
+def footprint(federation: Federation, model: Model, declared_patients: int) -> Footprint:
+    """What approving this federation means for the machine; encodes one blank image, and allocates nothing large.
+
+    Args:
+        federation: the agreement.
+        model: its model, extended.
+        declared_patients: of the hospital.
+    """
+    task, privacy = federation.task, federation.privacy
+    zeros = torch.zeros(1, *task.input_shape)
+    blank = model.encode(zeros)  # once before it is counted: an encoder makes its constants at its first call
+    with _Allocated() as encoding:
+        model.encode(zeros)
+    row = blank[0].numel()
+    images = math.ceil(MORE_PATIENTS * declared_patients) * STORED_IMAGES
+    cohort = 4 * images * (row * task.variants + model.scaling_size + 4)
+    forward = _forward(model, blank)
+    drawn = privacy.images_per_patient * task.variants
+    shapes = _Shapes(
+        rows=privacy.side_cap(declared_patients) * drawn,
+        row=row,
+        pixels=blank[0, 0].numel() if blank.dim() == 4 else 0,
+        forward=forward,
+        theta=model.layout.size,
+        embedding=model.embedding_size,
+        classes=model.classes,
+        steps=federation.algorithm.local_steps,
+    )
+    training = 4 * drawn * (row + 8 * forward) + 4 * 8 * shapes.theta
+    if federation.algorithm.question == "episode_gradient":
+        training = 4 * _episode(federation.algorithm.name, shapes)
+    batches = 4 * max(_ENCODED_AT_ONCE * encoding.numbers, _PREDICTED_AT_ONCE * forward)
+    answer = _ANSWER_BYTES * max(shapes.theta, model.classes**2)
+    return Footprint(cohort, _WORK_BYTES + training + batches + answer)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """What decides the size of an episode's gradient.
+
+    rows: images, or rows of a table, on one side of an episode. row: numbers of one of them, and pixels where it is an
+    image. forward: numbers that a model makes of one on its way. theta: numbers of the vector. embedding, classes: of
+    the model. steps: within an episode.
+    """
+
+    rows: int
+    row: int
+    pixels: int
+    forward: int
+    theta: int
+    embedding: int
+    classes: int
+    steps: int
+
+
+def _episode(name: str, at: _Shapes) -> int:
+    """Numbers of float32 that the gradient of one episode holds at once."""
+    n, e, k, steps = at.rows, at.embedding, at.classes, at.steps
+    shots = 2 * n * (3 * at.row + k)
+    through = n * at.forward  # one side, through the model
+    embedded = shots + 8 * through + 8 * at.theta
+    match name:
+        case "reptile" | "fomaml":
+            part = min(n, -(-_PART_PIXELS // at.pixels)) if at.pixels else n
+            return shots + 8 * part * at.forward + 6 * at.theta
+        case "maml":
+            return shots + steps * (4 * through + 4 * at.theta) + 4 * through
+        case "meta-sgd":
+            return shots + steps * (10 * through + 6 * at.theta) + 4 * through
+        case "learned-optimizer":
+            return shots + 8 * through + steps * 40 * at.theta
+        case "anil":
+            return embedded + steps * 6 * n * (e + k)
+        case "prototypical":
+            return embedded
+        case "matching":
+            return embedded + 9 * n * n * k
+        case "relation":
+            return embedded + 64 * n * k
+        case "siamese":
+            return embedded + 8 * n * n * e
+        case "ridge":
+            return embedded + 16 * (n * e + min(n, e) ** 2)
+        case "svm":
+            return embedded + 20 * (k + 2) * n * n
+    raise ValueError(f"what an episode of {name} takes was never measured")
+
+
+class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the numbers that operations make, views aside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.numbers += sum(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor))
+        return out
+
+
+def _forward(model: Model, z: Tensor) -> int:
+    """Numbers that `logits` makes of one z; from shapes alone, nothing is allocated."""
+    theta, scaling = (torch.empty(size, device="meta") for size in (model.layout.size, model.scaling_size))
+    with _Allocated() as allocated:
+        model.logits(theta, z.to("meta"), scaling, scaling)
+    return int(allocated.numbers)
+
+
+def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that a process of this user may take here: the least of what the machine has free, the control group's
+    limit (version 2) and the limit on address space; None where nothing can be told.
+    """
+    found = [*_of_group(proc, cgroups)]
+    available = _field(proc / "meminfo", "MemAvailable:")
+    if available is not None:
+        found.append(available)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        mapped = _field(proc / "self" / "status", "VmSize:") or 0  # libraries take space there and no memory
+        found.append(max(0, limit - mapped) + PROGRAM_BYTES)
+    return min(found, default=None)
+
+
+def _field(file: Path, name: str) -> int | None:
+    """A line `name 123 kB`, in bytes."""
+    for line in _text(file).splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == name and words[1].isdigit():
+            return int(words[1]) * 1024
+    return None
+
+
+def _of_group(proc: Path, cgroups: Path) -> list[int]:
+    """The limits of this process' control group and of those above it."""
+    line = next((line for line in _text(proc / "self" / "cgroup").splitlines() if line.startswith("0::/")), "0::/")
+    group = cgroups / line.removeprefix("0::/")
+    folders = [folder for folder in (group, *group.parents) if folder.is_relative_to(cgroups)]
+    limits = [_text(folder / "memory.max").strip() for folder in folders]
+    return [int(limit) for limit in limits if limit.isdigit()]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

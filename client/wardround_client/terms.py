@@ -1,0 +1,99 @@
+"""What an agreement would have this hospital compute, in plain words: every setting that decides it, and no other.
+
+The approve screen shows these lines. A test walks all settings of a federation, so that a new one cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wardround.accountant import Calibration
+from wardround.config import Federation, Privacy, Task
+from wardround.schedule import Schedule
+
+_LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
+
+
+def computed(
+    federation: Federation, schedule: Schedule, calibration: Calibration, declared_patients: int
+) -> dict[str, str]:
+    """A few words a line, from public numbers alone."""
+    return {
+        "labels": "several findings an image" if federation.task.labels == "several" else "one class an image",
+        "input": _input(federation.task),
+        "network": _network(federation),
+        "task_of_learning": _steps(federation),
+        "patients_of_an_answer": _sample(federation.privacy, calibration),
+        "episodes": _episodes(federation, declared_patients),
+        "clip_norm": f"{federation.privacy.clip_norm:g}",
+        "noise_in_clip_norms": _noise(schedule, calibration),
+    }
+
+
+def _input(task: Task) -> str:
+    if task.kind == "table":
+        said = f"a table of {_count(len(task.features), 'column')}: {_listed(task.features)}"
+        for name, values in (("centres", task.centre), ("spreads", task.spread)):
+            said += f"; {name} {_listed([f'{value:g}' for value in values])}" if values else ""
+        return said
+    colour = "grey" if task.channels == 1 else "RGB"
+    said = f"{colour} images of {task.image_size_px} x {task.image_size_px} px"
+    return f"{said}, {task.variants} variants of each ({', '.join(task.augment)})" if task.augment else said
+
+
+def _network(federation: Federation) -> str:
+    model = federation.model
+    if model.family == "logistic":
+        return "logistic"
+    if model.family != "encoder-head":
+        return f"{model.family} of width {model.width}"
+    encoder = "built-in encoder"
+    if model.encoder != "builtin":
+        encoder = f"encoder {model.encoder} (SHA-256 {model.encoder_sha256[:16]})"
+    embedding = f"an embedding of {model.embedding}" if model.embedding else "no embedding"
+    return f"{encoder}, {_count(model.features, 'feature')}, {embedding}"
+
+
+def _steps(federation: Federation) -> str:
+    choice = federation.algorithm
+    within = "a hospital" if choice.question == "gradient" else "an episode of its patients"
+    said = f"{within}: {_count(choice.local_steps, 'step')} of learning rate {choice.local_learning_rate:g}"
+    if choice.name == "reptile" and choice.question == "episode_gradient":
+        said += f" on {_count(choice.local_batches, 'minibatch', 'minibatches')}"
+    if choice.name == "fedprox":
+        said += f", pulled back by {choice.proximal:g}"
+    if choice.name in ("ridge", "svm"):
+        said += f", regularization {choice.regularization:g}"
+    return said
+
+
+def _sample(privacy: Privacy, calibration: Calibration) -> str:
+    rate = calibration.sampling_rate
+    who = "everybody" if rate == 1 else f"each with probability {rate:.4g}"
+    return f"{who}, at most {_count(privacy.images_per_patient, 'image')} of each"
+
+
+def _episodes(federation: Federation, declared_patients: int) -> str:
+    if federation.algorithm.question != "episode_gradient":
+        return "none"
+    privacy = federation.privacy
+    episodes = privacy.episodes(declared_patients)
+    return (
+        f"{episodes} of about {privacy.patients_per_episode} patients, a share of {privacy.support_share:.4g} "
+        f"to learn from; at most {privacy.side_cap(declared_patients)} on either side"
+    )
+
+
+def _noise(schedule: Schedule, calibration: Calibration) -> str:
+    """The standard deviation that each question's answer gets, in units of what one patient may move."""
+    asked = dict.fromkeys(plan.question for plan in schedule.rounds if plan.times)
+    return ", ".join(f"{question} {calibration.noise_multiplier(question):.4g}" for question in asked)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _LONGEST
+    return ", ".join(names[:_LONGEST]) + (f" and {more} more" if more > 0 else "")

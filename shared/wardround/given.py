@@ -1,0 +1,59 @@
+"""Files that a person names: read once, up to a size, and never a FIFO, a device or a link to one.
+
+The limits of all of them are here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TextIO
+
+from wardround.errors import ConfigError
+from wardround.files import read_bounded
+
+TOML_BYTES = 256 << 10  # federation.toml, hospital.toml, coordinator.toml, invitation.toml
+CARD_BYTES = 64 << 10  # join.json, approval.json, a certificate
+ENCODER_BYTES = 1 << 30
+LIST_BYTES = 64 << 20  # a list of PatientIDs
+TABLE_BYTES = 4 << 30  # a CSV, which is read row by row
+
+
+def given_bytes(path: Path, limit_bytes: int, *, do: str) -> bytes:
+    """The file's bytes; `do` says what to do without them. Raises: ConfigError."""
+    try:
+        return read_bounded(path, limit_bytes)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: cannot be read (no such file)", do=do) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})", do=do) from None
+    except ValueError as error:  # a path that no file system has: with a NUL, say
+        raise ConfigError(f"{str(path)!r} is not a path ({error})", do=do) from None
+
+
+def given_text(path: Path, limit_bytes: int, *, do: str) -> str:
+    """The file as UTF-8 text, without a byte order mark. Raises: ConfigError."""
+    return decoded(given_bytes(path, limit_bytes, do=do), path, do=do)
+
+
+def decoded(data: bytes, path: Path, *, do: str) -> str:
+    """Bytes that were read from `path`, as text. Raises: ConfigError."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read (it is not UTF-8 text)", do=do) from None
+
+
+def open_table(path: Path) -> TextIO:
+    """A CSV to be read row by row, newlines as they are. Raises: OSError: also for what is not a regular file."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(handle, encoding="utf-8-sig", newline="")
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= TABLE_BYTES:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EFBIG, f"larger than {TABLE_BYTES:,} bytes", str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))

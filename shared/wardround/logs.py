@@ -1,0 +1,39 @@
+"""One line of a log for one event, whatever its text holds."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+from wardround.text import shown
+
+_LONGEST = 4000  # characters
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class OneLine(logging.Formatter):
+    """Time, level, name and message, in which no text can forge a line or reach a terminal's controls.
+
+    The lines of a traceback stand indented below their event.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """See logging.Formatter."""
+        record.message = shown(record.message, _LONGEST)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802
+        """See logging.Formatter."""
+        return indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        """See logging.Formatter."""
+        return indented(super().formatStack(stack_info))
+
+
+def indented(text: str) -> str:
+    """Lines that cannot be taken for an event of their own."""
+    return "\n".join("    " + shown(line, _LONGEST) for line in text.split("\n"))

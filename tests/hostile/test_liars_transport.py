@@ -1,0 +1,264 @@
+"""Registered hospitals that lie about how a reply is sent: each costs itself the round, and nobody else anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from flwr.proto.message_pb2 import ObjectTree
+from tests.hostile.coordinators import (
+    DEADLINE_S,
+    Liar,
+    Lie,
+    Siege,
+    agreement,
+    besieged,
+    changed,
+    honest,
+    online,
+    parts_of,
+    start_run,
+    whole,
+)
+
+from wardround_client.fleet import Work
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="reads Linux' /proc")
+SLACK_S = 2.0
+
+
+def never_sent(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.announce(parts_of(work, blob))
+
+
+def half_sent(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, parts_of(work, blob), but=["Message", "ArrayRecord"])
+
+
+def chunk_missing(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, parts_of(work, blob), but=["ArrayChunk"])
+
+
+def silent(liar: Liar, work: Work, blob: bytes) -> None:
+    pass
+
+
+def wrong_hashes(liar: Liar, work: Work, blob: bytes) -> None:
+    parts = parts_of(work, blob)
+    token = liar.announce(parts).session_id
+    for number, content in parts.contents.items():
+        liar.upload(work.head.metadata.run_id, token, number, content + b"x")
+
+
+def no_json(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, changed(parts_of(work, blob), "RecordDict", lambda body: b"\xff no json"))
+
+
+def nested_json(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, changed(parts_of(work, blob), "Array", lambda body: b"[" * 100_000 + b"]" * 100_000))
+
+
+def json_of_another_kind(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(
+        work, changed(parts_of(work, blob), "Array", lambda body: b'{"arraychunk_ids": {"0": "x"}, "shape": null}')
+    )
+
+
+def a_child_that_is_not_there(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, changed(parts_of(work, blob), "ArrayRecord", lambda body: body, children=["ab" * 32]))
+
+
+def its_own_grandfather(liar: Liar, work: Work, blob: bytes) -> None:
+    parts = parts_of(work, blob)
+    liar.send(work, changed(parts, "RecordDict", lambda body: body, children=[parts.root]))
+
+
+def a_record_as_the_message(liar: Liar, work: Work, blob: bytes) -> None:
+    parts = parts_of(work, blob)
+    tree = parts.tree.children[0]
+    parts.contents.pop(parts.root)
+    parts.root, parts.tree = tree.object_id, tree
+    liar.send(work, parts)
+
+
+def unfolds(liar: Liar, work: Work, blob: bytes) -> None:
+    def many(body: bytes) -> bytes:
+        array = json.loads(body)
+        return json.dumps(array | {"arraychunk_ids": array["arraychunk_ids"] * 3000}).encode()
+
+    liar.send(work, changed(parts_of(work, blob), "Array", many))
+
+
+def a_shape_of_its_own(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, changed(parts_of(work, blob), "Array", lambda body: body.replace(b"uint8", b"object")))
+
+
+def too_large(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, parts_of(work, bytes(40_000_000)))
+
+
+def a_little_too_large(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, parts_of(work, blob + bytes(200_000)))
+
+
+def empty(liar: Liar, work: Work, blob: bytes) -> None:
+    liar.send(work, parts_of(work, b""))
+
+
+def a_wide_tree(liar: Liar, work: Work, blob: bytes) -> None:
+    parts = parts_of(work, blob)
+    tree = ObjectTree()
+    tree.CopyFrom(parts.tree)
+    for number in range(800):
+        tree.children.add(object_id=f"{number:064x}")
+    liar.announce(parts, tree)
+
+
+def a_tree_that_multiplies(liar: Liar, work: Work, blob: bytes) -> None:
+    """300 children, each with 300, each with 300, in a tree of 900: 27 million where Flower unfolds it."""
+    parts = parts_of(work, blob)
+    a, b, c = (f"{number:064x}" for number in (1, 2, 3))
+    middle = ObjectTree(object_id=b, children=[ObjectTree(object_id=c)] * 300)
+    top = ObjectTree(object_id=a, children=[middle, *[ObjectTree(object_id=b)] * 299])
+    liar.announce(parts, ObjectTree(object_id=parts.root, children=[top, *[ObjectTree(object_id=a)] * 299]))
+
+
+def in_anothers_name(liar: Liar, work: Work, blob: bytes) -> None:
+    parts = parts_of(work, blob)
+    parts.message.metadata.__dict__["_src_node_id"] = liar.session.number + 1
+    liar.send(work, parts)
+
+
+def escapes(liar: Liar, work: Work, blob: bytes) -> None:
+    from flwr.app import Error, Message
+
+    liar.session.push(
+        Message(Error(3, "\x1b[2J\x1b]0;owned\x07\n2026-01-01 INFO forged line\u202e"), reply_to=work.head)
+    )
+
+
+REFUSED: list[Lie] = [a_wide_tree, a_tree_that_multiplies, in_anothers_name]
+AT_ONCE: list[Lie] = [
+    no_json, nested_json, json_of_another_kind, a_child_that_is_not_there, its_own_grandfather, unfolds,
+    a_shape_of_its_own, a_little_too_large, empty, escapes,
+]  # fmt: skip
+UNTIL_THE_DEADLINE: list[Lie] = [never_sent, half_sent, wrong_hashes, too_large, a_record_as_the_message]
+LIES = [*AT_ONCE, *UNTIL_THE_DEADLINE, *REFUSED, chunk_missing, silent]  # for the soak
+
+
+def refused_and_then_whole(liar: Liar, work: Work, blob: bytes) -> None:
+    """What the door refuses costs nothing: the hospital may still send its reply."""
+    for lie in REFUSED:
+        with pytest.raises(httpx.HTTPStatusError) as raised:
+            lie(liar, work, blob)
+        assert raised.value.response.status_code in (400, 413), lie
+    whole(liar, work, blob)
+
+
+# Said at once; about the others nothing is known but that they did not come.
+NAMED = {
+    "never_sent": "announced a reply of",
+    "half_sent": "announced a reply of",
+    "wrong_hashes": "announced a reply of",
+    "no_json": "cannot be put together",
+    "nested_json": "cannot be put together",
+    "json_of_another_kind": "cannot be put together",
+    "a_child_that_is_not_there": "cannot be put together",
+    "its_own_grandfather": "cannot be put together",
+    "a_record_as_the_message": "not a message|a RecordDict|cannot be put together",
+    "unfolds": "unfolds to",
+    "a_shape_of_its_own": "not a message of wardround",
+    "too_large": "announced a reply of",
+    "a_little_too_large": "not a Reply|not a RoundReply",
+    "empty": "not a Reply|not a RoundReply",
+    "escapes": r"Flower reports error 3: \\x1b\[2J",
+}
+
+
+@pytest.fixture(scope="module")
+def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
+    with besieged(tmp_path_factory.mktemp("liars") / "coordinator") as siege:
+        siege.register("anna", "bert", "liar")
+        yield siege
+
+
+def test_each_lie_costs_its_hospital_the_round_and_nobody_else_anything(siege: Siege, tmp_path: Path) -> None:
+    lies = [*AT_ONCE, *UNTIL_THE_DEADLINE, refused_and_then_whole]
+    federation = agreement(tmp_path, rounds=len(lies) + 1)
+    with honest(siege, federation, "anna", "bert"), Liar(siege, "liar", federation, lies) as liar:
+        online(siege, "anna", "bert", "liar")
+        siege.forget_peak()
+        before = siege.memory_mib()
+        run = start_run(siege, federation)
+        run.finish()
+    rounds = run.rounds()
+    assert len(rounds) == len(lies) + 2
+    told = [*liar.told, *["whole"] * len(rounds)]
+    for event, lie in zip(rounds, told, strict=False):
+        honestly = lie in ("whole", "refused_and_then_whole")
+        assert set(event["declared_patients"]) == {"anna", "bert"} | ({"liar"} if honestly else set()), (lie, event)
+        assert event["seconds"] < DEADLINE_S + SLACK_S, (lie, event)
+        if not honestly:
+            reason = event["rejected"]["liar"]
+            assert re.search(NAMED.get(lie, "no reply within"), reason), (lie, reason)
+            assert reason.isprintable()
+    assert liar.told[: len(lies)] == [lie.__name__ for lie in lies]
+    assert siege.peak_mib() < before + 100, (before, siege.peak_mib())
+    log = (siege.home / "coordinator.log").read_text() + (siege.home / "superexec.log").read_text()
+    assert "\x1b[2J" not in log
+    assert "\x1b]0" not in log
+    assert not any(line.startswith("2026-01-01 INFO forged") for line in log.splitlines())
+
+
+def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(siege: Siege, tmp_path: Path) -> None:
+    """It comes after its round was closed, while the next one goes on."""
+    held: list[tuple[Work, bytes]] = []
+
+    def late(liar: Liar, work: Work, blob: bytes) -> None:
+        held.append((work, blob))
+
+    def the_one_before(liar: Liar, work: Work, blob: bytes) -> None:
+        whole(liar, *held.pop())
+        whole(liar, work, blob)
+
+    federation = agreement(tmp_path, rounds=3)
+    with honest(siege, federation, "anna", "bert"), Liar(siege, "liar", federation, [late, the_one_before]) as liar:
+        online(siege, "anna", "bert", "liar")
+        run = start_run(siege, federation, "late")
+        run.finish()
+    rounds = run.rounds()
+    assert "no reply within" in rounds[0]["rejected"]["liar"]
+    assert all(event["rejected"] == {} and event["replied"] == 3 for event in rounds[1:]), rounds
+    assert liar.told[:2] == ["late", "the_one_before"]
+
+
+def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(siege: Siege, tmp_path: Path) -> None:
+    from wardround_server.commands import remove
+
+    siege.register("carl")
+    federation, gone = agreement(tmp_path, rounds=3), threading.Event()
+
+    def removed_meanwhile(liar: Liar, work: Work, blob: bytes) -> None:
+        parts = parts_of(work, blob)
+        token = liar.announce(parts).session_id
+        *first, last = parts.contents.items()
+        for number, content in first:
+            liar.upload(work.head.metadata.run_id, token, number, content)
+        remove(siege.home, "carl")
+        gone.set()
+        liar.upload(work.head.metadata.run_id, token, *last)
+
+    with honest(siege, federation, "anna", "bert"), Liar(siege, "carl", federation, [removed_meanwhile]) as liar:
+        online(siege, "anna", "bert", "carl")
+        run = start_run(siege, federation, "removed")
+        run.finish()
+    assert gone.is_set()
+    assert liar.told == ["removed_meanwhile"]
+    for event in run.rounds():
+        assert set(event["declared_patients"]) == {"anna", "bert"}
+    assert all(event["hospitals"] == 2 for event in run.rounds()[1:])
