@@ -242,3 +242,14 @@ def test_bounds_are_finite_and_positive_for_every_agreement(declared: int, per_s
     reach = Reach.of_sample(clip_norm, 1.0, declared=declared, expected=expected)
     assert 0 < reach.signal < math.inf
     assert reach.signal >= clip_norm
+
+
+@pytest.mark.parametrize("signal, noise", [(0.0, 1.0), (1.5, 0.1), (1.0, 1.0)])
+def test_meta_sgds_products_of_answers_stay_within_their_bound(signal: float, noise: float) -> None:
+    choice = a_federation("meta-sgd", "hospitals").algorithm
+    size, generator = 10, torch.Generator().manual_seed(0)
+    _, (_, rates) = algorithm_named("meta-sgd").longest(choice, 2 * size, Reach(signal, noise))
+    one_place = torch.eye(size)[0] * signal
+    answers = one_place + noise * torch.randn(1000, choice.local_steps + 1, size, generator=generator)
+    products = choice.local_learning_rate * answers[:, 0] * answers[:, 1:].sum(1)
+    assert float(products.norm(dim=1).max()) < rates
