@@ -33,8 +33,8 @@ from wardround_client.fleet import Work
 from wardround_client.privacy.ledger import Ledger
 
 NAMES, RUN = ("north", "south", "west"), "soak"
-DEADLINE_S, SLACK_S = 6.0, 2.0
-SECONDS_A_ROUND = 5.0  # about, with a liar that lets most rounds wait for the deadline
+DEADLINE_S, SLACK_S = 12.0, 2.0
+SECONDS_A_ROUND = 9.0  # about, with a liar that lets most rounds wait for the deadline
 KILL_EVERY_S = (20.0, 40.0)
 GROWTH, GROWTH_MIB = 1.10, 40.0
 
