@@ -41,7 +41,7 @@ from wardround_server.commands import _register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
 
-DEADLINE_S = 7.0
+DEADLINE_S = 15.0  # idle waiting for five lies, and room for a busy machine
 AGREEMENT = """
 name = "siege"
 [task]
