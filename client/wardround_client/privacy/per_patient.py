@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wardround.elementary import total
 from wardround.memory import laid_out
 from wardround.questions import ElementaryLoss, Loss
 from wardround_client.examples import Examples
@@ -53,12 +52,18 @@ def clipped_sum(loss: Loss, theta: Tensor, examples: Examples, rows: Tensor, val
 
 
 def _means(loss: ElementaryLoss, theta: Tensor, examples: Examples, rows: Tensor, valid: Tensor) -> Tensor:
-    """The mean gradient of each patient's images: rows and valid [patients, m] -> float64 [patients, P]."""
+    """The mean gradient of each patient's images: rows and valid [patients, m] -> float64 [patients, P].
+
+    They are added one after another, and zeros come last, so that m, which may be another patient's number of images,
+    changes no bit.
+    """
     x, y = examples.for_learning(rows)
     each = loss.gradients(theta, x.flatten(0, 1), y.flatten(0, 1)).view(*x.shape[:2], -1)
     there = valid.repeat_interleave(examples.variants, 1).unsqueeze(2)
-    sums = total(torch.where(there, each, 0.0).transpose(1, 2))
-    return sums / there.sum(1).double()
+    first, *others = torch.where(there, each, 0.0).unbind(1)
+    for other in others:
+        first = first + other
+    return first / there.sum(1).double()
 
 
 def plain_gradient(loss: Loss, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:

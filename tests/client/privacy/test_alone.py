@@ -30,7 +30,7 @@ from wardround_client.examples import Examples
 from wardround_client.isolated import image_by_image
 from wardround_client.privacy import cohort as private
 from wardround_client.privacy.contribution import clipped, contribution, contributions, grid
-from wardround_client.privacy.per_patient import clipped_sum
+from wardround_client.privacy.per_patient import _means, clipped_sum
 
 WIDTHS = (1, 2, 5, 13, 30, 33)
 THREADS = (1, 2, 3, 16)
@@ -101,7 +101,7 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def hospital(model: Model, images: list[int], seed: int, alike: bool, place: int) -> Examples:
+def hospital(model: Model, images: list[int], seed: int, alike: bool, place: int, variants: int = 1) -> Examples:
     """Patients with so many images each, in memory that begins `place` numbers behind an aligned address."""
     generator = torch.Generator().manual_seed(seed)
     n = sum(images)
@@ -113,7 +113,8 @@ def hospital(model: Model, images: list[int], seed: int, alike: bool, place: int
     z = store[place:].view(z.shape).copy_(z)
     y = torch.randint(CLASSES, (n,), generator=generator)
     patient = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
-    return Examples(z, y, patient, model.summary(z), CLASSES)
+    others = torch.rand(n, variants - 1, *shape, generator=generator) if variants > 1 else None
+    return Examples(z, y, patient, model.summary(z), CLASSES, augmented=others)
 
 
 def loss_of(model: Model, scale: float) -> Objective:
@@ -139,7 +140,8 @@ def sum_over(loss: Loss, theta: Tensor, examples: Examples, patients: list[int],
 @settings(max_examples=40)
 @given(
     width=st.sampled_from(WIDTHS),
-    images=st.lists(st.integers(1, 3), min_size=2, max_size=12),
+    images=st.lists(st.integers(1, 9), min_size=2, max_size=9),
+    variants=st.sampled_from([1, 1, 2, 3]),
     kind=st.sampled_from(KINDS),
     scale=st.sampled_from([1.0, 1.1e-6, 30.0]),
     number=st.sampled_from(THREADS),
@@ -152,6 +154,7 @@ def test_what_a_sum_of_gradients_loses_is_what_the_patient_adds_alone(
     family: str,
     width: int,
     images: list[int],
+    variants: int,
     kind: str,
     scale: float,
     number: int,
@@ -161,7 +164,7 @@ def test_what_a_sum_of_gradients_loses_is_what_the_patient_adds_alone(
     data: st.DataObject,
 ) -> None:
     model = FAMILIES[family](width)
-    examples, loss = hospital(model, images, seed, alike, place), loss_of(model, scale)
+    examples, loss = hospital(model, images, seed, alike, place, variants), loss_of(model, scale)
     theta = hostile(model.layout.size, kind, seed, examples.z)
     leaves = data.draw(st.integers(0, len(images) - 1))
     fewer = without(examples, leaves)
@@ -355,14 +358,21 @@ def test_sums_of_many_are_exact_in_any_order() -> None:
     assert torch.equal(parts.sum(0), parts[order].sum(0))
 
 
-def test_a_patient_s_images_are_weighed_by_the_patient_s_own_number() -> None:
-    """Padding to the greatest number of images, which is another's, changes nothing."""
-    model = logistic(5)
-    examples, loss = hospital(model, [1, 3, 1], 3, False, 0), loss_of(model, 1.0)
+@pytest.mark.parametrize("variants", [1, 2, 3])
+def test_a_patient_s_images_are_weighed_by_the_patient_s_own_number(variants: int) -> None:
+    """Padding to the greatest number of images, which is another's, changes no bit, not even below the grid."""
+    model, images = logistic(5), [1, 3, 5, 16, 4, 7]
+    examples, loss = hospital(model, images, 3, False, 0, variants), loss_of(model, 1.0)
     theta = torch.randn(model.layout.size)
-    for patient in range(3):
-        single = sum_over(loss, theta, examples, [patient])
-        assert torch.equal(single, sum_over(loss, theta, without_all_but(examples, patient), [0]))
+    rows = torch.zeros(len(images), 16, dtype=torch.int64)
+    for patient, count in enumerate(images):
+        rows[patient, :count] = own(examples, patient)
+    valid = torch.arange(16) < torch.tensor(images).unsqueeze(1)
+    together = _means(loss, theta, examples, rows, valid)
+    for patient, count in enumerate(images):
+        place = slice(patient, patient + 1)
+        alone = _means(loss, theta, examples, rows[place, :count], valid[place, :count])
+        assert torch.equal(alone[0], together[patient])
 
 
 def test_a_part_that_raises_counts_as_nothing_and_nobody_else_notices() -> None:
