@@ -52,7 +52,7 @@ class BuiltinEncoder:
         key = f"{raw.side}/{channels}"
         spec = {**raw.spec(), "components": features, "sha256": BASES_SHA256, "bound": GREATEST_VALUE}
         fingerprint = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-        return cls(raw, features, fingerprint, bases[f"{key}/mean"], bases[f"{key}/basis"][:, :features])
+        return cls(raw, features, fingerprint, bases[f"{key}/mean"], bases[f"{key}/basis"][:, :features].clone())
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features], bounded by GREATEST_VALUE."""
@@ -66,4 +66,5 @@ def _bases() -> dict[str, Tensor]:
     data = files("wardround.models").joinpath(BASES).read_bytes()
     if hashlib.sha256(data).hexdigest() != BASES_SHA256:
         raise ConfigError(f"{BASES} of the installed wardround is damaged", do="install wardround again")
-    return safetensors.torch.load(data)
+    # Into torch's own memory, whose alignment is always the same: kernels round by it.
+    return {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}

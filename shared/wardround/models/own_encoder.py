@@ -197,7 +197,7 @@ class OwnEncoder:
                 raise ValueError(f"a header of {length:,} bytes, at most {LARGEST_HEADER:,} are allowed")
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
             description = Description.model_validate_json(metadata["wardround"])
-            loaded = {name: tensor.float() for name, tensor in load_safetensors(data).items()}
+            loaded = {name: tensor.float().clone() for name, tensor in load_safetensors(data).items()}
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ConfigError(
                 f"{path}: not an encoder file ({_reason(error)})",
