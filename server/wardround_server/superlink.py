@@ -55,6 +55,7 @@ from starlette.types import ASGIApp
 
 from wardround.errors import FederationError, PortInUse, StorageError, Unreachable, Untrusted, WardroundError
 from wardround.files import room_on_disk
+from wardround.proxies import spare_loopback
 from wardround.text import shown
 from wardround_server.door import Door
 from wardround_server.gate import Gate, tls_context, watched
@@ -178,16 +179,6 @@ class _Quiet(uvicorn.Server):
         yield
 
 
-def loopback_without_proxy() -> None:
-    """What this process and its children send to this machine goes to no proxy, whatever the environment names.
-
-    The small letters count where both are set (urllib.request.getproxies_environment).
-    """
-    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [host for host in named.split(",") if host]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, LOOPBACK, "localhost", "::1"]))
-
-
 class SuperExec:
     """Flower's `flower-superexec`, which starts a process for each run. It is restarted when it dies."""
 
@@ -205,7 +196,7 @@ class SuperExec:
         """Start it. Raises: FederationError."""
         # It looks its own helpers up on PATH, where a virtual environment that is not activated is missing.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        loopback_without_proxy()
+        spare_loopback()
         try:
             self._process = subprocess.Popen(
                 self._command,
@@ -361,7 +352,7 @@ class Control:
 
     def __init__(self, admin_port: int, ca: Path) -> None:
         self._address, self._home = f"{LOOPBACK}:{admin_port}", ca.absolute().parent.parent
-        loopback_without_proxy()
+        spare_loopback()
         try:
             certificate = ca.read_bytes()
         except OSError as error:

@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 from wardround.errors import ConfigError, PortInUse, StorageError
 from wardround.files import room_on_disk
 from wardround.logs import OneLine
+from wardround.proxies import spare_loopback
 from wardround_server import superlink
 from wardround_server.commands import app
 from wardround_server.follow import _events
 from wardround_server.gate import network_of
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
-from wardround_server.superlink import _bound, _check_database, loopback_without_proxy
+from wardround_server.superlink import _bound, _check_database
 
 PORTS = ["--port", "0", "--admin-port", "0", "--health-port", "0"]
 
@@ -49,7 +50,7 @@ def test_what_goes_to_this_machine_goes_to_no_proxy(monkeypatch: pytest.MonkeyPa
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, named)
     monkeypatch.setenv(proxy, "http://127.0.0.1:1")
-    loopback_without_proxy()
+    spare_loopback()
     with httpx.Client() as client:
         for host in ("127.0.0.1", "localhost", "[::1]"):
             transport = client._transport_for_url(httpx.URL(f"https://{host}:9093/"))
