@@ -33,7 +33,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format
 
 proto: $(VENV)/.installed
-	$(BIN)/python client/wardround_client/_proto/generate.py
+	$(BIN)/python client/wardround_client/service/_proto/generate.py
 
 # What a hospital installs: the library and its own program, without the coordinator's or the simulation's.
 hospital-wheel: $(VENV)/.installed

@@ -34,7 +34,7 @@ from hospitals import Problem, Study, Target, examples_of, unchanging
 from real_data import Site, bccd, ham10000, mednist, nih, pneumonia
 from rows import rows
 from study import parser, run
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 
 SIZE_PX = 28
 SHOTS = (1, 5, 20)

@@ -33,7 +33,7 @@ from hospitals import Problem, Study, Target, examples_of, unchanging
 from real_data import ham10000
 from rows import rows
 from study import parser, run
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 
 SIZE_PX = 28
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")

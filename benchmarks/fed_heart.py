@@ -25,7 +25,7 @@ from rows import Trial, rows
 from study import parser, run
 from wardround.config import Federation, ModelChoice, Task
 from wardround.models import build_model
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 
 CLASSES = ("healthy", "disease")
 SHOTS = (0, 1, 5, 20)

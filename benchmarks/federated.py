@@ -23,10 +23,10 @@ from wardround.models.scaling import log_prior
 from wardround.questions import Statistics
 from wardround.schedule import Schedule
 from wardround.wire import ReplyHeader, RoundReply, RoundRequest
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples
-from wardround_client.personalise import Learner
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.cohort.examples import Examples
+from wardround_client.consent.agreement import Agreement
+from wardround_client.personal.learner import Learner
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort, ask
 from wardround_server.rounds import run
 from wardround_simulation.exact import ExactCohort

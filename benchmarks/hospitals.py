@@ -32,9 +32,9 @@ from wardround.meta.embedded import class_means
 from wardround.meta.fedavg import FedAvg
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
-from wardround_client.examples import Examples
-from wardround_client.metrics import report
-from wardround_client.personalise import TRIED, Learner, k_shot, shots_of
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.learner import TRIED, Learner, k_shot, shots_of
+from wardround_client.personal.metrics import report
 
 DRAWS = 3
 """Supports that are drawn for each seed; their mean is one value."""

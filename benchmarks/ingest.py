@@ -22,12 +22,12 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from wardround_client.dicom.deidentify import Pseudonyms
-from wardround_client.dicom.pixels import _decoded as decoded
-from wardround_client.dicom.pixels import _FrameAttributes as FrameAttributes
-from wardround_client.dicom.pixels import fit, grey, images_of, quantise
-from wardround_client.dicom.read import Recipe, quiet, read
-from wardround_client.ingest import ingest
+from wardround_client.intake.dicom.deidentify import Pseudonyms
+from wardround_client.intake.dicom.pixels import _decoded as decoded
+from wardround_client.intake.dicom.pixels import _FrameAttributes as FrameAttributes
+from wardround_client.intake.dicom.pixels import fit, grey, images_of, quantise
+from wardround_client.intake.dicom.read import Recipe, quiet, read
+from wardround_client.intake.ingest import ingest
 
 KEY = bytes(32)
 

@@ -43,8 +43,8 @@ from wardround.meta import algorithm_named, extended
 from wardround.models import Model, Objective, build_model
 from wardround.schedule import Schedule, answer_size
 from wardround.wire import RoundReply, Vector, peek_request
-from wardround_client.examples import Examples
-from wardround_client.personalise import Learner
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.learner import Learner
 from wardround_server.bounds import Bounds
 from wardround_server.rounds import run
 from wardround_simulation.federation import changed, embedded, with_algorithm

@@ -38,8 +38,8 @@ from wardround.config import Privacy
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
-from wardround_client.examples import Examples
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.cohort.examples import Examples
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 CLASSES, FEATURES = 5, 32
 WARM_UP = 3

@@ -42,7 +42,7 @@ from torch import Tensor
 from tables import Row, hardware, markdown
 from wardround.questions import Loss, Statistics
 from wardround.schedule import TRAINING
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded
 from wardround_simulation.ray_engine import ray_rounds

@@ -6,7 +6,7 @@ import numpy as np
 
 from wardround.schedule import answer_size
 from wardround.wire import RequestHeader, RoundReply, RoundRequest, Vector
-from wardround_client.agreement import Agreement
+from wardround_client.consent.agreement import Agreement
 
 RUN = "spring"
 TWO_COLUMNS = """

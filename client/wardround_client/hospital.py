@@ -19,13 +19,13 @@ import torch
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import private_folder, write_atomically
 from wardround.toml import loads
-from wardround_client.agreement import Agreement, Approval, Approvals, Proposal
-from wardround_client.cohort import CohortStore
+from wardround_client.cohort.examples import Examples, NamedExamples, encoded, usable_rows
+from wardround_client.cohort.optout import REGISTER, Register
+from wardround_client.cohort.store import CohortStore
 from wardround_client.config import HospitalConfig, load_hospital_config
-from wardround_client.examples import Examples, NamedExamples, encoded, usable_rows
+from wardround_client.consent.agreement import Agreement, Approval, Approvals, Proposal
 from wardround_client.keys import create_pseudonym_key, load_pseudonym_key
 from wardround_client.privacy.ledger import LEDGER, Budget, Ledger
-from wardround_client.withdrawn import REGISTER, Register
 
 log = logging.getLogger(__name__)
 

@@ -27,15 +27,15 @@ from wardround.questions import Cohort, Statistics
 from wardround.schedule import RoundPlan, answer_size
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
 from wardround_client import one_life
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.consent.agreement import Agreement
+from wardround_client.consent.policy import check_request
 from wardround_client.hospital import Hospital
 from wardround_client.isolated import fresh
-from wardround_client.policy import check_request
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.last_model import remember
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.privacy.receipt import layout_of
 from wardround_client.privacy.rehearsal import Rehearsal
-from wardround_client.seen import remember
 
 _GREATEST = 1e30  # of a number in an answer: its square is a float64, and nothing that learns is near it
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from wardround.wire import RoundReply
 
 BEYOND = 10.0
 """A reply so many times too long is damaged, or means harm: nothing that an honest hospital computed is left in it."""
-# Weights in one block, in wardround_client.privacy.cohort: lambda, and how many findings count in full.
+# Weights in one block, in wardround_client.privacy.private_cohort: lambda, and how many findings count in full.
 COUNT_SHARE, FINDINGS = 0.5, 2
 
 

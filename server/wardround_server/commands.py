@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,16 +16,15 @@ from rich.table import Table
 from wardround.certificates import until
 from wardround.config import Name, load_federation
 from wardround.errors import ConfigError, StorageError, Unreachable
-from wardround.files import PrivateLog, private_folder, shut, write_atomically
+from wardround.files import private_folder, write_atomically
 from wardround.given import TOML_BYTES, given_text
-from wardround.logs import OneLine
 from wardround.text import shown
-from wardround_server import tls
 from wardround_server.answers import AnswerBook
 from wardround_server.follow import follow, last_event
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
 from wardround_server.hospitals import Card, Registry, load_card
-from wardround_server.limits import Connections
+from wardround_server.network import tls
+from wardround_server.network.limits import Connections
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other error, 2 impossible file or option, 5 malformed message, "
@@ -186,10 +183,11 @@ def up(home: HomeArgument) -> None:
     config = place.config()
     private_folder(place.folder)
     tls.create(place.tls.folder, [config.address])
-    _prepare_flower(place)
-    # Flower reads its environment when it is imported.
+    from wardround_server.flower.environment import prepare
+
+    prepare(place.folder)  # Flower reads its environment when it is imported
     from wardround.files import locked
-    from wardround_server.superlink import Ports, serve
+    from wardround_server.flower.superlink import Ports, serve
 
     def ready(ports: Ports) -> None:
         place.announce({"fleet": ports.fleet, "admin": ports.admin, "health": ports.health})
@@ -242,7 +240,7 @@ def run(
         raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
     from wardround import bundle
     from wardround_server.checkpoint import Checkpointer
-    from wardround_server.superlink import Control
+    from wardround_server.flower.superlink import Control
 
     with Checkpointer(folder).held():  # what is going on already keeps its agreement
         _keep_agreement(place, federation, folder, agreement.model.encoder)
@@ -267,7 +265,7 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     up_, nodes = False, dict[int, str]()
     try:
         admin = int(place.running()["admin"])
-        from wardround_server.superlink import Control
+        from wardround_server.flower.superlink import Control
 
         with Control(admin, place.tls.ca) as control:
             nodes, up_ = control.nodes(), True
@@ -334,7 +332,7 @@ def _register_nodes(place: Home, admin: int) -> dict[str, int]:
 
     -> name, node id.
     """
-    from wardround_server.superlink import Control
+    from wardround_server.flower.superlink import Control
 
     registry, nodes = Registry(place.folder), dict[str, int]()
     with Control(admin, place.tls.ca) as control:
@@ -346,25 +344,6 @@ def _register_nodes(place: Home, admin: int) -> dict[str, int]:
             if node not in nodes.values() and state != "unregistered":
                 control.unregister(node)
     return nodes
-
-
-def _prepare_flower(place: Home) -> None:
-    """Flower's environment, here and in the processes it starts; its log into a file of the home."""
-    os.umask(0o077)  # for Flower's database and logs, and the processes that it starts
-    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-    os.environ["FLWR_HOME"] = str(place.folder / "flower")
-    os.environ["WARDROUND_COORDINATOR_HOME"] = str(place.folder)
-    import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
-
-    handler = PrivateLog(place.folder / "coordinator.log", maxBytes=10_000_000, backupCount=3)
-    handler.setFormatter(OneLine())
-    for name in ("flwr", "uvicorn", "wardround_server"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-    if opened := shut(place.folder):
-        logging.getLogger(__name__).warning("others could read or write here, and no longer can: %s", ", ".join(opened))
 
 
 def _keep_agreement(place: Home, federation: Path, folder: Path, encoder: str) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from wardround.errors import ConfigError, StorageError, Unreachable
 from wardround.files import private_folder, write_atomically
 from wardround.toml import Section, load
-from wardround_server.tls import TlsFiles
+from wardround_server.network.tls import TlsFiles
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 

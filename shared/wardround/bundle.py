@@ -47,8 +47,8 @@ fab-include = [
 ]
 
 [tool.flwr.app.components]
-serverapp = "wardround_server.app:app"
-clientapp = "wardround_client.app:app"
+serverapp = "wardround_server.flower.app:app"
+clientapp = "wardround_client.flower.app:app"
 
 [tool.flwr.app.config]
 federation = {_toml_string(agreement)}

@@ -1,7 +1,7 @@
 """What `--audit` adds to a simulation: an attacker who wants to know who took part, and canaries in place of patients.
 
 membership.json  membership inference on what this very run released (`membership`)
-audit.json       an empirical lower bound on epsilon, beside the claim (`wardround_client.privacy.audit`)
+audit.json       an empirical lower bound on epsilon, beside the claim (`wardround_client.audit`)
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from wardround_client.agreement import Agreement
+from wardround_client.audit import AuditReport, audit
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.audit import AuditReport, audit
 from wardround_server.checkpoint import State
 from wardround_simulation import membership
 from wardround_simulation.sites import Site

@@ -10,11 +10,11 @@ from torch import Tensor
 from wardround.errors import DataError
 from wardround.meta import algorithm_named
 from wardround.models import Objective
-from wardround_client.agreement import Agreement
-from wardround_client.card import new_hospital_card
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.labelled import Labelled
-from wardround_client.personalise import Learner, compare
+from wardround_client.personal.card import new_hospital_card
+from wardround_client.personal.labelled import Labelled
+from wardround_client.personal.learner import Learner, compare
 from wardround_server.checkpoint import State
 
 

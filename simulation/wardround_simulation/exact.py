@@ -1,7 +1,7 @@
 """The questions of a cohort answered exactly: no clipping, no sampling, no noise, and so no privacy at all.
 
 For research, and to see what privacy costs. It lives in the simulation package alone: a hospital's installation does
-not contain it. It is made like `wardround_client.privacy.cohort.PrivateCohort` and answers in the same units.
+not contain it. It is made like `wardround_client.privacy.private_cohort.PrivateCohort` and answers in the same units.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch.func import grad
 from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
-from wardround_client.episodes import deal, episodes_of
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.privacy.episodes import deal, episodes_of
 
 
 class ExactCohort:

@@ -23,12 +23,12 @@ from typing import Any
 
 import wardround.bundle
 from wardround.errors import ConfigError, FederationError, Unreachable
-from wardround_client.app import Answers, make_app
+from wardround_client.flower.app import Answers, make_app
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
-from wardround_server.app import HOME
 from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.flower.app import HOME
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.simulate import MARK, RUN, Event, Ready, Settings, simulate
 from wardround_simulation.watch import Watch
@@ -122,7 +122,7 @@ def _submit(ready: Ready, folder: Path, environment: Mapping[str, str], hospital
     bundle = folder / "bundle"
     bundle.mkdir()
     for name, text in wardround.bundle.app_files(ready.settings.federation).items():
-        text = text.replace('"wardround_client.app:app"', '"wardround_simulation.ray_engine:client"')
+        text = text.replace('"wardround_client.flower.app:app"', '"wardround_simulation.ray_engine:client"')
         (bundle / name).write_text(text, encoding="utf-8")
     cores = os.cpu_count() or 1
     resources = f"num-supernodes={hospitals} client-resources-num-cpus=1 init-args-num-cpus={cores}"

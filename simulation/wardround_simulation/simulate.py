@@ -21,14 +21,14 @@ from flwr.clientapp import ClientApp
 from wardround.config import Federation
 from wardround.errors import ConfigError, StorageError
 from wardround.schedule import TRAINING
-from wardround_client.agreement import Agreement
-from wardround_client.app import make_app
+from wardround_client.audit import DEFAULT_TRIALS, AuditReport
+from wardround_client.consent.agreement import Agreement
+from wardround_client.flower.app import make_app
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.audit import DEFAULT_TRIALS, AuditReport
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort, answer
-from wardround_server.app import EventLog, GridTransport
 from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.flower.app import EventLog, GridTransport
 from wardround_server.hospitals import Hospital as Registered
 from wardround_server.report import write_report
 from wardround_server.rounds import run

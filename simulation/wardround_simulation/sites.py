@@ -17,7 +17,7 @@ from wardround.config import Federation
 from wardround.errors import ConfigError, DataError
 from wardround_client.config import Policy
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import ingest
+from wardround_client.intake.ingest import ingest
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import HospitalProfile, write_hospital
 

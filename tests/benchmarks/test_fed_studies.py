@@ -29,7 +29,7 @@ from wardround.config import AlgorithmName, Federation, ModelChoice, Task
 from wardround.errors import DataError
 from wardround.meta import algorithm_named
 from wardround.models import build_model
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 
 ROWS = rows((2, 4))
 real = pytest.mark.skipif(DATA not in os.environ, reason=f"{DATA} does not say where the public data are")

@@ -9,7 +9,7 @@ import pytest
 
 from wardround.cli import run
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import ingest
+from wardround_client.intake.ingest import ingest
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import make_profiles, write_hospital
 

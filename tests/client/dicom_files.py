@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from wardround_client.dicom import Instance, Pseudonyms, Recipe, Rejection, instance_of
-from wardround_client.ingest import IngestSummary, ingest
+from wardround_client.intake.dicom import Instance, Pseudonyms, Recipe, Rejection, instance_of
+from wardround_client.intake.ingest import IngestSummary, ingest
 
 KEY = bytes(range(32))
 

@@ -18,15 +18,15 @@ from tests.client.test_global_model import write_release
 from tests.rounds import TWO_COLUMNS
 
 from wardround.config import load_federation
-from wardround_client import adapted as store
-from wardround_client import personalise
-from wardround_client.dicom import Pseudonyms
 from wardround_client.hospital import Hospital
-from wardround_client.labelled import Labelled
-from wardround_client.metrics import METRICS
-from wardround_client.predictions import predict, write
+from wardround_client.intake.dicom import Pseudonyms
+from wardround_client.last_model import last_seen
+from wardround_client.personal import adapted_model as store
+from wardround_client.personal import learner as personalise
+from wardround_client.personal.labelled import Labelled
+from wardround_client.personal.metrics import METRICS
+from wardround_client.personal.predictions import predict, write
 from wardround_client.privacy.ledger import LEDGER, Ledger
-from wardround_client.seen import last_seen
 
 NOTHING_LEFT = "Nothing left this hospital, and nothing was charged"
 Capture = pytest.CaptureFixture[str]

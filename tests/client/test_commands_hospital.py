@@ -35,7 +35,7 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from wardround_server import tls
+    from wardround_server.network import tls
 
     return tls.create(tmp_path_factory.mktemp("tls"), ["127.0.0.1"]).ca
 

@@ -16,13 +16,13 @@ from tests.rounds import read, request
 from wardround.cli import run
 from wardround.errors import DataError
 from wardround.questions import Cohort
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.cohort.optout import REGISTER
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.ledger import Ledger
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
-from wardround_client.withdrawn import REGISTER
 
 FEDERATION = """
 name = "hearts"
@@ -273,7 +273,7 @@ def test_a_table_whose_rows_name_no_patient_cannot_lose_one(
 
 
 def test_status_counts_them_at_home_alone(daemon: Daemon, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from wardround_client._proto import hospital_pb2 as pb
+    from wardround_client.service._proto import hospital_pb2 as pb
 
     withdraw(capsys, home, "MRN-107", "MRN-108")
     assert run(["hospital", "status", str(home), "--json"]) == 6

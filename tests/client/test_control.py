@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from wardround.errors import ConfigError, StorageError, Unreachable
-from wardround_client._proto import hospital_pb2 as pb
-from wardround_client.control import COORDINATOR, SOCKET, Board, Control, ControlServer
-from wardround_client.daemon import locked
+from wardround_client.service._proto import hospital_pb2 as pb
+from wardround_client.service.control import COORDINATOR, SOCKET, Board, Control, ControlServer
+from wardround_client.service.daemon import locked
 
 
 class Daemon:
@@ -152,9 +152,9 @@ def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    from wardround_client._proto.generate import HERE
+    from wardround_client.service._proto.generate import HERE
 
     # In a process of its own: protoc's Python module warns under newer Pythons.
-    subprocess.run([sys.executable, "-m", "wardround_client._proto.generate", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "wardround_client.service._proto.generate", str(tmp_path)], check=True)
     for name in ("hospital_pb2.py", "hospital_pb2.pyi", "hospital_pb2_grpc.py"):
         assert (tmp_path / name).read_text() == (HERE / name).read_text(), "run generate.py again"

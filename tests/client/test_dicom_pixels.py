@@ -17,8 +17,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 from tests.client.dicom_files import images, reason, write_dicom
 
-from wardround_client.dicom import Recipe
-from wardround_client.dicom.pixels import apply_window, fit
+from wardround_client.intake.dicom import Recipe
+from wardround_client.intake.dicom.pixels import apply_window, fit
 
 RAMP = np.arange(256, dtype=np.int16).reshape(16, 16)
 

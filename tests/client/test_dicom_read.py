@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.client.dicom_files import KEY, outcome, reason, write_dicom
 
-from wardround_client.dicom import Instance, Pseudonyms, Rejection
-from wardround_client.dicom.read import Recipe, quiet, read
+from wardround_client.intake.dicom import Instance, Pseudonyms, Rejection
+from wardround_client.intake.dicom.read import Recipe, quiet, read
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -14,8 +14,8 @@ from wardround.config import Task
 from wardround.errors import DataError
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
-from wardround_client import examples as module
-from wardround_client.examples import examples_of, usable_rows
+from wardround_client.cohort import examples as module
+from wardround_client.cohort.examples import examples_of, usable_rows
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from wardround.errors import ConfigError, Unreachable, Untrusted
 from wardround.proxies import is_loopback, proxy_for, spare_loopback, without_password
-from wardround_client.clock_skew import NOTED_S, TOLERATED_S, Clock, span
-from wardround_client.explain import KeyRefused, explained, refused
-from wardround_client.fleet import connect
-from wardround_client.node import Coordinator, Link, Node
-from wardround_server import tls
+from wardround_client.flower.clock_skew import NOTED_S, TOLERATED_S, Clock, span
+from wardround_client.flower.errors import KeyRefused, explained, refused
+from wardround_client.flower.fleet import connect
+from wardround_client.flower.node import Coordinator, Link, Node
+from wardround_server.network import tls
 
 NOW = datetime.now(UTC)
 DATE = st.one_of(

@@ -14,9 +14,9 @@ from tests.client.dicom_files import ingest_folder, write_dicom
 
 from wardround.config import Task
 from wardround.errors import DataError
-from wardround_client.cohort import CohortStore
-from wardround_client.examples import usable_rows
-from wardround_client.fitness import Finding, class_findings, label_findings, raise_errors
+from wardround_client.cohort.examples import usable_rows
+from wardround_client.cohort.store import CohortStore
+from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
 CLASSES = ("normal", "nodule", "effusion")

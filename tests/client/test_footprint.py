@@ -20,7 +20,7 @@ from wardround.errors import PolicyRefusal
 from wardround.meta import algorithm_named, extended
 from wardround.models import Objective, build_model
 from wardround.questions import EpisodeGradient, Loss, Shots
-from wardround_client.footprint import Footprint, footprint, free_memory
+from wardround_client.consent.footprint import Footprint, footprint, free_memory
 
 DECLARED, DRAWN = 1000, 2
 LARGE = {"privacy": {"images_per_patient": DRAWN, "patients_per_episode": 200}}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from wardround.accountant import Answers, epsilon, rows_for
-from wardround_client.agreement import Agreement
-from wardround_client.forecast import forecast
+from wardround_client.consent.agreement import Agreement
+from wardround_client.consent.forecast import forecast
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Budget
 

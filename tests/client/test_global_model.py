@@ -14,9 +14,9 @@ from wardround.errors import ConfigError
 from wardround.meta import extended
 from wardround.models import Model, build_model
 from wardround.release import Release
-from wardround_client.global_model import asked_for
 from wardround_client.hospital import Hospital
-from wardround_client.seen import last_seen
+from wardround_client.last_model import last_seen
+from wardround_client.personal.shared_model import asked_for
 
 
 def model_of(federation: Federation) -> Model:

@@ -17,9 +17,9 @@ from wardround.meta import Fitted, algorithm_named
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.head import EncoderHead
-from wardround_client.examples import Examples
-from wardround_client.heatmap import grad_cam, heat_map, occlusion, picture
-from wardround_client.personalise import Learner
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.heatmap import grad_cam, heat_map, occlusion, picture
+from wardround_client.personal.learner import Learner
 
 CLASSES, SIDE = 3, 32
 CONV4 = Conv4.of(1, 8, CLASSES)

@@ -16,9 +16,9 @@ import pytest
 from tests.client.dicom_files import KEY, ingest_folder, quarantine, write_dicom, write_patients
 
 from wardround.errors import DataError, StorageError
-from wardround_client.cohort import INDEX, CohortStore
-from wardround_client.dicom import Pseudonyms, Recipe, workers
-from wardround_client.ingest import ingest
+from wardround_client.cohort.store import INDEX, CohortStore
+from wardround_client.intake.dicom import Pseudonyms, Recipe, workers
+from wardround_client.intake.ingest import ingest
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
 
@@ -90,9 +90,9 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from wardround_client import ingest as module
-from wardround_client.cohort_writer import CohortWriter
-from wardround_client.ingest import ingest
+from wardround_client.intake import ingest as module
+from wardround_client.cohort.writer import CohortWriter
+from wardround_client.intake.ingest import ingest
 
 module.BATCH_CHUNKS = 1
 commits = 0
@@ -157,7 +157,7 @@ def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path) -> None:
     script.write_text(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from wardround_client.dicom import Pseudonyms, Recipe, workers\n"
+        "from wardround_client.intake.dicom import Pseudonyms, Recipe, workers\n"
         "real = workers._work\n"
         "def crash(files):\n"
         "    if any(f.name == 'bad.dcm' for f in files):\n"

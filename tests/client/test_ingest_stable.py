@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from tests.client.dicom_files import KEY, ingest_folder, write_dicom
 
 from wardround.errors import DataError
-from wardround_client.cohort import CohortStore
-from wardround_client.cohort_writer import erase
-from wardround_client.dicom import Pseudonyms, Recipe
-from wardround_client.dicom.pixels import LUMINANCE, fit
-from wardround_client.ingest import ingest, ingest_table
-from wardround_client.sources import Listed
+from wardround_client.cohort.store import CohortStore
+from wardround_client.cohort.writer import erase
+from wardround_client.intake.dicom import Pseudonyms, Recipe
+from wardround_client.intake.dicom.pixels import LUMINANCE, fit
+from wardround_client.intake.ingest import ingest, ingest_table
+from wardround_client.intake.sources import Listed
 
 WHO = Pseudonyms(KEY)
 COLUMNS = ("finding", "side")
@@ -275,7 +275,7 @@ def test_files_whose_names_only_look_alike_are_two_files(tmp_path: Path, monkeyp
 
 
 def test_a_file_that_changes_while_it_is_read_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wardround_client import ingest as module
+    from wardround_client.intake import ingest as module
 
     folder = two_patients(tmp_path / "dicom")
     later = (folder / "B.dcm").rename(tmp_path / "B.dcm")
@@ -314,8 +314,8 @@ def test_a_csv_that_cannot_be_read_leaves_a_finished_cohort_as_it_is(tmp_path: P
 SCARCE = """
 import sys
 from pathlib import Path
-from wardround_client.dicom import Pseudonyms, Recipe, workers
-from wardround_client.dicom.deidentify import NO_MEMORY
+from wardround_client.intake.dicom import Pseudonyms, Recipe, workers
+from wardround_client.intake.dicom.deidentify import NO_MEMORY
 
 real = workers._work
 

@@ -9,8 +9,8 @@ import pytest
 from tests.client.dicom_files import KEY
 
 from wardround.errors import DataError
-from wardround_client.cohort import CohortStore
-from wardround_client.ingest import ingest_table
+from wardround_client.cohort.store import CohortStore
+from wardround_client.intake.ingest import ingest_table
 
 TABLE = "who,age,chol,num\nA,63,233,0\nA,64,?,1\nB,?,200,0\nC,50,x,\nD,41,inf,1\n"
 HEART = [

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wardround_client.intervals import Estimate, estimates, strata
+from wardround_client.personal.bootstrap import Estimate, estimates, strata
 
 
 def test_every_resample_has_as_many_patients_of_each_stratum() -> None:

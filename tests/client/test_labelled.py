@@ -16,13 +16,13 @@ from wardround.errors import DataError
 from wardround.meta import extended
 from wardround.models import build_model
 from wardround.release import Release
-from wardround_client.adapted import Adapted
-from wardround_client.cohort import CohortStore
-from wardround_client.examples import Examples
-from wardround_client.global_model import GlobalModel
-from wardround_client.ingest import ingest_table
-from wardround_client.labelled import Labelled
-from wardround_client.predictions import Predictions
+from wardround_client.cohort.examples import Examples
+from wardround_client.cohort.store import CohortStore
+from wardround_client.intake.ingest import ingest_table
+from wardround_client.personal.adapted_model import Adapted
+from wardround_client.personal.labelled import Labelled
+from wardround_client.personal.predictions import Predictions
+from wardround_client.personal.shared_model import GlobalModel
 
 KEY = bytes(range(32))
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ def test_findings_each_there_or_not_are_adapted_to_and_judged(tmp_path: Path) ->
 
 
 def test_variants_are_learned_from_with_the_weight_of_their_patient() -> None:
-    from wardround_client.personalise import shots_of
+    from wardround_client.personal.learner import shots_of
 
     z = torch.arange(6.0).view(3, 2)
     examples = Examples(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from wardround.errors import ConfigError, DataError
-from wardround_client.metrics import METRICS, Report, _metrics, _pooled, report
+from wardround_client.personal.metrics import METRICS, Report, _metrics, _pooled, report
 
 # Three patients of class 1, two of class 0; no two scores tie and none lies between two bins of calibration.
 SCORES = torch.tensor([0.9, 0.61, 0.3, 0.39, 0.1])

@@ -12,11 +12,11 @@ from wardround.config import AlgorithmName, Federation
 from wardround.meta import extended
 from wardround.models import build_model
 from wardround.release import Release
-from wardround_client.adapted import Adapted
-from wardround_client.examples import Examples
-from wardround_client.global_model import GlobalModel
-from wardround_client.labelled import Labelled
-from wardround_client.nearest import COMPARING, nearest
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.adapted_model import Adapted
+from wardround_client.personal.labelled import Labelled
+from wardround_client.personal.nearest_cases import COMPARING, nearest
+from wardround_client.personal.shared_model import GlobalModel
 
 COLUMNS = tuple("abcdef")
 

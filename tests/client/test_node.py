@@ -24,9 +24,9 @@ import wardround.bundle
 from wardround.config import Federation
 from wardround.errors import Unreachable, Untrusted
 from wardround.wire import ReplyHeader, RoundReply, peek_request
-from wardround_client.clock_skew import Clock
+from wardround_client.flower.clock_skew import Clock
+from wardround_client.flower.node import Coordinator, Link, Node
 from wardround_client.keys import create_node_key, load_node_key, write_card
-from wardround_client.node import Coordinator, Link, Node
 
 DEADLINE_S = 60.0
 FEDERATION = f'name = "two-nodes"{TWO_COLUMNS}[rounds]\nrounds = 1\nquorum = 1\ndeadline_s = 50.0\n'
@@ -138,7 +138,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def test_a_wrong_ca_is_not_trusted(place: Place, tmp_path: Path) -> None:
-    from wardround_server import tls
+    from wardround_server.network import tls
 
     other = tls.create(tmp_path / "tls", ["127.0.0.1"])
     coordinator = Coordinator(place.coordinator.address, other.ca.read_bytes())
@@ -184,7 +184,7 @@ def test_a_clock_that_is_off_by_more_is_refused_and_named(
 
 
 def test_nobody_at_the_address(tmp_path: Path) -> None:
-    from wardround_server import tls
+    from wardround_server.network import tls
 
     ca = tls.create(tmp_path / "tls", ["127.0.0.1"]).ca.read_bytes()
     with socket.socket() as taken:  # bound but not listening: the port refuses
@@ -207,7 +207,7 @@ CRASHING = """
 import sys, threading
 from pathlib import Path
 from wardround_client.keys import load_node_key
-from wardround_client.node import Coordinator, Link, Node
+from wardround_client.flower.node import Coordinator, Link, Node
 address, ca, home = sys.argv[1:]
 def report(link, detail):
     if link is Link.CONNECTED:

@@ -1,4 +1,4 @@
-"""One test for each private Flower symbol that wardround_client/fleet.py uses, so that an upgrade fails by its name."""
+"""One test for each private Flower symbol that flower/fleet.py uses, so that an upgrade fails by its name."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_protobuf_still_has_the_fields_of(message: str) -> None:
 def test_error_code_of_an_invalid_bundle() -> None:
     from flwr.common.constant import ErrorCode
 
-    from wardround_client.app import ERROR_CODE
+    from wardround_client.flower.app import ERROR_CODE
 
     assert isinstance(ErrorCode.INVALID_FAB, int), "ErrorCode.INVALID_FAB changed, which fleet.py sends"
     assert ErrorCode.CLIENT_APP_RAISED_EXCEPTION == ERROR_CODE, "Flower renumbered CLIENT_APP_RAISED_EXCEPTION"
@@ -159,7 +159,7 @@ def test_a_message_still_keeps_its_identity_where_the_node_writes_it() -> None:
 def test_the_coordinator_still_accepts_so_short_a_heartbeat() -> None:
     from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, HEARTBEAT_MIN_INTERVAL
 
-    from wardround_client.fleet import BEAT_S, HEARTBEAT_S
+    from wardround_client.flower.fleet import BEAT_S, HEARTBEAT_S
 
     assert HEARTBEAT_MIN_INTERVAL <= HEARTBEAT_S <= HEARTBEAT_MAX_INTERVAL
     assert 2 * BEAT_S < HEARTBEAT_S

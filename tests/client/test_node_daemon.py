@@ -21,9 +21,9 @@ from flwr.proto.message_pb2 import Metadata as PbMetadata
 
 from wardround.cli import run
 from wardround.errors import ConfigError
-from wardround_client.app import CANNOT_ANSWER, HOSPITAL, HOSPITALS_DIR, NOT_A_MESSAGE, home_of, make_app
-from wardround_client.control import Control
-from wardround_client.daemon import Daemon
+from wardround_client.flower.app import CANNOT_ANSWER, HOSPITAL, HOSPITALS_DIR, NOT_A_MESSAGE, home_of, make_app
+from wardround_client.service.control import Control
+from wardround_client.service.daemon import Daemon
 from wardround_flower import pack, unpack
 
 FEDERATION = """
@@ -37,7 +37,7 @@ SECRET = "patient 4711"
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """A hospital whose coordinator does not answer: its port is bound and refuses."""
-    from wardround_server import tls
+    from wardround_server.network import tls
 
     ca = tls.create(tmp_path / "tls", ["127.0.0.1"]).ca
     (tmp_path / "federation.toml").write_text(FEDERATION)

@@ -14,8 +14,8 @@ from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular
-from wardround_client.examples import Examples
-from wardround_client.personalise import Learner, compare, k_shot
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.learner import Learner, compare, k_shot
 
 COLUMNS, CLASSES = 6, 3
 MODEL = Tabular.logistic(COLUMNS, CLASSES)

@@ -14,7 +14,7 @@ from wardround.errors import PolicyRefusal
 from wardround.models.tabular import Tabular
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig
-from wardround_client.policy import check
+from wardround_client.consent.policy import check
 
 FEATURES = ("age", "pressure", "sugar")
 

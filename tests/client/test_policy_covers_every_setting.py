@@ -18,7 +18,7 @@ from wardround.meta import extended
 from wardround.models import build_model
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig, Policy
-from wardround_client.policy import check, check_sizes
+from wardround_client.consent.policy import check, check_sizes
 
 DECLARED = 200
 EPISODES = {"algorithm": {"name": "maml"}}

@@ -20,10 +20,10 @@ from wardround.config import AlgorithmChoice, Privacy
 from wardround.models.conv4 import Conv4
 from wardround.models.objective import Objective
 from wardround.schedule import QUESTIONS, Question, answer_size
-from wardround_client.agreement import Agreement
-from wardround_client.cohort import Layout
-from wardround_client.cohort_writer import CohortWriter
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.cohort.store import Layout
+from wardround_client.cohort.writer import CohortWriter
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer

@@ -14,10 +14,10 @@ import wardround_client.round as round_module
 from wardround.questions import Cohort
 from wardround.schedule import RoundPlan
 from wardround.wire import RoundReply
-from wardround_client.agreement import Agreement
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.ledger import Ledger
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.rounds import read, request
 
-from wardround_client.agreement import Agreement
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.round import answer
 

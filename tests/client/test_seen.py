@@ -10,12 +10,12 @@ import pytest
 import torch
 from tests.rounds import read, request
 
-import wardround_client.seen
+import wardround_client.last_model
 from wardround.release import read as read_release
 from wardround_client.hospital import Hospital
+from wardround_client.last_model import MODELS, last_seen
 from wardround_client.privacy.ledger import LEDGER, Ledger
 from wardround_client.round import answer
-from wardround_client.seen import MODELS, last_seen
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_disk_that_refuses_costs_no_round(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(wardround_client.seen, "write_atomically", full)
+    monkeypatch.setattr(wardround_client.last_model, "write_atomically", full)
     with caplog.at_level(logging.WARNING):
         reply = read(agreement, answer(deployed, request(agreement, 0)), 0)
     assert reply.header.refusal is None

@@ -15,11 +15,11 @@ from wardround.accountant import calibrate
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.schedule import Schedule
-from wardround_client.agreement import Agreement
 from wardround_client.commands.approve import terms_of
+from wardround_client.consent.agreement import Agreement
+from wardround_client.consent.terms import computed
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
-from wardround_client.terms import computed
 
 HOSPITAL = '[hospital]\nname = "north"\ndeclared_patients = 200\n'
 BASES = [

@@ -10,8 +10,8 @@ from wardround.config import AlgorithmChoice
 from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
-from wardround_client.examples import Examples
-from wardround_client.personalise import TRIED, Learner, _folds
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.learner import TRIED, Learner, _folds
 
 
 def examples(labels: list[int], classes: int, noise: float = 0.1) -> Examples:

@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from tests.client.dicom_files import KEY, ingest_folder, write_patients
 from tests.imports import modules, tree
 
-import wardround_client.cohort_writer as writer_module
+import wardround_client.cohort.writer as writer_module
 from wardround.errors import ConfigError, DataError, StorageError
-from wardround_client.cohort import INDEX, INPUTS, CohortStore, Layout, connect
-from wardround_client.cohort_writer import CohortWriter, erase
-from wardround_client.dicom import Pseudonyms
-from wardround_client.examples import Examples, NamedExamples
+from wardround_client.cohort.examples import Examples, NamedExamples
+from wardround_client.cohort.optout import REGISTER, Register
+from wardround_client.cohort.records import Record, records, rows_name_no_patient
+from wardround_client.cohort.store import INDEX, INPUTS, CohortStore, Layout, connect
+from wardround_client.cohort.writer import CohortWriter, erase
+from wardround_client.consent.withdrawal import rounds_of, uses
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import IngestSummary, ingest_table
+from wardround_client.intake.dicom import Pseudonyms
+from wardround_client.intake.ingest import IngestSummary, ingest_table
 from wardround_client.privacy.ledger import Entry
-from wardround_client.withdrawn import REGISTER, Record, Register, records, rounds_of, rows_name_no_patient, uses
 
 WHO = Pseudonyms(KEY)
 ANNA, BERT, CARL = (WHO.patient(name) for name in ("PAT-0", "PAT-1", "PAT-2"))
@@ -134,7 +136,7 @@ def test_a_missing_register_another_key_and_an_older_copy_are_told(register: Reg
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from wardround_client.withdrawn import Register
+from wardround_client.cohort.optout import Register
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 Register(Path(sys.argv[1]), bytes.fromhex(sys.argv[2])).add([bytes(32)])
 """

@@ -13,7 +13,7 @@ import numpy as np
 from tests.rounds import TWO_COLUMNS, read, request
 
 from wardround.wire import Refusal, RoundReply, peek_reply, reply_bytes
-from wardround_client.agreement import Agreement
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer

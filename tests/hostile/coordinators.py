@@ -33,9 +33,9 @@ from wardround.config import Federation, load_federation
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule, answer_size
 from wardround.wire import ReplyHeader, RoundReply, peek_request
-from wardround_client.clock_skew import Clock
-from wardround_client.fleet import Coordinator, Session, Work, connect
-from wardround_client.node import Node
+from wardround_client.flower.clock_skew import Clock
+from wardround_client.flower.fleet import Coordinator, Session, Work, connect
+from wardround_client.flower.node import Node
 from wardround_flower import pack
 from wardround_server.commands import _register_nodes
 from wardround_server.home import Home
@@ -368,7 +368,7 @@ def start_run(siege: Siege, federation: Path, name: str = "spring") -> Run:
 
 def online(siege: Siege, *names: str, within_s: float = 30.0) -> None:
     """Wait until hospitals are connected."""
-    from wardround_server.superlink import Control
+    from wardround_server.flower.superlink import Control
 
     until = time.monotonic() + within_s
     with Control(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:

@@ -42,7 +42,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from wardround_flower import MESSAGE_TYPE, pack, unpack
-from wardround_server import tls
+from wardround_server.network import tls
 
 NODE_ID = 7
 DEADLINE_S = 60.0

@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.hostile.fleet import DEADLINE_S, HostileFleet
 
 from wardround.cli import run
-from wardround_client.agreement import Agreement
-from wardround_client.daemon import Daemon
+from wardround_client.consent.agreement import Agreement
+from wardround_client.service.daemon import Daemon
 
 
 @dataclass

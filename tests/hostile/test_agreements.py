@@ -20,8 +20,8 @@ from wardround.config import Federation
 from wardround.errors import ConfigError
 from wardround.schedule import Schedule
 from wardround.toml import Section, loads
-from wardround_client.agreement import Approvals
 from wardround_client.config import HospitalConfig
+from wardround_client.consent.agreement import Approvals
 from wardround_server.home import CoordinatorConfig
 
 many = fuzzed(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

@@ -18,11 +18,11 @@ from wardround.config import load_federation
 from wardround.errors import PolicyRefusal
 from wardround.files import write_atomically
 from wardround.wire import peek_reply
-from wardround_client.agreement import Approval, Approvals, Proposal
+from wardround_client.consent.agreement import Approval, Approvals, Proposal
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
-from wardround_server import tls
+from wardround_server.network import tls
 
 SMALL = toml(BASE | {"privacy": {"epsilon": 0.5}})
 LARGE = toml(BASE | {"privacy": {"epsilon": 9.0}})
@@ -158,7 +158,7 @@ def test_an_approval_that_dies_half_way_is_none(
 
     approval = Approval(digest=proposal.federation.digest, coordinator="", runs=1)
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr("wardround_client.agreement.write_atomically", dies)
+        patched.setattr("wardround_client.consent.agreement.write_atomically", dies)
         folder.add(proposal, approval, {})
     whole = ends_at == 3 and written
     assert writes[ends_at - 1] == [weights.name, "approval.json", "federation.toml"][ends_at - 1]
@@ -176,7 +176,7 @@ def test_a_full_disk_is_said_and_approves_nothing(home: Path, file: Path, monkey
             raise OSError(28, "No space left on device")
         write_atomically(path, blob)
 
-    monkeypatch.setattr("wardround_client.agreement.write_atomically", full)
+    monkeypatch.setattr("wardround_client.consent.agreement.write_atomically", full)
     told = said("hospital", "approve", home, file, "--yes")
     assert (told.code, "No space left" in told.err) == (7, True)
     assert approvals(home) == {}

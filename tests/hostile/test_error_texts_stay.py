@@ -16,9 +16,9 @@ from tests.hostile.fleet import offer
 from tests.hostile.nodes import besieged
 from tests.rounds import request
 
-import wardround_client.daemon
-import wardround_client.fleet
+import wardround_client.flower.fleet
 import wardround_client.round as round_module
+import wardround_client.service.daemon
 from wardround.errors import (
     BudgetExceeded,
     ConfigError,
@@ -31,7 +31,7 @@ from wardround.errors import (
 )
 from wardround.models import Objective
 from wardround.wire import RoundRequest
-from wardround_client.app import CANNOT_ANSWER
+from wardround_client.flower.app import CANNOT_ANSWER
 from wardround_client.hospital import Hospital
 from wardround_client.privacy import mechanism
 from wardround_client.privacy.ledger import Ledger
@@ -145,7 +145,7 @@ def test_an_exception_beyond_the_round_is_a_fixed_text_on_the_wire(
 
     with besieged(attacked_home, tmp_path) as hospital:
         with monkeypatch.context() as broken:
-            broken.setattr(wardround_client.daemon, "answer", fail)
+            broken.setattr(wardround_client.service.daemon, "answer", fail)
             reply = hospital.fleet.ask(offer(request(hospital.agreement, 0), hospital.bundle))
         assert reply.error is not None
         assert reply.error[1] == CANNOT_ANSWER

@@ -26,11 +26,11 @@ from tests.hostile.fleet import HostileFleet, Offer, Reply, offer, send, send_ze
 from tests.hostile.nodes import Besieged, besieged
 from tests.rounds import read, request
 
-import wardround_client.fleet
-import wardround_client.node
+import wardround_client.flower.fleet
+import wardround_client.flower.node
 from wardround.wire import peek_reply, request_bytes
-from wardround_client.app import CANNOT_ANSWER, ERROR_CODE, NOT_A_MESSAGE
-from wardround_client.node import NOT_APPROVED, TOO_LARGE
+from wardround_client.flower.app import CANNOT_ANSWER, ERROR_CODE, NOT_A_MESSAGE
+from wardround_client.flower.node import NOT_APPROVED, TOO_LARGE
 
 Attack = Callable[[BaseHTTPRequestHandler, bytes], bool]
 GB = 1 << 30
@@ -45,8 +45,8 @@ def siege(attacked_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def under(siege: Besieged, monkeypatch: pytest.MonkeyPatch) -> Iterator[Besieged]:
     """The daemon before an attack; after it the ledger is unmoved, and a good message is answered."""
-    monkeypatch.setattr(wardround_client.node, "FIRST_WAIT_S", 0.02)
-    monkeypatch.setattr(wardround_client.node, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(wardround_client.flower.node, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(wardround_client.flower.node, "LONGEST_WAIT_S", 0.1)
     before = siege.ledger_entries()
     yield siege
     siege.fleet.override.clear()
@@ -104,7 +104,7 @@ def test_a_bundle_with_code_is_never_fetched_unpacked_or_imported(under: Besiege
 
 
 def test_the_node_has_no_way_to_fetch_a_bundle() -> None:
-    for module in (wardround_client.node, wardround_client.fleet):
+    for module in (wardround_client.flower.node, wardround_client.flower.fleet):
         source = Path(str(module.__file__)).read_text()
         for word in ("GetFab", "zipfile", "importlib", "__import__", "exec(", "eval(", "pickle", "subprocess"):
             assert word not in source
@@ -115,7 +115,7 @@ def test_the_node_has_no_way_to_fetch_a_bundle() -> None:
 )
 def test_an_unknown_bundle_is_refused_by_name(under: Besieged, bundle: str) -> None:
     code, text = error_of(under.fleet.ask(offer(request(under.agreement, 0, run="x"), bundle)))
-    assert (code, text) == (wardround_client.fleet.INVALID_BUNDLE, NOT_APPROVED)
+    assert (code, text) == (wardround_client.flower.fleet.INVALID_BUNDLE, NOT_APPROVED)
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate", "query", "query.other", "train.wardround", "system"])
@@ -123,7 +123,7 @@ def test_a_message_of_another_type_is_refused_and_costs_nothing(under: Besieged,
     before = under.daemon.hospital.ledger.entries()
     blob = request(under.agreement, 0, run=f"type-{kind}")
     code, _ = error_of(under.fleet.ask(offer(blob, under.bundle, kind=kind)))
-    assert code == wardround_client.app.ERROR_CODE
+    assert code == wardround_client.flower.app.ERROR_CODE
     assert under.daemon.hospital.ledger.entries() == before
 
 
@@ -148,7 +148,7 @@ def test_a_theta_of_2_gb_is_refused_by_name_and_never_held(under: Besieged) -> N
         for bundle, expected in ((under.bundle, TOO_LARGE), (under.bundle, TOO_LARGE), ("0" * 64, NOT_APPROVED)):
             code, text = error_of(under.fleet.ask(offer(request(under.agreement, 0, run="big"), bundle)))
             assert text == expected
-            assert code == (ERROR_CODE if expected == TOO_LARGE else wardround_client.fleet.INVALID_BUNDLE)
+            assert code == (ERROR_CODE if expected == TOO_LARGE else wardround_client.flower.fleet.INVALID_BUNDLE)
         under.fleet.until(lambda: len(taken) >= 3)
     assert max(taken) < 64 << 20  # the rest stayed in the attacker's hands and the kernel's buffers
 

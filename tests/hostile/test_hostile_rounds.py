@@ -16,18 +16,18 @@ from tests.rounds import read, request
 from torch import nn
 
 import wardround.bundle
-import wardround_client.agreement as agreement_module
+import wardround_client.consent.agreement as agreement_module
 from wardround.cli import run
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, PolicyRefusal
 from wardround.models import Model, build_model
 from wardround.schedule import QUESTIONS
 from wardround.wire import peek_reply
-from wardround_client.daemon import coordinator_of
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
-from wardround_server import tls
+from wardround_client.service.daemon import coordinator_of
+from wardround_server.network import tls
 
 IMAGES = """
 name = "greedy"

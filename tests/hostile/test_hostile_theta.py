@@ -24,9 +24,9 @@ from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
 from wardround.questions import EpisodeGradient, Loss, Shots
+from wardround_client.cohort.examples import Examples
 from wardround_client.config import Policy
-from wardround_client.examples import Examples
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 CLASSES, COLUMNS, DECLARED = 3, 4, 20
 POLICY = Policy()

@@ -26,7 +26,7 @@ from tests.hostile.coordinators import (
     whole,
 )
 
-from wardround_client.fleet import Work
+from wardround_client.flower.fleet import Work
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="reads Linux' /proc")
 SLACK_S = 2.0

@@ -26,11 +26,11 @@ from tests.hostile.fleet import offer
 from tests.hostile.nodes import Besieged, besieged
 from tests.rounds import request
 
-import wardround_client.daemon
-import wardround_client.fleet
+import wardround_client.flower.fleet
+import wardround_client.service.daemon
 from wardround.wire import ReplyHeader, peek_reply
-from wardround_client.app import CANNOT_ANSWER, NOT_A_MESSAGE
-from wardround_client.node import NOT_APPROVED, TOO_LARGE
+from wardround_client.flower.app import CANNOT_ANSWER, NOT_A_MESSAGE
+from wardround_client.flower.node import NOT_APPROVED, TOO_LARGE
 from wardround_client.privacy import mechanism
 from wardround_client.round import answer
 
@@ -158,7 +158,7 @@ def test_every_field_of_every_protobuf_that_the_node_sends_is_named() -> None:
                 if entry.message_type is not None and not WIRE.get(name, "").startswith("never sent"):
                     walk(entry.message_type)
 
-    source = Path(str(wardround_client.fleet.__file__)).read_text()
+    source = Path(str(wardround_client.flower.fleet.__file__)).read_text()
     modules = (fleet_pb2, heartbeat_pb2, message_pb2, run_pb2)
     sent = [
         getattr(module, name)
@@ -336,7 +336,7 @@ def test_a_reply_grid_holds_a_reply_to_whole_multiples(victim: Victim, monkeypat
             return False
 
     hospital = victim.hospital
-    daemon = wardround_client.daemon.Daemon.__new__(wardround_client.daemon.Daemon)
+    daemon = wardround_client.service.daemon.Daemon.__new__(wardround_client.service.daemon.Daemon)
     daemon.hospital, daemon.stop = hospital, Stop()  # type: ignore[assignment]
     monkeypatch.setattr(time, "monotonic", lambda: 100.3)
     daemon._wait_for_grid(100.0)

@@ -17,7 +17,7 @@ from tests.imports import calls, imported
 
 from wardround.errors import MessageError, WardroundError
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
-from wardround_server.mail import put_together
+from wardround_server.flower.mail import put_together
 
 LIMIT = 20_000
 BLOB = bytes(random.Random(0).randbytes(10_000))
@@ -124,14 +124,14 @@ def test_bytes_that_are_no_parts_are_an_error(parts: dict[str, bytes], root: str
 
 
 def test_both_sides_use_the_same_bounds() -> None:
-    for module in ("wardround_client.fleet", "wardround_server.mail"):
+    for module in ("wardround_client.flower.fleet", "wardround_server.flower.mail"):
         assert {"wardround_flower.parts.check_parts", "wardround_flower.parts.most_parts"} <= imported(module)
         assert {"check_parts", "most_parts"} <= {name for _, name in calls(module)}
 
 
 def test_a_message_is_a_chain_of_five_as_the_door_expects() -> None:
     """The door knows this shape: when Flower changes it, this fails before a hospital is refused."""
-    from wardround_server.door import Refused, _parts
+    from wardround_server.flower.door import Refused, _parts
 
     made = offer(BLOB, "")
     assert len(_parts(made.tree)) == len(made.parts) == 5

@@ -27,7 +27,7 @@ def sources() -> dict[str, ast.Module]:
     return {
         name: tree(name)
         for name in modules()
-        if name.split(".")[0] == "wardround_client" and not name.startswith("wardround_client.privacy.audit")
+        if name.split(".")[0] == "wardround_client" and not name.startswith("wardround_client.audit")
     }
 
 
@@ -39,7 +39,7 @@ def test_every_calibration_and_every_cohort_gets_declared_patients_and_nothing_e
                 given = {word.arg: ast.unparse(word.value) for word in call.keywords}
                 found.append(name)
                 assert given["declared_patients"].endswith("hospital.declared_patients"), (name, given)
-    assert {"wardround_client.agreement", "wardround_client.round"} <= set(found)
+    assert {"wardround_client.consent.agreement", "wardround_client.round"} <= set(found)
 
 
 def test_delta_is_computed_from_declared_patients() -> None:
@@ -93,5 +93,5 @@ def test_the_true_number_of_patients_is_read_where_sampling_and_shapes_need_it_a
     }
     assert COHORT in readers
     # They adapt and evaluate for the hospital itself; nothing of it is sent.
-    at_home = {"wardround_client.personalise", "wardround_client.labelled"}
+    at_home = {"wardround_client.personal.learner", "wardround_client.personal.labelled"}
     assert {name for name in readers if not name.startswith("wardround_client.commands.")} - at_home == {COHORT}

@@ -19,7 +19,7 @@ from tests.hostile.fleet import HostileFleet, offer
 from tests.rounds import request
 
 from wardround.cli import run
-from wardround_client._proto import hospital_pb2 as pb
+from wardround_client.service._proto import hospital_pb2 as pb
 
 LISTEN = "0A"  # tcp_states.h
 ACCEPTING = 0x10000  # __SO_ACCEPTCON

@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from tests.hostile.coordinators import Siege, agreement, besieged, honest, online, start_run
 
 from wardround.errors import Unreachable
-from wardround_client.clock_skew import Clock
-from wardround_client.explain import explained
-from wardround_client.fleet import Session, connect
-from wardround_server import limits
+from wardround_client.flower.clock_skew import Clock
+from wardround_client.flower.errors import explained
+from wardround_client.flower.fleet import Session, connect
+from wardround_server.flower.superlink import Control
 from wardround_server.home import Home
-from wardround_server.superlink import Control
+from wardround_server.network import limits
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="reads Linux' /proc")
 FILES = 512
@@ -389,7 +389,7 @@ def test_the_other_ports_are_on_loopback_alone(siege: Siege) -> None:
 
 
 def test_who_owns_the_other_end_is_read_for_both_families(tmp_path: Path) -> None:
-    from wardround_server.peers import is_the_owner, owner_of_peer
+    from wardround_server.network.peers import is_the_owner, owner_of_peer
 
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.socket(family) as listener:

@@ -25,11 +25,11 @@ from wardround.config import Federation
 from wardround.schedule import Question
 from wardround.toml import loads
 from wardround.wire import RoundReply, Vector, peek_reply
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples, NamedExamples
+from wardround_client.cohort.examples import Examples, NamedExamples
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.ledger import Ledger
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
 
 MLP = TWO_COLUMNS.replace('family = "logistic"', 'family = "mlp"\nwidth = 3')

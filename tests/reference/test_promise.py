@@ -22,10 +22,10 @@ from wardround.models.scaling import log_prior
 from wardround.schedule import Schedule
 from wardround.toml import loads
 from wardround.wire import RoundReply
-from wardround_client.agreement import Agreement
 from wardround_client.config import HospitalConfig
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import ingest_table
+from wardround_client.intake.ingest import ingest_table
 from wardround_client.privacy import mechanism
 from wardround_client.round import _own_prior, answer
 

@@ -24,13 +24,13 @@ from wardround.errors import ConfigError, PortInUse, StorageError
 from wardround.files import room_on_disk
 from wardround.logs import OneLine
 from wardround.proxies import spare_loopback
-from wardround_server import superlink
 from wardround_server.commands import app
+from wardround_server.flower import superlink
+from wardround_server.flower.superlink import _bound, _check_database
 from wardround_server.follow import _events
-from wardround_server.gate import network_of
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
-from wardround_server.superlink import _bound, _check_database
+from wardround_server.network.gate import network_of
 
 PORTS = ["--port", "0", "--admin-port", "0", "--health-port", "0"]
 
@@ -311,7 +311,7 @@ def test_all_addresses_are_those_of_both_kinds() -> None:
 def test_connections_leave_descriptors_for_the_rest(soft: int, hard: int) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < hard:
         pytest.skip("this machine gives fewer")
-    code = "import resource, wardround_server.limits as l; c = l.connections(l.Connections()); " \
+    code = "import resource, wardround_server.network.limits as l; c = l.connections(l.Connections()); " \
         "print(c.all, c.strangers, c.an_address, resource.getrlimit(resource.RLIMIT_NOFILE)[0])"  # fmt: skip
     limited = ["prlimit", f"--nofile={soft}:{hard}", sys.executable, "-c", code]
     said = subprocess.run(limited, capture_output=True, text=True, check=True).stdout

@@ -24,9 +24,9 @@ from wardround.questions import EpisodeGradient, Loss
 from wardround.reach import EXCESS, Reach
 from wardround.schedule import RoundPlan, Schedule, answer_size
 from wardround.wire import ReplyHeader, RoundReply
-from wardround_client.examples import Examples
-from wardround_client.privacy import cohort
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.cohort.examples import Examples
+from wardround_client.privacy import private_cohort as cohort
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_server import bounds
 from wardround_server.bounds import BEYOND, Bounds
 

@@ -28,10 +28,11 @@ from typer.testing import CliRunner
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wardround.errors import PortInUse, Unreachable, Untrusted
-from wardround_server import door, superlink, tls
 from wardround_server.commands import app
+from wardround_server.flower import door, superlink
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
+from wardround_server.network import tls
 
 FIELDS = {
     "control_address", "health_server_address", "host", "port", "insecure", "certificates", "superexec_auth_secret",

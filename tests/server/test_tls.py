@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from wardround.errors import ConfigError
-from wardround_server import tls
+from wardround_server.network import tls
 
 
 def verify(files: tls.TlsFiles, host: x509.GeneralName, ca: Path | None = None) -> None:

@@ -53,8 +53,8 @@ def test_a_bundle_holds_no_code_and_the_whole_agreement() -> None:
     assert sorted(archive.namelist()) == [".info/CONTENT", "README.md", "pyproject.toml"]
     config = tomllib.loads(archive.read("pyproject.toml").decode())["tool"]["flwr"]["app"]
     assert config["components"] == {
-        "serverapp": "wardround_server.app:app",
-        "clientapp": "wardround_client.app:app",
+        "serverapp": "wardround_server.flower.app:app",
+        "clientapp": "wardround_client.flower.app:app",
     }
     assert Federation.model_validate(json.loads(config["config"]["federation"])) == agreement
 

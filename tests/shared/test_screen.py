@@ -17,7 +17,7 @@ from rich.text import Text
 from wardround.logs import OneLine
 from wardround.screen import Screen
 from wardround.text import is_plain, shown
-from wardround_client.spreadsheet import harmless
+from wardround_client.intake.spreadsheet import harmless
 from wardround_server.report.escaped import escape
 
 ODD = st.text(

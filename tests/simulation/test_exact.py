@@ -11,8 +11,8 @@ from torch import Tensor
 from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import ConfigError
-from wardround_client.examples import Examples
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.cohort.examples import Examples
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_simulation.exact import ExactCohort
 
 FEATURES, CLASSES, DECLARED = 3, 2, 10

@@ -17,12 +17,12 @@ from scipy.stats import multivariate_normal
 
 from wardround.config import Federation
 from wardround.models import Objective, build_model
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.per_patient import clipped_sum
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort
 from wardround_simulation import membership
 from wardround_simulation.audited import NO_STRANGERS, Recorder, infer_membership, summary

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import validate_file_meta
 
 from wardround.errors import ConfigError, StorageError
-from wardround_client.cohort import CohortStore
-from wardround_client.ingest import ingest
+from wardround_client.cohort.store import CohortStore
+from wardround_client.intake.ingest import ingest
 from wardround_simulation.phantoms import FINDINGS, TASKS, make_profiles, write_hospital, write_small_hospital
 from wardround_simulation.phantoms.cohort import quotas
 

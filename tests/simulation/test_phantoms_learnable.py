@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from wardround.config import Federation, ModelChoice, Task
 from wardround.models import build_model
-from wardround_client.cohort import CohortStore
-from wardround_client.ingest import ingest
+from wardround_client.cohort.store import CohortStore
+from wardround_client.intake.ingest import ingest
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS, make_profiles, write_hospital
 
 CLASSES = TASKS[DEFAULT_TASK]

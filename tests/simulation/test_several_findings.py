@@ -14,7 +14,7 @@ from wardround.models.scaling import log_odds
 from wardround.questions import Statistics
 from wardround.wire import RoundReply
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import ingest_table
+from wardround_client.intake.ingest import ingest_table
 from wardround_client.round import _own_prior, answer
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.rounds import run

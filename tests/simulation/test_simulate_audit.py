@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from wardround.errors import AuditFailed
-from wardround_client.privacy.audit import LEAST_TRIALS, AuditReport, Row
+from wardround_client.audit import LEAST_TRIALS, AuditReport, Row
 from wardround_simulation import audited, commands
 from wardround_simulation.federation import changed, embedded
 from wardround_simulation.simulate import Settings, simulate

@@ -29,7 +29,7 @@ from tests.hostile.test_liars_transport import LIES
 from tests.story.processes import Process, typed
 
 from wardround.wire import RoundReply, peek_reply
-from wardround_client.fleet import Work
+from wardround_client.flower.fleet import Work
 from wardround_client.privacy.ledger import Ledger
 
 NAMES, RUN = ("north", "south", "west"), "soak"

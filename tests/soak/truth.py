@@ -15,7 +15,7 @@ from tests.soak.worker import Place, request_sha256, run_name
 from wardround.accountant import Answers, epsilon, merged, rows_for
 from wardround.errors import StorageError
 from wardround.wire import peek_reply
-from wardround_client.agreement import Agreement
+from wardround_client.consent.agreement import Agreement
 from wardround_client.privacy.ledger import Ledger
 
 # privacy.md: "time, run, round, coordinator, bundle hash, tensor layout, norm, bytes, SHA-256, price, epsilon after".

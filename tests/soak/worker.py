@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from tests import rounds
 
-from wardround_client.agreement import Agreement
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import ingest_table
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.intake.ingest import ingest_table
 from wardround_client.privacy.ledger import Ledger
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
 
 HOSPITAL_TOML = """

@@ -11,7 +11,7 @@ import pytest
 from tests.story.processes import free_port, running, wardround
 from tests.story.recorder import Recorder, found, recording
 
-from wardround_client.cohort import CohortStore
+from wardround_client.cohort.store import CohortStore
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import make_profiles, write_hospital

@@ -25,9 +25,9 @@ from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wardround_client.adapted import Adapted
-    from wardround_client.fitness import Finding
     from wardround_client.hospital import Hospital
+    from wardround_client.personal.adapted_model import Adapted
+    from wardround_client.personal.data_checks import Finding
 
 
 @app.command(
@@ -77,10 +77,10 @@ def adapt(
 
     With other classes than the federation's, what was learned to see is kept and the last layer is learned from zero.
     """
-    from wardround_client import adapted as store
-    from wardround_client.card import new_hospital_card
-    from wardround_client.global_model import asked_for
-    from wardround_client.labelled import Labelled
+    from wardround_client.personal import adapted_model as store
+    from wardround_client.personal.card import new_hospital_card
+    from wardround_client.personal.labelled import Labelled
+    from wardround_client.personal.shared_model import asked_for
 
     hospital = opened(home)
     with stages("reading the cohort", "adapting", "judging", quiet=as_json) as step:

@@ -15,7 +15,7 @@ from wardround_client.commands.common import JsonOption, NewHome, app, checked, 
 
 if TYPE_CHECKING:
     from wardround.config import Federation
-    from wardround_client.agreement import Agreement
+    from wardround_client.consent.agreement import Agreement
     from wardround_client.hospital import Hospital
 
 MOST_RUNS = 100
@@ -70,7 +70,7 @@ def approve(
     home = checked(home)
     if runs > MOST_RUNS:
         raise ConfigError(f"--runs {runs}", allowed=f"at most {MOST_RUNS}")
-    from wardround_client.agreement import Proposal
+    from wardround_client.consent.agreement import Proposal
     from wardround_client.hospital import Hospital
 
     hospital = Hospital.open(home)
@@ -109,13 +109,13 @@ def revoke(
     `wardround hospital status` lists what is approved. It can be approved again.
     """
     home = checked(home)
-    from wardround_client.agreement import Approvals
+    from wardround_client.consent.agreement import Approvals
     from wardround_client.hospital import Hospital
 
     approvals = Approvals(home / "approved")
     digest = federation.strip().lower()
     if digest not in approvals.digests():
-        from wardround_client.global_model import approved_digest
+        from wardround_client.personal.shared_model import approved_digest
 
         hospital = Hospital.open(home)
         hospital.ledger.close()
@@ -137,9 +137,9 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
     """
     from wardround.schedule import QUESTIONS, answer_size
     from wardround.wire import reply_bytes
-    from wardround_client.footprint import footprint, free_memory
-    from wardround_client.forecast import forecast
-    from wardround_client.terms import computed
+    from wardround_client.consent.footprint import footprint, free_memory
+    from wardround_client.consent.forecast import forecast
+    from wardround_client.consent.terms import computed
 
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     declared = hospital.config.hospital.declared_patients

@@ -19,9 +19,9 @@ from wardround_client.commands.prepare import NAME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wardround_client.adapted import Adapted
-    from wardround_client.fitness import Finding
     from wardround_client.hospital import Hospital
+    from wardround_client.personal.adapted_model import Adapted
+    from wardround_client.personal.data_checks import Finding
 
 NOTHING_LEFT = "Nothing left this hospital, and nothing was charged to its budget."
 TaskOption = Annotated[
@@ -75,7 +75,7 @@ def chosen(hospital: Hospital, name: str) -> Adapted:
 
     Raises: ConfigError, DataError, StorageError.
     """
-    from wardround_client import adapted as store
+    from wardround_client.personal import adapted_model as store
 
     there = store.names(hospital.home)
     if not name and len(there) != 1:

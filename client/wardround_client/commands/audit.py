@@ -22,9 +22,9 @@ from wardround_client.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from wardround_client.agreement import Agreement
+    from wardround_client.audit import AuditReport
+    from wardround_client.consent.agreement import Agreement
     from wardround_client.hospital import Hospital
-    from wardround_client.privacy.audit import AuditReport
 
 _NOTE = (
     "The code that answers rounds is attacked here with invented patients. No real patient is read, "
@@ -63,8 +63,8 @@ def audit(
     nothing is written to the ledger, nothing leaves.
     """
     home = checked(home)
+    from wardround_client import audit as auditing
     from wardround_client.hospital import Hospital
-    from wardround_client.privacy import audit as auditing
     from wardround_client.privacy.ledger import Ledger
 
     hospital = Hospital.open(home, ledger=Ledger(None))  # in memory: the hospital's own is not even opened
@@ -113,7 +113,7 @@ def table(report: AuditReport, title: str) -> Table:
 
 def _agreement(hospital: Hospital, named: str) -> Agreement:
     """What is to be audited. Raises: ConfigError, PolicyRefusal."""
-    from wardround_client.global_model import approved_digest
+    from wardround_client.personal.shared_model import approved_digest
 
     if named and Path(named).is_file():
         return hospital.agreement_of(Path(named))

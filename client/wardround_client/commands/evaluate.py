@@ -52,8 +52,8 @@ def evaluate(
         raise ConfigError("--adapted and --unadapted were both given", do="take one")
     if not unadapted and (task or model or federation):
         raise ConfigError("--task, --model and --federation choose an unadapted model", do="add --unadapted")
-    from wardround_client.global_model import asked_for
-    from wardround_client.labelled import Labelled
+    from wardround_client.personal.labelled import Labelled
+    from wardround_client.personal.shared_model import asked_for
 
     hospital = opened(home)
     seen: tuple[bytes, ...] = ()

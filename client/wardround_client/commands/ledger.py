@@ -14,7 +14,7 @@ from rich.table import Table
 
 from wardround.errors import ConfigError, StorageError
 from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, checked, console, emit, example, say
-from wardround_client.spreadsheet import harmless
+from wardround_client.intake.spreadsheet import harmless
 
 if TYPE_CHECKING:
     from wardround_client.privacy.ledger import Entry

@@ -16,7 +16,7 @@ from wardround_client.commands.at_home import NOTHING_LEFT, chosen, counted, ope
 from wardround_client.commands.common import JsonOption, NewHome, app, console, emit, example, progress_bar, say
 
 if TYPE_CHECKING:
-    from wardround_client.predictions import Predictions
+    from wardround_client.personal.predictions import Predictions
 
 _SHOWN = 20  # patients, and refused files, on the screen
 
@@ -56,8 +56,8 @@ def predict(
 
     This is no medical device: a prediction is no diagnosis.
     """
-    from wardround_client import predictions as predicting
-    from wardround_client.dicom import Pseudonyms
+    from wardround_client.intake.dicom import Pseudonyms
+    from wardround_client.personal import predictions as predicting
 
     hospital = opened(home)
     model = chosen(hospital, adapted)

@@ -32,7 +32,7 @@ from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
     from wardround_client.config import CoordinatorAddress
-    from wardround_client.ingest import IngestSummary
+    from wardround_client.intake.ingest import IngestSummary
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 CA_FILE = "coordinator-ca.pem"
@@ -167,8 +167,8 @@ def ingest(
     """
     home = checked(home)
     from wardround.config import load_federation
-    from wardround_client import ingest as intake
     from wardround_client.hospital import Hospital
+    from wardround_client.intake import ingest as intake
 
     hospital = Hospital.open(home)
     cohort = home / "cohort"

@@ -25,7 +25,7 @@ from wardround_client.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from wardround_client._proto import hospital_pb2 as pb
+    from wardround_client.service._proto import hospital_pb2 as pb
 
 
 @app.command(
@@ -46,7 +46,7 @@ def up(
     """Run the hospital's daemon until SIGTERM or Ctrl-C. It dials out, opens no port and reconnects by itself."""
     home = checked(home)
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported: this program talks to its coordinator alone
-    from wardround_client.daemon import Daemon, locked, logging_to, stopped_by_signals
+    from wardround_client.service.daemon import Daemon, locked, logging_to, stopped_by_signals
 
     def tell(line: str) -> None:
         if as_json:
@@ -69,7 +69,7 @@ def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
     `approved` lists the digests; `wardround hospital revoke HOME DIGEST` takes an approval back.
     """
     home = checked(home)
-    from wardround_client.control import Control
+    from wardround_client.service.control import Control
 
     try:
         with Control(home) as control:
@@ -87,7 +87,7 @@ def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
 def watch(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
     """The same, again at every change, until Ctrl-C or the daemon's end."""
     home = checked(home)
-    from wardround_client.control import Control
+    from wardround_client.service.control import Control
 
     with Control(home) as control:
         if as_json or not console.is_terminal:
@@ -113,7 +113,7 @@ def resume(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
 
 def _set_paused(home: Path, yes: bool, as_json: bool) -> None:
     home = checked(home)
-    from wardround_client.control import Control
+    from wardround_client.service.control import Control
 
     with Control(home) as control:
         told = _fields(control.pause() if yes else control.resume())
@@ -135,10 +135,10 @@ def _fields(reply: pb.StatusReply) -> dict[str, Any]:
 
 def _from_files(home: Path) -> dict[str, Any]:
     """What can be said without a daemon."""
-    from wardround_client.agreement import Approvals
     from wardround_client.config import load_hospital_config
-    from wardround_client.control import PAUSED
+    from wardround_client.consent.agreement import Approvals
     from wardround_client.privacy.ledger import Ledger
+    from wardround_client.service.control import PAUSED
 
     config = load_hospital_config(home / "hospital.toml")
     book = Ledger.of(home)
@@ -168,8 +168,8 @@ def _from_files(home: Path) -> dict[str, Any]:
 
 def _beside(home: Path) -> dict[str, Any]:
     """What only the home says: how many have withdrawn, which no daemon ever says, and why the hospital has stopped."""
+    from wardround_client.cohort.optout import Register
     from wardround_client.one_life import why
-    from wardround_client.withdrawn import Register
 
     told: dict[str, Any] = {"stopped": why(home), "ca_ends": _authority(home)}
     try:

@@ -17,8 +17,9 @@ from wardround.given import LIST_BYTES, given_text
 from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, say
 
 if TYPE_CHECKING:
+    from wardround_client.cohort.records import Record
+    from wardround_client.consent.withdrawal import Use
     from wardround_client.hospital import Hospital
-    from wardround_client.withdrawn import Record, Use
 
 SHOWN_DIGITS = 8
 STORED = {
@@ -142,10 +143,11 @@ def _check_options(ids: Sequence[str], *, erase: bool, rounds_only: bool, listed
 
 def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look: bool, as_json: bool) -> None:
     """Register first: whatever fails after it, they have withdrawn."""
-    from wardround_client import adapted, predictions
-    from wardround_client.cohort_writer import erase as erase_rows
-    from wardround_client.dicom import Pseudonyms
-    from wardround_client.withdrawn import records, rows_name_no_patient
+    from wardround_client.cohort.records import records, rows_name_no_patient
+    from wardround_client.cohort.writer import erase as erase_rows
+    from wardround_client.intake.dicom import Pseudonyms
+    from wardround_client.personal import adapted_model as adapted
+    from wardround_client.personal import predictions
 
     pseudonyms = Pseudonyms(hospital.key)
     numbered: dict[bytes, int] = {}
@@ -182,7 +184,8 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
 
 
 def _looked_up(hospital: Hospital, numbered: dict[bytes, int], fresh: Collection[bytes]) -> list[Patient]:
-    from wardround_client.withdrawn import records, rounds_of, uses
+    from wardround_client.cohort.records import records
+    from wardround_client.consent.withdrawal import rounds_of, uses
 
     held = records(hospital.home / "cohort", numbered)
     times, asked = hospital.register.read(), rounds_of(hospital.ledger.entries())
@@ -292,7 +295,7 @@ def _print_meaning(patients: Sequence[Patient], erased: int) -> None:
 
 
 def _list(hospital: Hospital, as_json: bool) -> None:
-    from wardround_client.withdrawn import records
+    from wardround_client.cohort.records import records
 
     times = hospital.register.read()
     held = records(hospital.home / "cohort", times)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wardround.memory import laid_out
 from wardround.questions import ElementaryLoss, Loss
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import fresh, isolation, or_else
 from wardround_client.privacy.contribution import contribution, contributions, summed
 

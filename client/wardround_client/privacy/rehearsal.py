@@ -14,7 +14,7 @@ from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Shots, Statistics
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import image_by_image, isolation
 from wardround_client.privacy.per_patient import clipped_sum
 

@@ -26,7 +26,7 @@ from wardround.models.scaling import log_prior
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import answer_size
 from wardround.wire import RoundReply, peek_reply
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.contribution import clipped
 from wardround_server.checkpoint import State
 from wardround_simulation.membership.pool import Pool

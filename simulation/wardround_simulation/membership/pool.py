@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_simulation.phantoms import HospitalProfile
 from wardround_simulation.sites import Site, Step, prepare

@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from wardround.accountant import Answers, epsilon, gaussian_mu
-from wardround_client.privacy.audit.bounds import clopper_pearson
+from wardround_client.audit.bounds import clopper_pearson
 
 Floats = npt.NDArray[np.float64]
 Ceiling = Callable[[float], float]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from wardround.errors import WardroundError
-from wardround_client.agreement import Agreement
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
+from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import OpenCohort, answer

@@ -25,12 +25,11 @@ from wardround.models.head import EncoderHead
 from wardround.models.tabular import Tabular
 from wardround.questions import Shots
 from wardround.schedule import QUESTIONS, Question
-from wardround_client import episodes
-from wardround_client.episodes import Deal
-from wardround_client.examples import Examples
-from wardround_client.privacy import cohort as private
-from wardround_client.privacy import mechanism
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.cohort.examples import Examples
+from wardround_client.privacy import episodes, mechanism
+from wardround_client.privacy import private_cohort as private
+from wardround_client.privacy.episodes import Deal
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 CLASSES, FEATURES, DECLARED = 3, 4, 50
 Ask = Callable[[PrivateCohort], Tensor]

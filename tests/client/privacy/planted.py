@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import wardround_client.privacy.audit.walls as walls
+import wardround_client.audit.walls as walls
 import wardround_client.round as round_module
 from wardround import elementary
 from wardround.errors import DataError
 from wardround.questions import Loss, Shots
 from wardround.schedule import RoundPlan
-from wardround_client import episodes
-from wardround_client.episodes import Deal
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.hospital import Hospital
-from wardround_client.privacy import cohort, contribution, mechanism, per_patient
+from wardround_client.privacy import contribution, episodes, mechanism, per_patient
+from wardround_client.privacy import private_cohort as cohort
+from wardround_client.privacy.episodes import Deal
 from wardround_client.privacy.ledger import Ledger
 
 Patch = pytest.MonkeyPatch

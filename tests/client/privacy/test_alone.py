@@ -25,11 +25,11 @@ from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import EncoderHead
 from wardround.models.tabular import Tabular
 from wardround.questions import Loss, Shots
-from wardround_client.episodes import Deal
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import image_by_image
-from wardround_client.privacy import cohort as private
+from wardround_client.privacy import private_cohort as private
 from wardround_client.privacy.contribution import clipped, contribution, contributions, grid
+from wardround_client.privacy.episodes import Deal
 from wardround_client.privacy.per_patient import _means, clipped_sum
 
 WIDTHS = (1, 2, 5, 13, 30, 33)

@@ -14,7 +14,7 @@ from wardround.meta import algorithm_named
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import image_by_image
 from wardround_client.privacy.per_patient import clipped_sum
 from wardround_client.privacy.rehearsal import Rehearsal

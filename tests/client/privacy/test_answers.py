@@ -13,7 +13,7 @@ from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.schedule import QUESTIONS, Question
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 THETA = torch.zeros(MODELS["logistic"].layout.size)
 FIRST = torch.eye(len(THETA))[0]

@@ -15,11 +15,11 @@ from tests.client.privacy.planted import BUGS, SAMPLING_BUGS, Bug
 
 from wardround.cli import run
 from wardround.errors import AuditFailed, ConfigError, PrivacyError
-from wardround_client.agreement import Agreement
+from wardround_client.audit import AuditReport, audit
+from wardround_client.audit.report import Row
 from wardround_client.config import HospitalConfig, Identity
+from wardround_client.consent.agreement import Agreement
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.audit import AuditReport, audit
-from wardround_client.privacy.audit.report import Row
 from wardround_simulation.federation import changed, embedded
 
 DECLARED, DELTA = 200, 1 / 2001

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from wardround.accountant import gaussian_epsilon
-from wardround_client.privacy.audit.bounds import (
+from wardround_client.audit.bounds import (
     Evidence,
     any_epsilon,
     clopper_pearson,

@@ -17,10 +17,10 @@ from wardround.errors import BudgetExceeded
 from wardround.models import Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.privacy import per_patient
-from wardround_client.privacy.cohort import PrivateCohort
 from wardround_client.privacy.contribution import clipped
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 MODEL = Tabular.logistic(FEATURES, CLASSES)
 LOSS = Objective(MODEL, torch.zeros(FEATURES), torch.ones(FEATURES))

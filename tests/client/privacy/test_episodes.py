@@ -17,9 +17,9 @@ from torch import Tensor
 
 from wardround.config import Privacy
 from wardround.questions import Shots
-from wardround_client.episodes import Deal, deal, episodes_of
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.privacy import mechanism
+from wardround_client.privacy.episodes import Deal, deal, episodes_of
 
 SHARES = st.sampled_from([0.1, 0.5, 0.9])
 ALARM = 1e-7  # how often a statistical test may fail by chance

@@ -10,7 +10,7 @@ from tests.client.privacy.generated import CLASSES, FEATURES, cohort, examples_o
 from torch import Tensor
 
 from wardround.errors import ConfigError
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 
 
 def patients_of(findings: list[list[int]]) -> Examples:

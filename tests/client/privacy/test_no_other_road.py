@@ -192,7 +192,7 @@ def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> Non
 
 def test_the_walk_would_find_a_way_to_the_examples() -> None:
     """It finds what a hospital's own object holds."""
-    from wardround_client.examples import Examples
+    from wardround_client.cohort.examples import Examples
     from wardround_client.hospital import Hospital
 
     assert Examples in reachable(Hospital)
@@ -257,15 +257,15 @@ def test_an_answer_brings_nothing_along(model: str) -> None:
 HOLDS_IMAGES = {
     "wardround_client.hospital": "opens the cohort and keeps it encoded",
     "wardround_client.round": "carries the encoded cohort to the private one; its sending is in tests/hostile",
-    "wardround_client.episodes": "deals patients for the private cohort",
-    "wardround_client.personalise": "at home: adapts and predicts, sends nothing",
-    "wardround_client.labelled": "at home: the labelled patients, to adapt to and to judge on",
-    "wardround_client.adapted": "at home: keeps what was learned from a support, in the home and nowhere else",
-    "wardround_client.card": "at home: judges a model before and after",
-    "wardround_client.privacy.cohort": "THE road: clips and noises",
+    "wardround_client.privacy.episodes": "deals patients for the private cohort",
+    "wardround_client.personal.learner": "at home: adapts and predicts, sends nothing",
+    "wardround_client.personal.labelled": "at home: the labelled patients, to adapt to and to judge on",
+    "wardround_client.personal.adapted_model": "at home: keeps what was learned from a support",
+    "wardround_client.personal.card": "at home: judges a model before and after",
+    "wardround_client.privacy.private_cohort": "THE road: clips and noises",
     "wardround_client.privacy.per_patient": "clipped sums for the private cohort",
     "wardround_client.privacy.rehearsal": "invented patients, before a question is asked about real ones",
-    "wardround_client.privacy.audit": "at home: measures the promise, with canaries of its own",
+    "wardround_client.audit": "at home: measures the promise, with canaries of its own",
     "wardround_simulation.exact": "research: no hospital's installation contains it",
     "wardround_simulation.membership": "research: attacks a released model, with the simulation's data",
 }
@@ -276,7 +276,10 @@ def test_only_these_modules_hold_images() -> None:
     holders = {
         module
         for module in modules()
-        if any(name.startswith(("wardround_client.examples.", "wardround_client.cohort.")) for name in imported(module))
+        if any(
+            name.startswith(("wardround_client.cohort.examples.", "wardround_client.cohort.store."))
+            for name in imported(module)
+        )
         and any(name.rsplit(".")[-1] in {"Examples", "NamedExamples", "CohortStore"} for name in imported(module))
     }
     assert {

@@ -25,7 +25,7 @@ from wardround.wire import ReplyHeader, RequestHeader, RoundRequest
 from wardround_client.commands import app
 from wardround_client.config import HospitalConfig, load_hospital_config
 from wardround_client.privacy import mechanism
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 SUSPICIOUS = ("seed", "generator", "random", "entropy", "rng", "noise_source", "deterministic")
 
@@ -38,12 +38,12 @@ gauss
 """
 DRAWS = frozenset(_DRAWS.split())
 
-ANSWERS = ("wardround_client.privacy.cohort", "wardround_client.privacy.mechanism", "wardround_client.round")
+ANSWERS = ("wardround_client.privacy.private_cohort", "wardround_client.privacy.mechanism", "wardround_client.round")
 
 MAY_DRAW = {
     ("wardround_client.privacy.mechanism", "urandom"): "THE source",
     ("wardround_client.privacy.mechanism", "uniform"): "mechanism.uniform, made of it",
-    ("wardround_client.episodes", "uniform"): "mechanism.uniform, for the deal",
+    ("wardround_client.privacy.episodes", "uniform"): "mechanism.uniform, for the deal",
     ("wardround.models.portable", "Philox"): "public weights, the same everywhere",
     ("wardround.models.portable", "uniform"): "the same",
 }
@@ -68,7 +68,7 @@ def answering() -> list[str]:
 def test_an_answer_draws_from_the_system_and_from_nothing_else() -> None:
     found = {(module, last): name for module in answering() for name, last in drawing_calls(module)}
     assert set(found) == set(MAY_DRAW)
-    assert found["wardround_client.episodes", "uniform"] == "mechanism.uniform"
+    assert found["wardround_client.privacy.episodes", "uniform"] == "mechanism.uniform"
     assert found["wardround_client.privacy.mechanism", "urandom"] == "os.urandom"
 
 

@@ -32,8 +32,8 @@ from wardround.meta import _ALGORITHMS, algorithm_named
 from wardround.models import Objective
 from wardround.questions import EpisodeGradient, FewShotLoss, Loss
 from wardround.schedule import Question
-from wardround_client.examples import Examples
-from wardround_client.privacy.cohort import PrivateCohort
+from wardround_client.cohort.examples import Examples
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 CHOICES = {name: AlgorithmChoice(name=name, local_steps=3, local_learning_rate=0.7) for name in get_args(AlgorithmName)}
 TWO_IMAGES = Privacy(images_per_patient=2, patients_per_episode=10)

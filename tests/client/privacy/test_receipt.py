@@ -16,7 +16,7 @@ from wardround.config import Federation
 from wardround.models import build_model
 from wardround.schedule import QUESTIONS, Question
 from wardround_client.hospital import Hospital
-from wardround_client.ingest import ingest_table
+from wardround_client.intake.ingest import ingest_table
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.receipt import layout_of
 from wardround_client.round import answer

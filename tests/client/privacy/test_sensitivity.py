@@ -31,7 +31,7 @@ from torch import Tensor
 from wardround.config import Privacy
 from wardround.questions import Shots
 from wardround.schedule import QUESTIONS, Question
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.contribution import clipped
 
 CLIP_NORMS = st.sampled_from([0.1, 1.0, 7.0])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wardround.config import Privacy
 from wardround.questions import Shots
-from wardround_client.examples import Examples
+from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.contribution import clipped
 from wardround_client.privacy.per_patient import clipped_sum, plain_gradient
 

@@ -1,1 +1,0 @@
-"""Generated from hospital.proto by `python -m wardround_client._proto.generate`; do not edit by hand."""

@@ -1,0 +1,70 @@
+"""What a cohort's index holds of one patient: asked when somebody withdraws, from the index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround_client.cohort.store import INDEX, connect, read_meta, storage
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a cohort's index holds of one patient.
+
+    since: when the first row came in. erased: when the values were overwritten, or None. rows: images or table rows.
+    labels: by column, the values that the rows have.
+    """
+
+    since: str
+    erased: str | None
+    rows: int
+    labels: Mapping[str, frozenset[str]]
+
+
+_RECORD = "SELECT id, since, erased FROM patients WHERE pseudonym = ?"
+_LABELS = """
+SELECT DISTINCT name, said FROM (
+SELECT c.name AS name, COALESCE(own.value, study.value, patient.value) AS said
+FROM instances i JOIN patients p ON p.id = i.patient JOIN label_columns c
+LEFT JOIN labels own ON own.patient = p.id AND own.subject = i.instance AND own.column = c.position
+LEFT JOIN labels study ON study.patient = p.id AND study.subject = i.study AND study.column = c.position
+LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseudonym AND patient.column = c.position
+WHERE p.id = ?) WHERE said IS NOT NULL
+"""
+
+
+def records(cohort: Path, pseudonyms: Iterable[bytes]) -> dict[bytes, Record]:
+    """What the cohort holds of these patients; whom it does not know is left out. No image is read.
+
+    Raises: DataError, StorageError: it is damaged, of another version, or cannot be read.
+    """
+    found: dict[bytes, Record] = {}
+    if not (cohort / INDEX).is_file():
+        return found
+    with storage(cohort), closing(connect(cohort)) as index:
+        read_meta(cohort, index)
+        for pseudonym in pseudonyms:
+            known = index.execute(_RECORD, (pseudonym,)).fetchone()
+            if known is None:
+                continue
+            patient, since, erased = known
+            (rows,) = index.execute("SELECT SUM(rows) FROM instances WHERE patient = ?", (patient,)).fetchone()
+            labels: dict[str, set[str]] = {}
+            for column, value in index.execute(_LABELS, (patient,)):
+                labels.setdefault(column, set()).add(value)
+            found[pseudonym] = Record(since, erased, rows, {name: frozenset(said) for name, said in labels.items()})
+    return found
+
+
+def rows_name_no_patient(cohort: Path) -> bool:
+    """Whether the cohort is a table in which each row was promised to be a patient of its own: nobody can be found."""
+    if not (cohort / INDEX).is_file():
+        return False
+    with storage(cohort), closing(connect(cohort)) as index:
+        found = index.execute(
+            "SELECT 1 FROM instances i JOIN patients p ON p.id = i.patient WHERE instance = pseudonym"
+        )
+        return found.fetchone() is not None

@@ -1,0 +1,1 @@
+"""The road to the coordinator. The only package of the hospital that imports Flower."""

@@ -1,0 +1,14 @@
+"""DICOM files -> small de-identified images, or a refusal that names the tag or the decoder.
+
+- read.py: a file -> the few attributes on the allowlist, checked
+- pixels.py: attributes and pixel data -> uint16 images as a radiologist would see them, small
+- deidentify.py: the two together: a file -> keyed hashes, images and the scanner's maker, or a
+  `Rejection`; nothing else comes out
+"""
+
+from __future__ import annotations
+
+from wardround_client.intake.dicom.deidentify import Instance, Pseudonyms, instance_of
+from wardround_client.intake.dicom.read import Recipe, Rejection, UnusableError
+
+__all__ = ["Instance", "Pseudonyms", "Recipe", "Rejection", "UnusableError", "instance_of"]

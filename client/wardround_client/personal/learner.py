@@ -1,0 +1,247 @@
+"""Adapt the federation's model to this hospital, and judge it here. Plain training: nothing of it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from wardround.config import AlgorithmChoice
+from wardround.errors import DataError
+from wardround.meta import AdaptsBy, Algorithm, Fitted
+from wardround.models import Objective
+from wardround.questions import Shots
+from wardround_client.cohort.examples import Examples
+from wardround_client.personal.bootstrap import strata
+from wardround_client.personal.metrics import Report, report
+
+# Among these `compare` chooses, for every start alike, for the setting by which its method adapts.
+TRIED: Mapping[AdaptsBy, tuple[float, ...]] = {
+    "adapt_pull": (0.1, 1.0, 10.0),
+    "adapt_prior": (0.0, 2.0, 8.0),
+    "adapt_learning_rate": (0.01, 0.1, 1.0),
+}
+_Z95 = 1.96
+_AT_ONCE = 256  # images in one prediction
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A method at one start, as a hospital uses it at home.
+
+    algorithm, choice: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P].
+    several: whether the classes are findings, each there or not (`Task.labels`).
+    """
+
+    algorithm: Algorithm
+    choice: AlgorithmChoice
+    loss: Objective
+    theta: Tensor
+    several: bool = False
+
+    def unadapted(self) -> Fitted:
+        """What predicts without a shot."""
+        return self.algorithm.unadapted(self.theta, self.loss, self.choice)
+
+    def adapt(self, support: Examples) -> Fitted:
+        """What predicts after learning from the support. Raises: DataError, when it is empty."""
+        if not len(support.y):
+            raise DataError("there is no example to adapt to", do="label at least one patient")
+        return self.algorithm.adapt(self.theta, shots_of(support), self.loss, self.choice)
+
+    def probabilities(self, fitted: Fitted, z: Tensor) -> Tensor:
+        """Of encoded examples z [n, ...]: float32 [n, classes]; memory beyond the result stays flat."""
+        with torch.no_grad():
+            logits = torch.cat([self.algorithm.predict(fitted, part, self.loss) for part in torch.split(z, _AT_ONCE)])
+        return logits.sigmoid() if self.several else logits.softmax(1)
+
+    def report(self, fitted: Fitted, examples: Examples, manufacturer: Sequence[str] | None = None) -> Report:
+        """What this is worth to these patients, each metric with an interval; see `metrics.report`.
+
+        manufacturer: [patients], of the scanner. Raises: DataError, when there is nobody.
+        """
+        return report(self.probabilities(fitted, examples.z), examples.y, examples.patient, manufacturer=manufacturer)
+
+    def score(self, fitted: Fitted, examples: Examples) -> float:
+        """Balanced accuracy in [0, 1]: the mean, over the classes that occur, of the share recognised.
+
+        Of findings, those that occur and their absences: of each the share for which p >= 1/2 is right.
+
+        Raises: DataError: no examples.
+        """
+        if not len(examples.y):
+            raise DataError("there is no example to evaluate on", do="keep some patients out of the support set")
+        probabilities = self.probabilities(fitted, examples.z)
+        if self.several:
+            truth = torch.cat([examples.targets, 1 - examples.targets], 1)
+            said = torch.cat([probabilities >= 0.5, probabilities < 0.5], 1)
+            there = truth.sum(0)
+            return float(((truth * said).sum(0)[there > 0] / there[there > 0]).mean())
+        right = probabilities.argmax(1) == examples.y
+        shown = one_hot(examples.y, examples.classes).sum(0)
+        return float((right / shown[examples.y]).sum() / (shown > 0).sum())
+
+    def adapting_by(self, value: float) -> Learner:
+        """The same with another value of the setting by which its method adapts."""
+        return replace(self, choice=self.choice.model_copy(update={self.algorithm.adapts_by: value}))
+
+    def tuned_on(self, support: Examples) -> Learner:
+        """The same, adapting by the value of TRIED that does best in cross-validation on the support itself.
+
+        Patients are dealt into five folds, class by class; judged is the mean over the folds of the cross entropy in
+        which every class, or every finding and every absence of one, weighs the same. A class of one patient is always
+        learned from and never judged. Where no class has two patients nothing can be judged, and nothing changes.
+        """
+        fold = _folds(support)
+        if not bool((fold >= 0).any()):
+            return self
+        folds = torch.unique(fold[fold >= 0])
+        held_out = [(fold[support.patient.cpu()] == number).to(support.device) for number in folds]
+        parts = [(support.subset(~held), support.subset(held)) for held in held_out]
+
+        def error(value: float) -> float:
+            learner = self.adapting_by(value)
+            return fmean(learner._cross_entropy(learner.adapt(rest), held) for rest, held in parts)
+
+        return self.adapting_by(min(TRIED[self.algorithm.adapts_by], key=error))
+
+    def _cross_entropy(self, fitted: Fitted, examples: Examples) -> float:
+        """Of examples, every class weighing the same."""
+        shots = shots_of(examples).balanced(examples.classes)
+        with torch.no_grad():
+            return float(shots.mean(self.loss.of_logits(self.algorithm.predict(fitted, shots.x, self.loss), shots.y)))
+
+
+def shots_of(examples: Examples) -> Shots:
+    """Examples, with their variants, as the support of an episode; every patient weighs the same."""
+    x, y = examples.for_learning(torch.arange(len(examples.y), device=examples.device))
+    patient = examples.patient.repeat_interleave(examples.variants)
+    weight = (1 / (examples.images * examples.variants))[patient].float()
+    return Shots(x, y, patient, weight)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Support and query of one k-shot task; no patient is in both."""
+
+    support: Examples
+    query: Examples
+
+
+@dataclass(frozen=True)
+class Score:
+    """Balanced accuracy of one start, in [0, 1]. mean +- half_width is a 95 % interval over `repeats` random splits.
+
+    The splits share one hospital's patients: the interval tells how much the choice of the support set matters, not
+    what another hospital would see. setting: the value that was chosen for this start; None where nothing was adapted.
+    """
+
+    start: str
+    shots: int
+    mean: float
+    half_width: float
+    repeats: int
+    setting: float | None
+
+
+def k_shot(examples: Examples, shots: int, generator: torch.Generator) -> Split:
+    """Draw `shots` patients of each class, with all their images, as support; everybody else is the query."""
+    inside = drawn(examples, shots, generator).to(examples.patient.device)[examples.patient]
+    return Split(examples.subset(inside), examples.subset(~inside))
+
+
+def drawn(examples: Examples, shots: int, generator: torch.Generator) -> Tensor:
+    """Draw `shots` patients of each class: bool [patients], on the CPU.
+
+    A class is that of `_shown`; patients without a finding are drawn as a class of their own. One with few patients
+    gives at most half of them, rounded down, so that something is left to judge: shots are ragged.
+    """
+    shown = _shown(examples)
+    chosen = torch.zeros(examples.patients, dtype=torch.bool)
+    for label in range(examples.classes + 1):
+        members = torch.nonzero(shown == label).flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        chosen[members[: min(shots, len(members) // 2)]] = True
+    return chosen
+
+
+def compare(
+    learners: Mapping[str, Learner],
+    examples: Examples,
+    *,
+    shots: Sequence[int] = (1, 5, 10),
+    repeats: int = 20,
+    tuning_repeats: int = 3,
+    seed: int = 0,
+) -> list[Score]:
+    """k-shot balanced accuracy after adapting from each start, all starts on the same splits.
+
+    Every start is tuned alike: of TRIED it gets the value that is best on `tuning_repeats` splits of its own
+    number of shots; these splits are not among those that are reported. At 0 shots nothing is adapted.
+
+    Args:
+        learners: by the names of the starts, for instance "meta-learned" and "fresh".
+        examples: of a hospital that took no part.
+        shots: patients a class.
+        repeats: reported splits, at least 2.
+        tuning_repeats: splits to choose the setting on, at least 1.
+        seed: of the splits.
+
+    Returns:
+        A score of each start in turn, for each number of shots.
+    """
+    scores = []
+    for k in shots:
+        generator = torch.Generator().manual_seed(seed * 1009 + k)
+        tuning = [k_shot(examples, k, generator) for _ in range(tuning_repeats if k else 0)]
+        reported = [k_shot(examples, k, generator) for _ in range(repeats if k else 1)]
+        for name, learner in learners.items():
+            setting = _best_setting(learner, tuning)
+            chosen = learner if setting is None else learner.adapting_by(setting)
+            results = [_trial(chosen, split) for split in reported]
+            half_width = _Z95 * stdev(results) / len(results) ** 0.5 if len(results) > 1 else 0.0
+            scores.append(Score(name, k, fmean(results), half_width, len(results), setting))
+    return scores
+
+
+def _trial(learner: Learner, split: Split) -> float:
+    """Balanced accuracy on the query after adapting to the support; without support, of the start itself."""
+    fitted = learner.adapt(split.support) if len(split.support.y) else learner.unadapted()
+    return learner.score(fitted, split.query)
+
+
+def _best_setting(learner: Learner, splits: Sequence[Split]) -> float | None:
+    """The value of the best mean over the splits; None without splits."""
+    if not splits:
+        return None
+    values = TRIED[learner.algorithm.adapts_by]
+    return max(values, key=lambda value: fmean(_trial(learner.adapting_by(value), split) for split in splits))
+
+
+def _shown(examples: Examples) -> Tensor:
+    """The class that each patient counts for, int64 [patients], on the CPU: what most of the patient's images show.
+
+    Of several findings the rarest that any image shows; `classes` for a patient without a finding.
+    """
+    votes = torch.zeros(examples.patients, examples.classes)
+    votes.index_add_(0, examples.patient.cpu(), examples.targets.cpu())
+    return strata(votes > 0) if examples.several else votes.argmax(1)
+
+
+def _folds(examples: Examples) -> Tensor:
+    """Which of _FOLDS each patient is in, int64 [patients], on the CPU; -1 for the only patient of a class."""
+    shown = _shown(examples)
+    fold = torch.full_like(shown, -1)
+    dealt = 0
+    for label in torch.unique(shown):
+        members = torch.nonzero(shown == label).flatten()
+        if len(members) > 1:
+            # Going on where the last class ended, so that small classes do not all miss the last folds.
+            fold[members] = torch.arange(dealt, dealt + len(members)) % _FOLDS
+            dealt += len(members)
+    return fold

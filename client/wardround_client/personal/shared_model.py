@@ -1,0 +1,225 @@
+"""Which federation's model a hospital means, read from a file and checked, and made ready for the hospital's own task.
+
+For use at home: nothing here asks whether a federation is approved or permitted, because nothing leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from wardround.config import Federation, Task, load_federation
+from wardround.errors import ConfigError, StorageError, WardroundError
+from wardround.given import TOML_BYTES, given_text
+from wardround.meta import algorithm_named, extended
+from wardround.models import Model, Objective, build_model
+from wardround.release import Release, read
+from wardround.toml import Section, load, parsed
+from wardround_client.hospital import Hospital
+from wardround_client.last_model import last_seen
+from wardround_client.personal.learner import Learner
+
+LEAST_DIGEST = 6
+"""Hex digits that may stand for a digest."""
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """A federation's model at a hospital.
+
+    federation: as agreed, but with the hospital's task. base: the folder of its encoder file. release: as it came.
+    model: of the task. theta: float32 [P], the release's, or what is left of it where the classes are others.
+    new_classes: whether the head is not the federation's.
+    """
+
+    federation: Federation
+    base: Path
+    release: Release
+    model: Model
+    theta: Tensor
+    new_classes: bool
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether nothing that the federation learned is left: only its encoder and its scaling serve new classes."""
+        return self.new_classes and torch.equal(self.theta, self.model.initial())
+
+    def learner(self, device: torch.device) -> Learner:
+        """The federation's method at this model."""
+        release, choice = self.release, self.federation.algorithm
+        loss = Objective(self.model, release.shift.to(device), release.scale.to(device))
+        several = self.federation.task.labels == "several"
+        return Learner(algorithm_named(choice.name), choice, loss, self.theta.to(device), several)
+
+
+class _TaskFile(Section):
+    """A file with the table [task] alone."""
+
+    task: Task
+
+
+def asked_for(
+    hospital: Hospital,
+    *,
+    task: str = "",
+    federation: str = "",
+    file: Path | None = None,
+    label_column: str = "",
+    classes: Sequence[str] = (),
+) -> GlobalModel:
+    """The model that the options of a command mean.
+
+    Args:
+        hospital: whose approvals and home are looked at.
+        task: a federation, as below, or a TOML file with the table [task] alone: the hospital's own task.
+        federation: a federation.toml, or of an approved federation its name, its digest or the beginning of that.
+            Empty: what `task` names, else the one whose model `file` is, else the only one that is approved.
+        file: a checkpoint of the coordinator; None: the model that this hospital saw last.
+        label_column: instead of the task's.
+        classes: instead of the task's.
+
+    Raises:
+        ConfigError: nothing or several things are meant, a file cannot be used, a model of another federation, or a
+            task whose inputs have another shape than the federation's.
+        PolicyRefusal: the approved copy of the federation was changed.
+    """
+    own = load(Path(task), _TaskFile).task if _is_task_file(task) else None
+    agreed, base = _federation(hospital, federation or ("" if own else task), file)
+    release, path = _release(hospital, agreed, file)
+    theirs = extended(build_model(agreed, base), agreed)
+    _check(release, theirs, path)
+    changes = own.model_dump(exclude_unset=True) if own else {}
+    changes |= {"label_column": label_column} if label_column else {}
+    changes |= {"classes": tuple(classes)} if classes else {}
+    ours = with_task(agreed, changes)
+    if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in ("label_column", "classes", "labels")):
+        return GlobalModel(ours, base, release, theirs, release.theta, new_classes=False)
+    model = extended(build_model(ours, base), ours)
+    before, after = (Objective(each, release.shift, release.scale) for each in (theirs, model))
+    method = algorithm_named(agreed.algorithm.name)
+    theta = method.for_classes(release.theta, before, after, model.initial().detach())
+    return GlobalModel(ours, base, release, model, theta, new_classes=True)
+
+
+def with_task(federation: Federation, changes: dict[str, object]) -> Federation:
+    """The federation with a task that differs in these keys. Raises: ConfigError, for inputs of another shape."""
+    agreed = federation.task
+    try:
+        task = Task.model_validate(agreed.model_dump() | changes)
+        ours = Federation.model_validate(federation.model_dump() | {"task": task.model_dump()})
+    except ValidationError as error:
+        said = (str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
+        raise ConfigError("; ".join(said), do="correct the task") from None
+    if (task.kind, task.input_shape, task.features) != (agreed.kind, agreed.input_shape, agreed.features):
+        raise ConfigError(
+            f"the task wants {task.kind} inputs of shape {task.input_shape}",
+            allowed=f"what the federation's model was learned on: {agreed.kind} of {agreed.input_shape}",
+            do="leave image_size_px, channels and features out of the task: the federation's are taken",
+        )
+    return ours
+
+
+def approved_digest(hospital: Hospital, named: str) -> str:
+    """The digest of the approved federation of that name, digest or beginning of a digest; of the only one for "".
+
+    Raises: ConfigError.
+    """
+    approved = sorted(hospital.approvals.digests())
+    if not approved and not named:
+        raise ConfigError(
+            "no federation is approved here", do="name a federation.toml, or approve one: wardround hospital approve"
+        )
+    called = [digest for digest in approved if named and _name(hospital, digest) == named]
+    if named and not called and len(named) < LEAST_DIGEST:
+        raise ConfigError(
+            f"{named!r} is no file and no approved federation's name, and too short for a digest",
+            allowed=f"at least {LEAST_DIGEST} hex digits",
+        )
+    found = called or [digest for digest in approved if digest.startswith(named.lower())]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{len(found) or 'no'} approved federations fit {named!r}" if named else "several federations are approved",
+            allowed=", ".join(f"{digest[:12]} ({_name(hospital, digest)})" for digest in found or approved)
+            or "a federation.toml",
+            do="name one of them",
+        )
+    return found[0]
+
+
+def _name(hospital: Hospital, digest: str) -> str:
+    with suppress(WardroundError):
+        return hospital.approvals.federation(digest).name
+    return "not usable"
+
+
+def _is_task_file(named: str) -> bool:
+    if not named or not Path(named).is_file():
+        return False
+    with suppress(ConfigError):  # what it is instead is told by whoever reads it as a federation
+        return parsed(given_text(Path(named), TOML_BYTES, do=""), name=named).keys() == {"task"}
+    return False
+
+
+def _federation(hospital: Hospital, named: str, file: Path | None) -> tuple[Federation, Path]:
+    """The agreement, and the folder of its encoder file."""
+    if named and Path(named).is_file():
+        return load_federation(Path(named)), Path(named).parent
+    if not named and file is not None:
+        named = _read(file).federation
+    digest = approved_digest(hospital, named)
+    return hospital.approvals.federation(digest), hospital.approvals.folder(digest)
+
+
+def _release(hospital: Hospital, federation: Federation, file: Path | None) -> tuple[Release, Path]:
+    path = file or last_seen(hospital.home, federation.digest)
+    if file is None and not path.is_file():
+        raise ConfigError(
+            f"this hospital has seen no model of {federation.name} ({federation.digest[:12]}) yet",
+            do="name the coordinator's checkpoint.safetensors with --model",
+        )
+    release = _read(path)
+    if release.federation != federation.digest:
+        raise ConfigError(
+            f"{path} is a model of federation {release.federation[:12]} (run {release.run!r})",
+            allowed=f"a model of federation {federation.digest[:12]} ({federation.name})",
+            do="name the checkpoint of that federation with --model, or the file's own with --federation",
+        )
+    return release, path
+
+
+def _read(path: Path) -> Release:
+    try:
+        return read(path)[0]
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", do="name the coordinator's checkpoint.safetensors") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror or error})", do="check the file") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is no model of wardround ({type(error).__name__})",
+            allowed="a checkpoint.safetensors of a coordinator, or a file of this home's models/",
+        ) from None
+
+
+def _check(release: Release, model: Model, path: Path) -> None:
+    """Raises: ConfigError: another model's numbers, or numbers that are none."""
+    wanted = {"theta": model.layout.size, "shift": model.scaling_size, "scale": model.scaling_size}
+    for name, size in wanted.items():
+        tensor: Tensor = getattr(release, name)
+        if tensor.dtype != torch.float32 or tensor.shape != (size,):
+            raise ConfigError(
+                f"{path}: {name} is {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}",
+                allowed=f"float32 [{size}], as the federation's model has it",
+                do="name the checkpoint that this federation made",
+            )
+        if not torch.isfinite(tensor).all():
+            raise ConfigError(f"{path}: {name} holds NaN or infinity", do="name a checkpoint that is whole")
+    if not (release.scale > 0).all():
+        raise ConfigError(f"{path}: scale is not positive everywhere", do="name a checkpoint that is whole")

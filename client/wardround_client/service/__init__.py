@@ -1,0 +1,1 @@
+"""The daemon, and the socket on which it is controlled."""

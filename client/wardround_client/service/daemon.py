@@ -1,0 +1,276 @@
+"""`wardround hospital up`: the node, the hospital and the control socket in one process, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from wardround import __version__
+from wardround.certificates import Countdown, ends_of
+from wardround.errors import ConfigError, DataError, StorageError, WardroundError
+from wardround.files import PrivateLog, shut
+from wardround.logs import OneLine
+from wardround.models import Model
+from wardround.wire import ReplyHeader, peek_reply, request_bytes
+from wardround_client.flower.node import POLL_S, Coordinator, Link, Node
+from wardround_client.hospital import Hospital
+from wardround_client.keys import load_node_key
+from wardround_client.one_life import RULE as ONE_LIFE
+from wardround_client.one_life import check_not_stopped
+from wardround_client.round import answer
+from wardround_client.service._proto import hospital_pb2 as pb
+from wardround_client.service.control import Board, ControlServer
+
+LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
+_LOG_BYTES, _LOG_FILES = 5_000_000, 4
+_LOOK_S = 3600.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the daemon knows of itself beside the hospital's files."""
+
+    link: Link = Link.CONNECTING
+    link_detail: str = ""
+    run: str = ""
+    round: int = 0
+    answered: int = 0
+    last_error: str = ""
+
+
+class Daemon:
+    """One hospital's daemon.
+
+    Args:
+        home: the hospital's home; everything in it is checked before anything connects.
+        say: told each change of the link, one sentence for a person.
+        poll_s: how long an idle node waits before it asks again.
+
+    Raises: ConfigError, DataError, StorageError; one_life.Stopped, while nobody has decided.
+    """
+
+    def __init__(self, home: Path, *, say: Callable[[str], None] = lambda line: None, poll_s: float = POLL_S) -> None:
+        self.home, self._say, self._poll_s = home, say, poll_s
+        self.stop = threading.Event()
+        check_not_stopped(home)
+        self.hospital = Hospital.open(home)
+        self._coordinator = coordinator_of(self.hospital)
+        self._key = load_node_key(home)
+        check_cohort(self.hospital)
+        self._shown, self._shown_lock = Shown(), threading.Lock()
+        self._started_at = time.time()
+        self.board = Board(self._describe)
+        self._control = ControlServer(home, self.board, self.hospital.paused, self.stop)
+
+    def run(self, *, give_up_after_s: float | None = None) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            Untrusted, Unreachable: see Node.run.
+            one_life.Stopped: another copy of this home answers, and this one leaves the coordinator to it.
+            StorageError.
+        """
+        if self.hospital.config.device.threads:
+            torch.set_num_threads(self.hospital.config.device.threads)
+        node = Node(
+            self._coordinator,
+            self._key,
+            self._answer,
+            self.hospital.approvals.bundles,
+            self.home / MEMORY,
+            largest_request=self._largest_request,
+            report=self._link,
+            poll_s=self._poll_s,
+        )
+        if opened := shut(self.home):  # but a node.key that others could read was refused before
+            log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
+        threading.Thread(target=self._watch_authority, name="authority", daemon=True).start()
+        with self._control:
+            for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
+                self._say(unfit)
+            node.run(self.stop, give_up_after_s=give_up_after_s)
+        check_not_stopped(self.home)
+
+    def _watch_authority(self) -> None:
+        """Write into the log, weeks before, that the authority which this hospital joined ends."""
+        try:
+            ends = max(ends_of(self._coordinator.ca_pem))
+        except ValueError:  # said when it is dialled
+            return
+        countdown = Countdown()
+        while True:
+            for line in countdown.due({"coordinator's CA": ends}):
+                log.warning("the %s: ask the coordinator for its present invitation.toml and join again", line)
+            if self.stop.wait(_LOOK_S):
+                return
+
+    def _largest_request(self) -> int:
+        """Bytes of the largest request that an approved agreement can bring; 0 without an approval."""
+        return max((request_bytes(model.layout.size, model.scaling_size) for model in self._models()), default=0)
+
+    def _models(self) -> Iterator[Model]:
+        for digest in self.hospital.approvals.digests():
+            with suppress(WardroundError):  # its round will be refused
+                yield self.hospital.agreement(digest).model
+
+    def _answer(self, blob: bytes) -> bytes:
+        came = time.monotonic()
+        reply = answer(self.hospital, blob)
+        self._wait_for_grid(came)
+        header = peek_reply(reply)
+        if header.refusal and header.refusal.rule == ONE_LIFE:
+            self.stop.set()  # once this refusal is delivered: to go on polling would take the other copy's rounds away
+        with self._shown_lock:
+            self._shown = _after(self._shown, header)
+        self.board.touch()
+        return reply
+
+    def _wait_for_grid(self, came: float) -> None:
+        """Hold a reply until a whole multiple of policy.reply_grid_s has passed since its request; `stop` ends it."""
+        grid_s = self.hospital.config.policy.reply_grid_s
+        if grid_s > 0:
+            self.stop.wait(-(time.monotonic() - came) % grid_s)
+
+    def _link(self, link: Link, detail: str) -> None:
+        with self._shown_lock:
+            self._shown = replace(self._shown, link=link, link_detail=detail)
+        self._control.connected(link is Link.CONNECTED)
+        log.info("%s", detail)
+        self._say(detail)
+        self.board.touch()
+
+    def _describe(self) -> pb.StatusReply:
+        with self._shown_lock:
+            shown = self._shown
+        config, budget = self.hospital.config, self.hospital.budget
+        return pb.StatusReply(
+            name=config.hospital.name,
+            declared_patients=config.hospital.declared_patients,
+            coordinator=self._coordinator.address,
+            link=shown.link.value,
+            link_detail=shown.link_detail,
+            paused=self.hospital.paused.is_set(),
+            run=shown.run,
+            round=shown.round,
+            answered=shown.answered,
+            epsilon_spent=self.hospital.ledger.spent(budget.delta),
+            epsilon_budget=budget.epsilon,
+            delta=budget.delta,
+            last_error=shown.last_error,
+            approved=sorted(self.hospital.approvals.digests()),
+            version=__version__,
+            pid=os.getpid(),
+            started_at=self._started_at,
+        )
+
+
+def _after(shown: Shown, header: ReplyHeader) -> Shown:
+    if refusal := header.refusal:
+        asked = ": ".join(part for part in (refusal.rule, refusal.asked) if part)
+        return replace(shown, last_error=f"{refusal.error} ({asked})" if asked else refusal.error)
+    return replace(shown, run=header.run, round=header.round, answered=shown.answered + 1)
+
+
+def coordinator_of(hospital: Hospital) -> Coordinator:
+    """Where hospital.toml says the coordinator is, and its CA. Raises: ConfigError."""
+    section = hospital.config.coordinator
+    ca_file = hospital.home / section.ca_file
+    join = f"wardround hospital join {hospital.home} invitation.toml"
+    if not section.address:
+        raise ConfigError("hospital.toml names no coordinator (coordinator.address)", do=f"`{join}`")
+    try:
+        ca_pem = ca_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{ca_file} cannot be read ({error.strerror})", do=f"`{join}`") from None
+    if not section.is_pinned_to(ca_pem):
+        raise ConfigError(
+            f"{ca_file} is not the certificate authority that this hospital joined",
+            allowed=f"a file of SHA-256 {section.ca_sha256} (coordinator.ca_sha256)",
+            do=f"find out who exchanged it; to join another coordinator, `{join}`",
+        )
+    return Coordinator(section.address, ca_pem)
+
+
+def check_cohort(hospital: Hospital) -> None:
+    """Look for a cohort before anything connects. Raises: DataError.
+
+    An empty one is a mistake of the set-up; once a round was answered, whether the daemon comes back must not depend on
+    the patients.
+    """
+    folder = hospital.home / "cohort"
+    ingest = f"wardround hospital ingest {hospital.home} DICOM_DIR --labels labels.csv"
+    if not folder.exists():
+        raise DataError("this hospital has no cohort yet", do=f"`{ingest}`")
+    if not hospital.has_answered and len(hospital.cohort()) == 0:
+        raise DataError("this hospital's cohort is empty", do=f"see why files were quarantined, and `{ingest}`")
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """One daemon a home. Raises: ConfigError, when another one runs there; StorageError."""
+    try:
+        file = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StorageError(f"{home / LOCK} cannot be opened ({error.strerror})", do="see who owns the home") from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"a daemon is running on {home} already", do="look with `wardround hospital status`, or stop it first"
+            ) from None
+        yield
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`, so that a round is finished and the coordinator is told."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def logging_to(home: Path) -> Iterator[None]:
+    """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
+    path = home / LOG
+    try:
+        handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
+    handler.setFormatter(OneLine())
+    levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
+    before = []
+    for name, level in levels.items():
+        logger = logging.getLogger(name)
+        before.append((logger, logger.handlers, logger.propagate, logger.level))
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()

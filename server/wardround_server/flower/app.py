@@ -1,0 +1,281 @@
+"""The coordinator as a Flower ServerApp: `rounds.run` over Flower's Grid. Public Flower API only, and no code ships."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+from pydantic import ValidationError
+
+from wardround.config import Federation
+from wardround.errors import ConfigError, FederationError, MessageError, StorageError, WardroundError
+from wardround.files import Held, room_on_disk
+from wardround.text import shown
+from wardround_flower import MESSAGE_TYPE, pack, unpack
+from wardround_server.answers import AnswerBook
+from wardround_server.checkpoint import Checkpointer
+from wardround_server.hospitals import Hospital, Registry
+from wardround_server.network.limits import announced_run
+
+if TYPE_CHECKING:
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+HOME = "WARDROUND_COORDINATOR_HOME"
+COORDINATOR_PID = "WARDROUND_COORDINATOR_PID"
+EVENTS = "events.jsonl"
+POLL_S, SLOWEST_POLL_S = 0.05, 0.25
+LAST_LOOK_S = 1.0  # after the deadline, for what is there already
+LONGEST_MESSAGE = 4000  # characters of a failure's text
+log = logging.getLogger(__name__)
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run. What happened stands in runs/<run>/events.jsonl; a failure is its last line, and Flower's too."""
+    federation = _federation(context)
+    home = Path(os.environ.get(HOME, "."))
+    run_name = str(context.run_config.get("run") or f"{federation.name}-{context.run_id}")
+    folder = home / "runs" / run_name
+    _end_with_the_coordinator(home)
+    # torch and the models are slow to import: not before Flower has been told that the run is alive.
+    from wardround.meta import extended
+    from wardround.models import build_model
+    from wardround.schedule import Schedule, answer_size
+    from wardround.wire import reply_bytes
+    from wardround_server.rounds import run
+
+    with EventLog(folder) as events, contextlib.ExitStack() as stack:
+        try:
+            model = extended(build_model(federation, folder), federation)
+            if COORDINATOR_PID in os.environ:  # deployed: Flower's own Grid over HTTP, and only who is registered
+                from wardround_server.flower.mail import Mail
+
+                longest = max(reply_bytes(answer_size(plan.question, model)) for plan in Schedule.of(federation).rounds)
+                stack.enter_context(announced_run(home, context.run_id, longest))
+                transport = GridTransport(grid, Registry(home).by_node, mail=Mail(_over_http(grid), longest))
+            else:  # a simulation under `flwr run`: nobody registers, and every node is taken at its word
+                transport = GridTransport(grid, dict, everybody=True)
+            for event in run(
+                federation,
+                model,
+                transport,
+                Checkpointer(folder),
+                deltas={each.name: each.delta for each in Registry(home) if each.delta is not None},
+                run_name=run_name,
+                answers=AnswerBook.of_home(home, Registry(home)),
+                resume=bool(context.run_config.get("resume", False)),
+            ):
+                events.write(event)
+        except Held:
+            raise  # the events are those of the run that is going on: its end is not ours to tell
+        except Exception as error:
+            if type(error).__name__ == "RunNotRunningException":  # somebody stopped it, which is no failure
+                raise
+            known = error if isinstance(error, WardroundError) else _of_flower(error, home)
+            events.write(
+                {
+                    "event": "failed",
+                    "run": run_name,
+                    "error": type(known).__name__,
+                    "message": shown(known, LONGEST_MESSAGE),
+                    "exit_code": known.exit_code,
+                }
+            )
+            raise known from error
+
+
+class Mailbox(Protocol):
+    """How replies are fetched."""
+
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
+        """Look once, until a moment of time.monotonic() -> (id of the message, what came back for it)."""
+        ...
+
+    def close(self, sent: Iterable[str], unanswered: Iterable[str]) -> Iterator[tuple[str, WardroundError]]:
+        """The round is over -> what is to be said of replies that did not arrive whole."""
+        ...
+
+
+class GridTransport:
+    """Hospitals behind a Flower Grid.
+
+    Args:
+        grid: Flower's.
+        members: the hospitals by node id, as they are now; asked before each round and for each reply.
+        mail: how replies are fetched; default: by the Grid's own `pull_messages`, which trusts who sends.
+        everybody: nodes that are no members are asked too, named by their numbers, and believed. Only in a simulation.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        members: Callable[[], Mapping[int, Hospital]],
+        *,
+        mail: Mailbox | None = None,
+        everybody: bool = False,
+    ) -> None:
+        self._grid, self._members, self._everybody = grid, members, everybody
+        self._mail = mail or _GridMail(grid)
+        self._nodes: dict[str, int] = {}
+        self._declared: dict[str, int] = {}
+
+    def hospitals(self) -> Sequence[str]:
+        """Names of those that Flower has heard of lately and that may take part."""
+        members = self._members()
+        self._declared = {hospital.name: hospital.declared_patients for hospital in members.values()}
+        self._nodes = {
+            members[node].name if node in members else str(node): node
+            for node in self._grid.get_node_ids()
+            if node in members or self._everybody
+        }
+        return sorted(self._nodes)
+
+    def declared_patients(self, name: str) -> int | None:
+        """What the hospital registered with; None for a node that nobody registered."""
+        return self._declared.get(name)
+
+    def exchange(
+        self, requests: Mapping[str, bytes], deadline_s: float
+    ) -> Iterator[tuple[str, bytes | WardroundError]]:
+        """Send each request as one message; yield replies and failures as they arrive, until the deadline."""
+        until = time.monotonic() + deadline_s
+        names, messages = list(requests), []
+        for name, blob in requests.items():
+            messages.append(Message(pack(blob), self._nodes[name], MESSAGE_TYPE, ttl=deadline_s + 60.0))
+        # A failure's sender is the SuperLink, so replies are told apart by what they reply to.
+        sent = {}
+        for name, identity in zip(names, self._grid.push_messages(messages), strict=True):
+            if identity:
+                sent[identity] = name
+            else:
+                yield name, FederationError("the message could not be sent")
+        waiting, pause, in_time = dict(sent), POLL_S, True
+        while waiting and in_time:
+            in_time = time.monotonic() < until  # once more after it: what was there in time is counted
+            for identity, outcome in self._mail.collect(list(waiting), until + LAST_LOOK_S):
+                if identity in waiting:
+                    name = waiting.pop(identity)
+                    yield name, outcome if self._may_answer(name) else FederationError("it is not registered any more")
+            if waiting and in_time:
+                time.sleep(max(0.0, min(pause, until - time.monotonic())))
+                pause = min(pause * 1.1, SLOWEST_POLL_S)  # who has not answered soon is computing: leave it the CPU
+        for identity, error in self._mail.close(sent, waiting):
+            yield waiting[identity], error
+
+    def _may_answer(self, name: str) -> bool:
+        """Whether nobody has taken it out since it was asked."""
+        return self._everybody or any(hospital.name == name for hospital in self._members().values())
+
+
+class _GridMail:
+    """Replies by Flower's public Grid, in a simulation: the hospitals are this process's own."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
+        for reply in self._grid.pull_messages(list(waiting)):
+            yield reply.metadata.reply_to_message_id, _outcome(reply)
+
+    def close(self, sent: Iterable[str], unanswered: Iterable[str]) -> Iterator[tuple[str, WardroundError]]:
+        return iter(())
+
+
+class EventLog:
+    """events.jsonl: one JSON object a line, on the disk before the next round begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / EVENTS
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> EventLog:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written ({error.strerror})", do="check the disk") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def write(self, event: Mapping[str, object]) -> None:
+        """Append one event. Raises: StorageError."""
+        assert self._file is not None
+        try:
+            self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"{self._path}: cannot be written ({error.strerror})", do="make room, resume") from None
+
+
+def _end_with_the_coordinator(home: Path) -> None:
+    """End this process when the coordinator that started it has ended or was replaced.
+
+    Flower's process goes on asking a SuperLink that was killed, for ever, and would keep the run from being resumed.
+    Nothing is lost: the checkpoint is on the disk after every round. Without a coordinator (a simulation) nothing is
+    watched.
+    """
+    if COORDINATOR_PID not in os.environ:
+        return
+    pid = int(os.environ[COORDINATOR_PID])
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(pid, 0)
+                if json.loads((home / "up.json").read_text(encoding="utf-8"))["pid"] != pid:
+                    os._exit(1)
+            except (OSError, ValueError, KeyError):
+                os._exit(1)
+            time.sleep(0.3)
+
+    threading.Thread(target=watch, name="coordinator-watch", daemon=True).start()
+
+
+def _outcome(reply: Message) -> bytes | WardroundError:
+    if reply.has_error():
+        return FederationError(f"Flower reports error {reply.error.code}: {shown(reply.error.reason)}")
+    try:
+        return unpack(reply.content)
+    except MessageError as error:
+        return error
+
+
+def _over_http(grid: Grid) -> HttpGrid:
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+    if not isinstance(grid, HttpGrid):
+        raise FederationError(f"Flower gave a {type(grid).__name__}", do="install the flwr that wardround names")
+    return grid
+
+
+def _of_flower(error: Exception, home: Path) -> WardroundError:
+    """What Flower raised in the middle of a round, in words."""
+    if not room_on_disk(home):
+        return StorageError(f"the disk of {home} is full", do="make room, then run again with --resume")
+    return FederationError(
+        f"the coordinator did not answer its own run ({type(error).__name__}: {shown(error)})",
+        do="read coordinator.log in the coordinator's home, then run again with --resume",
+    )
+
+
+def _federation(context: Context) -> Federation:
+    try:
+        return Federation.model_validate(json.loads(str(context.run_config["federation"])))
+    except (KeyError, ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"the bundle holds no valid federation ({type(error).__name__})", do="submit it with `coordinator run`"
+        ) from None

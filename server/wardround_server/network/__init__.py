@@ -1,0 +1,1 @@
+"""The port that hospitals reach: gate, door, limits, TLS."""
