@@ -1,0 +1,73 @@
+"""Parts that are one file each: those that come with wardround, and those that other packages bring.
+
+A part of ours is a module of a package, found by its file's name; a part of somebody else's is an entry point. The
+names are known without importing anything, since an import may take seconds (torch) and runs what it imports.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Generic, TypeVar
+
+from wardround.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """All parts of one kind.
+
+    what: the kind in words, for errors. package: where ours lie, a file each: `per_fedavg.py` holds "per-fedavg".
+    attribute: the name, in each file, of the part. group: the entry points of other packages.
+    """
+
+    what: str
+    package: str
+    attribute: str
+    group: str
+
+    @cached_property
+    def built_in(self) -> tuple[str, ...]:
+        """Names of the parts that come with wardround, sorted; files that begin with "_" are no parts."""
+        spec = find_spec(self.package)
+        folders = spec.submodule_search_locations if spec else None
+        names = (module.name for module in pkgutil.iter_modules(folders or []))
+        return tuple(sorted(name.replace("_", "-") for name in names if not name.startswith("_")))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all parts that are installed: ours, then the others."""
+        others = {point.name for point in entry_points(group=self.group)} - set(self.built_in)
+        return (*self.built_in, *sorted(others))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self.names
+
+    def __getitem__(self, name: str) -> T:
+        """The part of that name; ours cannot be replaced by another package's.
+
+        Raises: ConfigError, when none is installed, or the package that brings it cannot be imported.
+        """
+        if name in self.built_in:
+            part: T = getattr(import_module(f"{self.package}.{name.replace('-', '_')}"), self.attribute)
+            return part
+        for point in entry_points(group=self.group, name=name):
+            try:
+                part = point.load()
+            except Exception as error:  # another's code
+                raise ConfigError(
+                    f"{self.what} {name!r} cannot be loaded from {point.value} ({type(error).__name__})",
+                    do="install its package again, or take it out",
+                ) from error
+            return part
+        raise ConfigError(
+            f"unknown {self.what} {name!r}",
+            allowed=", ".join(self.names),
+            do="correct the name, or install the package that brings it",
+        )
