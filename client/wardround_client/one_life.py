@@ -162,7 +162,7 @@ def weigh(hospital: Hospital, answers: Sequence[Answered]) -> History:
 def _priced(hospital: Hospital, run: str, federation: str, number: int, sha256: str) -> Adopted:
     """Raises: ConfigError."""
     try:
-        agreement = hospital.agreement(federation)
+        agreement = hospital.approvals.agreement(federation)
         plan = agreement.schedule[number]
     except (PolicyRefusal, IndexError):
         raise ConfigError(

@@ -98,8 +98,8 @@ def _admit(hospital: Hospital, header: RequestHeader, blob: bytes) -> _Asked:
     # 1. Only what was approved, within its own schedule, well formed, and of numbers that can be computed with.
     if hospital.paused.is_set():
         raise PolicyRefusal("pause", asked="a round", allowed="none until the hospital resumes")
-    agreement = hospital.agreement(header.federation)
-    hospital.permit(header.federation, header.run)
+    agreement = hospital.approvals.agreement(header.federation)
+    hospital.approvals.permit(header.federation, header.run)
     plan = _plan(agreement, header.round)
     model = agreement.model
     request = RoundRequest.unpack(blob, size=model.layout.size, scaling_size=model.scaling_size)

@@ -43,7 +43,10 @@ def compare_shots(hospital: Hospital, agreement: Agreement, state: State, *, sho
         What comparison.json holds: hospital, repeats, chance, rows of {shots, meta, fresh}, each {mean, low, high}, and
         the new-hospital card of one draw.
     """
-    examples, model = hospital.examples(agreement), agreement.model
+    examples, model = (
+        hospital.examples(agreement),
+        agreement.model,
+    )
     learners = {
         "meta": learner(agreement, state, examples.device),
         "fresh": learner(agreement, state, examples.device, model.initial().detach()),
@@ -67,7 +70,7 @@ def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, d
     """The new-hospital card, or why there is none: somebody's own folders may hold one class only."""
     task = agreement.federation.task
     try:
-        everybody, _ = Labelled.of(hospital.cohort(), task, agreement.model, meta.theta.device)
+        everybody, _ = Labelled.of(hospital.patients.cohort(), task, agreement.model, meta.theta.device)
         support, query = everybody.split(shots, draw)
         card = new_hospital_card(
             meta,

@@ -200,7 +200,7 @@ def _approve(settings: Settings, sites: Sequence[Site], hospitals: Sequence[Hosp
     file = settings.out / "federation.toml"
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         agreements = [
-            h.approve(file) if site.took_part else h.agreement_of(file)
+            h.approvals.approve(file) if site.took_part else h.approvals.preview(file)
             for site, h in zip(sites, hospitals, strict=True)
         ]
         encoded = pool.map(lambda pair: pair[0].examples(pair[1]), zip(hospitals, agreements, strict=True))

@@ -122,14 +122,14 @@ def prepare(
     }
     with _workers(len(sites) if patients > FEW else 1) as submit:
         writing = {submit(_write, site): site for site in synthetic}
-        reading = [submit(_take_in, s, hospitals[s.name].key, federation) for s in sites if s.profile is None]
+        reading = [submit(_take_in, s, hospitals[s.name].patients.key, federation) for s in sites if s.profile is None]
         step(WRITING, 0, len(synthetic)) if synthetic else None
         step(READING, 0, len(sites))
         for done, written in enumerate(as_completed(writing), start=1):
             written.result()
             step(WRITING, done, len(synthetic))
             site = writing[written]
-            reading.append(submit(_take_in, site, hospitals[site.name].key, federation))
+            reading.append(submit(_take_in, site, hospitals[site.name].patients.key, federation))
         for done, read in enumerate(as_completed(reading), start=1):
             read.result()
             step(READING, done, len(sites))
@@ -194,7 +194,7 @@ def _permitting(federation: Federation) -> dict[str, float]:
 
 def _declare(site: Site, hospital: Hospital, federation: Federation, compute: str) -> Hospital:
     """A real hospital declares a round number itself; of somebody's folders it is the true one, rounded."""
-    patients = len(hospital.cohort().pseudonyms)
+    patients = len(hospital.patients.cohort().pseudonyms)
     declared = replace(site, declared_patients=max(1, patients if patients < 20 else patients // 10 * 10))
     (site.home / "hospital.toml").write_text(hospital_toml(declared, federation, compute), encoding="utf-8")
     return Hospital.open(site.home, ledger=hospital.ledger)

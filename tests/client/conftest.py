@@ -43,7 +43,7 @@ def home_with_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "dicom",
         folder / "dicom" / "labels.csv",
         folder / "home" / "cohort",
-        key=hospital.key,
+        key=hospital.patients.key,
         image_size_px=32,
         channels=1,
         workers=1,

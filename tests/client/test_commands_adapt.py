@@ -83,7 +83,7 @@ def test_adapting_learns_judges_keeps_and_charges_nothing(
     assert (
         card["after"]["metrics"]["balanced_accuracy"]["value"] > card["before"]["metrics"]["balanced_accuracy"]["value"]
     )
-    patients = len(Hospital.open(home, ledger=Ledger(None)).cohort().pseudonyms)
+    patients = len(Hospital.open(home, ledger=Ledger(None)).patients.cohort().pseudonyms)
     assert card["support_patients"] + card["after"]["patients"] == patients
     for file in (folder / "card.json", folder / "model.safetensors"):
         assert file.stat().st_mode & 0o777 == 0o600
@@ -92,7 +92,7 @@ def test_adapting_learns_judges_keeps_and_charges_nothing(
 def test_one_approved_federation_and_its_last_model_need_no_option(
     home: Path, federation: Path, capsys: Capture
 ) -> None:
-    agreed = Hospital.open(home, ledger=Ledger(None)).approve(federation).federation
+    agreed = Hospital.open(home, ledger=Ledger(None)).approvals.approve(federation).federation
     assert "seen no model of test" in refused(capsys, 2, "adapt", home)
     write_release(last_seen(home, agreed.digest), agreed, round=2)
     assert wardround(capsys, "adapt", home, "--name", "here")[0] == 0
@@ -120,7 +120,11 @@ def test_a_class_that_looks_like_a_formula_is_text_in_a_spreadsheet(
     task = found.federation.task.model_copy(update={"classes": ("=1+1", "=2+2", "=3+3", "=4+4")})
     evil = replace(found, federation=found.federation.model_copy(update={"task": task}))
     said = predict(
-        evil, [new_images(tmp_path / "new")], pseudonyms=Pseudonyms(hospital.key), device=hospital.device, workers=1
+        evil,
+        [new_images(tmp_path / "new")],
+        pseudonyms=Pseudonyms(hospital.patients.key),
+        device=hospital.device,
+        workers=1,
     )
     (tmp_path / "out").mkdir()
     write(said, tmp_path / "out")
@@ -134,7 +138,7 @@ def test_a_class_that_looks_like_a_formula_is_text_in_a_spreadsheet(
 def test_a_card_names_no_patient(home: Path, federation: Path, model: Path, capsys: Capture) -> None:
     adapt(capsys, home, federation, model)
     text = (home / "adapted" / "test" / "card.json").read_text()
-    for pseudonym in Hospital.open(home, ledger=Ledger(None)).cohort().pseudonyms:
+    for pseudonym in Hospital.open(home, ledger=Ledger(None)).patients.cohort().pseudonyms:
         assert pseudonym.hex()[:8] not in text
 
 
@@ -229,8 +233,8 @@ def test_a_model_that_learned_from_somebody_who_withdrew_is_not_used(
 ) -> None:
     adapt(capsys, home, federation, model)
     hospital = Hospital.open(home, ledger=Ledger(None))
-    (gone, *_), patients = store.load(home, "test", hospital.device).support, len(hospital.cohort().pseudonyms)
-    hospital.register.add([gone])
+    (gone, *_), patients = store.load(home, "test", hospital.device).support, len(hospital.patients.cohort().pseudonyms)
+    hospital.patients.register.add([gone])
     for command in (["evaluate", home], ["predict", home, federation]):
         said = refused(capsys, 3, *command)
         assert "have withdrawn" in said
@@ -302,7 +306,9 @@ def test_new_files_are_seen_as_the_cohort_s_were(
 
     hospital = Hospital.open(home, ledger=Ledger(None))
     adapted = store.load(home, "test", hospital.device)
-    everybody, _ = Labelled.of(hospital.cohort(), adapted.federation.task, adapted.learner.loss.model, hospital.device)
+    everybody, _ = Labelled.of(
+        hospital.patients.cohort(), adapted.federation.task, adapted.learner.loss.model, hospital.device
+    )
     expected = everybody.examples.patient_means(adapted.learner.probabilities(adapted.fitted, everybody.examples.z))
     found = {bytes.fromhex(patient["patient"]): patient["probabilities"] for patient in said["patients"]}
     assert len(found) == len(everybody.pseudonyms)
@@ -351,7 +357,7 @@ def test_erasing_a_patient_deletes_what_was_learned_from_them_and_what_names_the
     for draw in range(6):
         adapt(capsys, home, federation, model, *given, "--draw", draw, "--name", f"draw-{draw}")
     hospital = Hospital.open(home, ledger=Ledger(None))
-    gone = Pseudonyms(hospital.key).patient("PAT-0")
+    gone = Pseudonyms(hospital.patients.key).patient("PAT-0")
     learned = {name for name in store.names(home) if gone in store.load(home, name, hospital.device).support}
     assert 0 < len(learned) < 6
     for out, patient in (("theirs", "p0"), ("another's", "p1")):

@@ -83,7 +83,7 @@ def daemon(home: Path, tmp_path: Path) -> Daemon:
     assert run(["hospital", "approve", str(home), str(tmp_path / "federation.toml"), "--yes"]) == 0
     hospital = Hospital.open(home)
     (digest,) = hospital.approvals.digests()
-    return Daemon(hospital, hospital.agreement(digest))
+    return Daemon(hospital, hospital.approvals.agreement(digest))
 
 
 def ingest(home: Path, folder: Path, *more: str) -> int:
@@ -118,7 +118,9 @@ def test_a_patient_opts_out_between_two_rounds(
     for number in (2, 3, 4):  # the daemon was not restarted
         assert daemon.refusal(daemon.round(number), number) == ""
     assert daemon.seen == [everybody] * 2 + [everybody - {107}] * 3
-    assert Hospital.open(home).examples(daemon.agreement).patients == 39  # nor does a restart bring the patient back
+    agreed = daemon.agreement
+    examples = Hospital.open(home).examples(agreed)
+    assert examples.patients == 39  # nor does a restart bring the patient back
 
     assert daemon.round(0) == first  # what left before is what a retry gets, byte for byte
     assert len(daemon.seen) == 5  # and nobody was asked for it

@@ -16,7 +16,7 @@ from wardround_client.privacy.ledger import Budget
 
 @pytest.fixture
 def agreement(hospital: Hospital, federation_toml: Path) -> Agreement:
-    return hospital.agreement_of(federation_toml)
+    return hospital.approvals.preview(federation_toml)
 
 
 def rows(agreement: Agreement, rounds: int) -> list[Answers]:

@@ -46,7 +46,7 @@ def file(tmp_path: Path, federation_toml: Path) -> Path:
 
 
 def test_the_only_approved_federation_and_the_last_model_are_meant(hospital: Hospital, federation_toml: Path) -> None:
-    federation = hospital.approve(federation_toml).federation
+    federation = hospital.approvals.approve(federation_toml).federation
     with pytest.raises(ConfigError, match=r"seen no model of test .*--model"):
         asked_for(hospital)
     write_release(last_seen(hospital.home, federation.digest), federation, round=9)
@@ -57,10 +57,10 @@ def test_the_only_approved_federation_and_the_last_model_are_meant(hospital: Hos
 
 @pytest.mark.parametrize("by", ["name", "digest", "file", "the model's own"])
 def test_a_federation_is_known_by(hospital: Hospital, federation_toml: Path, file: Path, by: str) -> None:
-    federation = hospital.approve(federation_toml).federation
+    federation = hospital.approvals.approve(federation_toml).federation
     other = federation_toml.with_name("other.toml")
     other.write_text(FEDERATION_TOML.replace('name = "test"', 'name = "other"'))
-    hospital.approve(other)
+    hospital.approvals.approve(other)
     named = {"name": "test", "digest": federation.digest[:8], "file": str(federation_toml), "the model's own": ""}[by]
     assert asked_for(hospital, task=named, file=file).release.federation == federation.digest
     with pytest.raises(ConfigError, match="several federations are approved"):

@@ -79,10 +79,10 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 def write(hospital: Hospital, layout: Layout, people: list[Patient]) -> list[bytes]:
     """Make this the hospital's cohort -> the patients' pseudonyms."""
     shutil.rmtree(hospital.home / "cohort", ignore_errors=True)
-    hospital._examples = {}
+    hospital.patients._examples = {}
     pseudonyms = [next(names).encode().ljust(32) for _ in people]
     generator = np.random.default_rng(0)
-    with CohortWriter(hospital.home / "cohort", layout, hospital.key) as writer:
+    with CohortWriter(hospital.home / "cohort", layout, hospital.patients.key) as writer:
         with writer.batch() as batch:
             for pseudonym, labels in zip(pseudonyms, people, strict=True):
                 for number, label in enumerate(labels):
@@ -123,7 +123,7 @@ def test_nobody_can_tell_from_an_answer_whether_a_patient_is_there(
     patient: a cohort of one class, of one patient or of nobody is answered about like any other."
     """
     (tmp_path / "federation.toml").write_text(toml.format(algorithm=algorithm))
-    agreement = hospital.approve(tmp_path / "federation.toml")
+    agreement = hospital.approvals.approve(tmp_path / "federation.toml")
     expected = []
 
     @settings(max_examples=examples)
@@ -131,7 +131,7 @@ def test_nobody_can_tell_from_an_answer_whether_a_patient_is_there(
     def check(people: list[Patient]) -> None:
         for pseudonym in [None, *write(hospital, LAYOUTS[toml], people)]:
             if pseudonym is not None:
-                hospital.register.add([pseudonym])
+                hospital.patients.register.add([pseudonym])
             expected.append(lengths(hospital, agreement))
             assert expected[0] == expected[-1]
 

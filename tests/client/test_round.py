@@ -23,7 +23,7 @@ from wardround_client.round import answer
 
 @pytest.fixture
 def agreement(hospital: Hospital, federation_toml: Path) -> Agreement:
-    return hospital.approve(federation_toml)
+    return hospital.approvals.approve(federation_toml)
 
 
 def test_a_whole_run_is_answered_and_costs_what_was_agreed(hospital: Hospital, agreement: Agreement) -> None:
@@ -55,7 +55,7 @@ def test_the_same_round_with_another_model_is_refused(hospital: Hospital, agreem
 
 
 def test_what_was_not_approved_is_refused_by_name(hospital: Hospital, federation_toml: Path) -> None:
-    foreign = hospital.agreement_of(federation_toml)
+    foreign = hospital.approvals.preview(federation_toml)
     refusal = read(foreign, answer(hospital, request(foreign, 0)), 0).header.refusal
     assert refusal is not None
     assert (refusal.error, refusal.rule) == ("PolicyRefusal", "approved")
@@ -74,7 +74,7 @@ def test_a_round_beyond_the_schedule_is_refused(hospital: Hospital, agreement: A
 def test_a_second_run_is_refused_when_the_budget_is_spent(
     hospital: Hospital, agreement: Agreement, federation_toml: Path
 ) -> None:
-    hospital.approve(federation_toml, runs=2)
+    hospital.approvals.approve(federation_toml, runs=2)
     for plan in agreement.schedule.rounds:
         answer(hospital, request(agreement, plan.number))
     spent = hospital.ledger.spent(hospital.config.delta)
@@ -136,7 +136,7 @@ def test_a_paused_hospital_refuses_and_resumes(hospital: Hospital, agreement: Ag
 def test_replies_have_one_length_whatever_the_data(
     hospital: Hospital, agreement: Agreement, federation_toml: Path
 ) -> None:
-    hospital.approve(federation_toml, runs=3)
+    hospital.approvals.approve(federation_toml, runs=3)
     lengths = {len(answer(hospital, request(agreement, 1, run=run))) for run in ("a", "bb", "a-much-longer-name")}
     assert len(lengths) == 1
 
@@ -154,7 +154,7 @@ def test_a_hospital_without_a_cohort_refuses_and_pays_nothing(
 ) -> None:
     toml = (home_with_cohort / "hospital.toml").read_text()
     hospital = Hospital.create(tmp_path / "empty", toml, ledger=Ledger(None))
-    agreement = hospital.approve(federation_toml)
+    agreement = hospital.approvals.approve(federation_toml)
     refusal = read(agreement, answer(hospital, request(agreement, 0)), 0).header.refusal
     assert refusal is not None
     assert (refusal.error, refusal.allowed) == ("DataError", "")

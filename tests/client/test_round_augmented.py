@@ -17,7 +17,7 @@ from wardround_client.round import answer
 def augmented(hospital: Hospital, federation_toml: Path, model: str) -> Agreement:
     text = federation_toml.read_text().replace("image_size_px = 32\n", 'image_size_px = 32\naugment = ["shift"]\n')
     federation_toml.write_text(text.replace("[model]\n", f"[model]\n{model}\n"))
-    return hospital.approve(federation_toml)
+    return hospital.approvals.approve(federation_toml)
 
 
 @pytest.mark.parametrize("model", ['family = "encoder-head"', 'family = "conv4"\nwidth = 8'])
@@ -30,15 +30,15 @@ def test_a_whole_run_is_answered(hospital: Hospital, federation_toml: Path, mode
 
 
 def test_variants_cost_no_privacy(hospital: Hospital, federation_toml: Path) -> None:
-    plain = hospital.approve(federation_toml)
+    plain = hospital.approvals.approve(federation_toml)
     varied = augmented(hospital, federation_toml, "")
     assert varied.calibration == plain.calibration
     assert varied.federation.digest != plain.federation.digest, "another agreement, to be approved"
 
 
 def test_an_image_and_its_variants_are_encoded_alike(hospital: Hospital, federation_toml: Path) -> None:
-    plain = hospital.examples(hospital.approve(federation_toml))
-    varied = hospital.examples(augmented(hospital, federation_toml, ""))
+    agreed = [hospital.approvals.approve(federation_toml), augmented(hospital, federation_toml, "")]
+    plain, varied = (hospital.examples(each) for each in agreed)
     assert torch.equal(plain.z, varied.z)
     assert varied.augmented is not None
     assert varied.augmented.shape == (len(plain.z), 4, *plain.z.shape[1:])

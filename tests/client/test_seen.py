@@ -25,7 +25,7 @@ def deployed(hospital: Hospital) -> Hospital:
 
 
 def test_the_last_model_that_was_answered_about_is_kept(deployed: Hospital, federation_toml: Path) -> None:
-    agreement = deployed.approve(federation_toml)
+    agreement = deployed.approvals.approve(federation_toml)
     path = last_seen(deployed.home, agreement.federation.digest)
     for number in (0, 1):
         theta = np.full(agreement.model.layout.size, number, np.float32)
@@ -37,7 +37,7 @@ def test_the_last_model_that_was_answered_about_is_kept(deployed: Hospital, fede
 
 
 def test_a_refused_request_leaves_nothing(deployed: Hospital, federation_toml: Path) -> None:
-    agreement = deployed.approve(federation_toml)
+    agreement = deployed.approvals.approve(federation_toml)
     answer(deployed, request(agreement, 1, theta=1e30))
     assert not (deployed.home / MODELS).exists()
 
@@ -45,7 +45,7 @@ def test_a_refused_request_leaves_nothing(deployed: Hospital, federation_toml: P
 def test_a_disk_that_refuses_costs_no_round(
     deployed: Hospital, federation_toml: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    agreement = deployed.approve(federation_toml)
+    agreement = deployed.approvals.approve(federation_toml)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -58,6 +58,6 @@ def test_a_disk_that_refuses_costs_no_round(
 
 
 def test_a_simulation_writes_no_models(hospital: Hospital, federation_toml: Path) -> None:
-    agreement = hospital.approve(federation_toml)
+    agreement = hospital.approvals.approve(federation_toml)
     assert read(agreement, answer(hospital, request(agreement, 0)), 0).header.refusal is None
     assert not (hospital.home / MODELS).exists()

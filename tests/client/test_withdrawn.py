@@ -421,4 +421,4 @@ def test_whoever_s_labels_are_gone_may_have_been_used_by_every_task() -> None:
 def test_a_hospital_whose_register_is_broken_opens_no_cohort(hospital: Hospital) -> None:
     (hospital.home / REGISTER).unlink()
     with pytest.raises(StorageError, match="no patient may be used"):
-        hospital.cohort()
+        hospital.patients.cohort()

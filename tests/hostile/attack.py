@@ -60,7 +60,7 @@ class Victim:
         """The hospital of that home, with an empty ledger in memory."""
         hospital = Hospital.open(home, ledger=Ledger(None))
         (digest,) = hospital.approvals.digests()
-        return cls(hospital, hospital.agreement(digest))
+        return cls(hospital, hospital.approvals.agreement(digest))
 
     def state(self) -> tuple[object, ...]:
         """Everything of the ledger that an attack could move."""

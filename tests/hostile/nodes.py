@@ -63,7 +63,7 @@ def besieged(template: Path, folder: Path) -> Iterator[Besieged]:
             fleet.until(lambda: bool(error) or "/v1/fleet/activate-node" in fleet.paths())
             assert not error
             (digest,) = daemon.hospital.approvals.digests()
-            yield Besieged(daemon, fleet, daemon.hospital.agreement(digest))
+            yield Besieged(daemon, fleet, daemon.hospital.approvals.agreement(digest))
             assert thread.is_alive(), error
         finally:
             daemon.stop.set()

@@ -21,7 +21,7 @@ from wardround.errors import ConfigError
 from wardround.schedule import Schedule
 from wardround.toml import Section, loads
 from wardround_client.config import HospitalConfig
-from wardround_client.consent.agreement import Approvals
+from wardround_client.consent.approvals import ApprovalFolder
 from wardround_server.home import CoordinatorConfig
 
 many = fuzzed(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -46,7 +46,7 @@ def approve(home: Path, data: bytes) -> None:
     assert approvals(home) == {shown["digest"]: data}
     record = json.loads((home / "approved" / shown["digest"] / "approval.json").read_text())
     assert all(record[key] == shown[key] for key in shown if key != "event")
-    Approvals(home / "approved").remove(shown["digest"])
+    ApprovalFolder(home).remove(shown["digest"])
 
 
 @many
@@ -66,7 +66,7 @@ def test_the_plain_agreement_is_approved_so_the_fuzzers_do_not_only_knock(home: 
     file.write_text(toml(BASE))
     assert said("hospital", "approve", home, file, "--yes", "--json").code == 0
     (digest,) = approvals(home)
-    Approvals(home / "approved").remove(digest)
+    ApprovalFolder(home).remove(digest)
 
 
 def test_the_generators_know_every_setting() -> None:

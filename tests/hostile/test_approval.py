@@ -18,7 +18,7 @@ from wardround.config import load_federation
 from wardround.errors import PolicyRefusal
 from wardround.files import write_atomically
 from wardround.wire import peek_reply
-from wardround_client.consent.agreement import Approval, Approvals, Proposal
+from wardround_client.consent.approvals import Approval, ApprovalFolder, Proposal
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.round import answer
@@ -144,7 +144,7 @@ def test_an_approval_that_dies_half_way_is_none(
     image = {"label_column": "y", "classes": ["no", "yes"]}
     model = {"family": "encoder-head", "encoder": weights.name, "encoder_sha256": "0" * 64}
     file.write_text(toml(BASE | {"task": image, "model": model}))
-    proposal, folder = Proposal.read(file), Approvals(home / "approved")
+    proposal, folder = Proposal.read(file), ApprovalFolder(home)
     writes: list[str] = []
 
     def dies(path: Path, blob: bytes) -> None:
@@ -158,12 +158,12 @@ def test_an_approval_that_dies_half_way_is_none(
 
     approval = Approval(digest=proposal.federation.digest, coordinator="", runs=1)
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr("wardround_client.consent.agreement.write_atomically", dies)
-        folder.add(proposal, approval, {})
+        patched.setattr("wardround_client.consent.approvals.write_atomically", dies)
+        folder.store(proposal, approval, {})
     whole = ends_at == 3 and written
     assert writes[ends_at - 1] == [weights.name, "approval.json", "federation.toml"][ends_at - 1]
     assert folder.digests() == ({approval.digest} if whole else frozenset())
-    folder.add(proposal, approval, {})
+    folder.store(proposal, approval, {})
     assert folder.digests() == {approval.digest}
     assert (folder.folder(approval.digest) / weights.name).read_bytes() == b"weights"
     folder.remove(approval.digest)
@@ -176,7 +176,7 @@ def test_a_full_disk_is_said_and_approves_nothing(home: Path, file: Path, monkey
             raise OSError(28, "No space left on device")
         write_atomically(path, blob)
 
-    monkeypatch.setattr("wardround_client.consent.agreement.write_atomically", full)
+    monkeypatch.setattr("wardround_client.consent.approvals.write_atomically", full)
     told = said("hospital", "approve", home, file, "--yes")
     assert (told.code, "No space left" in told.err) == (7, True)
     assert approvals(home) == {}
@@ -274,7 +274,7 @@ def refusal_of(hospital: Hospital, victim: Victim, run: str, number: int = 0) ->
 
 def approved_for(victim: Victim, runs: int) -> Hospital:
     digest = victim.agreement.federation.digest
-    victim.hospital.approve(victim.hospital.approvals.folder(digest) / "federation.toml", runs=runs)
+    victim.hospital.approvals.approve(victim.hospital.approvals.folder(digest) / "federation.toml", runs=runs)
     return victim.hospital
 
 
@@ -313,7 +313,7 @@ def test_another_agreements_runs_do_not_count_and_do_not_help(victim: Victim, tm
     other = tmp_path / "other.toml"
     text = (hospital.approvals.folder(victim.agreement.federation.digest) / "federation.toml").read_text()
     other.write_text(text.replace("hearts", "lungs"))
-    second = Victim(hospital, hospital.approve(other))
+    second = Victim(hospital, hospital.approvals.approve(other))
     assert refusal_of(hospital, second, "of-the-other") == ""
     assert refusal_of(hospital, victim, "spring") == ""
     assert refusal_of(hospital, victim, "summer").startswith("approved: another run")
@@ -343,7 +343,7 @@ def test_a_revoked_approval_is_refused_from_the_next_message_and_can_be_given_ag
     assert not (hospital.home / "approved" / digest).exists()
     assert hospital.approvals.bundles() == frozenset()
     (hospital.home.parent / "again.toml").write_bytes(text)
-    hospital.approve(hospital.home.parent / "again.toml")
+    hospital.approvals.approve(hospital.home.parent / "again.toml")
     assert refusal_of(hospital, victim, "spring", 1) == ""
 
 
@@ -372,7 +372,7 @@ def test_an_approval_for_one_coordinator_is_none_for_another(victim: Victim, tmp
 
     at_x = joined("x.example.org:9092", "x")
     assert refusal_of(at_x, victim, "r").startswith("approved")  # it was given before any was joined
-    at_x.approve(agreement)
+    at_x.approvals.approve(agreement)
     assert refusal_of(at_x, victim, "r") == ""
     for other in (joined("y.example.org:9092", "y"), joined("x.example.org:9092", "y")):
         refused = peek_reply(answer(other, request(victim.agreement, 0, run="r"))).refusal
@@ -391,7 +391,7 @@ def test_an_approval_that_does_not_say_its_terms_is_none(victim: Victim, record:
     file.unlink() if record is None else file.write_text(record)
     assert refusal_of(victim.hospital, victim, "r").startswith("approved")
     with pytest.raises(PolicyRefusal, match="approve again"):
-        victim.hospital.permit(victim.agreement.federation.digest, "r")
+        victim.hospital.approvals.permit(victim.agreement.federation.digest, "r")
     assert "approve again" in " ".join(victim.hospital.warm_up())
 
 
@@ -400,7 +400,7 @@ def test_what_changed_since_the_last_approval_is_said(home: Path, file: Path) ->
     file.write_text(toml(BASE | {"privacy": {"epsilon": 0.7}, "rounds": {"rounds": 4}}))
     told = json.loads(said("hospital", "approve", home, file, "--yes", "--json").out)
     assert told["changed"] == ["privacy.epsilon from 0.5 to 0.7", "rounds.rounds from 3 to 4"]
-    assert Approvals(home / "approved").digests() == approvals(home).keys()
+    assert ApprovalFolder(home).digests() == approvals(home).keys()
 
 
 def test_a_class_that_looks_like_several_stands_in_quotes(home: Path, file: Path) -> None:

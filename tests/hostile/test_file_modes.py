@@ -67,7 +67,7 @@ def test_a_round_answered_by_the_library_alone_writes_for_its_owner_alone(umask:
     hospital = Hospital.open(home)
     (digest,) = hospital.approvals.digests()
     for number in range(2):
-        assert peek_reply(answer(hospital, request(hospital.agreement(digest), number))).refusal is None
+        assert peek_reply(answer(hospital, request(hospital.approvals.agreement(digest), number))).refusal is None
     hospital.ledger.close()
     assert (home / "models").is_dir()
     assert open_to_others(home) == []

@@ -45,7 +45,7 @@ def approve(victim: Victim, tmp_path: Path, text: str) -> None:
     """What the hospital's own hand would do with a file that an attacker sent by mail."""
     file = tmp_path / "greedy.toml"
     file.write_text(text)
-    victim.hospital.approve(file)
+    victim.hospital.approvals.approve(file)
 
 
 def limited(victim: Victim, **policy: object) -> Victim:
@@ -120,7 +120,7 @@ def test_every_question_can_be_forbidden(victim: Victim) -> None:
     assert {"episode_gradient", "class_means"} <= set(QUESTIONS)
     narrow = limited(victim, questions=[question for question in QUESTIONS if question != "gradient"])
     with pytest.raises(PolicyRefusal) as refusal:
-        narrow.hospital.agreement(victim.agreement.federation.digest)
+        narrow.hospital.approvals.agreement(victim.agreement.federation.digest)
     assert (refusal.value.rule, refusal.value.asked) == ("policy.questions", "gradient")
 
 
@@ -259,7 +259,7 @@ def test_another_federation_under_the_same_run_name_is_refused(victim: Victim, t
     answer(victim.hospital, request(victim.agreement, 0))
     file = tmp_path / "second.toml"
     file.write_text(FEDERATION.replace('"hearts"', '"second"'))
-    second = victim.hospital.approve(file)
+    second = victim.hospital.approvals.approve(file)
     victim.refuses(request(second, 1), "Replay")
 
 
@@ -327,7 +327,7 @@ def test_the_ledger_names_the_coordinator_that_was_joined(victim: Victim, tmp_pa
     home = victim.hospital.home
     assert run(["hospital", "join", str(home), "--address", "fl.example.org:9092", "--ca", str(files.ca)]) == 0
     hospital = Hospital.open(home, ledger=Ledger(None))
-    hospital.approve(hospital.approvals.folder(victim.agreement.federation.digest) / "federation.toml")
+    hospital.approvals.approve(hospital.approvals.folder(victim.agreement.federation.digest) / "federation.toml")
     answer(hospital, request(victim.agreement, 0))
     pinned = hospital.config.coordinator.ca_sha256
     (reserved, released) = hospital.ledger.entries()

@@ -84,7 +84,7 @@ def play(coordinator: Path, transport: Homes, name: str = RUN, *, resume: bool =
     """A run of the coordinator whose home that is -> its events, up to where it had to end."""
     hospital = Hospital.open(coordinator.parent / "home")
     (digest,) = hospital.approvals.digests()
-    agreement = hospital.agreement(digest)
+    agreement = hospital.approvals.agreement(digest)
     hospital.ledger.close()
     events: list[dict[str, Any]] = []
     with suppress(WardroundError):
@@ -310,7 +310,7 @@ def test_an_answer_that_never_was_stops_the_hospital_and_does_nothing_else(
     home = Path(shutil.copytree(fresh, tmp_path_factory.mktemp("liar") / "home"))
     hospital = Hospital.open(home)
     (digest,) = hospital.approvals.digests()
-    agreement = hospital.agreement(digest)
+    agreement = hospital.approvals.agreement(digest)
     assert peek_reply(answer(hospital, request(agreement, 0))).refusal is None
     before = hospital.ledger.entries()
     for number in (0, 1):  # also a round that was answered, and for good
@@ -338,7 +338,7 @@ BROKEN: list[object] = [
 def test_what_is_no_answer_is_a_malformed_request_and_stops_nobody(home: Path, last: object) -> None:
     hospital = Hospital.open(home)
     (digest,) = hospital.approvals.digests()
-    agreement = hospital.agreement(digest)
+    agreement = hospital.approvals.agreement(digest)
     refusal = peek_reply(answer(hospital, with_header(request(agreement, 0), last=last))).refusal
     assert refusal and refusal.error == "MessageError"
     assert peek_reply(answer(hospital, request(agreement, 0))).refusal is None
@@ -354,7 +354,9 @@ def test_a_disk_that_takes_no_mark_still_refuses(home: Path, monkeypatch: pytest
     (digest,) = hospital.approvals.digests()
     last = {"run": RUN, "federation": digest, "round": 3, "sha256": SHA}
     monkeypatch.setattr(one_life, "write_atomically", full)
-    refusal = peek_reply(answer(hospital, with_header(request(hospital.agreement(digest), 4), last=last))).refusal
+    refusal = peek_reply(
+        answer(hospital, with_header(request(hospital.approvals.agreement(digest), 4), last=last))
+    ).refusal
     assert refusal and refusal.rule == "one_life"
     hospital.ledger.close()
 
@@ -480,7 +482,7 @@ def test_the_marks_own_words_are_those_of_the_header(home: Path) -> None:
     hospital = Hospital.open(home)
     (digest,) = hospital.approvals.digests()
     last = Answered(run="a.b-c", federation=digest, round=3, sha256=SHA)
-    blob = with_header(request(hospital.agreement(digest), 4), last=last.model_dump())
+    blob = with_header(request(hospital.approvals.agreement(digest), 4), last=last.model_dump())
     with pytest.raises(PolicyRefusal, match="accept-history"):
         one_life.check(hospital, peek_request(blob))
     mark = one_life.mark_of(home)

@@ -87,10 +87,12 @@ def with_images(folder: Path, text: str) -> Victim:
     )
     agreement = Agreement.of(loads(text, Federation), hospital.config, folder)
     (folder / "federation.toml").write_text(text)
-    hospital.approve(folder / "federation.toml")
+    hospital.approvals.approve(folder / "federation.toml")
     z = torch.rand(12, 1, 8, 8)
     examples = Examples(z, torch.arange(12) % 2, torch.arange(12), agreement.model.summary(z), 2)
-    hospital._examples[agreement.federation.digest] = NamedExamples(examples, tuple(bytes([n]) for n in range(12)))
+    hospital.patients._examples[agreement.federation.digest] = NamedExamples(
+        examples, tuple(bytes([n]) for n in range(12))
+    )
     return Victim(hospital, agreement)
 
 

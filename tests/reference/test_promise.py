@@ -70,11 +70,12 @@ def site(folder: Path, patients: int, *, classes: tuple[str, ...] = ("no", "yes"
     ]
     (folder / "heart.csv").write_text("\n".join(["who,age,chol,sick", *rows]) + "\n")
     ingest_table(
-        folder / "heart.csv", folder / "cohort", key=hospital.key, features=("age", "chol"), patient_column="who",
+        folder / "heart.csv", folder / "cohort",
+        key=hospital.patients.key, features=("age", "chol"), patient_column="who",
         label_columns=("sick",),
     )  # fmt: skip
     (folder / "federation.toml").write_text(FEDERATION)
-    return Site(hospital, hospital.approve(folder / "federation.toml"))
+    return Site(hospital, hospital.approvals.approve(folder / "federation.toml"))
 
 
 def run(at: Site) -> list[bytes]:

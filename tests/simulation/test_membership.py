@@ -90,7 +90,7 @@ def run(folder: Path, federation: Federation, open_cohort: OpenCohort) -> tuple[
         site = Site(name, folder / name, folder / name, took_part=True, declared_patients=MEMBERS)
         Hospital.create(site.home, hospital_toml(site, federation, "cpu"), ledger=Ledger(None))
         hospital = HospitalOf(site.home, strangers(MEMBERS, number))
-        agreement = hospital.approve(file)
+        agreement = hospital.approvals.approve(file)
         sites.append(site)
         hospitals.append(hospital)
         agreements.append(agreement)

@@ -57,11 +57,11 @@ def hospital(folder: Path, algorithm: str, seed: int) -> Hospital:
         lines.append(",".join([*(f"{value:.3f}" for value in x), ";".join(seen) or "normal"]))
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     ingest_table(
-        folder / "table.csv", folder / "cohort", key=made.key, features=("a", "b", "c"), patient_column=None,
+        folder / "table.csv", folder / "cohort", key=made.patients.key, features=("a", "b", "c"), patient_column=None,
         label_columns=("seen",),
     )  # fmt: skip
     (folder / "federation.toml").write_text(FEDERATION.format(algorithm=algorithm))
-    made.approve(folder / "federation.toml")
+    made.approvals.approve(folder / "federation.toml")
     return made
 
 
@@ -89,7 +89,7 @@ def test_a_federation_learns_every_finding(tmp_path: Path, algorithm: str, least
     """`least` of balanced accuracy, where a guess has 0.5; the noise of an episode's gradient is the larger."""
     hospitals = [hospital(tmp_path / str(seed), algorithm, seed) for seed in range(3)]
     *members, stranger = hospitals
-    agreement = stranger.agreement_of(stranger.home / "federation.toml")
+    agreement = stranger.approvals.preview(stranger.home / "federation.toml")
     checkpointer = Checkpointer(tmp_path / "spring")
     events = list(run(agreement.federation, agreement.model, Called(members), checkpointer, run_name="spring"))
     assert not any(event.get("rejected") for event in events)

@@ -58,7 +58,7 @@ class Soak:
     def __init__(self, home: Path, seed: int, ledger_class: type[Ledger] = Ledger) -> None:
         self._rng = random.Random(seed)
         self._warm = make_home(home)
-        self._agreement = self._warm.agreement_of(home / "federation.toml")
+        self._agreement = self._warm.approvals.preview(home / "federation.toml")
         self._journal = home / "ledger.sqlite-journal"
         self._ledger_class = ledger_class
         self.truth = Truth(home / "ledger.sqlite", self._agreement, self._warm.config.delta)

@@ -56,10 +56,10 @@ def make_home(home: Path) -> Hospital:
     (home / "table.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
     (home / "federation.toml").write_text(FEDERATION_TOML)
     ingest_table(
-        home / "table.csv", home / "cohort", key=hospital.key, features=["a", "b"], patient_column=None,
+        home / "table.csv", home / "cohort", key=hospital.patients.key, features=["a", "b"], patient_column=None,
         label_columns=["y"],
     )  # fmt: skip
-    agreement = hospital.approve(home / "federation.toml", runs=1_000_000)
+    agreement = hospital.approvals.approve(home / "federation.toml", runs=1_000_000)
     hospital.examples(agreement)
     hospital.ledger.close()  # SQLite's connections do not survive a fork: each worker opens its own
     rehearsal = reopened(
@@ -74,7 +74,7 @@ def make_home(home: Path) -> Hospital:
 def reopened(warm: Hospital, ledger: Ledger) -> Hospital:
     """The same home as a new process opens it; only its examples, which a hospital keeps in memory, come along."""
     hospital = Hospital.open(warm.home, ledger=ledger)
-    hospital._agreements, hospital._examples = warm._agreements, warm._examples
+    hospital.approvals._agreements, hospital.patients._examples = warm.approvals._agreements, warm.patients._examples
     return hospital
 
 

@@ -97,7 +97,7 @@ def adapt(
             raise ConfigError(
                 f"an adapted model {name!r} is there already", do="choose another --name, or add --replace"
             )
-        cohort = hospital.cohort()
+        cohort = hospital.patients.cohort()
         everybody, findings = Labelled.of(cohort, start.federation.task, start.model, hospital.device, shots=shots)
         support, query = everybody.split(shots, draw)
         step()

@@ -70,13 +70,13 @@ def approve(
     home = checked(home)
     if runs > MOST_RUNS:
         raise ConfigError(f"--runs {runs}", allowed=f"at most {MOST_RUNS}")
-    from wardround_client.consent.agreement import Proposal
+    from wardround_client.consent.approvals import Proposal
     from wardround_client.hospital import Hospital
 
     hospital = Hospital.open(home)
     try:
         proposal = Proposal.read(federation)
-        terms = terms_of(hospital, hospital.agreement_of(proposal), runs)
+        terms = terms_of(hospital, hospital.approvals.preview(proposal), runs)
         if not as_json:
             show(_rows(terms), title="This agreement")
             if not yes and not typer.confirm(f"Approve it for {_runs(runs)}?"):
@@ -84,7 +84,7 @@ def approve(
                 raise typer.Exit(4)
         elif not yes:
             raise ConfigError("--json cannot ask", do="add --yes")
-        hospital.approve(proposal, terms, runs=runs)
+        hospital.approvals.approve(proposal, terms, runs=runs)
     finally:
         hospital.ledger.close()
     if as_json:
@@ -109,10 +109,10 @@ def revoke(
     `wardround hospital status` lists what is approved. It can be approved again.
     """
     home = checked(home)
-    from wardround_client.consent.agreement import Approvals
+    from wardround_client.consent.approvals import ApprovalFolder
     from wardround_client.hospital import Hospital
 
-    approvals = Approvals(home / "approved")
+    approvals = ApprovalFolder(home)
     digest = federation.strip().lower()
     if digest not in approvals.digests():
         from wardround_client.personal.shared_model import approved_digest
@@ -166,7 +166,7 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
         "rounds": len(schedule),
         "questions": {question: times for question, times in asked.items() if times},
         "outbound_bytes": runs * bytes_a_run,
-        "cohort": hospital.unfit_for(agreement) or "fits",
+        "cohort": hospital.patients.unfit_for(agreement.federation.task) or "fits",
         "runs_begun": sorted(hospital.ledger.runs_of(federation.digest)),
         "runs_approved": runs,
         "epsilon_of_this_run": round(alone, 4),

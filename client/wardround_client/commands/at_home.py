@@ -85,7 +85,7 @@ def chosen(hospital: Hospital, name: str) -> Adapted:
             do="name one with --adapted" if there else "make one with `wardround hospital adapt`",
         )
     found = store.load(hospital.home, name or there[0], hospital.device)
-    found.check_consent(hospital.register.read())
+    found.check_consent(hospital.patients.register.read())
     return found
 
 

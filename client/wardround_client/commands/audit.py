@@ -116,5 +116,5 @@ def _agreement(hospital: Hospital, named: str) -> Agreement:
     from wardround_client.personal.shared_model import approved_digest
 
     if named and Path(named).is_file():
-        return hospital.agreement_of(Path(named))
-    return hospital.agreement(approved_digest(hospital, named))
+        return hospital.approvals.preview(Path(named))
+    return hospital.approvals.agreement(approved_digest(hospital, named))

@@ -67,7 +67,7 @@ def evaluate(
             name, agreed, learner = found.name, found.federation, found.learner
             fits, seen = {"before": learner.unadapted(), "after": found.fitted}, found.support
         judging = agreed.task.model_copy(update={"augment": ()})
-        everybody, findings = Labelled.of(hospital.cohort(), judging, learner.loss.model, hospital.device)
+        everybody, findings = Labelled.of(hospital.patients.cohort(), judging, learner.loss.model, hospital.device)
         query = everybody.without(seen)
         step()
         judged: dict[str, dict[str, Any]] = {

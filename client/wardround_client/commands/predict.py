@@ -69,7 +69,7 @@ def predict(
         found = predicting.predict(
             model,
             paths,
-            pseudonyms=Pseudonyms(hospital.key),
+            pseudonyms=Pseudonyms(hospital.patients.key),
             device=hospital.device,
             workers=workers or None,
             heatmaps=folder / "heatmaps" if heatmap else None,

@@ -180,11 +180,11 @@ def ingest(
             summary = intake.ingest_table(
                 table,
                 cohort,
-                key=hospital.key,
+                key=hospital.patients.key,
                 features=task.features,
                 patient_column=patient_column or None,
                 label_columns=(task.label_column,),
-                withdrawn=hospital.register.read(),
+                withdrawn=hospital.patients.register.read(),
             )
         else:
             if dicom_dir is None or labels is None:
@@ -199,13 +199,13 @@ def ingest(
                     dicom_dir,
                     labels,
                     cohort,
-                    key=hospital.key,
+                    key=hospital.patients.key,
                     image_size_px=task.image_size_px if task else size,
                     channels=task.channels if task else channels,
                     workers=workers or None,
                     progress=lambda done, total: progress.update(bar, completed=done, total=total),
                     allow_burned_in=allow_burned_in,
-                    withdrawn=hospital.register.read(),
+                    withdrawn=hospital.patients.register.read(),
                 )
     finally:
         hospital.ledger.close()

@@ -136,7 +136,7 @@ def _fields(reply: pb.StatusReply) -> dict[str, Any]:
 def _from_files(home: Path) -> dict[str, Any]:
     """What can be said without a daemon."""
     from wardround_client.config import load_hospital_config
-    from wardround_client.consent.agreement import Approvals
+    from wardround_client.consent.approvals import ApprovalFolder
     from wardround_client.privacy.ledger import Ledger
     from wardround_client.service.control import PAUSED
 
@@ -162,7 +162,7 @@ def _from_files(home: Path) -> dict[str, Any]:
         "epsilon_budget": config.budget.epsilon,
         "delta": config.delta,
         "last_error": "",
-        "approved": sorted(Approvals(home / "approved").digests()),
+        "approved": sorted(ApprovalFolder(home).digests()),
     }
 
 

@@ -103,7 +103,7 @@ def withdraw(
     hospital = Hospital.open(home)
     try:
         if new_register:
-            hospital.register.create()
+            hospital.patients.register.create()
             _tell(as_json, "The opt-out register is made; nobody is in it.", event="register", registered=0)
         elif listed:
             _list(hospital, as_json)
@@ -149,11 +149,11 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     from wardround_client.personal import adapted_model as adapted
     from wardround_client.personal import predictions
 
-    pseudonyms = Pseudonyms(hospital.key)
+    pseudonyms = Pseudonyms(hospital.patients.key)
     numbered: dict[bytes, int] = {}
     for number, patient in enumerate(ids, start=1):
         numbered.setdefault(pseudonyms.patient(patient), number)
-    fresh = frozenset() if only_look else hospital.register.add(numbered.keys())
+    fresh = frozenset() if only_look else hospital.patients.register.add(numbered.keys())
     cohort = hospital.home / "cohort"
     try:
         found = _looked_up(hospital, numbered, fresh)  # before their labels are erased
@@ -188,7 +188,7 @@ def _looked_up(hospital: Hospital, numbered: dict[bytes, int], fresh: Collection
     from wardround_client.consent.withdrawal import rounds_of, uses
 
     held = records(hospital.home / "cohort", numbered)
-    times, asked = hospital.register.read(), rounds_of(hospital.ledger.entries())
+    times, asked = hospital.patients.register.read(), rounds_of(hospital.ledger.entries())
     asks = cache(partial(_asks, hospital))  # a file each, and a ledger names the same few again and again
     patients = []
     for pseudonym, number in numbered.items():
@@ -228,7 +228,7 @@ def _emit_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:
             rounds=[asdict(use) | {"certain": use.certain} for use in patient.rounds],
             other_rounds=patient.other_rounds,
         )
-    emit(event="withdraw", registered=len(hospital.register.read()), **_budget(hospital))
+    emit(event="withdraw", registered=len(hospital.patients.register.read()), **_budget(hospital))
 
 
 def _budget(hospital: Hospital) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def _print_meaning(patients: Sequence[Patient], erased: int) -> None:
 def _list(hospital: Hospital, as_json: bool) -> None:
     from wardround_client.cohort.records import records
 
-    times = hospital.register.read()
+    times = hospital.patients.register.read()
     held = records(hospital.home / "cohort", times)
     table = Table("withdrawn (UTC)", "pseudonym", "values")
     for pseudonym, at in times.items():

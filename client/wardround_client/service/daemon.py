@@ -123,7 +123,7 @@ class Daemon:
     def _models(self) -> Iterator[Model]:
         for digest in self.hospital.approvals.digests():
             with suppress(WardroundError):  # its round will be refused
-                yield self.hospital.agreement(digest).model
+                yield self.hospital.approvals.agreement(digest).model
 
     def _answer(self, blob: bytes) -> bytes:
         came = time.monotonic()
@@ -213,7 +213,7 @@ def check_cohort(hospital: Hospital) -> None:
     ingest = f"wardround hospital ingest {hospital.home} DICOM_DIR --labels labels.csv"
     if not folder.exists():
         raise DataError("this hospital has no cohort yet", do=f"`{ingest}`")
-    if not hospital.has_answered and len(hospital.cohort()) == 0:
+    if not hospital.ledger.history() and len(hospital.patients.cohort()) == 0:
         raise DataError("this hospital's cohort is empty", do=f"see why files were quarantined, and `{ingest}`")
 
 

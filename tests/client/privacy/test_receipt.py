@@ -38,7 +38,12 @@ def hospital(tmp_path: Path) -> Hospital:
     table = tmp_path / "table.csv"
     table.write_text("a,b,y\n" + "".join(f"{n / 40},{1 - n / 40},{'yes' if n % 3 else 'no'}\n" for n in range(40)))
     ingest_table(
-        table, hospital.home / "cohort", key=hospital.key, features=["a", "b"], patient_column=None, label_columns=["y"]
+        table,
+        hospital.home / "cohort",
+        key=hospital.patients.key,
+        features=["a", "b"],
+        patient_column=None,
+        label_columns=["y"],
     )
     return hospital
 
@@ -49,7 +54,7 @@ def test_a_receipt_holds_all_that_the_specification_names(hospital: Hospital, tm
     norm, bytes, SHA-256, price, epsilon after".
     """
     (tmp_path / "federation.toml").write_text(FEDERATION)
-    agreement = hospital.approve(tmp_path / "federation.toml")
+    agreement = hospital.approvals.approve(tmp_path / "federation.toml")
     before = datetime.now(UTC)
     for plan in agreement.schedule.rounds:
         asked = request(agreement, plan.number)
