@@ -175,7 +175,7 @@ def test_a_disk_that_refuses_registers_nobody_and_says_so(
 
 
 def test_nobody_opens_a_cohort_but_through_the_hospital() -> None:
-    """One function filters (`Hospital.cohort`); another road to the images would be a road around the register."""
+    """One function filters (`Patients.cohort`); another road to the images would be a road around the register."""
     openers = set()
     for module in modules():
         for node in ast.walk(tree(module)):
@@ -183,7 +183,7 @@ def test_nobody_opens_a_cohort_but_through_the_hospital() -> None:
                 openers.add(module)
             if isinstance(node, ast.Name) and node.id == "INPUTS":
                 openers.add(module)
-    assert openers == {f"wardround_client.{name}" for name in ("hospital", "cohort", "cohort_writer")}
+    assert openers == {f"wardround_client.cohort.{name}" for name in ("patients", "store", "writer")}
 
 
 def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.imports import closure, modules, tree
 
 ACCOUNTANT = "wardround.accountant"
-COHORT, MECHANISM = (f"wardround_client.privacy.{name}" for name in ("cohort", "mechanism"))
+COHORT, MECHANISM = (f"wardround_client.privacy.{name}" for name in ("private_cohort", "mechanism"))
 PRIVATE = ("patients", "sampled", "images_of", "left_out")
 
 
