@@ -20,7 +20,7 @@ from typing import Self
 from wardround.errors import StorageError
 from wardround.files import private_folder
 from wardround.wire import Answered
-from wardround_server.hospitals import Hospital
+from wardround_server.hospitals import Member
 
 FOLDER = "answers"
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class AnswerBook:
         self._known: dict[str, list[Answered]] = {}
 
     @classmethod
-    def of_home(cls, home: Path, registered: Iterable[Hospital]) -> Self:
+    def of_home(cls, home: Path, registered: Iterable[Member]) -> Self:
         """The lists of a coordinator's home and its registry."""
         return cls(home / FOLDER, {hospital.name: hospital.public_key for hospital in registered})
 

@@ -59,7 +59,7 @@ class Card(BaseModel):
         )
 
 
-class Hospital(Card):
+class Member(Card):
     """A registered hospital. node_id: Flower's number for it; None until the SuperLink has been told."""
 
     node_id: int | None = None
@@ -71,11 +71,11 @@ class Registry:
     def __init__(self, home: Path) -> None:
         self.path = home / "hospitals.json"
 
-    def __iter__(self) -> Iterator[Hospital]:
+    def __iter__(self) -> Iterator[Member]:
         """Every hospital, by name. Raises: ConfigError, when the file is not a registry."""
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))["hospitals"]
-            hospitals = [Hospital.model_validate(entry) for entry in entries]
+            hospitals = [Member.model_validate(entry) for entry in entries]
         except FileNotFoundError:
             hospitals = []
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,11 +84,11 @@ class Registry:
             ) from None
         return iter(sorted(hospitals, key=lambda hospital: hospital.name))
 
-    def by_node(self) -> dict[int, Hospital]:
+    def by_node(self) -> dict[int, Member]:
         """Hospitals by Flower's node id, as far as they have one."""
         return {hospital.node_id: hospital for hospital in self if hospital.node_id is not None}
 
-    def add(self, card: Card) -> Hospital:
+    def add(self, card: Card) -> Member:
         """Register a card; the same card again changes nothing, a new number of patients is taken over.
 
         Raises: ConfigError, when the name has another key or the key another name; StorageError.
@@ -104,11 +104,11 @@ class Registry:
             if other.public_key == card.public_key and other.name != card.name:
                 raise ConfigError(f"this key is registered already, as {other.name!r}", do="use that name")
         before = next((other for other in known if other.name == card.name), None)
-        hospital = Hospital(**card.model_dump(exclude={"node_id"}), node_id=before.node_id if before else None)
+        hospital = Member(**card.model_dump(exclude={"node_id"}), node_id=before.node_id if before else None)
         self._save([*(other for other in known if other.name != card.name), hospital])
         return hospital
 
-    def remove(self, name: str) -> Hospital:
+    def remove(self, name: str) -> Member:
         """Take a hospital out. -> what it was. Raises: ConfigError, when there is none of that name; StorageError."""
         known = list(self)
         found = next((hospital for hospital in known if hospital.name == name), None)
@@ -127,7 +127,7 @@ class Registry:
         """Remember Flower's number for a hospital. Raises: StorageError."""
         self._save([h.model_copy(update={"node_id": node_id}) if h.name == name else h for h in self])
 
-    def _save(self, hospitals: list[Hospital]) -> None:
+    def _save(self, hospitals: list[Member]) -> None:
         entries = [hospital.model_dump() for hospital in sorted(hospitals, key=lambda hospital: hospital.name)]
         try:
             write_atomically(self.path, (json.dumps({"hospitals": entries}, indent=2) + "\n").encode())

@@ -29,7 +29,7 @@ from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort, answer
 from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.flower.app import EventLog, GridTransport
-from wardround_server.hospitals import Hospital as Registered
+from wardround_server.hospitals import Member
 from wardround_server.report import write_report
 from wardround_server.rounds import run
 from wardround_simulation import audited
@@ -262,10 +262,10 @@ class RememberingCheckpointer(Checkpointer):
         self.state = state
 
 
-def registered(grid: LocalGrid, hospitals: Mapping[str, Hospital]) -> dict[int, Registered]:
+def registered(grid: LocalGrid, hospitals: Mapping[str, Hospital]) -> dict[int, Member]:
     """The hospitals as a coordinator's registry lists them, by node id, each with a node key of its own."""
     return {
-        node: Registered(
+        node: Member(
             name=name,
             public_key=ec.generate_private_key(ec.SECP256R1())
             .public_key()

@@ -21,7 +21,7 @@ from wardround.wire import RequestHeader, RoundRequest
 from wardround_flower import pack, unpack
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.flower.app import HOME, GridTransport, app
-from wardround_server.hospitals import Hospital
+from wardround_server.hospitals import Member
 
 # A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
@@ -68,8 +68,8 @@ class FakeGrid(Grid):
         raise NotImplementedError
 
 
-def registered(**nodes: int) -> dict[int, Hospital]:
-    return {node: Hospital(**card(name).model_dump(), node_id=node) for name, node in nodes.items()}
+def registered(**nodes: int) -> dict[int, Member]:
+    return {node: Member(**card(name).model_dump(), node_id=node) for name, node in nodes.items()}
 
 
 def test_names_come_from_the_registry_and_failures_find_their_hospital() -> None:

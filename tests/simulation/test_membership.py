@@ -29,7 +29,7 @@ from wardround_simulation.audited import NO_STRANGERS, Recorder, infer_membershi
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded, to_toml
 from wardround_simulation.membership.attacks import (
-    Evidence,
+    Overlaps,
     answer_weights,
     calibrated,
     confidence,
@@ -186,7 +186,7 @@ def test_who_knows_everybody_else_gets_the_likelihood_ratio(seed: int) -> None:
     parts = torch.randn(6, 9, generator=generator, dtype=torch.float64)
     member = torch.tensor([True, False, True, True, False, False])
     answer = parts[member].sum(0) + torch.randn(9, generator=generator, dtype=torch.float64)
-    scores = Evidence(parts @ parts.T, parts @ answer, member, 1).everyone_else()
+    scores = Overlaps(parts @ parts.T, parts @ answer, member, 1).everyone_else()
     for i in range(6):
         others = member.clone()
         others[i] = False
@@ -202,7 +202,7 @@ def test_who_holds_every_candidate_gets_the_ratio_under_gaussian_others(seed: in
     parts = torch.randn(5, 7, generator=generator, dtype=torch.float64)
     member = torch.tensor([True, False, True, False, False])
     answer = parts[member].sum(0) + torch.randn(7, generator=generator, dtype=torch.float64)
-    scores = Evidence(parts @ parts.T, parts @ answer, member, 1).candidates()
+    scores = Overlaps(parts @ parts.T, parts @ answer, member, 1).candidates()
     share = 2 / 5
     for i in range(5):
         rest = parts[torch.arange(5) != i]

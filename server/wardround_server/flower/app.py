@@ -23,7 +23,7 @@ from wardround.text import shown
 from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
-from wardround_server.hospitals import Hospital, Registry
+from wardround_server.hospitals import Member, Registry
 from wardround_server.network.limits import announced_run
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class GridTransport:
     def __init__(
         self,
         grid: Grid,
-        members: Callable[[], Mapping[int, Hospital]],
+        members: Callable[[], Mapping[int, Member]],
         *,
         mail: Mailbox | None = None,
         everybody: bool = False,

@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wardround.errors import ConfigError
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
-from wardround_server.hospitals import Hospital, Registry
+from wardround_server.hospitals import Member, Registry
 from wardround_server.network import limits
 from wardround_server.network.gate import CONNECTION, Connection
 from wardround_server.network.limits import Bucket, largest_replies, largest_reply
@@ -106,7 +106,7 @@ class Door:
     ) -> None:
         self._app, self._home, self._store, self._becomes_known = app, home, store, becomes_known
         self._registry = Registry(home)
-        self._hospitals: dict[bytes, Hospital] = {}
+        self._hospitals: dict[bytes, Member] = {}
         self._read: object = None
         self._visitors: dict[str, Visitor] = {}
         self._announcing = asyncio.Lock()
@@ -155,7 +155,7 @@ class Door:
             visitor.tell(f"{hospital.name}: {name} refused: {refused.why}")
             raise
 
-    def _who(self, name: str, headers: Headers) -> Hospital:
+    def _who(self, name: str, headers: Headers) -> Member:
         """Whose request it is, by the key and the signed time in its head. Raises: Refused."""
         try:
             key = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
@@ -173,7 +173,7 @@ class Door:
             pass
         raise Refused(401, "not signed by a registered hospital")
 
-    def _known(self) -> dict[bytes, Hospital]:
+    def _known(self) -> dict[bytes, Member]:
         """The registry by key, read again when its file has changed."""
         try:
             status = self._registry.path.stat()
@@ -215,7 +215,7 @@ class Door:
         return limits.SMALL_BYTES + (min(longest + ENVELOPE_BYTES, CHUNK_BYTES) if longest else 0)
 
     async def _announce(
-        self, hospital: Hospital, visitor: Visitor, body: bytes, scope: Scope, receive: Receive, send: Send
+        self, hospital: Member, visitor: Visitor, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Look at an announced reply before Flower builds on it; remember it if Flower takes it. Raises: Refused."""
         try:

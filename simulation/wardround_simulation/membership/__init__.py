@@ -19,8 +19,8 @@ from wardround.accountant import rows_for
 from wardround_client.round import OpenCohort
 from wardround_simulation.membership import roc
 from wardround_simulation.membership.attacks import (
-    Evidence,
     Floats,
+    Overlaps,
     Released,
     calibrated,
     evidence,
@@ -119,7 +119,7 @@ def _told(
     released: Released,
     attacks: Sequence[_Scores],
     left_out: dict[str, str],
-    known: Sequence[Evidence],
+    known: Sequence[Overlaps],
     runs: int,
 ) -> dict[str, Any]:
     ceiling, mu = _ceiling(pools) if released.private else (None, None)

@@ -101,7 +101,7 @@ def calibrated(pool: Pool, released: Released, shadows: Sequence[Shadow], place:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Overlaps:
     """All that a hospital's deltas say about its candidates, in units of the noise.
 
     A round's answer is y = sum_i b_i g_i + N(0, I), with b_i = 1 for members and g_i the candidate's part. overlap:
@@ -143,7 +143,7 @@ class Evidence:
         return _numpy(self.match - self.overlap @ member + own * (member - 0.5))
 
 
-def evidence(pool: Pool, released: Released) -> Evidence | None:
+def evidence(pool: Pool, released: Released) -> Overlaps | None:
     """What the hospital's stored replies say; None where the algorithm's answers are not sums over single patients."""
     agreement = pool.agreement
     weights = answer_weights(agreement.federation.algorithm)
@@ -167,7 +167,7 @@ def evidence(pool: Pool, released: Released) -> Evidence | None:
         parts = patient_gradients(objective, theta, pool.examples, clip_norm) * (rate * float(weights.sum()) / unit)
         overlap += parts @ parts.T
         match += parts @ (-delta.double() * expected / unit)
-    return Evidence(overlap, match, pool.is_member, len(rounds))
+    return Overlaps(overlap, match, pool.is_member, len(rounds))
 
 
 def answer_weights(choice: AlgorithmChoice) -> Tensor | None:
