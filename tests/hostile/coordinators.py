@@ -37,7 +37,7 @@ from wardround_client.flower.clock_skew import Clock
 from wardround_client.flower.fleet import Coordinator, Session, Work, connect
 from wardround_client.flower.node import Node
 from wardround_flower import pack
-from wardround_server.commands import _register_nodes
+from wardround_server.commands._common import register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
 
@@ -83,7 +83,7 @@ class Siege:
             self.keys[name] = ec.generate_private_key(ec.SECP384R1())
             public = self.keys[name].public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
             Registry(self.home).add(Card(name=name, public_key=public, declared_patients=PATIENTS))
-        _register_nodes(Home(self.home), int(Home(self.home).running()["admin"]))
+        register_nodes(Home(self.home), int(Home(self.home).running()["admin"]))
 
     def memory_mib(self) -> float:
         """Resident memory of the coordinator's process now."""

@@ -238,7 +238,7 @@ def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(siege: Siege, tmp
 
 
 def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(siege: Siege, tmp_path: Path) -> None:
-    from wardround_server.commands import remove
+    from wardround_server.commands.remove import remove
 
     siege.register("carl")
     federation, gone = agreement(tmp_path, rounds=3), threading.Event()

@@ -205,7 +205,7 @@ def test_register_shows_what_it_takes_and_asks_at_a_terminal(home: Path, monkeyp
     assert "100" in shown
     assert "25.0% of the federation" in shown
     assert {h.name: h.declared_patients for h in Registry(home)} == {"anna": 300, "bert": 100}
-    monkeypatch.setattr("wardround_server.commands._at_a_terminal", lambda: True)
+    monkeypatch.setattr("wardround_server.commands.register.at_a_terminal", lambda: True)
     path.write_text(card("carl").model_dump_json())
     refused = CliRunner().invoke(app, ["register", str(home), str(path)], input="n\n")
     assert refused.exit_code == 1

@@ -1,0 +1,52 @@
+"""`wardround coordinator register`: let a hospital take part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wardround.errors import Unreachable
+from wardround_server.commands._common import HomeArgument, app, at_a_terminal, example, register_nodes, say
+from wardround_server.home import Home
+from wardround_server.hospitals import Card, Registry, load_card
+
+
+@app.command(
+    epilog=example(
+        "wardround coordinator register ~/coordinator st-anna/join.json",
+        "wardround coordinator register ~/coordinator st-anna/join.json --patients 400 --yes",
+    )
+)
+def register(
+    home: HomeArgument,
+    card: Annotated[Path, typer.Argument(help="The hospital's join.json.", show_default=False)],
+    patients: Annotated[
+        int, typer.Option(help="Count it with so many patients; 0: as it declares.", min=0, max=10**9)
+    ] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask. Nobody is asked where there is no terminal.")] = False,
+) -> None:
+    """Let a hospital take part, with the weight that is shown. While the coordinator is down this is noted for `up`."""
+    coordinator = Home(home)
+    coordinator.config()
+    registry, wanted = Registry(home), load_card(card)
+    if patients and patients != wanted.declared_patients:
+        say(f"It declares {wanted.declared_patients:,} patients; its own hospital.toml has to say {patients:,}.")
+        wanted = Card.model_validate(wanted.model_dump() | {"declared_patients": patients})
+    for name, value in {
+        "hospital": wanted.name,
+        "key": wanted.fingerprint,
+        "patients": f"{wanted.declared_patients:,}",
+        "weight": f"{registry.share(wanted):.1%} of the federation's, unless it is agreed to weigh all alike",
+    }.items():
+        say(f"{name:>9}: {value}")
+    if not yes and at_a_terminal() and not typer.confirm("Register it?"):
+        say("Not registered. Nothing was changed.")
+        raise typer.Exit(1)
+    hospital = registry.add(wanted)
+    try:
+        node_id = register_nodes(coordinator, int(coordinator.running()["admin"]))[hospital.name]
+        say(f"{hospital.name} is registered, as node {node_id}.")
+    except Unreachable:
+        say(f"{hospital.name} is noted; it can connect after the next `wardround coordinator up {home}`.")

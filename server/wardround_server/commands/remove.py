@@ -1,0 +1,27 @@
+"""`wardround coordinator remove`: take a hospital out."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from wardround.errors import Unreachable
+from wardround_server.commands._common import HomeArgument, app, example, register_nodes, say
+from wardround_server.home import Home
+from wardround_server.hospitals import Registry
+
+
+@app.command(epilog=example("wardround coordinator remove ~/coordinator st-anna"))
+def remove(
+    home: HomeArgument,
+    name: Annotated[str, typer.Argument(help="The hospital's name, as `status` shows it.", show_default=False)],
+) -> None:
+    """Take a hospital out, at once, also in the middle of a run: it is neither asked nor believed any more."""
+    coordinator = Home(home)
+    coordinator.config()
+    hospital = Registry(home).remove(name)
+    with contextlib.suppress(Unreachable):  # then the next `up` forgets its key
+        register_nodes(coordinator, int(coordinator.running()["admin"]))
+    say(f"{hospital.name} is removed. What it has contributed stays in the models that it helped to make.")

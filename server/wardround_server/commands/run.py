@@ -1,0 +1,81 @@
+"""`wardround coordinator run`: run a federation to its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wardround.config import load_federation
+from wardround.errors import ConfigError, StorageError
+from wardround.files import write_atomically
+from wardround.given import TOML_BYTES, given_text
+from wardround_server.commands._common import HomeArgument, JsonOption, app, checked_run_name, console, example, say
+from wardround_server.follow import follow
+from wardround_server.home import Home
+
+
+@app.command(
+    epilog=example(
+        "wardround coordinator run ~/coordinator federation.toml",
+        "wardround coordinator run ~/coordinator federation.toml --run spring --resume",
+        "wardround coordinator run ~/coordinator federation.toml --json",
+    )
+)
+def run(
+    home: HomeArgument,
+    federation: Annotated[
+        Path, typer.Argument(help="The agreement, as the hospitals approved it.", show_default=False)
+    ],
+    run_name: Annotated[str, typer.Option("--run", help="The run's name; default: the federation's.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a federation to its end and write the report. Ctrl-C stops it; --resume goes on where it was."""
+    agreement = load_federation(federation)
+    coordinator = Home(home.absolute())
+    coordinator.config()
+    admin = int(coordinator.running()["admin"])
+    name = run_name or agreement.name
+    folder = coordinator.run_folder(checked_run_name(name))
+    if not resume and (folder / "checkpoint.safetensors").exists():
+        raise ConfigError(f"run {name!r} exists already", do="continue it with --resume, or choose another --run")
+    if resume and not folder.is_dir():
+        raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
+    from wardround import bundle
+    from wardround_server.checkpoint import Checkpointer
+    from wardround_server.flower.superlink import Control
+
+    with Checkpointer(folder).held():  # what is going on already keeps its agreement
+        _keep_agreement(coordinator, federation, folder, agreement.model.encoder)
+
+    with Control(admin, coordinator.tls.ca) as control:
+        start = (folder / "events.jsonl").stat().st_size if (folder / "events.jsonl").exists() else 0
+        run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume})
+        follow(control, run_id, folder, start, as_json=as_json, console=console)
+
+    from wardround_server.report import write_report
+
+    report = write_report(folder)
+    done = {"event": "done", "run": name, "report": str(report)}
+    print(json.dumps(done)) if as_json else say(f"The report is {report}.")
+
+
+def _keep_agreement(coordinator: Home, federation: Path, folder: Path, encoder: str) -> None:
+    """Copy the agreement, and the encoder it names, into the run's folder. Raises: ConfigError, StorageError."""
+    coordinator.write(
+        f"runs/{folder.name}/federation.toml", given_text(federation, TOML_BYTES, do="name a federation.toml")
+    )
+    if encoder == "builtin":
+        return
+    weights = federation.parent / encoder
+    if not weights.is_file():
+        raise ConfigError(f"{federation}: model.encoder names {weights}, which is not there", do="put it there")
+    copy = folder / encoder
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, weights.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{copy}: cannot be written ({error.strerror})", do="check the disk") from None

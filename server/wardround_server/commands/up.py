@@ -1,0 +1,46 @@
+"""`wardround coordinator up`: start the coordinator."""
+
+from __future__ import annotations
+
+from wardround.files import private_folder
+from wardround_server.commands._common import HomeArgument, app, example, register_nodes, say
+from wardround_server.home import Home
+from wardround_server.network import tls
+from wardround_server.network.limits import Connections
+
+
+@app.command(epilog=example("wardround coordinator up ~/coordinator"))
+def up(home: HomeArgument) -> None:
+    """Start the coordinator and stay until SIGTERM or Ctrl-C. Flower's own log goes to coordinator.log."""
+    coordinator = Home(home.absolute())
+    config = coordinator.config()
+    private_folder(coordinator.folder)
+    tls.create(coordinator.tls.folder, [config.address])
+    from wardround_server.flower.environment import prepare
+
+    prepare(coordinator.folder)  # Flower reads its environment when it is imported
+    from wardround.files import locked
+    from wardround_server.flower.superlink import Ports, serve
+
+    def ready(ports: Ports) -> None:
+        coordinator.announce({"fleet": ports.fleet, "admin": ports.admin, "health": ports.health})
+        register_nodes(coordinator, ports.admin)
+        coordinator.invite(config, ports.fleet)
+        say(f"The coordinator is up: hospitals dial {config.address}:{ports.fleet}.")
+
+    wanted = Ports(config.listen.host, config.listen.port, config.listen.admin_port, config.listen.health_port)
+    bounds = Connections(
+        all=config.limits.connections,
+        strangers=config.limits.connections // 2,
+        an_address=config.limits.connections_per_address,
+    )
+    with locked(
+        coordinator.folder, otherwise=f"a coordinator runs on {home} already", do="stop it, or use another home"
+    ):
+        try:
+            serve(coordinator.folder, coordinator.tls, wanted, ready, bounds)
+        except KeyboardInterrupt:
+            say("The coordinator has stopped.")
+            raise
+        finally:
+            coordinator.retire()
