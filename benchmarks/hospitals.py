@@ -26,10 +26,10 @@ from torch import Tensor
 from federated import learned
 from rows import NONE, Row, Trial
 from tables import Store
+from wardround.algorithms.fedavg import FedAvg
 from wardround.config import AlgorithmChoice, Federation, OuterOptimizer, Privacy, Rounds
 from wardround.meta import AdaptsBy, algorithm_named, extended
 from wardround.meta.embedded import class_means
-from wardround.meta.fedavg import FedAvg
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
 from wardround_client.cohort.examples import Examples

@@ -252,7 +252,7 @@ def test_a_full_disk_keeps_the_one_reply_until_there_is_room(loud: Victim, monke
 def test_what_post_processing_makes_infinite_is_a_public_number(
     loud: Victim, number: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wardround.meta.reptile import Reptile
+    from wardround.algorithms.reptile import Reptile
 
     def blown_up(self: Reptile, theta: torch.Tensor, cohort: Any, loss: Any, choice: Any) -> torch.Tensor:
         found: torch.Tensor = cohort.gradient(loss, theta) * 0 + number
@@ -268,7 +268,7 @@ def test_what_post_processing_makes_infinite_is_a_public_number(
 def test_what_cannot_be_computed_about_nobody_is_refused_before_it_costs_anything(
     loud: Victim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wardround.meta.reptile import Reptile
+    from wardround.algorithms.reptile import Reptile
 
     def raising(*_: Any) -> torch.Tensor:
         raise RuntimeError("out of memory")

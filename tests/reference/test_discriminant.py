@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
+from wardround.algorithms.discriminant import COUNTS, RIDGE, SCATTER, SHRINKAGE, SUMS, Discriminant, WithSums, metric
+from wardround.algorithms.fedavg import FedAvg
 from wardround.config import AlgorithmChoice
-from wardround.meta.discriminant import COUNTS, RIDGE, SCATTER, SHRINKAGE, SUMS, Discriminant, WithSums, metric
-from wardround.meta.fedavg import FedAvg
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular

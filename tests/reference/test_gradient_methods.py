@@ -17,12 +17,12 @@ from tests.reference.quadratic import MINIMUM, THETA, A, B, Quadratic, after_ste
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from wardround.algorithms.anil import Anil
+from wardround.algorithms.maml import Maml
+from wardround.algorithms.meta_sgd import MetaSgd
 from wardround.config import AlgorithmChoice
 from wardround.errors import ConfigError
 from wardround.meta import algorithm_named
-from wardround.meta.anil import Anil
-from wardround.meta.maml import Maml
-from wardround.meta.meta_sgd import MetaSgd
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.questions import EpisodeGradient, Shots

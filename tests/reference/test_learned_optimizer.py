@@ -10,10 +10,10 @@ import torch
 from tests.cohorts import LossOnly
 from torch import Tensor
 
+from wardround.algorithms.learned_optimizer import LearnedOptimizer, gains, preprocessed
+from wardround.algorithms.maml import Maml
 from wardround.config import AlgorithmChoice
-from wardround.meta.learned_optimizer import LearnedOptimizer, gains, preprocessed
 from wardround.meta.local import descend_on, differentiable_slope
-from wardround.meta.maml import Maml
 from wardround.models import Objective
 from wardround.models.extended import Extended
 from wardround.models.tabular import Tabular

@@ -14,11 +14,11 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from wardround.algorithms.ridge import Ridge, ridge
+from wardround.algorithms.svm import MU, Svm, _solved, crammer_singer
 from wardround.config import AlgorithmChoice
 from wardround.errors import ConfigError
 from wardround.meta.embedded import ABSENT, EmbeddingMethod, balanced
-from wardround.meta.ridge import Ridge, ridge
-from wardround.meta.svm import MU, Svm, _solved, crammer_singer
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.questions import Shots

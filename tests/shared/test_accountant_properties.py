@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.imports import imported, modules, tree
 
 from wardround.accountant import Answers, calibrate, epsilon, merged, rows_for, run_epsilon
+from wardround.algorithms import ALGORITHMS
 from wardround.config import AlgorithmChoice, Federation, Privacy, Rounds, Task
-from wardround.meta import _ALGORITHMS
 from wardround.schedule import QUESTIONS, TRAINING, RoundPlan, Schedule
 
 SIGMAS = st.floats(0.8, 8)
@@ -98,7 +98,7 @@ def spends_what_it_says(schedule: Schedule, privacy: Privacy, declared: int) -> 
         assert rows_for(calibration, plan)[0].sampling_rate == rate
 
 
-@pytest.mark.parametrize("name", _ALGORITHMS)
+@pytest.mark.parametrize("name", ALGORITHMS.built_in)
 @settings(max_examples=25)
 @given(
     target=st.floats(0.1, 20),

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import grad
 
 from wardround import elementary
+from wardround.algorithms.discriminant import Discriminant, WithSums
 from wardround.config import AlgorithmChoice
-from wardround.meta.discriminant import Discriminant, WithSums
 from wardround.models import Objective
 
 SHALLOW = [name for name, model in MODELS.items() if model.hidden != "deep"]

@@ -11,10 +11,11 @@ from tests.cohorts import LossOnly
 from tests.episodes import MODEL, episode, objective, one_image
 from torch import Tensor
 
+from wardround.algorithms import ALGORITHMS
+from wardround.algorithms.meta_sgd import MetaSgd
 from wardround.config import TASKS, AlgorithmChoice, OuterOptimizer
 from wardround.errors import ConfigError
-from wardround.meta import _ALGORITHMS, algorithm_named, optimizers
-from wardround.meta.meta_sgd import MetaSgd
+from wardround.meta import algorithm_named, optimizers
 from wardround.models import Objective
 
 CASES = [(name, tasks) for name, units in TASKS.items() for tasks in units]
@@ -42,7 +43,7 @@ def loss_of(choice: AlgorithmChoice) -> Objective:
 
 
 def test_each_algorithm_that_an_agreement_can_name_is_there_under_its_name() -> None:
-    assert set(_ALGORITHMS) == set(TASKS)
+    assert set(ALGORITHMS.built_in) == set(TASKS)
     assert [algorithm_named(name).name for name in TASKS] == list(TASKS)
 
 

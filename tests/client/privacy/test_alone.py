@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.client.privacy.generated import CLASSES, DECLARED, Identity, cohort, without
 from torch import Tensor
 
+from wardround.algorithms.discriminant import Discriminant, WithSums
 from wardround.config import AlgorithmChoice, Privacy
-from wardround.meta.discriminant import Discriminant, WithSums
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder

@@ -22,8 +22,8 @@ from tests.imports import calls, closure, foreign, imported, modules, tree
 from torch import Tensor
 
 from wardround import questions
+from wardround.algorithms import ALGORITHMS
 from wardround.config import AlgorithmChoice
-from wardround.meta import _ALGORITHMS
 from wardround.meta.base import Algorithm
 from wardround.meta.local import differentiable_slope
 from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots, Statistics
@@ -31,9 +31,11 @@ from wardround.schedule import QUESTIONS, answer_size
 
 # --- what can be imported and called
 
-ALGORITHMS = tuple(sorted(name for name in modules() if name.startswith("wardround.meta")))
+TRUSTED_WITH_NOTHING = tuple(
+    sorted(name for name in modules() if name.startswith(("wardround.meta", "wardround.algorithms")))
+)
 MODEL_FILES = tuple(sorted(name for name in modules() if name.startswith("wardround.models")))
-LIBRARY = (*ALGORITHMS, *MODEL_FILES, "wardround.questions")
+LIBRARY = (*TRUSTED_WITH_NOTHING, *MODEL_FILES, "wardround.questions")
 
 _READS = """
 open read read_bytes read_text fromfile memmap genfromtxt load load_file safe_open loads files iterdir glob
@@ -47,6 +49,8 @@ MAY_READ = {
     ("wardround.toml", "load"): {"loads"},
     ("wardround.toml", "parsed"): {"loads"},
     ("wardround.config", "load_federation"): {"load"},
+    # A part of a package that the hospital installed, which federation.toml names and the policy permits.
+    ("wardround.plugins", "__getitem__"): {"load"},
     # Frozen public weights: the file that the package ships, and a file that is pinned by its SHA-256.
     ("wardround.models.encoder", "_bases"): {"read_bytes", "files", "load"},
     ("wardround.models", "_encoder"): {"load"},
@@ -75,7 +79,7 @@ def test_only_the_agreement_and_public_weights_are_read() -> None:
     assert found == MAY_READ
 
 
-@pytest.mark.parametrize("module", [*ALGORITHMS, "wardround.questions"])
+@pytest.mark.parametrize("module", [*TRUSTED_WITH_NOTHING, "wardround.questions"])
 def test_an_algorithm_s_file_computes_and_does_nothing_else(module: str) -> None:
     """No files, no reflection, no private attributes, no state that outlives a call."""
     assert foreign(module) <= {"__future__", "collections", "dataclasses", "math", "torch", "typing"}
@@ -116,7 +120,7 @@ def carries_out(function: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("module", ALGORITHMS)
+@pytest.mark.parametrize("module", TRUSTED_WITH_NOTHING)
 def test_a_loss_that_an_algorithm_hands_to_the_cohort_keeps_nothing(module: str) -> None:
     """A loss is shown images. It may only return; functions inside functions are where one could be kept."""
     for outer in ast.walk(tree(module)):
@@ -182,7 +186,7 @@ def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> Non
     assert given == {"theta": Tensor, "cohort": Cohort, "loss": FewShotLoss, "choice": AlgorithmChoice}
     found = reachable(*given.values())
     assert found - PLAIN == {Cohort, Statistics, ClassMeans, FewShotLoss, AlgorithmChoice}
-    for algorithm in _ALGORITHMS.values():
+    for algorithm in (ALGORITHMS[name] for name in ALGORITHMS.built_in):
         assert parameters_of(algorithm.inner) == given
     answers = {typing.get_type_hints(getattr(Cohort, name))["return"] for name in QUESTIONS}
     assert answers == {Tensor, Statistics, ClassMeans}

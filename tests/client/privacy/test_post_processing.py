@@ -26,9 +26,10 @@ from tests.client.privacy.generated import (
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
+from wardround.algorithms import ALGORITHMS
 from wardround.config import ONE_CLASS_EACH, AlgorithmChoice, AlgorithmName, Privacy
 from wardround.errors import ConfigError
-from wardround.meta import _ALGORITHMS, algorithm_named
+from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.questions import EpisodeGradient, FewShotLoss, Loss
 from wardround.schedule import Question
@@ -59,7 +60,7 @@ def learned(name: str, model: str, by: float = 1.0) -> Amplified:
 def fitting() -> list[tuple[str, str, bool]]:
     """Algorithms and models that go together; with one class an image, and where they can with several findings."""
     found = []
-    for name, model in itertools.product(_ALGORITHMS, MODELS):
+    for name, model in itertools.product(ALGORITHMS.built_in, MODELS):
         with contextlib.suppress(ConfigError):
             learned(name, model)
             found.append((name, model, False))
@@ -212,7 +213,7 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
     never()
 
 
-@pytest.mark.parametrize("name", _ALGORITHMS)
+@pytest.mark.parametrize("name", ALGORITHMS.built_in)
 def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
     """An in-place operation on theta or on the patients would make one answer depend on another."""
     examples = examples_of([1, 2] * 5)

@@ -87,3 +87,6 @@ def ridge(x: Tensor, y: Tensor, weights: Tensor, penalty: Tensor) -> tuple[Tenso
     x, y = root * x, root * y
     w = x.T @ solved(x @ x.T, penalty, y) if n < e else solved(x.T @ x, penalty, x.T @ y)
     return w.T.to(dtype), (level - centre @ w).to(dtype)
+
+
+algorithm = Ridge()

@@ -87,3 +87,6 @@ def preprocessed(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """
     least = gradient.new_tensor(-_P).exp()
     return gradient.abs().clamp_min(least).log() / _P, (gradient / least).clamp(-1, 1)
+
+
+algorithm = LearnedOptimizer()

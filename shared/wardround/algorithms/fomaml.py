@@ -50,3 +50,6 @@ class Fomaml(FineTuned):
     def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
         """The query's answer alone is in the delta."""
         return ((size, answer.sum([choice.local_learning_rate], size)),)
+
+
+algorithm = Fomaml()

@@ -27,3 +27,6 @@ class Prototypical(EmbeddingMethod):
         """
         c = class_means(embedded, shares)
         return {"theta": loss.with_head(theta, 2 * c, absent(shares) - c.square().sum(1))}
+
+
+algorithm = Prototypical()

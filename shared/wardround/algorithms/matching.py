@@ -68,3 +68,6 @@ def log_sums(scores: Tensor, shares: Tensor) -> Tensor:
     there = shares > 0
     terms = scores.unsqueeze(2) + torch.where(there, shares, 1.0).log()
     return torch.where(there.any(0), torch.where(there, terms, ABSENT).logsumexp(1), ABSENT)
+
+
+algorithm = Matching()

@@ -66,3 +66,6 @@ def _dealt(shots: Shots, batches: int) -> list[Shots]:
     turn = shots.patient % batches
     rows = [turn == each for each in sorted(set(turn.tolist()))]
     return [Shots(shots.x[row], shots.y[row], shots.patient[row], shots.weight[row]) for row in rows]
+
+
+algorithm = Reptile()

@@ -68,3 +68,6 @@ class Relation(EmbeddingMethod):
         f = loss.embed(fitted["theta"], x)
         hidden = relu((f @ of_query.T).unsqueeze(1) + fitted["means"] @ of_class.T + g["h"])
         return hidden @ g["w"] + fitted["absent"]
+
+
+algorithm = Relation()

@@ -43,3 +43,6 @@ class FedProx(FineTuned):
         eta, mu = choice.local_learning_rate, choice.proximal
         factors = [eta * abs(1 - eta * mu) ** later for later in range(choice.local_steps)]
         return ((size, answer.sum(factors, size)),)
+
+
+algorithm = FedProx()

@@ -140,3 +140,6 @@ def _newton(gram: Tensor, y: Tensor, c: Tensor, at: _Point) -> Callable[[Tensor]
         return _Point(p, gram @ (c * p) - nu - stationarity, nu)
 
     return step
+
+
+algorithm = Svm()

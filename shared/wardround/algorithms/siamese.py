@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from wardround.algorithms.matching import log_sums
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import Fitted
 from wardround.meta.embedded import EmbeddingMethod, absent, class_means
-from wardround.meta.matching import log_sums
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss, Shots
@@ -92,3 +92,6 @@ def _log_odds(fitted: Fitted, x: Tensor, loss: FewShotLoss) -> Tensor:
 def _between(values: Tensor, queries: Tensor, fitted: Fitted) -> Tensor:
     """Means of values [n, shots] over pairs of each two classes: float32 [classes of queries, classes of shots]."""
     return class_means(class_means(values, queries).T, fitted["shares"]).T
+
+
+algorithm = Siamese()

@@ -64,3 +64,6 @@ class Anil(EpisodicMethod):
         """The body as it is, and a head that is fine-tuned from zero, by many steps instead of `local_steps`."""
         alone = HeadAlone(theta, loss)
         return {"theta": alone.around(tuned(alone.zero(), alone.embedded(support), alone, choice))}
+
+
+algorithm = Anil()

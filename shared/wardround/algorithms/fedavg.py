@@ -33,3 +33,6 @@ class FedAvg(FineTuned):
         """ClientUpdate: w_k - theta, float32 [P], after `local_steps` private steps."""
         w = descend(theta, cohort, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate)
         return w - theta
+
+
+algorithm = FedAvg()

@@ -152,3 +152,6 @@ def _directions(weight: Tensor) -> Tensor:
     _, s, v = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
     directions: Tensor = (v.T * (s / s[0].clamp_min(1e-12))) @ v
     return directions
+
+
+algorithm = Discriminant()

@@ -44,3 +44,6 @@ class PerFedAvg(FineTuned):
     def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
         """Of each meta-step the second answer alone is in the delta."""
         return ((size, answer.sum([choice.local_learning_rate] * choice.local_steps, size)),)
+
+
+algorithm = PerFedAvg()

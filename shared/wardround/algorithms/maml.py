@@ -53,3 +53,6 @@ class Maml(FineTuned, EpisodicMethod):
         """The query's loss at theta'_i, float32 [] (equation 4)."""
         adapted = self.fit(theta, support, loss, choice)["theta"]
         return query.mean(loss.each(adapted, query.x, query.y))
+
+
+algorithm = Maml()

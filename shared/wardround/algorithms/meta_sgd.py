@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wardround.algorithms.maml import Maml
 from wardround.config import AlgorithmChoice
 from wardround.meta.base import EpisodicMethod, Fitted, headless
 from wardround.meta.fine_tuned import tuned
 from wardround.meta.local import differentiable_slope
-from wardround.meta.maml import Maml
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import Cohort, EpisodeGradient, FewShotLoss, Shots
@@ -122,3 +122,6 @@ class _Scaled:
     def each(self, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """float32 [n]."""
         return self.loss.each(self.start + self.scale * v, x, y)
+
+
+algorithm = MetaSgd()
