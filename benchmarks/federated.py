@@ -19,7 +19,6 @@ from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.meta import algorithm_named
 from wardround.models import Model, Objective
-from wardround.models.scaling import log_prior
 from wardround.questions import Statistics
 from wardround.schedule import Schedule
 from wardround.wire import ReplyHeader, RoundReply, RoundRequest
@@ -70,7 +69,7 @@ class ArrayHospital:
             declared_patients=self.declared_patients,
             reserved=rows_for(self.agreement.calibration, plan),
         )
-        prior = None if self.counts is None else log_prior(self.counts)
+        prior = None if self.counts is None else self.examples.labels.prior(self.counts, self.declared_patients)
         answer = ask(plan, cohort, request, self.agreement, prior, torch.device("cpu"))
         if plan.question == "statistics":
             self.counts = Statistics.unpack(answer, model.classes).counts

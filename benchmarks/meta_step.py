@@ -87,7 +87,8 @@ class Setting:
                 torch.arange(n),
                 torch.ones(n),
             )
-            return Shots(*(each.to(device) for each in tensors))
+            x, y, patient, weight = (each.to(device) for each in tensors)
+            return Shots(x, y, patient, weight)
 
         loss = Objective(model, torch.zeros(1, device=device), torch.ones(1, device=device))
         return cls(loss, model.initial().to(device), [(shots(SHOTS), shots(QUERY)) for _ in range(TASKS)])

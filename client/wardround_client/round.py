@@ -20,9 +20,10 @@ from torch import Tensor
 from wardround.accountant import Answers, Calibration, rows_for
 from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
+from wardround.labels import LABEL_KINDS
 from wardround.meta import algorithm_named
 from wardround.models import Objective
-from wardround.models.scaling import log_odds, log_prior, no_scaling
+from wardround.models.scaling import no_scaling
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import RoundPlan, answer_size
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
@@ -231,7 +232,7 @@ def _asked_of(
         fresh(torch.from_numpy(array.copy())).to(device) for array in (request.theta, request.shift, request.scale)
     )
     algorithm = algorithm_named(choice.name)
-    loss = Objective(model, shift, scale, None if prior is None else prior.to(device))
+    loss = Objective.of(agreement.federation, model, shift, scale, None if prior is None else prior.to(device))
     match plan.question:
         case "statistics":
             return cohort.statistics().pack()
@@ -251,15 +252,15 @@ def _own_prior(hospital: Hospital, run: str, agreement: Agreement) -> Tensor | N
     stored = hospital.ledger.reply_of(run, 0)
     if stored is None:
         return None
-    declared = hospital.config.hospital.declared_patients if agreement.federation.task.labels == "several" else None
-    return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes, declared)
+    declared, labels = hospital.config.hospital.declared_patients, agreement.federation.task.labels
+    return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes, declared, labels)
 
 
 @lru_cache(maxsize=1024)
-def _prior_of(stored: bytes, run: str, size: int, classes: int, declared_patients: int | None) -> Tensor:
+def _prior_of(stored: bytes, run: str, size: int, classes: int, declared_patients: int, labels: str) -> Tensor:
     answer = RoundReply.unpack(stored, run=run, round=0, size=size).answer.copy()
     counts = Statistics.unpack(torch.from_numpy(answer), classes).counts
-    return log_prior(counts) if declared_patients is None else log_odds(counts, declared_patients)
+    return LABEL_KINDS[labels].prior(counts, declared_patients)
 
 
 def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> ReplyHeader:

@@ -10,6 +10,7 @@ import numpy as np
 from wardround.accountant import Calibration, calibrate
 from wardround.config import Federation
 from wardround.errors import MessageError
+from wardround.labels import LABEL_KINDS
 from wardround.meta import algorithm_named
 from wardround.models import Model
 from wardround.reach import EXCESS, Part, Reach
@@ -18,8 +19,7 @@ from wardround.wire import RoundReply
 
 BEYOND = 10.0
 """A reply so many times too long is damaged, or means harm: nothing that an honest hospital computed is left in it."""
-# Weights in one block, in wardround_client.privacy.private_cohort: lambda, and how many findings count in full.
-COUNT_SHARE, FINDINGS = 0.5, 2
+COUNT_SHARE = 0.5  # lambda, in wardround_client.privacy.private_cohort
 
 
 class Bounds:
@@ -63,7 +63,7 @@ class Bounds:
                 return algorithm_named(choice.name).longest(choice, model.layout.size, Reach(privacy.clip_norm, noise))
             case "statistics":
                 features, reach = model.scaling_size, Reach(patients, math.sqrt(3) * sigma)
-                most = math.sqrt(FINDINGS) if self._federation.task.labels == "several" else 1.0
+                most = math.sqrt(LABEL_KINDS[self._federation.task.labels].full)
                 moment = reach.sum(once, features)
                 return (
                     (classes, most * reach.sum(once, classes)),

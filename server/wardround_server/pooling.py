@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wardround.labels import LabelKind
 from wardround.meta.embedded import LEAST_PATIENTS
 from wardround.models.scaling import pool_statistics
 from wardround.questions import ClassMeans, Statistics
@@ -13,21 +14,19 @@ from wardround_server.aggregate import AggregationRule, weighted_mean
 
 
 def scaling(
-    answers: Tensor, declared: Tensor, classes: int, rule: AggregationRule, *, several: bool
+    answers: Tensor, declared: Tensor, classes: int, rule: AggregationRule, labels: LabelKind
 ) -> tuple[Tensor, Tensor]:
     """Shift and scale, float32 [d] each, from the statistics [hospitals, classes + 2 d].
 
     The mean pools the sums, so that a hospital weighs as many patients as it has. Another rule is given each hospital's
     moments of ONE patient, by declared patients, of whom its noised counts say how many there are, within EXCESS.
     """
-    total = int(declared.sum())
+    counted = labels.patients(answers[:, :classes], declared)
     if rule is weighted_mean:
-        statistics = [Statistics.unpack(answer, classes) for answer in answers]
-        return pool_statistics(statistics, total if several else None)
-    counted = declared if several else answers[:, :classes].sum(1)
+        return pool_statistics(Statistics.unpack(answers.sum(0), classes), counted.sum())
     patients = torch.minimum(torch.maximum(counted, declared / EXCESS), declared * EXCESS)
-    pooled = rule(answers / patients.unsqueeze(1), declared) * total
-    return pool_statistics([Statistics.unpack(pooled, classes)], total)
+    pooled = rule(answers / patients.unsqueeze(1), declared) * declared.sum()
+    return pool_statistics(Statistics.unpack(pooled, classes), declared.sum())
 
 
 def class_means(answers: Tensor, classes: int, rule: AggregationRule) -> ClassMeans:

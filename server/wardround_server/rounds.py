@@ -20,6 +20,7 @@ from wardround.errors import (
     StorageError,
     WardroundError,
 )
+from wardround.labels import LABEL_KINDS
 from wardround.meta import algorithm_named, optimizers
 from wardround.models import Model, Objective
 from wardround.schedule import RoundPlan, Schedule, answer_size
@@ -254,8 +255,8 @@ def _learn(
     algorithm, choice = algorithm_named(federation.algorithm.name), federation.algorithm
     match plan.question:
         case "statistics":
-            several = federation.task.labels == "several"
-            shift, scale = pooling.scaling(answers, _declared(replies), model.classes, rule, several=several)
+            labels = LABEL_KINDS[federation.task.labels]
+            shift, scale = pooling.scaling(answers, _declared(replies), model.classes, rule, labels)
             state = replace(state, shift=shift, scale=scale)
         case "gradient" | "episode_gradient":
             delta = rule(answers, _weights(federation, replies))
@@ -267,7 +268,7 @@ def _learn(
         case "class_means":
             means = pooling.class_means(answers, model.classes, rule)
             means = replace(means, sums=means.sums / model.embedding_gain)
-            loss = Objective(model, state.shift, state.scale)
+            loss = Objective.of(federation, model, state.shift, state.scale)
             state = replace(state, theta=algorithm.with_means(state.theta, means, loss, choice))
         case "confusion":
             confusions = answers.view(-1, model.classes, model.classes)

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
+from wardround.labels import LABEL_KINDS
 from wardround.text import is_plain
 from wardround.toml import Section, load
 
@@ -24,6 +25,12 @@ def _plain(text: str) -> str:
     if not is_plain(text):
         raise ValueError("a text that people approve holds no invisible letters, and single blanks between words only")
     return text
+
+
+def _label_kind(name: str) -> str:
+    if name not in LABEL_KINDS:
+        raise ValueError(f"unknown label kind; allowed: {', '.join(LABEL_KINDS.names)}")
+    return name
 
 
 # Bounds are generous, and such that nothing within them overflows or takes for ever; a hospital's policy is narrower.
@@ -77,9 +84,9 @@ class Task(Section):
     """What is diagnosed, from what.
 
     label_column: the column of the labels CSV; classes: its values, in the order of the model's outputs.
-    labels: "one": an image is of one of the classes. "several": the classes are findings, each there or not; a cell
-    holds those that are there, with ";" between ("nodule;effusion"), any other text is no finding of the task, and an
-    empty cell no label.
+    labels: their kind, a file of `wardround.labels`. "one": an image is of one of the classes. "several": the classes
+    are findings, each there or not; a cell holds those that are there, with ";" between ("nodule;effusion"), any other
+    text is no finding of the task, and an empty cell no label.
     image_size_px: images are resized to image_size_px x image_size_px; channels: 1 (grey) or 3 (RGB).
     features: for a table, the names of the columns; empty for images. centre, spread: for each column a public guess of
     a usual value and of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private
@@ -92,7 +99,7 @@ class Task(Section):
 
     label_column: Label
     classes: Annotated[tuple[Label, ...], Field(min_length=2, max_length=256)]
-    labels: Literal["one", "several"] = "one"
+    labels: Annotated[str, AfterValidator(_label_kind)] = "one"
     kind: Literal["image", "table"] = "image"
     image_size_px: Annotated[int, Field(ge=8, le=1024)] = 64
     channels: Literal[1, 3] = 1
@@ -111,8 +118,7 @@ class Task(Section):
         for name, numbers in (("centre", self.centre), ("spread", self.spread)):
             if len(numbers) not in (0, len(self.features)):
                 raise ValueError(f"{name} holds {len(numbers)} numbers for {len(self.features)} features")
-        if self.labels == "several" and any(";" in name for name in self.classes):
-            raise ValueError('with several labels a class holds no ";"')
+        LABEL_KINDS[self.labels].check(self.classes)
         return self
 
     @model_validator(mode="after")
@@ -306,15 +312,13 @@ class Federation(Section):
         return self
 
     @model_validator(mode="after")
-    def _learns_several(self) -> Self:
-        name = self.algorithm.name
-        if self.task.labels == "one":
-            return self
-        if name in ONE_CLASS_EACH:
+    def _fits_its_labels(self) -> Self:
+        name, labels, kind = self.algorithm.name, self.task.labels, LABEL_KINDS[self.task.labels]
+        if not kind.exclusive and name in ONE_CLASS_EACH:
             able = ", ".join(each for each in TASKS if each not in ONE_CLASS_EACH)
-            raise ValueError(f'algorithm {name} needs images of one class; for task.labels = "several" take {able}')
-        if self.rounds.evaluate_every:
-            raise ValueError('rounds.evaluate_every counts images of one class; with task.labels = "several" it is 0')
+            raise ValueError(f'algorithm {name} needs images of one class; for task.labels = "{labels}" take {able}')
+        if self.rounds.evaluate_every and kind.judgement(len(self.task.classes)) is None:
+            raise ValueError(f'rounds.evaluate_every counts images of one class; with task.labels = "{labels}" it is 0')
         return self
 
     def canonical(self) -> str:

@@ -11,17 +11,16 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+
+from wardround.labels import LabelKind
+from wardround.labels.one import kind as one_class
 
 
 class Loss(Protocol):
     """A differentiable loss of ONE patient's images."""
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Theta float32 [P], x [m, ...] encoded images, y their labels -> float32 [], the mean over the m.
-
-        y: int64 [m], an image's class; or float32 [m, classes], 1 where a finding is there, else 0.
-        """
+        """Theta float32 [P], x [m, ...] encoded images, y [m, ...] their labels -> float32 [], the mean over the m."""
         ...
 
 
@@ -82,46 +81,35 @@ class FewShotLoss(Loss, Protocol):
 class Shots:
     """The support or the query of an episode: the images of some patients, ragged, with classes that may be missing.
 
-    x: [n, ...] encoded images. y: int64 [n], a class each; or float32 [n, classes], 1 where a finding is there, else 0.
-    patient: int64 [n], 0 .. patients - 1. weight: float32 [n], which sums to 1 over the images of a patient; 0 would be
-    padding.
+    x: [n, ...] encoded images. y: [n, ...], labels as their kind lays them out. patient: int64 [n], 0 .. patients - 1.
+    weight: float32 [n], which sums to 1 over the images of a patient; 0 would be padding. labels: their kind.
     """
 
     x: Tensor
     y: Tensor
     patient: Tensor
     weight: Tensor
+    labels: LabelKind = one_class
+
+    def __getitem__(self, rows: Tensor | slice) -> Shots:
+        """Some of the images: bool [n], int64 [m] or a slice."""
+        return replace(self, x=self.x[rows], y=self.y[rows], patient=self.patient[rows], weight=self.weight[rows])
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over patients of the mean over a patient's images of values [n]: float32 []; 0 for no patient."""
         return (values * self.weight).sum() / self.weight.sum().clamp_min(1e-6)
 
     def shares(self, classes: int) -> Tensor:
-        """float32 [n, classes]: the weight of each image in its class or findings, else 0. Columns sum to patients."""
-        targets = one_hot(self.y, classes).to(self.weight.dtype) if self.y.dim() == 1 else self.y
-        return targets * self.weight.unsqueeze(1)
+        """float32 [n, classes]: the weight of each image in the classes that it shows, else 0."""
+        return self.labels.targets(self.y, classes).to(self.weight.dtype) * self.weight.unsqueeze(1)
 
     def balanced(self, classes: int) -> Shots:
-        """The same shots, weighted so that each class that occurs weighs the same, or each finding and each absence.
-
-        Weights of findings stand in y, float32 [n, 2, classes]: how much the absence and the presence of each weigh.
-        """
-        shares = self.shares(classes).unsqueeze(1)
-        if self.y.dim() == 2:
-            shares = torch.cat([self.weight[:, None, None] - shares, shares], 1)
-        patients = shares.sum(0)
-        seen = patients > 0
-        factors = torch.where(seen, patients.sum() / (patients * seen.sum()), 0.0)
-        if self.y.dim() == 1:
-            return replace(self, weight=(shares * factors).sum((1, 2)))
-        return replace(self, y=(shares > 0) * factors)
+        """The same shots, weighted so that each class that occurs weighs the same."""
+        return self.labels.balanced(self, classes)
 
     def among(self, seen: Tensor) -> Shots:
-        """The same shots, with images whose class is not among seen, bool [classes], weighing nothing.
-
-        Of findings each is known of every image, so that every image counts.
-        """
-        return replace(self, weight=self.weight * seen[self.y]) if self.y.dim() == 1 else self
+        """The same shots, weighing nothing where only classes of `seen`, bool [classes], can be predicted right."""
+        return self.labels.restricted(self, seen)
 
 
 class EpisodeGradient(Protocol):

@@ -10,6 +10,7 @@ import typer
 
 from wardround.config import AlgorithmName, Federation, load_federation
 from wardround.errors import ConfigError
+from wardround.labels import LABEL_KINDS
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
 
 app = typer.Typer(add_completion=False, help="Simulate a whole federation in this process.")
@@ -79,8 +80,10 @@ def simulate_command(
 
     chosen = changed(chosen if algorithm is None else with_algorithm(chosen, algorithm), **changes)
     _check(hospitals, shots, seed, engine, compute)
-    if audit and chosen.task.labels == "several":
-        raise ConfigError('--audit with task.labels = "several"', allowed="tasks in which an image is of one class")
+    if audit and not LABEL_KINDS[chosen.task.labels].exclusive:
+        raise ConfigError(
+            f'--audit with task.labels = "{chosen.task.labels}"', allowed="tasks in which an image is of one class"
+        )
     low, high = _range(patients)
     folder = out or Path("simulations") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 

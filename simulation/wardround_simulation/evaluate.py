@@ -22,8 +22,8 @@ def learner(agreement: Agreement, state: State, device: torch.device, theta: Ten
     """The federation's method at a state, or at another theta with the state's scaling."""
     choice = agreement.federation.algorithm
     start, shift, scale = (v.to(device) for v in (state.theta if theta is None else theta, state.shift, state.scale))
-    several = agreement.federation.task.labels == "several"
-    return Learner(algorithm_named(choice.name), choice, Objective(agreement.model, shift, scale), start, several)
+    loss = Objective.of(agreement.federation, agreement.model, shift, scale)
+    return Learner(algorithm_named(choice.name), choice, loss, start)
 
 
 def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float:

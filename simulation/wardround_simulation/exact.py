@@ -88,9 +88,7 @@ class ExactCohort:
 
     def confusion(self, predict: Predict) -> Tensor:
         """float32 [classes, classes]: rows truth, columns prediction; each patient weighs 1."""
-        classes = self._examples.classes
+        examples = self._examples
         with torch.no_grad():
-            predicted = predict(self._examples.z).argmax(dim=1)
-        cells = torch.zeros(classes * classes, dtype=self._weights.dtype, device=self._weights.device)
-        cells.index_add_(0, self._examples.cells(predicted), self._weights)
-        return cells.view(classes, classes)
+            judged = examples.labels.judge(predict(examples.z), examples.y, examples.classes)
+        return (self._weights @ judged).view(examples.classes, examples.classes)

@@ -100,7 +100,7 @@ FINDINGS = Task(label_column="finding", classes=("nodule", "effusion"), labels="
 def test_a_cell_holds_several_findings_or_none() -> None:
     codes = ["nodule;effusion", "effusion ; mass", "normal", None, " nodule", ""]
     examples = examples_of(store(codes, [4, 4, 1, 1, 0, 2]), FINDINGS, MODEL)
-    assert examples.several
+    assert not examples.labels.exclusive
     assert examples.y.tolist() == examples.targets.tolist() == [[1, 1], [0, 1], [0, 0], [1, 0], [0, 0]]
     assert examples.y.dtype == torch.float32
     assert examples.patient.tolist() == [3, 3, 1, 0, 2]
@@ -125,7 +125,7 @@ def test_findings_of_little_use_are_said_at_home_and_answer_all_the_same(codes: 
 
 def test_one_class_an_image_says_the_same_as_targets() -> None:
     examples = examples_of(store(["yes", "no"], [0, 1]), TASK, MODEL)
-    assert not examples.several
+    assert examples.labels.exclusive
     assert examples.targets.tolist() == [[0, 1], [1, 0]]
 
 

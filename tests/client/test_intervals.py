@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wardround_client.personal.bootstrap import Estimate, estimates, strata
+from wardround.labels.several import rarest
+from wardround_client.personal.bootstrap import Estimate, estimates
 
 
 def test_every_resample_has_as_many_patients_of_each_stratum() -> None:
@@ -64,16 +65,16 @@ def test_a_seed_repeats_the_interval() -> None:
 
 def test_a_patient_belongs_to_the_rarest_class_that_the_patient_shows() -> None:
     shown = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]]).bool()
-    assert strata(shown).tolist() == [1, 0, 0, 2, 3]
+    assert rarest(shown).tolist() == [1, 0, 0, 2, 3]
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=20))
 def test_a_stratum_is_a_class_of_the_patient_and_the_rarest_class_is_a_stratum(rows: list[list[bool]]) -> None:
     shown = torch.tensor(rows)
-    stratum = strata(shown)
+    stratum = rarest(shown)
     padded = torch.cat([shown, ~shown.any(1, keepdim=True)], dim=1)
     assert padded.gather(1, stratum.unsqueeze(1)).all()
     counts = shown.sum(0)
     if shown.any():
-        rarest = int(torch.where(counts > 0, counts, 99).argmin())
-        assert torch.equal(stratum == rarest, shown[:, rarest])
+        least = int(torch.where(counts > 0, counts, 99).argmin())
+        assert torch.equal(stratum == least, shown[:, least])

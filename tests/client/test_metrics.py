@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,25 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from wardround.errors import ConfigError, DataError
-from wardround_client.personal.metrics import METRICS, Report, _metrics, _pooled, report
+from wardround.labels import LabelKind
+from wardround.labels.one import kind as one_class
+from wardround.labels.several import kind as findings_kind
+from wardround_client.personal import metrics
+from wardround_client.personal.metrics import METRICS, Report, _metrics, _pooled
 
 # Three patients of class 1, two of class 0; no two scores tie and none lies between two bins of calibration.
 SCORES = torch.tensor([0.9, 0.61, 0.3, 0.39, 0.1])
 SOFTMAX = torch.stack([1 - SCORES, SCORES], dim=1)
 LABELS = torch.tensor([1, 1, 1, 0, 0])
 EACH = torch.arange(5)
+
+
+def kind_of(y: Tensor) -> LabelKind:
+    return findings_kind if y.dim() == 2 else one_class
+
+
+def report(probabilities: Tensor, y: Tensor, patient: Tensor, **named: Any) -> Report:
+    return metrics.report(probabilities, y, patient, labels=kind_of(y), **named)
 
 
 def values(of: Report) -> dict[str, float]:
@@ -146,7 +159,7 @@ def test_a_weight_is_a_number_of_copies(seed: int, findings: bool) -> None:
     y = one_hot((y + 1) % 3, 3) + one_hot(y, 3) if findings else y
     copies = torch.randint(3, (24,), generator=torch.Generator().manual_seed(seed))
     rows = torch.arange(24).repeat_interleave(copies)
-    weighed = _metrics(_pooled(probabilities.double(), y, patient), copies.double().unsqueeze(1), 0.9)[0]
+    weighed = _metrics(_pooled(probabilities.double(), y, patient, kind_of(y)), copies.double().unsqueeze(1), 0.9)[0]
     copied = report(probabilities[rows], y[rows], torch.arange(len(rows)), resamples=1)
     assert dict(zip(METRICS, weighed.tolist(), strict=True)) == pytest.approx(values(copied))
 

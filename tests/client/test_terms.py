@@ -33,6 +33,7 @@ BASES = [
 ]
 # Changes of what has no number and no short list of values.
 OTHERS: dict[str, list[object]] = {
+    "task.labels": ["several"],
     "task.label_column": ["other"],
     "task.classes": [["yes", "no"], ["no", "yes", "perhaps"]],
     "task.features": [["pressure", "age"]],

@@ -18,7 +18,7 @@ from tests import rounds
 
 from wardround.accountant import Answers, calibrate, epsilon, rows_for
 from wardround.config import Federation, Privacy
-from wardround.models.scaling import log_prior
+from wardround.labels.one import kind as one_class
 from wardround.schedule import Schedule
 from wardround.toml import loads
 from wardround.wire import RoundReply
@@ -181,7 +181,7 @@ def test_a_class_prior_is_made_of_released_counts_and_of_nothing_else(tmp_path: 
     at = site(tmp_path / "home", 40)
     assert _own_prior(at.hospital, rounds.RUN, at.agreement) is None
     released = read(at, run(at))[0].answer
-    expected = log_prior(torch.from_numpy(released[:2].copy()))
+    expected = one_class.prior(torch.from_numpy(released[:2].copy()), 40)
     prior = _own_prior(at.hospital, rounds.RUN, at.agreement)
     assert prior is not None and torch.equal(prior, expected)
 

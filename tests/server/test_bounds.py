@@ -17,6 +17,7 @@ from torch import Tensor
 from wardround.accountant import Calibration, rows_for
 from wardround.config import TASKS, AlgorithmChoice, Federation, ModelChoice, Privacy, Rounds
 from wardround.errors import MessageError
+from wardround.labels import LABEL_KINDS
 from wardround.meta import algorithm_named, extended
 from wardround.models import Model, Objective, build_model
 from wardround.models.scaling import no_scaling
@@ -130,7 +131,8 @@ def test_no_honest_sum_is_cut_whatever_the_features_are(declared: int, patients:
     calibration = bound.calibration("anna", declared)
     x = torch.full((patients, model.scaling_size), 1e6)
     y = torch.ones(patients, 2) if several else torch.zeros(patients, dtype=torch.int64)
-    examples = Examples(z=x, y=y, patient=torch.arange(patients), summary=x, classes=2)
+    labels = LABEL_KINDS[federation.task.labels]
+    examples = Examples(z=x, y=y, patient=torch.arange(patients), summary=x, classes=2, labels=labels)
     for plan in (plan for plan in schedule.rounds if not plan.trains):
         for _ in range(20):
             asked = PrivateCohort(
@@ -151,7 +153,7 @@ def test_no_honest_sum_is_cut_whatever_the_features_are(declared: int, patients:
 
 
 def test_the_constants_are_the_cohorts_own() -> None:
-    assert (bounds.COUNT_SHARE, bounds.FINDINGS) == (cohort._COUNT_SHARE, cohort._FINDINGS)
+    assert bounds.COUNT_SHARE == cohort._COUNT_SHARE
 
 
 @pytest.mark.parametrize("declared, patients_per_step", [(60, 0), (500, 0), (500, 32)])

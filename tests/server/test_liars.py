@@ -14,6 +14,9 @@ from tests.server.conftest import FakeHospital, FakeTransport, Reply, a_federati
 from torch import Tensor
 
 from wardround.config import Federation, OuterOptimizer, Rule
+from wardround.labels import LabelKind
+from wardround.labels.one import kind as one_class
+from wardround.labels.several import kind as findings
 from wardround.models import build_model
 from wardround.questions import Statistics
 from wardround.schedule import Schedule
@@ -124,21 +127,21 @@ def test_a_lie_about_statistics_does_not_move_the_scaling_past_the_honest(rule: 
     answers = torch.stack([statistics(shift, 200) for shift in (0.2, 0.25, 0.3, 0.35, 0.4)])
     answers[who] = LIES[lie](answers[who])
     of = rule_of(OuterOptimizer(rule=rule))
-    shift, scale = pooling.scaling(answers, torch.full((5,), 200.0), 2, of, several=False)
+    shift, scale = pooling.scaling(answers, torch.full((5,), 200.0), 2, of, one_class)
     assert (shift > 0.1).all()
     assert (shift < 0.5).all()
     assert (scale > 0.85).all()
     assert (scale < 1.15).all()
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("labels", [one_class, findings])
 @pytest.mark.parametrize("rule", RULES)
-def test_honest_statistics_pool_as_ever(rule: Rule, several: bool) -> None:
+def test_honest_statistics_pool_as_ever(rule: Rule, labels: LabelKind) -> None:
     answers = torch.stack([statistics(0.3, patients) for patients in (80, 120, 100)])
     declared = torch.tensor([80.0, 120.0, 100.0])
     of = rule_of(OuterOptimizer(rule=rule))
-    found = pooling.scaling(answers, declared, 2, of, several=several)
-    expected = pooling.scaling(answers, declared, 2, rule_of(OuterOptimizer(rule="mean")), several=several)
+    found = pooling.scaling(answers, declared, 2, of, labels)
+    expected = pooling.scaling(answers, declared, 2, rule_of(OuterOptimizer(rule="mean")), labels)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 

@@ -74,7 +74,7 @@ def test_place_company_and_threads_change_no_bit(size: int, offset: int, seed: i
 @pytest.mark.parametrize("findings", [False, True])
 @pytest.mark.parametrize("name", SHALLOW)
 def test_gradients_are_those_of_autograd(name: str, findings: bool) -> None:
-    loss, examples = objective(name), examples_of([1] * 9, model=name, findings=findings)
+    loss, examples = objective(name, findings), examples_of([1] * 9, model=name, findings=findings)
     theta = MODELS[name].initial() + 0.3 * torch.randn(MODELS[name].layout.size)
     found = loss.gradients(theta, examples.z, examples.y)
     for row in range(9):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -13,15 +14,19 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wardround.config import ONE_CLASS_EACH, AlgorithmChoice, AlgorithmName, Federation, Rounds, Task
+from wardround.labels import LEAST_PREVALENCE
+from wardround.labels.one import kind as one_class
+from wardround.labels.several import kind as findings
 from wardround.meta.local import fine_tune
 from wardround.models import Objective
-from wardround.models.scaling import LEAST_PREVALENCE, log_odds, no_scaling, pool_statistics
+from wardround.models.scaling import no_scaling, pool_statistics
 from wardround.models.tabular import Tabular
 from wardround.questions import Shots, Statistics
 
 COLUMNS, FINDINGS = 4, 3
 MODEL = Tabular.logistic(COLUMNS, FINDINGS)
-LOSS = Objective(MODEL, *no_scaling(COLUMNS))
+LOSS = Objective(MODEL, *no_scaling(COLUMNS), labels=findings)
+ONE = replace(LOSS, labels=one_class)
 TASK = Task(label_column="findings", classes=("nodule", "effusion", "mass"), labels="several")
 
 
@@ -30,7 +35,7 @@ def shots_of(y: Tensor, images: list[int] | None = None) -> Shots:
     counts = torch.tensor(images or [1] * len(y))
     patient = torch.repeat_interleave(torch.arange(len(counts)), counts)
     x = torch.randn(len(y), COLUMNS, generator=torch.Generator().manual_seed(1))
-    return Shots(x, y, patient, (1 / counts)[patient].float())
+    return Shots(x, y, patient, (1 / counts)[patient].float(), findings if y.dim() == 2 else one_class)
 
 
 some_labels = st.lists(st.lists(st.booleans(), min_size=FINDINGS, max_size=FINDINGS), min_size=1, max_size=9).map(
@@ -76,7 +81,7 @@ def test_the_loss_is_the_mean_over_findings_of_binary_cross_entropies(y: Tensor,
     expected = binary_cross_entropy_with_logits(logits, y, reduction="none").mean(1)
     torch.testing.assert_close(LOSS.of_logits(logits, y), expected)
     prior = torch.tensor([-2.0, 0.0, 1.0])
-    adjusted = Objective(MODEL, LOSS.shift, LOSS.scale, prior).of_logits(logits - prior, y)
+    adjusted = replace(LOSS, log_prior=prior).of_logits(logits - prior, y)
     torch.testing.assert_close(adjusted, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -85,20 +90,20 @@ def test_one_finding_of_two_classes_is_what_two_classes_are() -> None:
     found = torch.tensor([0, 1, 1, 0])
     logit = torch.tensor([[-3.0], [0.2], [4.0], [1.0]])
     both = torch.cat([torch.zeros_like(logit), logit], 1)
-    torch.testing.assert_close(LOSS.of_logits(logit, found.unsqueeze(1).float()), LOSS.of_logits(both, found))
+    torch.testing.assert_close(LOSS.of_logits(logit, found.unsqueeze(1).float()), ONE.of_logits(both, found))
 
 
 def test_log_odds_make_a_frequent_and_a_rare_finding_aim_at_balance() -> None:
-    odds = log_odds(torch.tensor([50.0, 450.0, 250.0]), 500)
+    odds = findings.prior(torch.tensor([50.0, 450.0, 250.0]), 500)
     torch.testing.assert_close(odds, torch.tensor([0.1, 0.9, 0.5]).logit())
-    floor = log_odds(torch.tensor([-30.0, 900.0]), 500)
+    floor = findings.prior(torch.tensor([-30.0, 900.0]), 500)
     torch.testing.assert_close(floor, torch.tensor([LEAST_PREVALENCE, 1 - LEAST_PREVALENCE]).logit())
 
 
 def test_a_constant_that_minimises_the_adjusted_loss_tells_nothing_of_prevalence() -> None:
     """Where the features say nothing, the best adjusted logit is 0: half and half, whatever the prevalence."""
     y = torch.tensor([[1.0, 0, 1]] * 3 + [[0, 0, 1]] * 9 + [[1, 1, 1]] * 3 + [[0, 0, 0]] * 5)
-    loss = Objective(MODEL, LOSS.shift, LOSS.scale, log_odds(y.sum(0), len(y)))
+    loss = replace(LOSS, log_prior=findings.prior(y.sum(0), len(y)))
     slope = torch.func.grad(lambda logit: loss.of_logits(logit.expand(len(y), 3), y).sum())(torch.zeros(3))
     torch.testing.assert_close(slope, torch.zeros(3), atol=1e-5, rtol=0)
 
@@ -107,10 +112,10 @@ def test_features_are_pooled_over_declared_patients_where_counts_do_not_add_up_t
     """A patient with three findings is one patient."""
     z = 2 + 0.5 * torch.randn(5000, 2)
     reply = Statistics(torch.tensor([5000.0, 4000.0, 5000.0]), z.sum(0), z.square().sum(0))
-    shift, scale = pool_statistics([reply], 5000)
+    shift, scale = pool_statistics(reply, torch.tensor(5000.0))
     torch.testing.assert_close(shift, torch.tensor([2.0, 2.0]), atol=0.05, rtol=0)
     assert scale.max() < 0.6
-    assert pool_statistics([reply])[0].max() < 1
+    assert pool_statistics(reply, reply.counts.sum())[0].max() < 1
 
 
 # --- shots
@@ -141,9 +146,9 @@ def test_where_findings_are_half_and_half_balance_changes_nothing(y: Tensor) -> 
 )
 def test_balanced_shots_of_one_class_each_weigh_every_class_alike(y: Tensor, logits: Tensor) -> None:
     shots = shots_of(y).balanced(FINDINGS)
-    each = LOSS.of_logits(logits[: len(y)], y)
+    each = ONE.of_logits(logits[: len(y)], y)
     expected = torch.stack([each[y == k].mean() for k in torch.unique(y)]).mean()
-    torch.testing.assert_close(shots.mean(LOSS.of_logits(logits[: len(y)], shots.y)), expected)
+    torch.testing.assert_close(shots.mean(ONE.of_logits(logits[: len(y)], shots.y)), expected)
 
 
 def test_shares_and_known_findings() -> None:
@@ -159,7 +164,7 @@ def test_fine_tuning_learns_a_rare_finding() -> None:
     shots = shots_of(y)
     x = shots.x.clone()
     x[:, 0], x[:, 1] = 2 * y[:, 0], 2 * y[:, 1]
-    shots = Shots(x, y, shots.patient, shots.weight)
+    shots = replace(shots, x=x)
     theta = fine_tune(MODEL.initial(), shots, LOSS, steps=200, learning_rate=1.0, pull=0.001)
     said = LOSS.logits(theta, x) > 0
     assert torch.equal(said[:, :2], y[:, :2] > 0)

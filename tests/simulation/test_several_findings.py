@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wardround.errors import WardroundError
-from wardround.models.scaling import log_odds
+from wardround.labels.several import kind as findings
 from wardround.questions import Statistics
 from wardround.wire import RoundReply
 from wardround_client.hospital import Hospital
@@ -106,4 +106,4 @@ def test_a_federation_learns_every_finding(tmp_path: Path, algorithm: str, least
         torch.testing.assert_close(counts / PATIENTS, torch.tensor([0.5, 0.21, 0.1]), atol=0.1, rtol=0)
         prior = _own_prior(member, "spring", agreement)
         assert prior is not None
-        assert torch.equal(prior, log_odds(counts, PATIENTS))
+        assert torch.equal(prior, findings.prior(counts, PATIENTS))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from wardround.accountant import Answers, epsilon
 from wardround.errors import StorageError
+from wardround.labels import LABEL_KINDS
 from wardround.models import Objective
 from wardround.questions import Cohort
 from wardround.schedule import Question, RoundPlan
@@ -308,14 +309,11 @@ def _thetas(terms: Agreement, known: Tensor, random: torch.Generator) -> Iterato
 
 def _odd_worlds(bench: Bench, terms: Agreement, common: Tensor) -> Iterator[Examples]:
     """A cohort, and the same with one more patient, who is odd."""
-    several = terms.federation.task.labels == "several"
+    task, labels = terms.federation.task, LABEL_KINDS[terms.federation.task.labels]
     for value in (None, math.nan, math.inf, 3e38, 0.0, 1e-42):
         z = common if value is None else torch.cat([common, torch.full_like(common[:1], value)])
-        y = torch.arange(len(z), device=z.device) % bench.model.classes
-        if several:
-            y = torch.nn.functional.one_hot(y, bench.model.classes).float()
-        patient = torch.arange(len(z), device=z.device)
-        yield Examples(z, y, patient, bench.model.summary(z), bench.model.classes)
+        y, patient = labels.invented(len(z), task).to(z.device), torch.arange(len(z), device=z.device)
+        yield Examples(z, y, patient, bench.model.summary(z), bench.model.classes, labels=labels)
 
 
 def _request(terms: Agreement, plan: RoundPlan, theta: Tensor, run: str) -> bytes:

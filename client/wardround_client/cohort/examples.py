@@ -17,18 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from wardround.augment import variants
 from wardround.config import Task
-from wardround.errors import ConfigError, DataError
+from wardround.errors import DataError
+from wardround.labels import LABEL_KINDS, LabelKind
+from wardround.labels.one import kind as one_class
 from wardround.models import Model
 from wardround_client.isolated import image_by_image, isolation
 
 log = logging.getLogger(__name__)
-
-SEPARATOR = ";"
-"""Of the findings in one cell of a labels CSV."""
 
 _BATCH_BYTES = 32 << 20  # of float32 pixels: what encoding holds beside its result
 _UINT16_MAX = 65535.0
@@ -66,10 +64,10 @@ class Store(Protocol):
 class Examples:
     """All usable examples of a cohort, for one task, on one device.
 
-    z: float32 [n, ...], encoded. y: int64 [n], class indices; or float32 [n, classes], 1 where a finding is there, else
-    0. patient: int64 [n], 0 .. patients - 1. summary: float32 [n, d]. classes: number of classes. left_out: examples
-    whose label the task does not name. augmented: float32 [n, variants - 1, ...], the other variants of each image,
-    encoded, which `for_learning` alone shows; None where there are none.
+    z: float32 [n, ...], encoded. y: [n, ...], as `labels` lays them out. patient: int64 [n], 0 .. patients - 1.
+    summary: float32 [n, d]. classes: number of classes. left_out: examples whose label the task does not name.
+    augmented: float32 [n, variants - 1, ...], the other variants of each image, encoded, which `for_learning` alone
+    shows; None where there are none. labels: their kind.
     """
 
     z: Tensor
@@ -79,6 +77,7 @@ class Examples:
     classes: int
     left_out: int = 0
     augmented: Tensor | None = None
+    labels: LabelKind = one_class
 
     @cached_property
     def patients(self) -> int:
@@ -100,15 +99,10 @@ class Examples:
         """The same without any patient."""
         return self.subset(torch.zeros(len(self.z), dtype=torch.bool, device=self.device))
 
-    @property
-    def several(self) -> bool:
-        """Whether an example has findings, each there or not, instead of one class."""
-        return self.y.dim() == 2
-
     @cached_property
     def targets(self) -> Tensor:
-        """float32 [n, classes]: 1 in an example's class, or in each of its findings, else 0."""
-        return self.y if self.several else one_hot(self.y, self.classes).float()
+        """float32 [n, classes]: which classes each example shows."""
+        return self.labels.targets(self.y, self.classes)
 
     @property
     def variants(self) -> int:
@@ -122,25 +116,13 @@ class Examples:
             rows: int64 [..., m], on the examples' device.
 
         Returns:
-            x float32 [..., m variants, ...] and y [..., m variants] or [..., m variants, classes].
+            x float32 [..., m variants, ...] and y [..., m variants, ...].
         """
         x, y, last = self.z[rows], self.y[rows], rows.dim()
         if self.augmented is None:
             return x, y
         x = torch.cat([x.unsqueeze(last), self.augmented[rows]], last).flatten(last - 1, last)
         return x, y.repeat_interleave(self.variants, last - 1)
-
-    def cells(self, predicted: Tensor) -> Tensor:
-        """Where each example counts in a confusion matrix: truth x classes + predicted, int64 [n].
-
-        Raises: ConfigError, where an example has no one class.
-        """
-        if self.several:
-            raise ConfigError(
-                "a confusion matrix counts examples of one class, and these have several findings",
-                do="set rounds.evaluate_every = 0 in federation.toml",
-            )
-        return self.y * self.classes + predicted
 
     def patient_means(self, values: Tensor) -> Tensor:
         """Values [n, ...] of images -> [patients, ...]: the mean over each patient's images, in isolation."""
@@ -205,9 +187,8 @@ def examples_of(store: Store, task: Task, model: Model, device: torch.device | s
 class UsableRows:
     """What a task can use of a cohort; it may be nothing.
 
-    kept: int64 [n], rows of the store. y: int64 [n] or float32 [n, classes], as of `Examples`. patient: int64 [n],
-    0 .. patients - 1. patients: int64 [patients], the store's numbers of these patients. left_out: rows without a label
-    of the task.
+    kept: int64 [n], rows of the store. y: [n, ...], as of `Examples`. patient: int64 [n], 0 .. patients - 1. patients:
+    int64 [patients], the store's numbers of these patients. left_out: rows without a label of the task.
     """
 
     kept: npt.NDArray[np.int64]
@@ -229,12 +210,8 @@ class UsableRows:
             raise DataError(
                 f"no example has a {task.label_column} that the task knows", allowed=", ".join(task.classes[:20])
             )
-        if len(np.unique(self.y, axis=0)) < 2:
-            if task.labels == "several":
-                shown, allowed = "shows the same findings", "a finding that some have and some have not"
-            else:
-                shown = f"is of one class, {task.classes[int(self.y[0])]!r}"
-                allowed = "at least two of the task's classes"
+        if alike := LABEL_KINDS[task.labels].alike(self.y, task.classes):
+            shown, allowed = alike
             raise DataError(
                 f"every example of the cohort {shown}",
                 allowed=allowed,
@@ -247,13 +224,13 @@ class UsableRows:
 
 
 def usable_rows(store: Store, task: Task) -> UsableRows:
-    """The rows whose label is a class of the task, or that have a label where it is of findings; reads no images.
+    """The rows that have a label of the task; reads no images.
 
     Raises: DataError: the cohort was ingested for another shape, or without the task's label column.
     """
     _shape_fits(store, task)
     codes = store.labels(task.label_column)
-    y, usable = _findings(codes, task.classes) if task.labels == "several" else _class_of(codes, task.classes)
+    y, usable = LABEL_KINDS[task.labels].parse(codes, task.classes)
     kept = np.flatnonzero(usable)
     left_out = len(codes) - len(kept)
     if left_out:
@@ -265,24 +242,6 @@ def usable_rows(store: Store, task: Task) -> UsableRows:
         )
     patients, patient = np.unique(np.asarray(store.patients)[kept], return_inverse=True)
     return UsableRows(kept, y[kept], patient.astype(np.int64), patients, left_out)
-
-
-def _class_of(
-    codes: Sequence[str | None], classes: Sequence[str]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The class of each code, int64 [n], and whether it has one."""
-    index: dict[str | None, int] = {code: number for number, code in enumerate(classes)}
-    y = np.array([index.get(code, -1) for code in codes], dtype=np.int64)
-    return y, y >= 0
-
-
-def _findings(
-    codes: Sequence[str | None], classes: Sequence[str]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Which findings stand in each cell, float32 [n, classes], and whether there is a cell at all."""
-    named = [{name.strip() for name in (code or "").split(SEPARATOR)} for code in codes]
-    y = np.array([[name in here for name in classes] for here in named], dtype=np.float32)
-    return y.reshape(len(codes), len(classes)), np.array([code is not None for code in codes], dtype=bool)
 
 
 def _shape_fits(store: Store, task: Task) -> None:
@@ -330,4 +289,5 @@ def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: to
         classes=len(task.classes),
         left_out=rows.left_out,
         augmented=augmented,
+        labels=LABEL_KINDS[task.labels],
     )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from wardround.accountant import Calibration
 from wardround.config import Federation, Privacy, Task
+from wardround.labels import LABEL_KINDS
 from wardround.schedule import Schedule
 
 _LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
@@ -19,7 +20,7 @@ def computed(
 ) -> dict[str, str]:
     """A few words a line, from public numbers alone."""
     return {
-        "labels": "several findings an image" if federation.task.labels == "several" else "one class an image",
+        "labels": LABEL_KINDS[federation.task.labels].described,
         "input": _input(federation.task),
         "network": _network(federation),
         "task_of_learning": _steps(federation),

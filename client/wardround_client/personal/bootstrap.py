@@ -56,18 +56,6 @@ def estimates(statistics: Statistics, stratum: Tensor, *, resamples: int, seed: 
     ]
 
 
-def strata(shown: Tensor) -> Tensor:
-    """int64 [patients], from the classes that each patient shows, bool [patients, classes]: the rarest of them.
-
-    With one class a patient that is the class itself. Of several the rarest is the one that a resample could lose;
-    strata of whole combinations would have one patient each, and intervals without width. Who shows none is one more
-    stratum.
-    """
-    patients, classes = shown.shape
-    rarity = torch.where(shown, shown.sum(0), patients + 1).argmin(1)
-    return torch.where(shown.any(1), rarity, classes)
-
-
 def _drawn(stratum: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
     """float64 [patients, resamples]: how often each patient is drawn, with replacement, in the place of its stratum."""
     counts = torch.zeros(len(stratum), resamples, dtype=torch.float64)

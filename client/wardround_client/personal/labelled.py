@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from wardround.config import Task
+from wardround.labels import LABEL_KINDS
 from wardround.models import Model
-from wardround_client.cohort.examples import SEPARATOR, Examples, UsableRows, encoded, usable_rows
+from wardround_client.cohort.examples import Examples, UsableRows, encoded, usable_rows
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors
 from wardround_client.personal.learner import drawn
@@ -74,17 +75,13 @@ class Labelled:
 
 def _strange(store: CohortStore, task: Task) -> list[Finding]:
     """Labels that the task does not know."""
-    codes = store.labels(task.label_column)
-    if task.labels == "one":
-        return label_findings(codes, task.classes)
-    named = (name.strip() for code in codes if code is not None for name in code.split(SEPARATOR))
-    do = "correct misspelt findings in the CSV and ingest again; any other text says that nothing of the task is there"
-    return [replace(finding, do=do) for finding in label_findings(named, task.classes)]
+    kind = LABEL_KINDS[task.labels]
+    named = (name for cell in store.labels(task.label_column) if cell is not None for name in kind.names_in(cell))
+    return [replace(finding, do=kind.unknown) for finding in label_findings(named, task.classes)]
 
 
 def _amiss(rows: UsableRows, makers: Sequence[str], task: Task, shots: int) -> list[Finding]:
-    """What is amiss with the patients and scanners of each class, or of each finding where it is there."""
-    if rows.y.ndim == 1:
-        return class_findings(rows.y.astype(np.int64), rows.patient, makers, task.classes, shots=shots)
-    row, label = np.nonzero(rows.y)
+    """What is amiss with the patients and scanners of each class that is shown."""
+    targets = LABEL_KINDS[task.labels].targets(torch.from_numpy(rows.y), len(task.classes))
+    row, label = np.nonzero(targets.numpy())
     return class_findings(label, rows.patient[row], [makers[each] for each in row.tolist()], task.classes, shots=shots)

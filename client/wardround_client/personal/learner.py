@@ -8,7 +8,6 @@ from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from wardround.config import AlgorithmChoice
 from wardround.errors import DataError
@@ -16,7 +15,6 @@ from wardround.meta import AdaptsBy, Algorithm, Fitted
 from wardround.models import Objective
 from wardround.questions import Shots
 from wardround_client.cohort.examples import Examples
-from wardround_client.personal.bootstrap import strata
 from wardround_client.personal.metrics import Report, report
 
 # Among these `compare` chooses, for every start alike, for the setting by which its method adapts.
@@ -35,14 +33,12 @@ class Learner:
     """A method at one start, as a hospital uses it at home.
 
     algorithm, choice: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P].
-    several: whether the classes are findings, each there or not (`Task.labels`).
     """
 
     algorithm: Algorithm
     choice: AlgorithmChoice
     loss: Objective
     theta: Tensor
-    several: bool = False
 
     def unadapted(self) -> Fitted:
         """What predicts without a shot."""
@@ -58,33 +54,22 @@ class Learner:
         """Of encoded examples z [n, ...]: float32 [n, classes]; memory beyond the result stays flat."""
         with torch.no_grad():
             logits = torch.cat([self.algorithm.predict(fitted, part, self.loss) for part in torch.split(z, _AT_ONCE)])
-        return logits.sigmoid() if self.several else logits.softmax(1)
+        return self.loss.labels.probabilities(logits)
 
     def report(self, fitted: Fitted, examples: Examples, manufacturer: Sequence[str] | None = None) -> Report:
         """What this is worth to these patients, each metric with an interval; see `metrics.report`.
 
         manufacturer: [patients], of the scanner. Raises: DataError, when there is nobody.
         """
-        return report(self.probabilities(fitted, examples.z), examples.y, examples.patient, manufacturer=manufacturer)
+        probabilities, labels = self.probabilities(fitted, examples.z), self.loss.labels
+        return report(probabilities, examples.y, examples.patient, labels=labels, manufacturer=manufacturer)
 
     def score(self, fitted: Fitted, examples: Examples) -> float:
-        """Balanced accuracy in [0, 1]: the mean, over the classes that occur, of the share recognised.
-
-        Of findings, those that occur and their absences: of each the share for which p >= 1/2 is right.
-
-        Raises: DataError: no examples.
-        """
+        """Balanced accuracy in [0, 1]: see `LabelKind.balanced_accuracy`. Raises: DataError: no examples."""
         if not len(examples.y):
             raise DataError("there is no example to evaluate on", do="keep some patients out of the support set")
         probabilities = self.probabilities(fitted, examples.z)
-        if self.several:
-            truth = torch.cat([examples.targets, 1 - examples.targets], 1)
-            said = torch.cat([probabilities >= 0.5, probabilities < 0.5], 1)
-            there = truth.sum(0)
-            return float(((truth * said).sum(0)[there > 0] / there[there > 0]).mean())
-        right = probabilities.argmax(1) == examples.y
-        shown = one_hot(examples.y, examples.classes).sum(0)
-        return float((right / shown[examples.y]).sum() / (shown > 0).sum())
+        return self.loss.labels.balanced_accuracy(probabilities, examples.y, examples.classes)
 
     def adapting_by(self, value: float) -> Learner:
         """The same with another value of the setting by which its method adapts."""
@@ -122,7 +107,7 @@ def shots_of(examples: Examples) -> Shots:
     x, y = examples.for_learning(torch.arange(len(examples.y), device=examples.device))
     patient = examples.patient.repeat_interleave(examples.variants)
     weight = (1 / (examples.images * examples.variants))[patient].float()
-    return Shots(x, y, patient, weight)
+    return Shots(x, y, patient, weight, examples.labels)
 
 
 @dataclass(frozen=True)
@@ -224,13 +209,10 @@ def _best_setting(learner: Learner, splits: Sequence[Split]) -> float | None:
 
 
 def _shown(examples: Examples) -> Tensor:
-    """The class that each patient counts for, int64 [patients], on the CPU: what most of the patient's images show.
-
-    Of several findings the rarest that any image shows; `classes` for a patient without a finding.
-    """
+    """The class that each patient counts for, int64 [patients], on the CPU: see `LabelKind.stratum`."""
     votes = torch.zeros(examples.patients, examples.classes)
     votes.index_add_(0, examples.patient.cpu(), examples.targets.cpu())
-    return strata(votes > 0) if examples.several else votes.argmax(1)
+    return examples.labels.stratum(votes)
 
 
 def _folds(examples: Examples) -> Tensor:

@@ -20,7 +20,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from wardround.errors import ConfigError, DataError
-from wardround_client.personal.bootstrap import Estimate, estimates, strata
+from wardround.labels import LabelKind
+from wardround.labels.one import kind as one_class
+from wardround.labels.several import rarest
+from wardround_client.personal.bootstrap import Estimate, estimates
 
 METRICS = (
     "balanced_accuracy",
@@ -63,6 +66,7 @@ def report(
     y: Tensor,
     patient: Tensor,
     *,
+    labels: LabelKind = one_class,
     manufacturer: Sequence[str] | None = None,
     specificity: float = 0.9,
     resamples: int = 1000,
@@ -85,8 +89,9 @@ def report(
 
     Args:
         probabilities: float [n, classes], of images, in [0, 1].
-        y: int64 [n], the class of each; or bool or float [n, classes], 1 where a finding is there, else 0.
+        y: [n, ...], labels of their kind.
         patient: int64 [n], 0 .. patients - 1.
+        labels: the kind of y.
         manufacturer: [patients], of the scanner; None for no report by manufacturer.
         specificity: above 0 and below 1.
         resamples: of the bootstrap, at least 1.
@@ -101,9 +106,9 @@ def report(
             f"specificity {specificity:g} with {resamples} resamples was asked for",
             allowed="a specificity above 0 and below 1, at least 1 resample",
         )
-    _check(probabilities, y, patient, manufacturer)
+    _check(probabilities, y, patient, labels, manufacturer)
     # In float64 the sums of float32 are exact, near enough: patients whose images score alike still tie.
-    predictions = _pooled(probabilities.detach().cpu().double(), y.cpu(), patient.cpu())
+    predictions = _pooled(probabilities.detach().cpu().double(), y.cpu(), patient.cpu(), labels)
 
     def judged(some: _Predictions) -> Report:
         return _report(some, specificity, resamples, seed)
@@ -149,13 +154,12 @@ class _Predictions:
         return replace(self, scores=self.scores[chosen], truth=self.truth[chosen], patient=self.patient[chosen])
 
 
-def _pooled(probabilities: Tensor, y: Tensor, patient: Tensor) -> _Predictions:
+def _pooled(probabilities: Tensor, y: Tensor, patient: Tensor, labels: LabelKind) -> _Predictions:
     """The mean over the images of one patient that share a label."""
-    exclusive = y.dim() == 1
-    truth = one_hot(y, probabilities.shape[1]) if exclusive else y.long()
+    truth = labels.targets(y, probabilities.shape[1]).long()
     units, unit = torch.unique(torch.column_stack([patient, truth]), dim=0, return_inverse=True)
     sums = probabilities.new_zeros(len(units), probabilities.shape[1]).index_add_(0, unit, probabilities)
-    return _Predictions(sums / unit.bincount().unsqueeze(1), units[:, 1:].bool(), units[:, 0], exclusive)
+    return _Predictions(sums / unit.bincount().unsqueeze(1), units[:, 1:].bool(), units[:, 0], labels.exclusive)
 
 
 def _report(predictions: _Predictions, specificity: float, resamples: int, seed: int) -> Report:
@@ -164,7 +168,7 @@ def _report(predictions: _Predictions, specificity: float, resamples: int, seed:
     shown = torch.zeros(len(patients), truth.shape[1]).index_add_(0, row, truth.float()) > 0
     results = estimates(
         lambda weights: _metrics(predictions, weights[row], specificity),
-        strata(shown),
+        rarest(shown),
         resamples=resamples,
         seed=seed,
     )
@@ -231,20 +235,21 @@ def _calibration_error(confidence: Tensor, outcome: Tensor, weights: Tensor) -> 
     return (gaps.flatten(1).T @ weights).view(-1, _BINS, weights.shape[1]).abs().sum(1)
 
 
-def _check(probabilities: Tensor, y: Tensor, patient: Tensor, manufacturer: Sequence[str] | None) -> None:
+def _check(
+    probabilities: Tensor, y: Tensor, patient: Tensor, labels: LabelKind, manufacturer: Sequence[str] | None
+) -> None:
     """Raises: DataError, as `report`."""
     if not len(y):
         raise DataError("there is no patient to evaluate on", do="keep some labelled patients out of the support set")
     shapes = [tuple(each.shape) for each in (probabilities, y, patient)]
-    labels = shapes[0] if y.dim() == 2 else shapes[0][:1]
-    if probabilities.dim() != 2 or shapes[1:] != [labels, shapes[0][:1]]:
+    if probabilities.dim() != 2 or shapes[1:] != [shapes[0][:1] if labels.exclusive else shapes[0], shapes[0][:1]]:
         raise DataError(
             f"probabilities, labels and patients have the shapes {', '.join(map(str, shapes))}",
             allowed="(n, classes), then (n,) or (n, classes), then (n,)",
         )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise DataError("a probability is below 0, above 1 or not a number", allowed="0 to 1")
-    if y.dim() == 2:
+    if not labels.exclusive:
         if not ((y == 0) | (y == 1)).all():
             raise DataError("a finding is neither there nor not", allowed="labels 0 and 1, one column a finding")
     elif not ((y >= 0) & (y < shapes[0][1])).all():
@@ -253,7 +258,7 @@ def _check(probabilities: Tensor, y: Tensor, patient: Tensor, manufacturer: Sequ
         raise DataError(
             "the probabilities of the classes do not sum to 1",
             allowed="a softmax over exclusive classes",
-            do="give labels of shape (n, classes) where an image may show several findings",
+            do='take labels = "several" where an image may show several findings',
         )
     if patient.min() < 0:
         raise DataError("a patient has a negative number", allowed="0 .. patients - 1")

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from wardround.errors import StorageError
-from wardround_client.cohort.examples import SEPARATOR
 from wardround_client.cohort.store import UNKNOWN, normalised
 from wardround_client.intake.dicom import Instance, Pseudonyms, Rejection
 from wardround_client.intake.dicom.workers import outcomes
@@ -78,10 +77,8 @@ class Predictions:
         return {who: (len(all_of), tuple(np.mean(all_of, axis=0).tolist())) for who, all_of in of_patient.items()}
 
     def best(self, probabilities: Sequence[float]) -> str:
-        """The most probable class; of several findings those with p >= 1/2, or "none"."""
-        if self.adapted.learner.several:
-            return SEPARATOR.join(n for n, p in zip(self.classes, probabilities, strict=True) if p >= 0.5) or "none"
-        return self.classes[int(np.argmax(probabilities))]
+        """What is predicted, in words."""
+        return self.adapted.learner.loss.labels.prediction(probabilities, self.classes)
 
 
 def files_of(paths: Sequence[Path]) -> Iterator[Path | tuple[Path, Rejection]]:

@@ -54,9 +54,8 @@ class GlobalModel:
     def learner(self, device: torch.device) -> Learner:
         """The federation's method at this model."""
         release, choice = self.release, self.federation.algorithm
-        loss = Objective(self.model, release.shift.to(device), release.scale.to(device))
-        several = self.federation.task.labels == "several"
-        return Learner(algorithm_named(choice.name), choice, loss, self.theta.to(device), several)
+        loss = Objective.of(self.federation, self.model, release.shift.to(device), release.scale.to(device))
+        return Learner(algorithm_named(choice.name), choice, loss, self.theta.to(device))
 
 
 class _TaskFile(Section):
@@ -102,7 +101,8 @@ def asked_for(
     if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in ("label_column", "classes", "labels")):
         return GlobalModel(ours, base, release, theirs, release.theta, new_classes=False)
     model = extended(build_model(ours, base), ours)
-    before, after = (Objective(each, release.shift, release.scale) for each in (theirs, model))
+    before = Objective.of(agreed, theirs, release.shift, release.scale)
+    after = Objective.of(ours, model, release.shift, release.scale)
     method = algorithm_named(agreed.algorithm.name)
     theta = method.for_classes(release.theta, before, after, model.initial().detach())
     return GlobalModel(ours, base, release, model, theta, new_classes=True)

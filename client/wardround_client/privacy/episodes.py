@@ -57,4 +57,4 @@ def _shots(examples: Examples, rows: Tensor, valid: Tensor) -> Shots:
     patient = torch.repeat_interleave(torch.arange(len(rows)), counts)
     x, y = examples.for_learning(rows[valid].to(examples.device))
     weight = (1 / counts)[patient].float()
-    return Shots(x, y, patient.to(examples.device), weight.to(examples.device))
+    return Shots(x, y, patient.to(examples.device), weight.to(examples.device), examples.labels)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
-from wardround.errors import BudgetExceeded
+from wardround.errors import BudgetExceeded, ConfigError
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
 from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import fresh, image_by_image, isolation, or_else
@@ -28,9 +28,6 @@ from wardround_client.privacy.per_patient import clipped_sum
 _COUNT_SHARE = 0.5
 """lambda: how long a count is beside an embedding, in a patient's block of class means. Sums of e numbers need less
 noise than counts: where e is 32, a quarter of the variance for the counts costs the sums 12 % more noise."""
-_FINDINGS = 2
-"""Of several findings, so many count in full in a patient's block of statistics; of a patient with more, each counts
-less, as the block's norm wants. Each more would make the noise of every count larger: by sqrt 2 for these two."""
 
 
 class PrivateCohort:
@@ -110,6 +107,11 @@ class PrivateCohort:
 
         Raises: BudgetExceeded, when it was not reserved; ConfigError, where an example has several findings.
         """
+        if self._examples.labels.judgement(self._examples.classes) is None:
+            raise ConfigError(
+                "a confusion matrix counts examples of one class, and these have several findings",
+                do="set rounds.evaluate_every = 0 in federation.toml",
+            )
         sigma = self._calibration.confusion
         self._spend(sigma, 1.0)
         classes = self._examples.classes
@@ -174,10 +176,9 @@ class PrivateCohort:
     def _statistics_blocks(self) -> Tensor:
         """Float64 [patients, classes + 2 d]: one block a patient, of norm at most 1.
 
-        (targets, z / sqrt d, z^2 / sqrt(3 d)) / sqrt 3, each averaged over the patient's images; targets of findings
-        are divided by sqrt _FINDINGS. Features of variance 1 make each of the three about 1 long. Each part is clipped
-        to 1 by itself, which bounds the block as a joint clip would, and keeps a patient with large features from
-        losing weight in the class counts.
+        (targets / sqrt full, z / sqrt d, z^2 / sqrt(3 d)) / sqrt 3, each averaged over the patient's images. Features
+        of variance 1 make each of the three about 1 long. Each part is clipped to 1 by itself, which bounds the block
+        as a joint clip would, and keeps a patient with large features from losing weight in the class counts.
         """
         examples = self._examples
         z = torch.nan_to_num(examples.summary.double(), nan=0.0, posinf=0.0, neginf=0.0)
@@ -190,18 +191,14 @@ class PrivateCohort:
     @property
     def _target_norm(self) -> float:
         """Up to which norm a patient's targets count in full: it follows from the task, and from nobody's data."""
-        return math.sqrt(_FINDINGS) if self._examples.several else 1.0
+        return math.sqrt(self._examples.labels.full)
 
     @torch.no_grad()
     def _confusion_blocks(self, predict: Predict) -> Tensor:
-        """Float64 [patients, classes^2]: the mean over a patient's images of one-hot (truth, prediction) cells.
-
-        A mean of unit vectors has a norm of at most 1.
-        """
+        """Float64 [patients, classes^2]: the mean over a patient's images of what is counted of each."""
         examples = self._examples
-        predicted = image_by_image(predict, examples.z).argmax(1)
-        one_hot = torch.nn.functional.one_hot(examples.cells(predicted), examples.classes**2).double()
-        return clipped(examples.patient_means(one_hot), 1.0)
+        judged = examples.labels.judge(image_by_image(predict, examples.z), examples.y, examples.classes)
+        return clipped(examples.patient_means(judged.double()), 1.0)
 
 
 def _sum(blocks: Tensor) -> Tensor:

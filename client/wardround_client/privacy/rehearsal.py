@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
+from wardround.labels import LABEL_KINDS
 from wardround.models import Model
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Shots, Statistics
 from wardround_client.cohort.examples import Examples
@@ -39,16 +40,17 @@ class Rehearsal:
             few = torch.rand(min(many, 4), *task.input_shape, generator=generator).to(device)
             return image_by_image(model.encode, few)[torch.arange(many) % len(few)]
 
-        y = torch.arange(images, device=device) % model.classes
+        labels = LABEL_KINDS[task.labels]
         self._examples = Examples(
             encoded(images),
-            torch.nn.functional.one_hot(y, model.classes).float() if task.labels == "several" else y,
+            labels.invented(images, task).to(device),
             torch.arange(images, device=device) // privacy.images_per_patient,
             torch.zeros(images, 1, device=device),
             model.classes,
             augmented=encoded(images * (task.variants - 1)).view(images, task.variants - 1, *encoded(1).shape[1:])
             if task.variants > 1
             else None,
+            labels=labels,
         )
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class Rehearsal:
             x, y = self._examples.for_learning(rows)
             patient = self._examples.patient[rows].repeat_interleave(self._examples.variants)
             weight = torch.full((len(y),), self._side / len(y), device=theta.device)
-            return Shots(x, y, patient - patient.min(), weight)
+            return Shots(x, y, patient - patient.min(), weight, self._examples.labels)
 
         with isolation():
             found = [

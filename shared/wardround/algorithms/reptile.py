@@ -10,7 +10,7 @@ within an episode take its patients in `local_batches` minibatches, one after th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,11 +53,12 @@ class Reptile(FineTuned):
 def _together(support: Shots, query: Shots) -> Shots:
     """All shots of an episode: Reptile needs no query of its own."""
     patients = support.patient.max() + 1
-    return Shots(
-        torch.cat([support.x, query.x]),
-        torch.cat([support.y, query.y]),
-        torch.cat([support.patient, query.patient + patients]),
-        torch.cat([support.weight, query.weight]),
+    return replace(
+        support,
+        x=torch.cat([support.x, query.x]),
+        y=torch.cat([support.y, query.y]),
+        patient=torch.cat([support.patient, query.patient + patients]),
+        weight=torch.cat([support.weight, query.weight]),
     )
 
 
@@ -65,7 +66,7 @@ def _dealt(shots: Shots, batches: int) -> list[Shots]:
     """Minibatches of whole patients, none empty: as many as asked for, or as there are patients."""
     turn = shots.patient % batches
     rows = [turn == each for each in sorted(set(turn.tolist()))]
-    return [Shots(shots.x[row], shots.y[row], shots.patient[row], shots.weight[row]) for row in rows]
+    return [shots[row] for row in rows]
 
 
 algorithm = Reptile()

@@ -13,6 +13,7 @@ fast (`benchmarks/meta_step.py`):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any, cast
 
@@ -49,7 +50,7 @@ def task_loss(shots: Shots, each: Callable[[Tensor, Tensor, Tensor], Tensor]) ->
     total = shots.weight.sum().clamp_min(1e-6)
 
     def part(rows: slice) -> Part:
-        here = Shots(laid_out(shots.x[rows]), shots.y[rows], shots.patient[rows], shots.weight[rows])
+        here = replace(shots[rows], x=laid_out(shots.x[rows]))
         share = here.weight.sum() / total
         return lambda theta: share * here.mean(each(theta, here.x, here.y))
 

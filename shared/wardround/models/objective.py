@@ -7,36 +7,43 @@ from math import sqrt
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from wardround import elementary
+from wardround.config import Federation
+from wardround.labels import LABEL_KINDS, LabelKind
+from wardround.labels.one import kind as one_class
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean cross entropy with logit adjustment (Menon et al., "Long-tail learning via logit adjustment", 2021).
+    """The label kind's loss with logit adjustment (Menon et al., "Long-tail learning via logit adjustment", 2021).
 
-    Adding the log prior to the logits while training, and not when predicting, makes the model aim at balanced
-    accuracy. Each hospital adds its own, so hospitals with different prevalence pull towards one common model.
-
-    Labels y are int64 [m], an image's class; or float32 [m, classes], 1 where a finding is there, else 0; or float32
-    [m, 2, classes], how much a finding's absence and its presence weigh (`Shots.balanced`). Of findings the loss is the
-    mean of their binary cross entropies, and the prior holds log odds.
+    Adding the prior to the logits while training, and not when predicting, makes the model aim at balanced accuracy.
+    Each hospital adds its own, so hospitals with different prevalence pull towards one common model.
 
     shift, scale: float32 [d], the public feature scaling. log_prior: float32 [classes], or None for no adjustment.
+    labels: the kind of the labels y [m, ...].
     """
 
     model: Model
     shift: Tensor
     scale: Tensor
     log_prior: Tensor | None = None
+    labels: LabelKind = one_class
+
+    @classmethod
+    def of(
+        cls, federation: Federation, model: Model, shift: Tensor, scale: Tensor, log_prior: Tensor | None = None
+    ) -> Objective:
+        """What a federation's labels are learned by."""
+        return cls(model, shift, scale, log_prior, LABEL_KINDS[federation.task.labels])
 
     @property
     def elementary(self) -> bool:
-        """Whether `gradients` can be asked: of every model with one hidden layer at most."""
-        return self.model.hidden != "deep"
+        """Whether `gradients` can be asked: of every model with one hidden layer at most, if the labels permit it."""
+        return self.model.hidden != "deep" and self.labels.elementary
 
     @property
     def classes(self) -> int:
@@ -48,21 +55,17 @@ class Objective:
         return self.each(theta, x, y).mean()
 
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `ElementaryLoss.gradients`: float64 [m, P], of labels int64 [m] or float32 [m, classes].
+        """See `ElementaryLoss.gradients`: float64 [m, P].
 
-        Of the cross entropy, with h what the head is linear in and p the softmax of the adjusted logits, the head's is
-        (p - y) (h, 1)'; of findings p are sigmoids, and the mean over findings divides by their number. Below it goes
-        W' (p - y), times 1 - h^2 where h = tanh.
+        With h what the head is linear in and e the loss's slope in the logits (`LabelKind.errors`), the head's is
+        e (h, 1)'. Below it goes W' e, times 1 - h^2 where h = tanh.
         """
         x, h = self.standardised(x), self.embedded(theta, x)
         weight, bias = self.head(theta.double())
         logits = elementary.linear(h, weight, bias)
         if self.log_prior is not None:
             logits = logits + self.log_prior.double()
-        if y.dim() == 1:
-            errors = elementary.softmax(logits) - one_hot(y, self.classes).double()
-        else:
-            errors = (elementary.sigmoid(logits) - y.double()) / self.classes
+        errors = self.labels.errors(logits, y)
         parts = [_outer(errors, h), errors]
         if self.model.hidden != "none":
             below = elementary.total((errors.unsqueeze(2) * weight).transpose(1, 2))
@@ -94,11 +97,7 @@ class Objective:
 
     def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
         """The loss of each image, float32 [m], from logits [m, classes] as predicted."""
-        adjusted = logits if self.log_prior is None else logits + self.log_prior
-        if y.dim() == 1:
-            return cross_entropy(adjusted, y, reduction="none")
-        absent, there = (1 - y, y) if y.dim() == 2 else y.unbind(1)
-        return (absent * softplus(adjusted) + there * softplus(-adjusted)).mean(1)
+        return self.labels.losses(logits if self.log_prior is None else logits + self.log_prior, y)
 
     def embed(self, theta: Tensor, x: Tensor) -> Tensor:
         """What the head is linear in, float32 [m, e]."""

@@ -22,7 +22,6 @@ from wardround.config import AlgorithmChoice
 from wardround.meta import algorithm_named
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
-from wardround.models.scaling import log_prior
 from wardround.questions import Cohort, Statistics
 from wardround.schedule import answer_size
 from wardround.wire import RoundReply, peek_reply
@@ -231,7 +230,8 @@ def _own_prior(pool: Pool, released: Released) -> Tensor | None:
     answer = released.answer(0, pool.name, answer_size("statistics", model))
     if answer is None:
         return None
-    return log_prior(Statistics.unpack(answer, model.classes).counts).to(pool.examples.device)
+    counts, declared = Statistics.unpack(answer, model.classes).counts, pool.hospital.config.hospital.declared_patients
+    return pool.examples.labels.prior(counts, declared).to(pool.examples.device)
 
 
 def _logits(model: Model, state: State, examples: Examples) -> Tensor:

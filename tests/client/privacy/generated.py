@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wardround.accountant import Answers, Calibration
 from wardround.config import Privacy
+from wardround.labels import LABEL_KINDS
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.head import EncoderHead
@@ -59,10 +60,11 @@ def input_shape(name: str) -> tuple[int, ...]:
     return (1, 9, 9) if name == "conv4" else (FEATURES,)
 
 
-def objective(name: str) -> Objective:
+def objective(name: str, findings: bool = False) -> Objective:
     model = MODELS[name]
     shift, scale = torch.full((model.scaling_size,), 0.1), torch.full((model.scaling_size,), 0.8)
-    return Objective(model, shift, scale, torch.tensor([0.2, 0.3, 0.5]).log())
+    labels = LABEL_KINDS["several" if findings else "one"]
+    return Objective(model, shift, scale, torch.tensor([0.2, 0.3, 0.5]).log(), labels)
 
 
 def examples_of(
@@ -99,7 +101,9 @@ def examples_of(
     if poison:
         z[patient % 2 == 0, ..., 0] = augmented[patient % 2 == 0, ..., 0] = poison
     summary = MODELS[model].summary(z)
-    return Examples(z, y, patient, summary, CLASSES, augmented=augmented if variants > 1 else None)
+    labels = LABEL_KINDS["several" if findings else "one"]
+    others = augmented if variants > 1 else None
+    return Examples(z, y, patient, summary, CLASSES, augmented=others, labels=labels)
 
 
 @st.composite

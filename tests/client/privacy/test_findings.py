@@ -10,6 +10,7 @@ from tests.client.privacy.generated import CLASSES, FEATURES, cohort, examples_o
 from torch import Tensor
 
 from wardround.errors import ConfigError
+from wardround.labels.several import kind
 from wardround_client.cohort.examples import Examples
 
 
@@ -17,7 +18,7 @@ def patients_of(findings: list[list[int]]) -> Examples:
     """One image each."""
     y = torch.tensor(findings).float()
     z = torch.zeros(len(y), FEATURES)
-    return Examples(z, y, torch.arange(len(y)), z, CLASSES)
+    return Examples(z, y, torch.arange(len(y)), z, CLASSES, labels=kind)
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,11 @@ class Amplified(Objective):
         return self.by * super().of_logits(logits, y)
 
 
-def learned(name: str, model: str, by: float = 1.0) -> Amplified:
+def learned(name: str, model: str, findings: bool, by: float = 1.0) -> Amplified:
     """The loss that the algorithm is given: of the model with what it learns beside it."""
-    plain = objective(model)
+    plain = objective(model, findings)
     extended = algorithm_named(name).extended(plain.model, CHOICES[name])
-    return Amplified(extended, plain.shift, plain.scale, plain.log_prior, by)
+    return Amplified(extended, plain.shift, plain.scale, plain.log_prior, plain.labels, by)
 
 
 def fitting() -> list[tuple[str, str, bool]]:
@@ -62,7 +62,7 @@ def fitting() -> list[tuple[str, str, bool]]:
     found = []
     for name, model in itertools.product(ALGORITHMS.built_in, MODELS):
         with contextlib.suppress(ConfigError):
-            learned(name, model)
+            learned(name, model, False)
             found.append((name, model, False))
             if model in ("logistic", "mlp") and name not in ONE_CLASS_EACH:
                 found.append((name, model, True))
@@ -116,7 +116,7 @@ def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str, find
     The answers of one hospital, given at another with other patients, give the same delta bit for bit.
     """
     algorithm = algorithm_named(name)
-    loss = learned(name, model)
+    loss = learned(name, model, findings)
     theta = loss.model.initial() + 0.1
     here = Recording(cohort(examples_of([1, 3, 2] * 4, model=model, seed=1, findings=findings), TWO_IMAGES))
     delta = algorithm.inner(theta, here, loss, CHOICES[name])
@@ -202,7 +202,7 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
             cohort(without(examples, removed), privacy, rate=rate),
             removed,
         )
-        algorithm, loss = algorithm_named(name), learned(name, model, by)
+        algorithm, loss = algorithm_named(name), learned(name, model, findings, by)
         delta = algorithm.inner(loss.model.initial(), worlds, loss, choice)
         assert torch.isfinite(delta).all()
         assert set(worlds.moved) == {choice.question}
@@ -218,7 +218,7 @@ def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
     """An in-place operation on theta or on the patients would make one answer depend on another."""
     examples = examples_of([1, 2] * 5)
     before = replace(examples, z=examples.z.clone(), y=examples.y.clone(), summary=examples.summary.clone())
-    loss = learned(name, "mlp")
+    loss = learned(name, "mlp", False)
     theta = loss.model.initial()
     algorithm_named(name).inner(theta, cohort(examples), loss, CHOICES[name])
     assert torch.equal(theta, loss.model.initial())

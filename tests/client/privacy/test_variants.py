@@ -90,7 +90,7 @@ def test_a_patient_s_gradient_is_the_mean_over_variants_and_then_clipped(model: 
     """De et al. 2022, section 3.2: against plain autograd, patient by patient."""
     examples = examples_of([1, 3, 2, 1], model=model, seed=5, findings=findings, variants=3)
     assert examples.augmented is not None
-    loss, theta = objective(model), MODELS[model].initial() + 0.05
+    loss, theta = objective(model, findings), MODELS[model].initial() + 0.05
     rows = torch.full((4, 3), -1)
     expected = torch.zeros(len(theta), dtype=torch.float64)
     for patient in range(4):

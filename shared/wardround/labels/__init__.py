@@ -1,0 +1,139 @@
+"""What a label is, one file a kind: how a cell of a CSV is read, how y looks, how it is learned and how it is judged.
+
+The file's name is the value of `task.labels` in federation.toml. `y` holds one label an example along its first axis,
+of whatever shape and dtype the kind likes; nothing outside these files looks into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wardround.plugins import Kind
+
+if TYPE_CHECKING:  # torch takes seconds to import, and federation.toml is read by commands that need none
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from wardround.config import Task
+    from wardround.questions import Shots
+    from wardround.vector import Layout
+
+    Labels = npt.NDArray[Any]
+
+LEAST_PREVALENCE = 0.01
+"""A prior takes no class to be rarer than this, and no finding to be missing more rarely."""
+
+
+class LabelKind:
+    """A kind of labels; `classes` are everywhere how many the task has.
+
+    described: in a few words, for a person who approves a federation. unknown: what to do about a label that the task
+    does not know.
+    exclusive: whether exactly one class is true of an example, so that methods can compare classes as wholes.
+    elementary: whether `errors` computes the slope of the loss by elementary operations; without it the gradients of
+    patients are plain autograd.
+    full: so many classes of one patient count in full in the statistics; of a patient with more, each counts less, as
+    the sensitivity wants. Each more would make the noise of every count larger, by sqrt(full).
+    """
+
+    described: str
+    unknown: str = "correct misspelt labels in the CSV and ingest again; images with any other label are not used"
+    exclusive: bool = False
+    elementary: bool = False
+    full: int = 1
+
+    # In the agreement and in a cohort.
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Look whether these can be classes of the kind. Raises: ValueError."""
+
+    def names_in(self, cell: str) -> list[str]:
+        """The classes, and whatever else, that a cell of the labels CSV names."""
+        return [cell]
+
+    def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+        """Cells of the labels CSV, None where there is none -> y [n, ...], and bool [n], whether an example has a label
+        of the task.
+        """
+        raise NotImplementedError
+
+    def alike(self, y: Labels, classes: Sequence[str]) -> tuple[str, str] | None:
+        """For a person, where all of y [n, ...] are alike: what every example is, and what would do; else None."""
+        raise NotImplementedError
+
+    def invented(self, number: int, task: Task) -> Tensor:
+        """Labels y [number, ...] of nobody, as various as they can be: to rehearse with."""
+        raise NotImplementedError
+
+    def targets(self, y: Tensor, classes: int) -> Tensor:
+        """Which classes an example shows: float32 [n, classes], each from 0 to 1."""
+        raise NotImplementedError
+
+    # In learning.
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of each example, float32 [n]: of logits [n, classes, ...], with the prior added, and labels
+        y [n, ...], or what `balanced` made of them.
+        """
+        raise NotImplementedError
+
+    def errors(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The slope of each example's loss in its logits, float64 [n, classes]; only where it is `elementary`."""
+        raise NotImplementedError
+
+    def prior(self, counts: Tensor, declared_patients: int) -> Tensor:
+        """From noised class counts float32 [classes]: what is added to logits in learning, and not in predicting, so
+        that rare classes count as much as common ones.
+        """
+        raise NotImplementedError
+
+    def patients(self, counts: Tensor, declared_patients: Tensor) -> Tensor:
+        """How many patients noised counts [hospitals, classes] tell of, as far as they do: float32 [hospitals]."""
+        return declared_patients
+
+    def balanced(self, shots: Shots, classes: int) -> Shots:
+        """The same shots, weighted so that each class that occurs weighs the same."""
+        return shots
+
+    def restricted(self, shots: Shots, seen: Tensor) -> Shots:
+        """The same shots, weighing nothing where a model that knows the classes in `seen`, bool [classes], cannot be
+        right.
+        """
+        return shots
+
+    # In judging.
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [n, classes, ...] as predicted -> float32 of the same shape, in [0, 1]."""
+        raise NotImplementedError
+
+    def prediction(self, probabilities: Sequence[float], classes: Sequence[str]) -> str:
+        """What is predicted for one example, for a person."""
+        raise NotImplementedError
+
+    def stratum(self, votes: Tensor) -> Tensor:
+        """The class that each patient counts for where patients are dealt class by class, int64 [patients]; `classes`
+        for none. votes: float32 [patients, classes], how many of the images show each.
+        """
+        raise NotImplementedError
+
+    def balanced_accuracy(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
+        """The one number by which models are compared at home, in [0, 1]."""
+        raise NotImplementedError
+
+    def judgement(self, classes: int) -> Layout | None:
+        """What `judge` counts, for private evaluation; None where rounds cannot be evaluated privately."""
+        return None
+
+    def judge(self, logits: Tensor, y: Tensor, classes: int) -> Tensor:
+        """Logits [n, classes, ...] as predicted and labels y [n, ...] -> float32 [n, size], of norm at most 1."""
+        raise NotImplementedError
+
+    def scores(self, judged: Tensor, classes: int) -> dict[str, float | None]:
+        """From a noised sum over patients [size]: `accuracy` and others, by name; None where nothing can be told."""
+        raise NotImplementedError
+
+
+LABEL_KINDS: Kind[LabelKind] = Kind("label kind", "wardround.labels", "kind", "wardround.labels")
