@@ -46,6 +46,7 @@ from wardround.wire import RoundReply, Vector, peek_request
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.learner import Learner
 from wardround_server.bounds import Bounds
+from wardround_server.events import Event, RoundEnded
 from wardround_server.rounds import run
 from wardround_simulation.federation import changed, embedded, with_algorithm
 from wardround_simulation.in_memory import InMemoryCheckpointer
@@ -186,16 +187,17 @@ def played(case: Case, federation: Federation, everybody: Mapping[str, Examples]
     bounds = Bounds(federation, schedule, model)
     transport = Liars(InMemory(hospitals), liars, case.attack, bounds, schedule, model, random)
     checkpointer = InMemoryCheckpointer()
-    events = [e for e in run(federation, model, transport, checkpointer, run_name=RUN) if e["event"] == "round"]
+    events = list(run(federation, model, transport, checkpointer, run_name=RUN))
+    rounds = [event for event in events if isinstance(event, RoundEnded)]
     state, choice = checkpointer.state, federation.algorithm
     assert state is not None
     learner = Learner(algorithm_named(choice.name), choice, Objective(model, state.shift, state.scale), state.theta)
     scores = [learner.score(learner.unadapted(), everybody[name]) for name in names[-OUTSIDE:]]
     return {
         "accuracy": round(fmean(scores), 5),
-        "honest_clipped": sum(len(set(e["clipped"]) - liars) for e in events),
-        "rejected": sum(len(e["rejected"]) for e in events),
-        "apart": _apart(events, liars),
+        "honest_clipped": sum(len(set(event.clipped) - liars) for event in rounds),
+        "rejected": sum(len(event.rejected) for event in rounds),
+        "apart": _apart(rounds, liars),
         "cpu_s": round(time.process_time() - started_s, 2),
     }
 
@@ -204,11 +206,11 @@ def _model(federation: Federation) -> Model:
     return extended(build_model(federation), federation)
 
 
-def _apart(events: Sequence[Mapping[str, Any]], liars: frozenset[str]) -> dict[str, float]:
+def _apart(rounds: Sequence[RoundEnded], liars: frozenset[str]) -> dict[str, float]:
     """How far replies lay from the result, in medians: the mean over rounds of liars and of others."""
     found: dict[bool, list[float]] = {True: [], False: []}
-    for event in events:
-        for name, apart in (event.get("apart") or {}).items():
+    for event in rounds:
+        for name, apart in event.apart.items():
             found[name in liars].append(apart)
     return {("liars" if who else "others"): round(fmean(each), 2) for who, each in found.items() if each}
 
@@ -234,7 +236,7 @@ class Quiet:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Nothing."""
 
 

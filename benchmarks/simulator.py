@@ -41,8 +41,8 @@ from torch import Tensor
 
 from tables import Row, hardware, markdown
 from wardround.questions import Loss, Statistics
-from wardround.schedule import TRAINING
 from wardround_client.cohort.examples import Examples
+from wardround_server.events import RoundEnded
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded
 from wardround_simulation.ray_engine import ray_rounds
@@ -152,7 +152,7 @@ def learn(job: Job, sender: Connection) -> None:
             ready = replace(ready, open_cohort=IdleCohort)
         before = forgotten()
         events = [event for event, _ in contender.rounds(ready)]
-        seconds = [event["seconds"] for event in events if event["question"] in TRAINING]
+        seconds = [event.seconds for event in events if isinstance(event, RoundEnded) and event.trains]
         added = status_kb()["VmHWM"] - before["VmRSS"]
     sender.send(Learned(seconds, before["RssAnon"], added))
 

@@ -37,11 +37,15 @@ class Limits(Section):
 
 
 class CoordinatorConfig(Section):
-    """coordinator.toml. address: the host name or IP address that hospitals dial; the certificate is made for it."""
+    """coordinator.toml. address: the host name or IP address that hospitals dial; the certificate is made for it.
+
+    sinks: event sinks that are switched on, with their settings.
+    """
 
     address: Annotated[str, Field(min_length=1)]
     listen: Listen
     limits: Limits = Limits()
+    sinks: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 COORDINATOR_TOML = """\
@@ -62,6 +66,10 @@ health_port = {health_port}
 # For more than about a hundred hospitals, or many behind one address:
 # connections = 512               # in all; each costs a file descriptor and 0.3 MB
 # connections_per_address = 64    # of one address, by which no hospital has signed a request yet
+
+# What else happens to the events of every run: a table for each sink of a package that you have installed.
+# [sinks.NAME]
+# setting = "value"
 """
 
 FEDERATION_TOML = """\

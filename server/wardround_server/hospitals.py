@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,17 @@ class Member(Card):
     """A registered hospital. node_id: Flower's number for it; None until the SuperLink has been told."""
 
     node_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A node as the SuperLink sees it. status: "registered", "online", "offline" or "unregistered".
+
+    ago_s: seconds since its last sign of life; None where there was none.
+    """
+
+    status: str
+    ago_s: float | None
 
 
 class Registry:

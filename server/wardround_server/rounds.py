@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -31,11 +31,21 @@ from wardround_server.aggregate import LEAST_HOSPITALS, AggregationRule, rule_of
 from wardround_server.answers import AnswerBook
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer, State, initial
+from wardround_server.events import (
+    Event,
+    Proceeding,
+    Registered,
+    RoundEnded,
+    RoundMissed,
+    RunEnded,
+    RunStarted,
+    Waiting,
+    versions,
+)
 
 # A hospital's node that was killed is not let in again for up to 60 s.
 RECONNECT_S = 90.0
-Event = dict[str, Any]
-"""What happened, ready for JSON: `event` is "start", "waiting", "round", "missed" or "done"."""
+POLL_S = 0.1
 
 
 class Transport(Protocol):
@@ -61,11 +71,13 @@ class Replies:
     """One round's replies. accepted: hospital -> its checked reply. rejected: hospital -> the reason.
 
     clipped: hospital -> the factor by which its reply, or a part of it, was shortened to what an honest one can be.
+    digests: hospital -> SHA-256 of its reply's bytes.
     """
 
     accepted: dict[str, RoundReply] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     clipped: dict[str, float] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -79,6 +91,8 @@ def run(
     answers: AnswerBook | None = None,
     deltas: Mapping[str, float] | None = None,
     private: bool = True,
+    registered: Callable[[], Mapping[str, Registered]] = dict,
+    wait_s: float = 0.0,
     reconnect_s: float = RECONNECT_S,
 ) -> Iterator[Event]:
     """Run a federation from its first round, or from the one after its checkpoint, to its last.
@@ -86,7 +100,9 @@ def run(
     deltas: privacy's delta of hospitals that chose their own. private: answers are the mechanism's, so that no honest
     one is longer than it explains; False only for a simulation whose answers are exact.
 
-    Before each round it waits up to `reconnect_s` until a quorum is reachable; a round itself ends at its deadline.
+    registered: who may take part at that moment, by name. Before its first round it waits up to `wait_s` for all of
+    them, then goes on with those that are there. Before each round it waits up to `reconnect_s` for a quorum; a round
+    itself ends at its deadline.
 
     Raises:
         ConfigError: the run exists and is not to be resumed, its checkpoint is another federation's, or its epsilon
@@ -99,35 +115,34 @@ def run(
         schedule, rule, book = Schedule.of(federation), rule_of(federation.outer), answers or AnswerBook()
         bounds = Bounds(federation, schedule, model, deltas) if private else None
         state = _begin(federation, model, checkpointer, run_name, resume, book)
-        yield _started(federation, schedule, state, transport)
+        yield _started(federation, schedule, state, transport, registered())
         for plan in schedule.rounds[state.round :]:
-            started = time.monotonic()
-            if len(transport.hospitals()) < federation.rounds.quorum:
-                yield {"event": "waiting", "round": plan.number, "quorum": federation.rounds.quorum}
-            hospitals = _wait_for_quorum(transport, federation.rounds.quorum, reconnect_s)
+            hospitals = yield from _gather(federation, plan, transport, registered, wait_s, reconnect_s)
+            absent, wait_s = [name for name in registered() if name not in hospitals], 0.0
             if len(hospitals) < federation.rounds.quorum:  # an answer costs privacy: none is asked for in vain
-                yield {"event": "missed", **_who(plan, hospitals, Replies())}
+                yield RoundMissed(**_who(plan, hospitals, absent, Replies()))
                 raise _too_few(federation, plan, hospitals)
+            started = time.monotonic()
             if bounds is not None:
                 _prepare(bounds, transport, hospitals)
             requests = {who: _request(plan, state, state.answered.get(book.identity(who))) for who in hospitals}
             replies = _ask(federation, model, plan, transport, requests, run_name, book, bounds)
             if len(replies.accepted) < federation.rounds.quorum:
-                yield {"event": "missed", **_who(plan, hospitals, replies)}
+                yield RoundMissed(**_who(plan, hospitals, absent, replies))
                 raise _quorum_missed(federation, plan, replies)
             state, findings = _learn(federation, model, plan, state, replies, rule)
             state = replace(state, answered=book.last())
             checkpointer.save(state)
-            yield {
-                "event": "round",
-                **_who(plan, hospitals, replies),
-                "rounds": len(schedule),
-                "epsilon_max": max(state.epsilon.values()),
-                "epsilon": dict(state.epsilon),
+            yield RoundEnded(
+                **_who(plan, hospitals, absent, replies),
+                rounds=len(schedule),
+                epsilon_max=max(state.epsilon.values()),
+                epsilon=dict(state.epsilon),
+                answers=replies.digests,
                 **findings,
-                "seconds": round(time.monotonic() - started, 3),
-            }
-        yield {"event": "done", "run": run_name, "rounds": len(schedule), "checkpoint": str(checkpointer.path)}
+                seconds=round(time.monotonic() - started, 3),
+            )
+        yield RunEnded(run=run_name, rounds=len(schedule), checkpoint=str(checkpointer.path))
 
 
 def _begin(
@@ -161,11 +176,32 @@ def _request(plan: RoundPlan, state: State, last: Answered | None) -> bytes:
     return RoundRequest(header, state.theta.numpy(), state.shift.numpy(), state.scale.numpy()).pack()
 
 
-def _wait_for_quorum(transport: Transport, quorum: int, reconnect_s: float) -> Sequence[str]:
-    """Whoever is reachable once enough are, or when the time to reconnect is over."""
-    until = time.monotonic() + reconnect_s
-    while len(hospitals := transport.hospitals()) < quorum and time.monotonic() < until:
-        time.sleep(0.1)
+def _gather(
+    federation: Federation,
+    plan: RoundPlan,
+    transport: Transport,
+    registered: Callable[[], Mapping[str, Registered]],
+    wait_s: float,
+    reconnect_s: float,
+) -> Generator[Event, None, Sequence[str]]:
+    """Wait: up to `wait_s` for all that are registered, up to `reconnect_s` for a quorum -> who is connected then."""
+    quorum, begun = federation.rounds.quorum, time.monotonic()
+
+    def missing() -> tuple[str, ...]:
+        return tuple(name for name in registered() if name not in hospitals)
+
+    def seconds() -> float:
+        return max(wait_s if missing() else 0.0, reconnect_s if len(hospitals) < quorum else 0.0)
+
+    hospitals = transport.hospitals()
+    if not seconds():
+        return hospitals
+    yield Waiting(round=plan.number, quorum=quorum, missing=missing(), seconds=seconds())
+    while time.monotonic() < begun + seconds():
+        time.sleep(POLL_S)
+        hospitals = transport.hospitals()
+    if missing() and len(hospitals) >= quorum:
+        yield Proceeding(round=plan.number, absent=missing())
     return hospitals
 
 
@@ -190,11 +226,12 @@ def _ask(
             who = _identify(transport, name, reply)
             if name not in silent or who in replies.accepted:
                 raise MessageError("it was not asked, or has answered already", allowed="one reply a round")
+            digest = hashlib.sha256(outcome).hexdigest()
             if not reply.header.refusal:
-                digest = hashlib.sha256(outcome).hexdigest()
                 answered = Answered(run=run_name, federation=federation.digest, round=plan.number, sha256=digest)
                 book.add(name, answered, epsilon=reply.header.epsilon)
             replies.accepted[who], factor = _plausible(plan, reply, bounds)
+            replies.digests[who] = digest
             if factor < 1:
                 replies.clipped[who] = factor
         except StorageError:  # our own disk
@@ -205,8 +242,8 @@ def _ask(
     for name in silent:
         replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"
     # In the order of names, not of arrival: the same replies give the same model, bit for bit.
-    accepted, rejected, clipped = replies.accepted, replies.rejected, replies.clipped
-    return Replies(dict(sorted(accepted.items())), dict(sorted(rejected.items())), dict(sorted(clipped.items())))
+    by_name = (dict(sorted(each.items())) for each in vars(replies).values())
+    return Replies(*by_name)
 
 
 def _identify(transport: Transport, name: str, reply: RoundReply) -> str:
@@ -246,12 +283,12 @@ def _plausible(plan: RoundPlan, reply: RoundReply, bounds: Bounds | None) -> tup
 
 def _learn(
     federation: Federation, model: Model, plan: RoundPlan, state: State, replies: Replies, rule: AggregationRule
-) -> tuple[State, Event]:
+) -> tuple[State, dict[str, Any]]:
     """What the answers teach: the next state, and what the event says of it. Raises: FederationError."""
     answers = torch.stack([torch.from_numpy(reply.answer.copy()) for reply in replies.accepted.values()])
     epsilon = dict(state.epsilon) | {who: reply.header.epsilon for who, reply in replies.accepted.items()}
     state = replace(state, round=plan.number + 1, epsilon=epsilon)
-    findings: Event = {"delta_norm": None, "accuracy": None}
+    findings: dict[str, Any] = {"delta_norm": None, "accuracy": None}
     algorithm, choice = algorithm_named(federation.algorithm.name), federation.algorithm
     match plan.question:
         case "statistics":
@@ -305,7 +342,7 @@ def _apart(replies: Replies, answers: Tensor, delta: Tensor) -> dict[str, float]
     return {who: round(float(each) / middle, 3) for who, each in zip(replies.accepted, distances, strict=True)}
 
 
-def _scores(confusion: Tensor) -> Event:
+def _scores(confusion: Tensor) -> dict[str, Any]:
     """Estimates from noised counts [classes, classes]; None where the noise leaves nobody to count."""
     total, rows = float(confusion.sum()), confusion.sum(dim=1)
     seen = rows > 0
@@ -316,30 +353,40 @@ def _scores(confusion: Tensor) -> Event:
     }
 
 
-def _started(federation: Federation, schedule: Schedule, state: State, transport: Transport) -> Event:
-    return {
-        "event": "start",
-        "run": state.run,
-        "federation": federation.name,
-        "digest": federation.digest,
-        "from_round": state.round,
-        "rounds": len(schedule),
-        "hospitals": list(transport.hospitals()),
-        "rule": federation.outer.rule,
-        "liars_borne": tolerated(federation.outer, len(transport.hospitals())),
-    }
+def _started(
+    federation: Federation,
+    schedule: Schedule,
+    state: State,
+    transport: Transport,
+    registered: Mapping[str, Registered],
+) -> RunStarted:
+    return RunStarted(
+        run=state.run,
+        federation=federation.name,
+        digest=federation.digest,
+        from_round=state.round,
+        rounds=len(schedule),
+        quorum=federation.rounds.quorum,
+        hospitals=tuple(transport.hospitals()),
+        registered=registered,
+        rule=federation.outer.rule,
+        liars_borne=tolerated(federation.outer, len(transport.hospitals())),
+        versions=versions(),
+    )
 
 
-def _who(plan: RoundPlan, hospitals: Sequence[str], replies: Replies) -> Event:
-    declared = {who: reply.header.declared_patients for who, reply in replies.accepted.items()}
+def _who(plan: RoundPlan, hospitals: Sequence[str], absent: Sequence[str], replies: Replies) -> dict[str, Any]:
+    """The fields of a round's event that say who did what."""
     return {
         "round": plan.number,
         "question": plan.question,
+        "trains": plan.trains,
         "hospitals": len(hospitals),
         "replied": len(replies.accepted),
+        "absent": tuple(absent),
         "rejected": replies.rejected,
         "clipped": {who: round(factor, 4) for who, factor in replies.clipped.items()},
-        "declared_patients": declared,
+        "declared_patients": {who: reply.header.declared_patients for who, reply in replies.accepted.items()},
     }
 
 

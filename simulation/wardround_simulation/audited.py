@@ -13,6 +13,7 @@ from wardround_client.audit import AuditReport, audit
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_server.checkpoint import State
+from wardround_server.events import RoundEnded, RoundMissed
 from wardround_simulation import membership
 from wardround_simulation.sites import Site
 from wardround_simulation.watch import Watch
@@ -38,13 +39,12 @@ class Recorder:
         self._states: dict[int, State] = {}
         self._replies: dict[tuple[int, str], bytes] = {}
 
-    def note(self, event: Mapping[str, Any], state: State) -> None:
+    def note(self, event: RoundEnded | RoundMissed, state: State) -> None:
         """To be called after each round, before the next: a ledger in memory soon forgets a reply."""
-        number = int(event["round"])
         self._states[state.round] = state
         for site, hospital in zip(self._ready.sites, self._ready.hospitals, strict=True):
-            if site.took_part and (reply := hospital.ledger.reply_of(self._run, number)):
-                self._replies[number, site.name] = reply
+            if site.took_part and (reply := hospital.ledger.reply_of(self._run, event.round)):
+                self._replies[event.round, site.name] = reply
 
     def released(self) -> membership.Released:
         """All of it."""

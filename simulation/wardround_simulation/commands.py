@@ -11,6 +11,7 @@ import typer
 from wardround.config import AlgorithmName, Federation, load_federation
 from wardround.errors import ConfigError
 from wardround.labels import LABEL_KINDS
+from wardround_server.sinks import SINKS
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
 
 app = typer.Typer(add_completion=False, help="Simulate a whole federation in this process.")
@@ -61,6 +62,9 @@ def simulate_command(
             "Adds about a minute and a half; exit code 4 when the claim is refuted.",
         ),
     ] = False,
+    sink: Annotated[
+        list[str] | None, typer.Option(help="Also give every event to this sink of another package. Can be repeated.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line: each round, what --audit finds, and last `done`.")
     ] = False,
@@ -85,6 +89,8 @@ def simulate_command(
             f'--audit with task.labels = "{chosen.task.labels}"', allowed="tasks in which an image is of one class"
         )
     low, high = _range(patients)
+    for name in sink or ():
+        _ = SINKS[name]
     folder = out or Path("simulations") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
     # torch is slow to import: mistakes above are told at once.
@@ -103,6 +109,7 @@ def simulate_command(
         shots=shots,
         compute=compute,
         audit=audit,
+        sinks=tuple(sink or ()),
     )
     with watching(as_json=as_json) as watch:
         if engine == "ray":

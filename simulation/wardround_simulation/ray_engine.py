@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import wardround.bundle
 from wardround.errors import ConfigError, FederationError, Unreachable
@@ -28,9 +27,10 @@ from wardround_client.hospital import Hospital
 from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
 from wardround_server.checkpoint import Checkpointer, State
+from wardround_server.events import Event, RoundEnded, RoundMissed, RunEnded, RunFailed, whole_lines
 from wardround_server.flower.app import HOME
 from wardround_simulation.exact import ExactCohort
-from wardround_simulation.simulate import MARK, RUN, Event, Ready, Settings, simulate
+from wardround_simulation.simulate import MARK, RUN, Asked, Ready, Settings, simulate
 from wardround_simulation.watch import Watch
 
 FOLDER = "WARDROUND_SIMULATION"
@@ -58,7 +58,7 @@ def simulate_with_ray(settings: Settings, watch: Watch) -> Path:
     return simulate(settings, watch, ray_rounds)
 
 
-def ray_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
+def ray_rounds(ready: Ready) -> Iterator[tuple[Asked, State]]:
     """Submit the run, then follow the coordinator's events and checkpoints. Raises: FederationError, Unreachable."""
     out = ready.settings.out.resolve()
     folder = out / "ray"
@@ -69,13 +69,13 @@ def ray_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
     with _superlink(folder, environment) as process:
         _submit(ready, folder, environment, hospitals)
         for event in _followed(run_dir / "events.jsonl", process, ready.settings.federation.rounds.deadline_s):
-            if event["event"] == "failed":
-                raise FederationError(str(event.get("message")), do=f"read {folder / 'superlink.log'}")
-            if event["event"] in ("round", "missed"):
+            if isinstance(event, RunFailed):
+                raise FederationError(event.message, do=f"read {folder / 'superlink.log'}")
+            if isinstance(event, RoundEnded | RoundMissed):
                 state = checkpointer.load(run=RUN, federation=ready.settings.federation.digest)
                 assert state is not None
                 yield event, state
-            if event["event"] == "done":
+            if isinstance(event, RunEnded):
                 return
 
 
@@ -136,14 +136,11 @@ def _submit(ready: Ready, folder: Path, environment: Mapping[str, str], hospital
 
 def _followed(path: Path, process: subprocess.Popen[bytes], patience_s: float) -> Iterator[Event]:
     """The events that the coordinator writes, as it writes them. Raises: FederationError, when it falls silent."""
-    seen, until = 0, time.monotonic() + START_S + patience_s
+    offset, until = 0, time.monotonic() + START_S + patience_s
     while time.monotonic() < until:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        for line in lines[seen:]:
-            if line.endswith("\n"):
-                seen, until = seen + 1, time.monotonic() + START_S + patience_s
-                event: dict[str, Any] = json.loads(line)
-                yield event
+        for after, event in whole_lines(path, offset):
+            offset, until = after, time.monotonic() + START_S + patience_s
+            yield event
         if process.poll() is not None:
             break
         time.sleep(POLL_S)

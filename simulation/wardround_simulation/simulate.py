@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from flwr.clientapp import ClientApp
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, StorageError
-from wardround.schedule import TRAINING
 from wardround_client.audit import DEFAULT_TRIALS, AuditReport
 from wardround_client.consent.agreement import Agreement
 from wardround_client.flower.app import make_app
@@ -28,10 +25,12 @@ from wardround_client.hospital import Hospital
 from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort, answer
 from wardround_server.checkpoint import Checkpointer, State
-from wardround_server.flower.app import EventLog, GridTransport
+from wardround_server.events import Attacked, RoundEnded, RoundMissed, RunEnded, versions
+from wardround_server.flower.app import GridTransport
 from wardround_server.hospitals import Member
 from wardround_server.report import write_report
 from wardround_server.rounds import run
+from wardround_server.sinks import Sinks
 from wardround_simulation import audited
 from wardround_simulation.evaluate import accuracy, compare_shots
 from wardround_simulation.exact import ExactCohort
@@ -45,7 +44,7 @@ from wardround_simulation.watch import Watch
 MARK = "simulation.json"
 RUN = "simulation"
 PATIENTS = (60, 220)
-Event = dict[str, Any]
+Asked = RoundEnded | RoundMissed
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Settings:
     patients: least and greatest size of a synthetic cohort. seed: of the synthetic DATA only.
     privacy: False answers exactly. shots: the largest k of the comparison. compute: "auto", "cpu" or "cuda".
     audit: attack what the run released, and its answers. strangers: how many who took no part are made for that, at
-    least. trials: of each of the audit's experiments, about.
+    least. trials: of each of the audit's experiments, about. sinks: event sinks, beside those that are always on.
     """
 
     federation: Federation
@@ -74,6 +73,7 @@ class Settings:
     audit: bool = False
     strangers: int = LEAST_OTHERS
     trials: int = DEFAULT_TRIALS
+    sinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Ready:
     open_cohort: OpenCohort
 
 
-Rounds = Callable[[Ready], Iterator[tuple[Event, State]]]
+Rounds = Callable[[Ready], Iterator[tuple[Asked, State]]]
 
 
 def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> Path:
@@ -109,29 +109,29 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
     sites = plan_sites(settings)
     ready = open_hospitals(settings, sites, watch, ledgers_in_memory=engine is None)
     recorder = audited.Recorder(ready, RUN) if settings.audit else None
-    with EventLog(settings.out) as log:
+    with Sinks(settings.out, {name: {} for name in settings.sinks}) as sinks:
         training, state = 0, None
         for event, state in (engine or local_rounds)(ready):
-            training += event.get("question") in TRAINING
-            told = _marked(settings) | _enriched(event, ready, state, training)
-            log.write(told)
-            watch.event(told)
+            training += event.trains
+            watch.event(sinks.tell(_enriched(event, ready, state, training)))
             if recorder is not None:
                 recorder.note(event, state)
         assert state is not None
         newcomer, agreement = ready.hospitals[-1], ready.agreements[-1]
         comparison = compare_shots(newcomer, agreement, state, shots=settings.shots, seed=settings.seed)
         _write(settings.out / "comparison.json", comparison)
-        verdict, files = _audit(ready, recorder, log, watch) if recorder is not None else (None, {})
-        done = _marked(settings) | {
-            "event": "done",
-            "report": str(settings.out / "report.html"),
-            **files,
-            "seconds": round(time.monotonic() - begun, 3),
-            "comparison": comparison,
-            "versions": versions(),
-        }
-        log.write(done)
+        verdict, files = _audit(ready, recorder, sinks, watch) if recorder is not None else (None, {})
+        done = sinks.tell(
+            RunEnded(
+                run=RUN,
+                rounds=settings.federation.rounds.rounds,
+                report=str(settings.out / "report.html"),
+                seconds=round(time.monotonic() - begun, 3),
+                comparison=comparison,
+                versions=versions(),
+                **(_marked(settings) | files),
+            )
+        )
     report = write_report(settings.out)
     watch.event(done)
     if verdict is not None:
@@ -140,23 +140,22 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
 
 
 def _audit(
-    ready: Ready, recorder: audited.Recorder, log: EventLog, watch: Watch
+    ready: Ready, recorder: audited.Recorder, sinks: Sinks, watch: Watch
 ) -> tuple[AuditReport | None, dict[str, str]]:
     """Attack what was released, then audit the answers -> the verdict, and the files that hold both."""
     found = audited.infer_membership(ready, recorder, watch)
-    inferred = _told(ready.settings, "membership", found, log, watch)
+    inferred = _told(ready.settings, "membership", found, sinks, watch)
     verdict = audited.canaries(ready, watch)
     found = verdict.to_json() if verdict is not None else {"skipped": audited.NOTHING_CLAIMED}
-    return verdict, inferred | _told(ready.settings, "audit", found, log, watch)
+    return verdict, inferred | _told(ready.settings, "audit", found, sinks, watch)
 
 
-def _told(settings: Settings, name: str, found: Event, log: EventLog, watch: Watch) -> dict[str, str]:
+def _told(settings: Settings, name: str, found: dict[str, Any], sinks: Sinks, watch: Watch) -> dict[str, str]:
     """Write a finding and tell of it -> its name and its file."""
     path = settings.out / f"{name}.json"
     _write(path, _marked(settings) | found)
-    event = _marked(settings) | {"event": name, "file": str(path)} | audited.summary(found)
-    log.write(event)
-    watch.event(event)
+    fields = {"event": name, "file": str(path)} | _marked(settings) | audited.summary(found)
+    watch.event(sinks.tell(Attacked.model_validate(fields)))
     return {name: str(path)}
 
 
@@ -209,7 +208,7 @@ def _approve(settings: Settings, sites: Sequence[Site], hospitals: Sequence[Hosp
     return Ready(settings, sites, hospitals, agreements, PrivateCohort if settings.privacy else ExactCohort)
 
 
-def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
+def local_rounds(ready: Ready) -> Iterator[tuple[Asked, State]]:
     """The federation's own round loop over hospitals in this process; yields rounds with the state after them."""
     settings = ready.settings
     part = [(site, h) for site, h in zip(ready.sites, ready.hospitals, strict=True) if site.took_part]
@@ -220,29 +219,29 @@ def local_rounds(ready: Ready) -> Iterator[tuple[Event, State]]:
         members = registered(grid, {site.name: h for site, h in part})
         transport = GridTransport(grid, lambda: members)
         for event in run(settings.federation, model, transport, checkpointer, run_name=RUN, private=settings.privacy):
-            if event["event"] not in ("round", "missed"):
-                continue
-            assert checkpointer.state is not None
-            yield event, checkpointer.state
+            if isinstance(event, RoundEnded | RoundMissed):
+                assert checkpointer.state is not None
+                yield event, checkpointer.state
 
 
-def _enriched(event: Event, ready: Ready, state: State, training: int) -> Event:
+def _enriched(event: Asked, ready: Ready, state: State, training: int) -> Asked:
     """The event with what only a simulation may know: accuracies without noise.
 
     Those of participants are legal because nobody is a patient here; of somebody's own folders they are left out while
     privacy is on. The last hospital took no part, so nobody was promised anything about it.
     """
     settings = ready.settings
-    event = event | {"training_round": training}
+    known: dict[str, Any] = _marked(settings)
+    if isinstance(event, RoundMissed):
+        return event.model_copy(update=known)
+    known["training_round"] = training
     if not settings.privacy:
-        event |= {"epsilon": {}, "epsilon_max": None}
-    if event["event"] != "round":
-        return event
+        known |= {"epsilon": {}, "epsilon_max": None}
     *part, (_, held_out, agreement) = zip(ready.sites, ready.hospitals, ready.agreements, strict=True)
-    event["accuracy"] = accuracy(held_out, agreement, state)
+    known["accuracy"] = accuracy(held_out, agreement, state)
     if agreement.federation.model.family != "conv4" and (settings.data is None or not settings.privacy):
-        event["accuracy_by_hospital"] = {site.name: accuracy(h, a, state) for site, h, a in part}
-    return event
+        known["accuracy_by_hospital"] = {site.name: accuracy(h, a, state) for site, h, a in part}
+    return event.model_copy(update=known)
 
 
 def app_of(hospital: Hospital, open_cohort: OpenCohort) -> ClientApp:
@@ -278,12 +277,6 @@ def registered(grid: LocalGrid, hospitals: Mapping[str, Hospital]) -> dict[int, 
     }
 
 
-def versions() -> dict[str, str]:
-    """What ran."""
-    names = ("wardround", "flwr", "torch", "opacus", "pydicom", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
 def _make_folder(settings: Settings) -> None:
     """The output folder, new or empty, with the agreement in it. Raises: ConfigError, StorageError."""
     out = settings.out
@@ -314,8 +307,8 @@ def _describe(ready: Ready) -> None:
     _write(settings.out / MARK, _marked(settings) | facts | {"hospitals": described, "versions": versions()})
 
 
-def _marked(settings: Settings) -> Event:
-    """What every line of a run without privacy carries."""
+def _marked(settings: Settings) -> dict[str, Any]:
+    """What all that is said of a run without privacy carries."""
     return {} if settings.privacy else {"privacy": "OFF"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from wardround.schedule import TRAINING
 from wardround.screen import Screen
+from wardround_server.events import Attacked, Event, RoundEnded, RoundMissed, RunEnded
+from wardround_server.words import facts, in_words, remarks
 from wardround_simulation.tables import show_audit, show_membership
 
-Event = Mapping[str, Any]
 OFF = (
     "PRIVACY OFF: no clipping, no noise. This run protects nobody. "
     "Use it for research on synthetic or public images only."
@@ -53,17 +52,17 @@ class JsonWatch:
         self._stream = stream
 
     def begin(self, title: str, *, privacy_on: bool, rounds: int) -> None:
-        """Says nothing: each line carries `"privacy": "OFF"` itself."""
+        """Nothing: each line carries `"privacy": "OFF"` itself."""
 
     def step(self, stage: str, done: int, total: int) -> None:
-        """Says nothing."""
+        """Nothing."""
 
     def note(self, text: str) -> None:
-        """Says nothing."""
+        """Nothing."""
 
     def event(self, event: Event) -> None:
         """The event as it stands in events.jsonl."""
-        self._stream.write(json.dumps(event) + "\n")
+        self._stream.write(event.line() + "\n")
         self._stream.flush()
 
 
@@ -77,8 +76,7 @@ class PlainWatch:
     def begin(self, title: str, *, privacy_on: bool, rounds: int) -> None:
         """The title, and the warning."""
         self._rounds, self._privacy_on = rounds, privacy_on
-        if not privacy_on:
-            self._say(f"*** {OFF} ***")
+        self._warn()
         self._say(title)
 
     def step(self, stage: str, done: int, total: int) -> None:
@@ -91,28 +89,38 @@ class PlainWatch:
         self._say(text)
 
     def event(self, event: Event) -> None:
-        """A line a round."""
-        if event.get("event") == "round":
-            self._say(round_line(event, self._rounds, self._privacy_on))
-            for name, reason in (event.get("rejected") or {}).items():
-                self._say(f"  rejected {name}: {reason}")
-        if event.get("event") in FINDINGS:
-            FINDINGS[event["event"]](self._console, event)
-        if event.get("event") == "done":
-            show_comparison(self._console, event.get("comparison"))
-            if not self._privacy_on:
-                self._say(f"*** {OFF} ***")
-            self._say(f"report: {event.get('report')}")
+        """A line a round; tables of what was found, and at the end where the report lies."""
+        match event:
+            case Attacked():
+                FINDINGS[event.event](self._console, event.model_dump())
+            case RunEnded():
+                self.stop()
+                show_comparison(self._console, event.comparison)
+                self._warn()
+                self._say(f"report: {event.report}", "bold")
+            case RoundEnded() | RoundMissed():
+                self._round(event)
 
-    def _say(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+    def stop(self) -> None:
+        """Leave the screen in order, also after an error."""
+
+    def _round(self, event: RoundEnded | RoundMissed) -> None:
+        for line in in_words(event, self._rounds):
+            self._say(line)
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+    def _warn(self) -> None:
+        if not self._privacy_on:
+            self._say(f"*** {OFF} ***")
 
 
-class RichWatch:
+class RichWatch(PlainWatch):
     """Progress bars in a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._progress = Progress(
             TextColumn("{task.description:<18}"),
             BarColumn(bar_width=24),
@@ -122,14 +130,10 @@ class RichWatch:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._rounds, self._privacy_on = 0, True
 
     def begin(self, title: str, *, privacy_on: bool, rounds: int) -> None:
         """The title, the red banner where it is due, and the bars."""
-        self._rounds, self._privacy_on = rounds, privacy_on
-        if not privacy_on:
-            self._banner()
-        self._console.print(Text(title, style="bold"))
+        super().begin(title, privacy_on=privacy_on, rounds=rounds)
         self._progress.start()
 
     def step(self, stage: str, done: int, total: int) -> None:
@@ -140,31 +144,22 @@ class RichWatch:
 
     def note(self, text: str) -> None:
         """The sentence, above the bars."""
-        self._progress.console.print(Text(text, style="dim"))
-
-    def event(self, event: Event) -> None:
-        """Moves the bar of the rounds; at the end shows the table and where the report lies."""
-        if event.get("event") == "round":
-            training = int(event.get("training_round") or 0)
-            self.step("rounds", training, self._rounds)
-            self._progress.update(self._tasks["rounds"], facts=facts(event, self._privacy_on))
-            for name, reason in (event.get("rejected") or {}).items():
-                self._progress.console.print(Text(f"rejected {name}: {reason}", style="yellow"))
-        if event.get("event") in FINDINGS:
-            FINDINGS[event["event"]](self._progress.console, event)
-        if event.get("event") == "done":
-            self.stop()
-            show_comparison(self._console, event.get("comparison"))
-            if not self._privacy_on:
-                self._banner()
-            self._console.print(Text(f"report: {event.get('report')}", style="bold"), soft_wrap=True)
+        self._say(text, "dim")
 
     def stop(self) -> None:
-        """Leave the terminal in order, also after an error."""
+        """Take the bars to their end."""
         self._progress.stop()
 
-    def _banner(self) -> None:
-        self._console.print(Panel(Text(OFF, style="bold white"), style="white on red"))
+    def _warn(self) -> None:
+        if not self._privacy_on:
+            self._console.print(Panel(Text(OFF, style="bold white"), style="white on red"))
+
+    def _round(self, event: RoundEnded | RoundMissed) -> None:
+        if isinstance(event, RoundEnded):
+            self.step("rounds", event.training_round or 0, self._rounds)
+            self._progress.update(self._tasks["rounds"], facts=facts(event))
+        for line in remarks(event):
+            self._say(line, "yellow")
 
 
 @contextmanager
@@ -174,33 +169,11 @@ def watching(*, as_json: bool) -> Iterator[Watch]:
         yield JsonWatch(sys.stdout)
         return
     console = Screen()
-    if not console.is_terminal:
-        yield PlainWatch(console)
-        return
-    watch = RichWatch(console)
+    watch = RichWatch(console) if console.is_terminal else PlainWatch(console)
     try:
         yield watch
     finally:
         watch.stop()
-
-
-def facts(event: Event, privacy_on: bool) -> str:
-    """What is worth knowing about a round, short."""
-    parts = [f"{event.get('replied')}/{event.get('hospitals')} replied"]
-    epsilon = event.get("epsilon_max")
-    parts.append(
-        f"epsilon {epsilon:.2f}" if privacy_on and epsilon is not None else "privacy OFF" if not privacy_on else ""
-    )
-    accuracy = event.get("accuracy")
-    parts.append(f"accuracy {100 * accuracy:.0f} %" if accuracy is not None else "")
-    return ", ".join(part for part in parts if part)
-
-
-def round_line(event: Event, rounds: int, privacy_on: bool) -> str:
-    """A round as one line of text."""
-    training = event.get("training_round") or 0
-    what = f"round {training} of {rounds}" if event.get("question") in TRAINING else str(event.get("question"))
-    return f"{what}: {facts(event, privacy_on)} ({event.get('seconds', 0):.2f} s)"
 
 
 def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> None:

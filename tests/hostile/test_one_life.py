@@ -25,6 +25,7 @@ from wardround_client.privacy.ledger import LEDGER
 from wardround_client.round import answer
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
+from wardround_server.events import Event, RoundEnded
 from wardround_server.rounds import run
 
 LONG = FEDERATION.replace(
@@ -80,13 +81,13 @@ def answered(home: Path, blob: bytes) -> bytes:
         hospital.ledger.close()
 
 
-def play(coordinator: Path, transport: Homes, name: str = RUN, *, resume: bool = False) -> list[dict[str, Any]]:
+def play(coordinator: Path, transport: Homes, name: str = RUN, *, resume: bool = False) -> list[Event]:
     """A run of the coordinator whose home that is -> its events, up to where it had to end."""
     hospital = Hospital.open(coordinator.parent / "home")
     (digest,) = hospital.approvals.digests()
     agreement = hospital.approvals.agreement(digest)
     hospital.ledger.close()
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     with suppress(WardroundError):
         events.extend(
             run(
@@ -126,8 +127,8 @@ def is_stopped(home: Path) -> bool:
 def test_a_whole_life_in_one_home_is_never_stopped(home: Path, tmp_path: Path) -> None:
     for name in ("spring", "summer"):
         events = play(tmp_path / "coordinator", Homes(lambda _: home), name)
-        assert events[-1]["event"] == "done"
-        assert all(event["rejected"] == {} for event in events[1:-1])
+        assert events[-1].event == "done"
+        assert all(event.rejected == {} for event in events if isinstance(event, RoundEnded))
     assert not is_stopped(home)
     lines = (tmp_path / "coordinator" / "answers" / "st-anna.jsonl").read_text().splitlines()
     assert [(json.loads(line)["run"], json.loads(line)["round"]) for line in lines] == rounds_of(home)
@@ -193,11 +194,11 @@ def test_an_older_copy_put_back_is_noticed(home: Path, tmp_path: Path, what: str
     transport = Homes(turn)
     events = play(tmp_path / "coordinator", transport)
     if when == "in the next run":
-        assert events[-1]["event"] == "done"
+        assert events[-1].event == "done"
         put_back()
         events = play(tmp_path / "coordinator", Homes(lambda _: home), "autumn")
-    assert events[-1]["event"] == "missed"
-    assert "one_life" in events[-1]["rejected"]["st-anna"]
+    assert events[-1].event == "missed"
+    assert "one_life" in str(events[-1])
     assert is_stopped(home)
     assert len(rounds_of(home)) == 2, "nothing was paid or answered after it was noticed"
 
@@ -210,7 +211,7 @@ def test_a_coordinator_that_died_asks_again_the_same_bytes_and_nobody_is_stopped
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path / "coordinator", first)
     events = play(tmp_path / "coordinator", second, resume=True)
-    assert events[-1]["event"] == "done"
+    assert events[-1].event == "done"
     assert second.seen[0] == first.seen[-1]
     assert not is_stopped(home)
     assert [each for _, each in rounds_of(home)] == list(range(ROUNDS))
@@ -243,7 +244,7 @@ def test_a_death_between_list_and_checkpoint_loses_nothing(
     first, second = Homes(lambda _: home), Homes(lambda _: home)
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path / "coordinator", first)
-    assert play(tmp_path / "coordinator", second, resume=True)[-1]["event"] == "done"
+    assert play(tmp_path / "coordinator", second, resume=True)[-1].event == "done"
     assert second.seen[0] == first.seen[-1]
     assert not is_stopped(home)
 
@@ -260,10 +261,10 @@ def test_a_copy_that_answers_a_round_for_the_second_time_is_stopped_at_the_next(
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path / "coordinator", Homes(first))
     events = play(tmp_path / "coordinator", Homes(lambda _: home.with_name("copy")), resume=True)
-    assert [event["event"] for event in events] == ["start", "round", "missed"]
+    assert [event.event for event in events] == ["start", "round", "missed"]
     assert "st-anna answered round 2 of run spring again" in caplog.text
     assert is_stopped(home.with_name("copy"))
-    assert play(tmp_path / "coordinator", Homes(lambda _: home), resume=True)[-1]["event"] == "done"
+    assert play(tmp_path / "coordinator", Homes(lambda _: home), resume=True)[-1].event == "done"
     assert not is_stopped(home)
 
 
@@ -371,7 +372,7 @@ def forked(home: Path, tmp_path: Path) -> Path:
         return home.with_name("copy") if number in (2, 3, 4) else home
 
     events = play(tmp_path / "coordinator", Homes(turn))
-    assert events[-1]["event"] == "missed"
+    assert events[-1].event == "missed"
     assert is_stopped(home)
     return home
 
@@ -396,7 +397,7 @@ def test_the_newer_ledger_put_back_ends_it_without_a_list(
     before = spent(forked)
     assert command(["hospital", "accept-history", str(forked), "--yes"]) == 0
     assert spent(forked) == before
-    assert play(tmp_path / "coordinator", Homes(lambda _: forked), resume=True)[-1]["event"] == "done"
+    assert play(tmp_path / "coordinator", Homes(lambda _: forked), resume=True)[-1].event == "done"
 
 
 def test_accepting_the_list_counts_what_the_copy_answered(
@@ -410,7 +411,7 @@ def test_accepting_the_list_counts_what_the_copy_answered(
     assert "round 1" not in said
     assert spent(forked) == pytest.approx(copys) and spent(forked) > before  # together all rounds, as the copy's own
     assert not is_stopped(forked)
-    assert play(tmp_path / "coordinator", Homes(lambda _: forked), resume=True)[-1]["event"] == "done"
+    assert play(tmp_path / "coordinator", Homes(lambda _: forked), resume=True)[-1].event == "done"
     assert command(["hospital", "ledger", str(forked), "--verify"]) == 0
     assert command(["hospital", "ledger", str(forked), "--csv"]) == 0
     assert capsys.readouterr().out.count("adopted,spring") == 3
@@ -475,7 +476,7 @@ def test_what_was_overspent_is_booked_and_nothing_more_is_answered(forked: Path,
     assert command(["hospital", "accept-history", str(forked), str(answers), "--yes"]) == 0
     assert spent(forked) > budget
     events = play(tmp_path / "coordinator", Homes(lambda _: forked), resume=True)
-    assert "BudgetExceeded" in events[-1]["rejected"]["st-anna"]
+    assert "BudgetExceeded" in str(events[-1])
 
 
 def test_the_marks_own_words_are_those_of_the_header(home: Path) -> None:

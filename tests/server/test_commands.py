@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from tests.server.test_hospitals import card
 from typer.testing import CliRunner
 
 from wardround.config import load_federation
 from wardround.errors import ConfigError, FederationError, QuorumMissed, Unreachable, WardroundError
+from wardround.screen import Screen
 from wardround_server.commands import app
 from wardround_server.follow import follow
 from wardround_server.home import Home
+from wardround_server.sinks import progress
 
 
 def call(*arguments: object) -> str:
@@ -47,7 +49,9 @@ def test_register_while_down_is_noted_and_status_shows_it(tmp_path: Path) -> Non
     call("init", tmp_path)
     (tmp_path / "join.json").write_text(card("anna").model_dump_json())
     assert "noted" in call("register", tmp_path, tmp_path / "join.json")
-    status = json.loads(call("status", tmp_path, "--json"))
+    result = CliRunner().invoke(app, ["status", str(tmp_path), "--json"])
+    assert result.exit_code == 6, "as `hospital status` when its daemon is down"
+    status = json.loads(result.stdout)
     assert set(status.pop("certificates")) == {"server certificate", "CA"}
     assert status == {
         "up": False,
@@ -98,24 +102,31 @@ ROUND = {"event": "round", "round": 0, "hospitals": 2, "replied": 1, "rejected":
 START = {"event": "start", "run": "spring", "from_round": 0, "rounds": 2}
 
 
-def follow_events(folder: Path, *events: object, as_json: bool = False) -> str:
+def follow_events(folder: Path, *events: object, terminal: bool = False) -> str:
     before = json.dumps({"event": "done", "run": "an earlier one"}) + "\n"
     (folder / "events.jsonl").write_text(before + "".join(json.dumps(event) + "\n" for event in events))
-    console = Console(record=True, width=200, file=(folder / "screen").open("w"))
-    try:
-        follow(FakeControl(), 1, folder, len(before), as_json=as_json, console=console)
-    finally:
-        console.file.close()
-    return console.export_text()
+    out = io.StringIO()
+    with progress.on(Screen(file=out, width=200, force_terminal=terminal)) as tell:
+        follow(FakeControl(), 1, folder / "events.jsonl", len(before), tell)
+    return out.getvalue()
 
 
-def test_following_shows_who_was_rejected_and_ends_with_the_run(tmp_path: Path) -> None:
-    assert "round 0: anna: NaN" in follow_events(tmp_path, START, ROUND, {"event": "done"})
+@pytest.mark.parametrize("terminal", [True, False])
+def test_following_shows_who_was_rejected_and_ends_with_the_run(tmp_path: Path, terminal: bool) -> None:
+    said = follow_events(tmp_path, START, ROUND, {"event": "done"}, terminal=terminal)
+    assert "round 0: anna: NaN" in said
+    assert "1/2 replied, epsilon 1.00" in said
 
 
-def test_following_as_json_prints_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    follow_events(tmp_path, START, ROUND, {"event": "done"}, as_json=True)
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [START, ROUND]
+def test_who_is_missing_is_said_before_the_start_and_after_each_round(tmp_path: Path) -> None:
+    start = START | {"hospitals": ["anna"], "registered": {"anna": {}, "bert": {}}}
+    waiting = {"event": "waiting", "round": 0, "quorum": 1, "missing": ["bert"], "seconds": 60.0}
+    going_on = {"event": "proceeding", "round": 0, "absent": ["bert"]}
+    said = follow_events(tmp_path, start, waiting, going_on, ROUND | {"absent": ["bert"]}, {"event": "done"})
+    assert "connected: anna; not connected: bert" in said
+    assert "waiting for bert, at most 60 s" in said
+    assert "going on without bert" in said
+    assert "round 0: bert: not connected" in said
 
 
 def test_a_run_that_failed_fails_with_its_own_error(tmp_path: Path) -> None:

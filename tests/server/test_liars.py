@@ -25,8 +25,9 @@ from wardround_server import pooling
 from wardround_server.aggregate import rule_of
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer
+from wardround_server.events import Event, RoundEnded, RunStarted
 from wardround_server.report.data import _hospitals
-from wardround_server.rounds import Event, run
+from wardround_server.rounds import run
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 ROBUST = [rule for rule in RULES if rule != "mean"]
@@ -73,15 +74,16 @@ def test_two_of_eight_liars_cannot_turn_the_model_round(rule: Rule, checkpointer
     federation = a_federation(rounds=3, rule=rule, momentum=0.0)
     lies = [stretched(federation, 5.0)] * 2
     events, moved = play(federation, checkpointer, *lies, *[telling(TRUTH)] * 6)
-    trained = [event for event in events if event.get("question") == "gradient"]
+    rounds = [event for event in events if isinstance(event, RoundEnded)]
+    trained = [event for event in rounds if event.trains]
     if rule == "mean":
         assert (moved < 3 * TRUTH - 0.1).all(), "the mean is dragged, as far as the bound allows"
     else:
         torch.testing.assert_close(moved, torch.full_like(moved, 3 * TRUTH), rtol=0.35, atol=0)
-        assert all(event["apart"]["h0"] > 2 * event["apart"]["h7"] for event in trained if event["apart"])
-    for event in (event for event in events if event["event"] == "round"):
-        assert event["clipped"] == {"h0": pytest.approx(0.2, rel=1e-3), "h1": pytest.approx(0.2, rel=1e-3)}
-    table = {row.name: row for row in _hospitals(tuple(e for e in events if e["event"] == "round"), [])}
+        assert all(event.apart["h0"] > 2 * event.apart["h7"] for event in trained if event.apart)
+    for event in rounds:
+        assert event.clipped == {"h0": pytest.approx(0.2, rel=1e-3), "h1": pytest.approx(0.2, rel=1e-3)}
+    table = {row.name: row for row in _hospitals(rounds, RunStarted(), [])}
     assert len(table["h0"].cuts) == 4
     assert "to 20 %" in table["h0"].cuts[0]
     assert table["h7"].cuts == ()
@@ -90,13 +92,13 @@ def test_two_of_eight_liars_cannot_turn_the_model_round(rule: Rule, checkpointer
 def test_what_is_far_too_long_is_refused_and_named(checkpointer: Checkpointer) -> None:
     federation = a_federation(rounds=1)
     events, _ = play(federation, checkpointer, stretched(federation, 11.0), telling(TRUTH), telling(TRUTH))
-    assert all("length" in event["rejected"]["h0"] for event in events if event["event"] == "round")
+    assert all("length" in event.rejected["h0"] for event in events if isinstance(event, RoundEnded))
 
 
 @pytest.mark.parametrize("rule", ROBUST)
 def test_the_start_says_how_many_liars_are_borne(rule: Rule, checkpointer: Checkpointer) -> None:
     events, _ = play(a_federation(rounds=1, rule=rule), checkpointer, telling(TRUTH), telling(TRUTH))
-    assert (events[0]["rule"], events[0]["liars_borne"]) == (rule, 0)
+    assert isinstance(events[0], RunStarted) and (events[0].rule, events[0].liars_borne) == (rule, 0)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -15,7 +15,8 @@ from wardround.errors import ConfigError, FederationError, QuorumMissed
 from wardround.models import Model, build_model
 from wardround.wire import Refusal, RoundReply, RoundRequest
 from wardround_server.checkpoint import Checkpointer, State
-from wardround_server.rounds import Event, run
+from wardround_server.events import Event, RoundEnded, RunStarted
+from wardround_server.rounds import run
 
 
 def play(
@@ -23,6 +24,10 @@ def play(
 ) -> list[Event]:
     model = build_model(federation)
     return list(run(federation, model, transport, checkpointer, run_name="spring", resume=resume, reconnect_s=0.0))
+
+
+def rounds_of(events: list[Event]) -> list[RoundEnded]:
+    return [event for event in events if isinstance(event, RoundEnded)]
 
 
 def three(federation: Federation, **change: Callable[[RoundRequest, RoundReply], Reply]) -> list[FakeHospital]:
@@ -43,15 +48,15 @@ def same(one: State, other: State) -> bool:
 def test_a_run_from_its_first_round_to_its_last(checkpointer: Checkpointer) -> None:
     federation = a_federation(rounds=2, every=1)
     events = play(federation, FakeTransport(*three(federation)), checkpointer)
-    assert [e["event"] for e in events] == ["start", *["round"] * 5, "done"]
-    rounds = events[1:-1]
-    assert [r["question"] for r in rounds] == ["statistics", "gradient", "confusion", "gradient", "confusion"]
-    assert all(r["replied"] == 3 and r["rejected"] == {} for r in rounds)
-    assert rounds[0]["epsilon"] == {"anna": 0.5, "bert": 0.5, "carl": 0.5}
-    assert rounds[-1]["epsilon_max"] == 2.5
-    assert rounds[1]["delta_norm"] > 0
-    assert 0 <= rounds[2]["accuracy"] <= 1
-    assert set(rounds[2]["accuracy_by_hospital"]) == {"anna", "bert", "carl"}
+    assert [e.event for e in events] == ["start", *["round"] * 5, "done"]
+    rounds = rounds_of(events)
+    assert [r.question for r in rounds] == ["statistics", "gradient", "confusion", "gradient", "confusion"]
+    assert all(r.replied == 3 and r.rejected == {} for r in rounds)
+    assert rounds[0].epsilon == {"anna": 0.5, "bert": 0.5, "carl": 0.5}
+    assert rounds[-1].epsilon_max == 2.5
+    assert rounds[1].delta_norm and rounds[1].delta_norm > 0
+    assert rounds[2].accuracy is not None and 0 <= rounds[2].accuracy <= 1
+    assert set(rounds[2].accuracy_by_hospital) == {"anna", "bert", "carl"}
     final = state_of(federation, checkpointer)
     assert final.round == 5
     assert not torch.equal(final.theta, build_model(federation).initial())
@@ -112,11 +117,11 @@ def test_a_bad_reply_is_rejected_with_its_reason_and_the_round_goes_on(kind: str
     federation = a_federation()
     change, reason = BAD[kind]
     events = play(federation, FakeTransport(*three(federation, anna=change)), checkpointer)
-    for event in (e for e in events if e["event"] == "round"):
-        assert event["replied"] == 2
-        assert list(event["rejected"]) == ["anna"]
-        assert reason in event["rejected"]["anna"]
-    assert events[-1]["event"] == "done"
+    for event in rounds_of(events):
+        assert event.replied == 2
+        assert list(event.rejected) == ["anna"]
+        assert reason in event.rejected["anna"]
+    assert events[-1].event == "done"
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -133,15 +138,15 @@ def test_a_bad_reply_teaches_nothing(
 def test_a_second_reply_is_rejected_and_the_first_counts(checkpointer: Checkpointer) -> None:
     federation = a_federation()
     events = play(federation, FakeTransport(*three(federation), twice=["anna"]), checkpointer)
-    assert all(e["replied"] == 3 and "already" in e["rejected"]["anna"] for e in events if e["event"] == "round")
+    assert all(e.replied == 3 and "already" in e.rejected["anna"] for e in rounds_of(events))
 
 
 def test_unregistered_hospitals_are_known_by_what_they_say_but_each_name_once(checkpointer: Checkpointer) -> None:
     federation = a_federation()
     hospitals = three(federation, carl=BAD["another's name"][0])
     events = play(federation, FakeTransport(*hospitals, registered=False), checkpointer)
-    assert events[1]["replied"] == 2
-    assert list(events[1]["rejected"]) == ["bert"]
+    assert rounds_of(events)[0].replied == 2
+    assert list(rounds_of(events)[0].rejected) == ["bert"]
 
 
 def test_a_missed_quorum_loses_nothing_and_the_run_goes_on_from_there(
@@ -155,7 +160,7 @@ def test_a_missed_quorum_loses_nothing_and_the_run_goes_on_from_there(
 
     back = [FakeHospital(name, federation) for name in "ab"]
     events = play(federation, FakeTransport(*back), checkpointer, resume=True)
-    assert events[0]["from_round"] == 2
+    assert isinstance(events[0], RunStarted) and events[0].from_round == 2
     assert back[0].seen[0] == down[0].seen[2], "the round is asked again with the same bytes"
 
     straight = Checkpointer(tmp_path_factory.mktemp("straight"))
@@ -182,7 +187,7 @@ def test_a_finished_run_is_resumed_to_nothing(checkpointer: Checkpointer) -> Non
     federation = a_federation()
     play(federation, FakeTransport(*three(federation)), checkpointer)
     again = three(federation)
-    assert [e["event"] for e in play(federation, FakeTransport(*again), checkpointer, resume=True)] == ["start", "done"]
+    assert [e.event for e in play(federation, FakeTransport(*again), checkpointer, resume=True)] == ["start", "done"]
     assert again[0].seen == []
 
 

@@ -17,6 +17,7 @@ from wardround_client.hospital import Hospital
 from wardround_client.intake.ingest import ingest_table
 from wardround_client.round import _own_prior, answer
 from wardround_server.checkpoint import Checkpointer
+from wardround_server.events import RoundEnded
 from wardround_server.rounds import run
 from wardround_simulation.evaluate import accuracy
 
@@ -92,7 +93,7 @@ def test_a_federation_learns_every_finding(tmp_path: Path, algorithm: str, least
     agreement = stranger.approvals.preview(stranger.home / "federation.toml")
     checkpointer = Checkpointer(tmp_path / "spring")
     events = list(run(agreement.federation, agreement.model, Called(members), checkpointer, run_name="spring"))
-    assert not any(event.get("rejected") for event in events)
+    assert not any(isinstance(event, RoundEnded) and event.rejected for event in events)
     state = checkpointer.load(run="spring", federation=agreement.federation.digest)
     assert state is not None
     assert state.shift.abs().max() < 0.2, "patients with several findings are counted once"

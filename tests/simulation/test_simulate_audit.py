@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from wardround.errors import AuditFailed
 from wardround_client.audit import LEAST_TRIALS, AuditReport, Row
+from wardround_server.events import parsed
 from wardround_simulation import audited, commands
 from wardround_simulation.federation import changed, embedded
 from wardround_simulation.simulate import Settings, simulate
@@ -72,7 +73,7 @@ def test_a_person_reads_the_tables(private: tuple[Path, list[dict[str, Any]]], k
     said = io.StringIO()
     watch: Watch = kind(Console(file=said, width=140))
     for event in private[1][-3:-1]:
-        watch.event(event)
+        watch.event(parsed(event))
     text = " ".join(said.getvalue().split())
     for words in (
         "TPR at 0.1 % FPR",
@@ -95,7 +96,7 @@ def test_without_privacy_there_is_no_ceiling_and_everybody_is_found(tmp_path: Pa
     assert "Privacy was OFF, so nothing limits what an attack may find" in html and audited.NOTHING_CLAIMED in html
     said = io.StringIO()
     for event in (membership, audit):
-        PlainWatch(Console(file=said, width=140)).event(event)
+        PlainWatch(Console(file=said, width=140)).event(parsed(event))
     assert "privacy is OFF" in said.getvalue() and audited.NOTHING_CLAIMED in said.getvalue()
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wardround.config import load_federation
-from wardround.errors import ConfigError, StorageError
+from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import write_atomically
 from wardround.given import TOML_BYTES, given_text
 from wardround_server.commands._common import HomeArgument, JsonOption, app, checked_run_name, console, example, say
 from wardround_server.follow import follow
 from wardround_server.home import Home
+from wardround_server.sinks import SINKS, Tell, progress
+from wardround_server.sinks.jsonl import FILE as EVENTS
 
 
 @app.command(
@@ -31,12 +35,18 @@ def run(
     ],
     run_name: Annotated[str, typer.Option("--run", help="The run's name; default: the federation's.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished round.")] = False,
+    wait: Annotated[
+        int,
+        typer.Option(help="Seconds to wait for all registered hospitals; then a quorum is enough.", min=0, max=86_400),
+    ] = 60,
     as_json: JsonOption = False,
 ) -> None:
     """Run a federation to its end and write the report. Ctrl-C stops it; --resume goes on where it was."""
     agreement = load_federation(federation)
     coordinator = Home(home.absolute())
-    coordinator.config()
+    config = coordinator.config()
+    for sink in config.sinks:
+        _ = SINKS[sink]  # an unknown one is an error now, and not a line in a log later
     admin = int(coordinator.running()["admin"])
     name = run_name or agreement.name
     folder = coordinator.run_folder(checked_run_name(name))
@@ -47,20 +57,40 @@ def run(
     from wardround import bundle
     from wardround_server.checkpoint import Checkpointer
     from wardround_server.flower.superlink import Control
+    from wardround_server.report import write_report
 
     with Checkpointer(folder).held():  # what is going on already keeps its agreement
         _keep_agreement(coordinator, federation, folder, agreement.model.encoder)
 
-    with Control(admin, coordinator.tls.ca) as control:
-        start = (folder / "events.jsonl").stat().st_size if (folder / "events.jsonl").exists() else 0
-        run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume})
-        follow(control, run_id, folder, start, as_json=as_json, console=console)
-
-    from wardround_server.report import write_report
-
+    events = folder / EVENTS
+    with Control(admin, coordinator.tls.ca) as control, _shown(as_json) as tell:
+        start = events.stat().st_size if events.exists() else 0
+        run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume, "wait": float(wait)})
+        try:
+            follow(control, run_id, events, start, tell)
+        except BaseException as error:
+            with suppress(WardroundError):  # what was done until here
+                report = write_report(folder)
+                if not as_json:
+                    say(f"The report of what was done is {report}.")
+            if isinstance(error, KeyboardInterrupt) and not as_json:
+                say("The run is stopped. Go on with the same command and --resume.")
+            raise
     report = write_report(folder)
-    done = {"event": "done", "run": name, "report": str(report)}
-    print(json.dumps(done)) if as_json else say(f"The report is {report}.")
+    if as_json:
+        print(json.dumps({"event": "done", "run": name, "report": str(report)}))
+    else:
+        say(f"The report is {report}.")
+
+
+@contextmanager
+def _shown(as_json: bool) -> Iterator[Tell]:
+    """Where the events go: on the screen, or as JSON, a line each."""
+    if as_json:
+        yield lambda event: print(event.line(), flush=True)
+        return
+    with progress.on(console) as tell:
+        yield tell
 
 
 def _keep_agreement(coordinator: Home, federation: Path, folder: Path, encoder: str) -> None:

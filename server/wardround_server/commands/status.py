@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 
+import typer
+
 from wardround.certificates import until
 from wardround.errors import Unreachable
 from wardround.text import shown
 from wardround_server.answers import AnswerBook
 from wardround_server.commands._common import HomeArgument, JsonOption, app, example, say, show_table
+from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
 from wardround_server.follow import last_event
 from wardround_server.home import Home
-from wardround_server.hospitals import Registry
+from wardround_server.hospitals import Registry, Seen
+from wardround_server.sinks.jsonl import FILE as EVENTS
+
+SILENT_S = 9.0  # two heartbeats
 
 
 @app.command(epilog=example("wardround coordinator status ~/coordinator"))
@@ -19,39 +25,77 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     """Who is registered, who is connected, and how far each run is."""
     coordinator = Home(home)
     coordinator.config()
-    up_, nodes = False, dict[int, str]()
+    seen, down = dict[int, Seen](), None
     try:
-        admin = int(coordinator.running()["admin"])
-        from wardround_server.flower.superlink import Control
-
-        with Control(admin, coordinator.tls.ca) as control:
-            nodes, up_ = control.nodes(), True
-    except Unreachable:
-        pass
+        seen = _seen(coordinator)
+    except Unreachable as error:
+        down = error
     registered = list(Registry(home))
     book = AnswerBook.of_home(home, registered)
     hospitals = [
         {
             "hospital": hospital.name,
             "declared_patients": hospital.declared_patients,
-            "status": nodes.get(hospital.node_id or 0, "unknown" if up_ else "coordinator down"),
+            "status": "coordinator down" if down else _status(seen.get(hospital.node_id or 0)),
             "answers": len(book.of(hospital.name)),
         }
         for hospital in registered
     ]
-    runs = [
-        {"run": folder.name, **last_event(folder)} for folder in sorted((home / "runs").glob("*")) if folder.is_dir()
-    ]
+    runs = {folder.name: last_event(folder / EVENTS) for folder in sorted((home / "runs").glob("*")) if folder.is_dir()}
     ends = coordinator.tls.ends()
     if as_json:
         certificates = {name: end.isoformat() for name, end in ends.items()}
-        print(json.dumps({"up": up_, "hospitals": hospitals, "runs": runs, "certificates": certificates}))
-        return
-    say(f"The coordinator is {'up' if up_ else 'down'}.")
-    for name, end in ends.items():
-        say(f"The {name} ends on {until(end)}.")
-    show_table(
-        "hospital", "declared patients", "status", "answers", rows=[[str(v) for v in h.values()] for h in hospitals]
-    )
-    keys = ("run", "event", "round", "rounds", "replied")
-    show_table("run", "last event", "round", "of", "replied", rows=[[shown(r.get(k, "")) for k in keys] for r in runs])
+        lines = [{"run": name, **(event.model_dump(mode="json") if event else {})} for name, event in runs.items()]
+        print(json.dumps({"up": not down, "hospitals": hospitals, "runs": lines, "certificates": certificates}))
+    else:
+        say(f"The coordinator is {'down' if down else 'up'}.")
+        for name, end in ends.items():
+            say(f"The {name} ends on {until(end)}.")
+        rows = [[str(value) for value in hospital.values()] for hospital in hospitals]
+        show_table("hospital", "declared patients", "status", "answers", rows=rows)
+        show_table("run", "how far", "since", rows=[[name, *_how_far(event)] for name, event in runs.items()])
+    if down:
+        raise typer.Exit(down.exit_code)
+
+
+def _seen(coordinator: Home) -> dict[int, Seen]:
+    """Each node's state. Raises: Unreachable."""
+    admin = int(coordinator.running()["admin"])
+    from wardround_server.flower.superlink import Control
+
+    with Control(admin, coordinator.tls.ca) as control:
+        return control.seen()
+
+
+def _status(seen: Seen | None) -> str:
+    """A node's state in words."""
+    if seen is None:
+        return "unknown"
+    if seen.ago_s is None or (seen.status == "online" and seen.ago_s < SILENT_S):
+        return seen.status
+    return f"{'silent' if seen.status == 'online' else seen.status}, last seen {_ago(seen.ago_s)} ago"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _how_far(event: Event | None) -> tuple[str, str]:
+    """(what a run did last, when)."""
+    match event:
+        case RunStarted() | Waiting() | Proceeding():
+            what = "begins"
+        case RoundEnded():
+            what = f"round {event.round} of {event.rounds}: {event.replied} of {event.hospitals} replied"
+        case RoundMissed():
+            what = f"round {event.round}: quorum missed, {event.replied} of {event.hospitals} replied"
+        case RunFailed():
+            what = f"failed: {event.message}"
+        case RunEnded():
+            what = f"done, {event.rounds} rounds"
+        case _:
+            what = "nothing yet"
+    return shown(what), event.time if event else ""

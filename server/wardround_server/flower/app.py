@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -23,15 +23,17 @@ from wardround.text import shown
 from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
+from wardround_server.events import Registered, RunFailed
+from wardround_server.home import Home
 from wardround_server.hospitals import Member, Registry
 from wardround_server.network.limits import announced_run
+from wardround_server.sinks import Sinks
 
 if TYPE_CHECKING:
     from flwr.superlink.grid.http_grid import HttpGrid
 
 HOME = "WARDROUND_COORDINATOR_HOME"
 COORDINATOR_PID = "WARDROUND_COORDINATOR_PID"
-EVENTS = "events.jsonl"
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
 LAST_LOOK_S = 1.0  # after the deadline, for what is there already
 LONGEST_MESSAGE = 4000  # characters of a failure's text
@@ -55,7 +57,8 @@ def main(grid: Grid, context: Context) -> None:
     from wardround.wire import reply_bytes
     from wardround_server.rounds import run
 
-    with EventLog(folder) as events, contextlib.ExitStack() as stack:
+    wanted = Home(home).config().sinks if COORDINATOR_PID in os.environ else {}
+    with Sinks(folder, wanted) as sinks, contextlib.ExitStack() as stack:
         try:
             model = extended(build_model(federation, folder), federation)
             if COORDINATOR_PID in os.environ:  # deployed: Flower's own Grid over HTTP, and only who is registered
@@ -75,23 +78,19 @@ def main(grid: Grid, context: Context) -> None:
                 run_name=run_name,
                 answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),
+                registered=lambda: {each.name: _registered(each) for each in Registry(home)},
+                wait_s=float(context.run_config.get("wait", 0.0)),
             ):
-                events.write(event)
+                sinks.tell(event)
         except Held:
             raise  # the events are those of the run that is going on: its end is not ours to tell
         except Exception as error:
             if type(error).__name__ == "RunNotRunningException":  # somebody stopped it, which is no failure
                 raise
             known = error if isinstance(error, WardroundError) else _of_flower(error, home)
-            events.write(
-                {
-                    "event": "failed",
-                    "run": run_name,
-                    "error": type(known).__name__,
-                    "message": shown(known, LONGEST_MESSAGE),
-                    "exit_code": known.exit_code,
-                }
-            )
+            message = shown(known, LONGEST_MESSAGE)
+            failed = RunFailed(run=run_name, error=type(known).__name__, message=message, exit_code=known.exit_code)
+            sinks.tell(failed)
             raise known from error
 
 
@@ -192,33 +191,8 @@ class _GridMail:
         return iter(())
 
 
-class EventLog:
-    """events.jsonl: one JSON object a line, on the disk before the next round begins."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / EVENTS
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> EventLog:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror})", do="check the disk") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def write(self, event: Mapping[str, object]) -> None:
-        """Append one event. Raises: StorageError."""
-        assert self._file is not None
-        try:
-            self._file.write(json.dumps(event) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror})", do="make room, resume") from None
+def _registered(hospital: Member) -> Registered:
+    return Registered(declared_patients=hospital.declared_patients, delta=hospital.delta)
 
 
 def _end_with_the_coordinator(home: Path) -> None:

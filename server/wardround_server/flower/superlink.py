@@ -20,7 +20,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import IO, Any, Self
 import grpc
 import httpx
 import uvicorn
+from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -58,6 +60,7 @@ from wardround.files import room_on_disk
 from wardround.proxies import spare_loopback
 from wardround.text import shown
 from wardround_server.flower.door import Door
+from wardround_server.hospitals import Seen
 from wardround_server.network.gate import Gate, tls_context, watched
 from wardround_server.network.limits import HEAD_BYTES, SILENT_HOSPITAL_S, Connections, connections, forget_runs
 from wardround_server.network.peers import TABLES, is_the_owner
@@ -387,10 +390,21 @@ class Control:
 
     def nodes(self) -> dict[int, str]:
         """Node id -> "registered", "online", "offline" or "unregistered"."""
-        with self._explained():
-            return {int(node.node_id): node.status for node in self._client.ListNodes(ListNodesRequest()).nodes_info}
+        return {node_id: seen.status for node_id, seen in self.seen().items()}
 
-    def start_run(self, bundle: bytes, config: dict[str, str | bool]) -> int:
+    def seen(self) -> dict[int, Seen]:
+        """Node id -> whether it is there, and since when it is silent."""
+        with self._explained():
+            nodes, now = self._client.ListNodes(ListNodesRequest()).nodes_info, time.time()
+        found = {}
+        for node in nodes:
+            # Flower believes a node until so many intervals after its last sign of life, or until it took its leave.
+            patience_s = HEARTBEAT_PATIENCE * node.heartbeat_interval if node.status == "online" else 0.0
+            ago_s = max(0.0, now - node.online_until + patience_s) if node.online_until else None
+            found[int(node.node_id)] = Seen(node.status, ago_s)
+        return found
+
+    def start_run(self, bundle: bytes, config: Mapping[str, str | bool | float]) -> int:
         """Submit a bundle with overrides of its run config -> run id. Raises: FederationError."""
         with self._explained():
             response = self._client.StartRun(

@@ -56,7 +56,7 @@ def _header(run: RunRecord) -> str:
 
 def headline(run: RunRecord) -> str:
     """What happened, in one or two plain sentences (text, not HTML)."""
-    count = sum(h.took_part for h in run.hospitals)
+    count = sum(not h.held_out for h in run.hospitals)
     rounds = len(run.training)
     goal = f" to tell {_listed(run.federation.task.classes)} apart" if run.federation else ""
     said = [f"{_counted(count, 'hospital')} learned{goal} together in {_counted(rounds, 'round')}."]
@@ -79,11 +79,11 @@ def headline(run: RunRecord) -> str:
 
 def _tiles(run: RunRecord) -> list[tuple[str, str]]:
     tiles = [
-        (str(sum(h.took_part for h in run.hospitals)), "hospitals took part"),
+        (str(sum(not h.held_out for h in run.hospitals)), "hospitals took part"),
         (str(len(run.training)), "training rounds"),
     ]
-    asked = sum(int(e.get("hospitals") or 0) for e in run.rounds)
-    replied = sum(int(e.get("replied") or 0) for e in run.rounds)
+    asked = sum(e.hospitals for e in run.rounds)
+    replied = sum(e.replied for e in run.rounds)
     if asked:
         tiles.append((f"{100 * replied / asked:.0f}\u202f%", "of the questions were answered"))
     if not run.privacy_on:
@@ -168,9 +168,7 @@ def _curves(run: RunRecord) -> str:
         y_range=(0, 1),
         marks=marks,
     )
-    norms = [
-        (float(i), float(e["delta_norm"])) for i, e in run.training if isinstance(e.get("delta_norm"), int | float)
-    ]
+    norms = [(float(i), e.delta_norm) for i, e in run.training if e.delta_norm is not None]
     norm_chart = line_chart(
         [Line("delta norm", norms, "second")], title="Norm of the mean delta", x_label="round", y_label="L2 norm"
     )
@@ -182,7 +180,7 @@ def _curves(run: RunRecord) -> str:
 
 
 def _each_hospital(run: RunRecord) -> str:
-    names = [h.name for h in run.hospitals if h.took_part]
+    names = [h.name for h in run.hospitals if not h.held_out]
     shown = names[:MANY]
     if not shown or not (run.epsilon or run.accuracy):
         return ""
@@ -220,24 +218,24 @@ def _hospitals(run: RunRecord) -> str:
         '<div class="scroll"><table><thead><tr><th scope=col>hospital</th><th scope=col>modality, manufacturer</th>'
         "<th scope=col class=n>declared patients</th><th scope=col class=n>epsilon spent</th>"
         "<th scope=col class=n>answers</th><th scope=col class=n>apart</th><th scope=col>cut</th>"
-        "<th scope=col>rejected</th></tr></thead>"
+        "<th scope=col>missing</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div></section>"
     )
 
 
 def _hospital_row(row: HospitalRow, asked: int, privacy_on: bool) -> str:
-    if not row.took_part:
+    if row.held_out:
         spent, answers = "none", NOTHING
     else:
         spent = "off" if not privacy_on else NOTHING if row.epsilon is None else f"{row.epsilon:.2f}"
         answers = f"{row.replies} of {asked}"
-    tag = "" if row.took_part else ' <span class="tag">took no part</span>'
+    tag = ' <span class="tag">took no part</span>' if row.held_out else ""
     return (
-        f"<tr{'' if row.took_part else ' class=out'}><th scope=row>{escape(row.name)}{tag}</th>"
+        f"<tr{'' if not row.held_out else ' class=out'}><th scope=row>{escape(row.name)}{tag}</th>"
         f"<td>{escape(row.makers) or NOTHING}</td>"
         f"<td class=n>{row.declared_patients if row.declared_patients else NOTHING}</td><td class=n>{spent}</td>"
         f"<td class=n>{answers}</td><td class=n>{NOTHING if row.apart is None else f'{row.apart:.1f}'}</td>"
-        f"<td>{_rejections(row.cuts)}</td><td>{_rejections(row.rejections)}</td></tr>"
+        f"<td>{_rejections(row.cuts)}</td><td>{_rejections(row.missing)}</td></tr>"
     )
 
 
@@ -264,7 +262,7 @@ def _privacy(run: RunRecord) -> str:
     if run.federation:
         privacy = run.federation.privacy
         facts.append(("Epsilon", f"at most {privacy.epsilon:g} for the whole run, at each hospital"))
-    deltas = [h.delta for h in run.hospitals if h.delta and h.took_part]
+    deltas = [h.delta for h in run.hospitals if h.delta and not h.held_out]
     facts.append(
         ("Delta", f"{min(deltas):.1e} to {max(deltas):.1e}, below 1/(10 x declared patients)")
         if deltas
