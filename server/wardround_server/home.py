@@ -8,15 +8,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
 from wardround.files import private_folder, write_atomically
 from wardround.toml import Section, load
 from wardround_server.network.tls import TlsFiles
 
+OPTIONS = "options.json"
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -46,6 +47,23 @@ class CoordinatorConfig(Section):
     listen: Listen
     limits: Limits = Limits()
     sinks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class RunOptions(BaseModel):
+    """How a run goes, beside what was agreed: options.json in its folder.
+
+    Flower takes no setting that the bundle does not name, and each hospital approved the bundle's bytes.
+
+    wait_s: how long all registered hospitals are waited for before the first round.
+    """
+
+    wait_s: float = 0.0
+
+    @classmethod
+    def of(cls, run_folder: Path) -> Self:
+        """Those of a run; the defaults, where none were chosen."""
+        file = run_folder / OPTIONS
+        return cls.model_validate_json(file.read_bytes()) if file.exists() else cls()
 
 
 COORDINATOR_TOML = """\

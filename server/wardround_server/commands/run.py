@@ -16,7 +16,7 @@ from wardround.files import write_atomically
 from wardround.given import TOML_BYTES, given_text
 from wardround_server.commands._common import HomeArgument, JsonOption, app, checked_run_name, console, example, say
 from wardround_server.follow import follow
-from wardround_server.home import Home
+from wardround_server.home import OPTIONS, Home, RunOptions
 from wardround_server.sinks import SINKS, Tell, progress
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
@@ -61,11 +61,12 @@ def run(
 
     with Checkpointer(folder).held():  # what is going on already keeps its agreement
         _keep_agreement(coordinator, federation, folder, agreement.model.encoder)
+        coordinator.write(f"runs/{folder.name}/{OPTIONS}", RunOptions(wait_s=wait).model_dump_json() + "\n")
 
     events = folder / EVENTS
     with Control(admin, coordinator.tls.ca) as control, _shown(as_json) as tell:
         start = events.stat().st_size if events.exists() else 0
-        run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume, "wait": float(wait)})
+        run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume})
         try:
             follow(control, run_id, events, start, tell)
         except BaseException as error:

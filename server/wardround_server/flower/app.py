@@ -24,7 +24,7 @@ from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import Registered, RunFailed
-from wardround_server.home import Home
+from wardround_server.home import Home, RunOptions
 from wardround_server.hospitals import Member, Registry
 from wardround_server.network.limits import announced_run
 from wardround_server.sinks import Sinks
@@ -79,7 +79,7 @@ def main(grid: Grid, context: Context) -> None:
                 answers=AnswerBook.of_home(home, Registry(home)),
                 resume=bool(context.run_config.get("resume", False)),
                 registered=lambda: {each.name: _registered(each) for each in Registry(home)},
-                wait_s=float(context.run_config.get("wait", 0.0)),
+                wait_s=RunOptions.of(folder).wait_s,
             ):
                 sinks.tell(event)
         except Held:

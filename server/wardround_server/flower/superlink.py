@@ -404,7 +404,7 @@ class Control:
             found[int(node.node_id)] = Seen(node.status, ago_s)
         return found
 
-    def start_run(self, bundle: bytes, config: Mapping[str, str | bool | float]) -> int:
+    def start_run(self, bundle: bytes, config: Mapping[str, str | bool]) -> int:
         """Submit a bundle with overrides of its run config -> run id. Raises: FederationError."""
         with self._explained():
             response = self._client.StartRun(
