@@ -22,12 +22,14 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from wardround_client.intake.dicom.deidentify import Pseudonyms
 from wardround_client.intake.dicom.pixels import _decoded as decoded
 from wardround_client.intake.dicom.pixels import _FrameAttributes as FrameAttributes
 from wardround_client.intake.dicom.pixels import fit, grey, images_of, quantise
-from wardround_client.intake.dicom.read import Recipe, quiet, read
+from wardround_client.intake.dicom.read import quiet, read
 from wardround_client.intake.ingest import ingest
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Asked, opened
 
 KEY = bytes(32)
 
@@ -58,7 +60,8 @@ def _ingest(
     folder: Path, cohort: Path, size_px: int, workers: int, sink: multiprocessing.SimpleQueue[dict[str, float]]
 ) -> None:
     start = time.perf_counter()
-    summary = ingest(folder, folder / "labels.csv", cohort, key=KEY, image_size_px=size_px, channels=1, workers=workers)
+    source = opened("dicom-folder", Asked(str(folder), folder / "labels.csv"), {})
+    summary = ingest(source, cohort, ImageRecipe(size_px, 1), key=KEY, workers=workers)
     seconds = time.perf_counter() - start
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sink.put({"slices": summary.used, "seconds": seconds, "peak_rss_mib": peak_kib / 1024})
@@ -78,7 +81,7 @@ def measure(folder: Path, cohort: Path, size_px: int, workers: int) -> dict[str,
 
 def shares(file: Path, size_px: int, repeats: int = 60) -> dict[str, float]:
     """Milliseconds of CPU of each step, the file in the page cache."""
-    recipe, pseudonyms = Recipe(size_px, 1), Pseudonyms(KEY)
+    recipe, pseudonyms = ImageRecipe(size_px, 1), Pseudonyms(KEY)
     with quiet():
         dataset = read(file, recipe)
         _, frame = next(decoded(dataset, [0]))

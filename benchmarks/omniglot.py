@@ -44,7 +44,7 @@ from characters import DRAWINGS, Episode, Omniglot
 from tables import TABLE, Estimate, Row, Store, curve_svg, ending, estimate, hardware, keep_freed_memory, markdown
 from wardround.config import AlgorithmChoice, OuterOptimizer
 from wardround.errors import ConfigError
-from wardround.files import locked, write_atomically
+from wardround.files import Held, locked, write_atomically
 from wardround.meta import Algorithm, algorithm_named, optimizers
 from wardround.meta.base import headless
 from wardround.models import Model, Objective
@@ -282,7 +282,7 @@ def trained(learner: Learner, options: argparse.Namespace, data: tuple[Omniglot,
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
     with (
-        locked(folder, otherwise=f"{folder} is being trained by another process", do="wait for it"),
+        locked(folder / "lock", busy=Held(f"{folder} is being trained by another process", do="wait for it")),
         Progress(*columns, console=console, transient=True) as progress,
     ):
         state = State.load(checkpoint, learner)

@@ -23,7 +23,7 @@ from rich.console import Console
 from scipy import stats
 
 from wardround.errors import StorageError, WardroundError
-from wardround.files import locked, write_atomically
+from wardround.files import Held, locked, write_atomically
 from wardround_server.report.charts import Line, line_chart
 
 Row = dict[str, object]
@@ -103,9 +103,8 @@ class Store:
     def put(self, key: str, row: Row) -> None:
         """Add a row, or replace it. Raises: StorageError."""
         with locked(
-            self.folder,
-            otherwise=f"{self.folder} is being written by another process",
-            do="wait for it",
+            self.folder / "lock",
+            busy=Held(f"{self.folder} is being written by another process", do="wait for it"),
             patience_s=LOCK_PATIENCE_S,
         ):
             rows = self.rows() | {key: row}

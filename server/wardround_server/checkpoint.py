@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from wardround.errors import ConfigError, StorageError
-from wardround.files import locked, write_atomically
+from wardround.files import Held, locked, write_atomically
 from wardround.meta.optimizers import OptimizerState
 from wardround.release import Release, read
 from wardround.wire import Answered
@@ -57,10 +57,11 @@ class Checkpointer:
     def held(self) -> Iterator[None]:
         """Make sure that nobody else works on this run meanwhile. Raises: Held, StorageError."""
         with locked(
-            self.folder,
+            self.folder / "lock",
             patience_s=PATIENCE_S,  # the process of a coordinator that was killed a moment ago is about to end
-            otherwise=f"run {self.folder.name!r} is going on already",
-            do="wait for it, stop it, or choose another --run",
+            busy=Held(
+                f"run {self.folder.name!r} is going on already", do="wait for it, stop it, or choose another --run"
+            ),
         ):
             yield
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, private to their owner whatever the umask, and folders that one process holds."""
+"""Files that are whole or not there, private to their owner whatever the umask; locks; errors of the disk in words."""
 
 from __future__ import annotations
 
@@ -12,26 +12,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
+from typing import BinaryIO
 
-from wardround.errors import FederationError, StorageError
+from wardround.errors import FederationError, StorageError, WardroundError
 
 
 class Held(FederationError):
     """Another process works in the folder."""
 
 
-def read_bounded(path: Path, limit_bytes: int) -> bytes:
-    """A regular file's bytes, read once; nothing else can be read so.
+def open_regular(path: Path, limit_bytes: int) -> BinaryIO:
+    """Open a regular file for reading; nothing else opens so.
 
     A FIFO would wait for ever, a device never ends, and a link to either is either (open(2), O_NONBLOCK).
 
-    Raises: OSError: missing, unreadable, no regular file (EINVAL), or larger than the limit (EFBIG).
+    Raises: OSError: missing, unreadable, not a regular file (EINVAL), or larger than the limit (EFBIG).
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        data = file.read(limit_bytes + 1)
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= limit_bytes:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes:,} bytes", str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """A regular file's bytes, read once. Raises: OSError, as `open_regular`."""
+    with open_regular(path, limit_bytes) as file:
+        data = file.read(limit_bytes + 1)  # it may have grown, and some files of the system say that they are empty
     if len(data) > limit_bytes:
         raise OSError(errno.EFBIG, f"larger than {limit_bytes:,} bytes", str(path))
     return data
@@ -70,15 +80,15 @@ class PrivateLog(logging.handlers.RotatingFileHandler):
         return stream
 
 
-def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Path | None = None) -> None:
-    """Replace a file in one step, durably.
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o600, scratch: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write in, which replaces `path` in one step, durably, when the block ends without an error.
 
     Args:
         path: the file.
-        blob: what it shall hold.
         mode: of the file, whatever the umask says.
-        scratch: where it is written first, in the same folder. By default a name of this process; whoever writes under
-            a lock can give it a fixed one, of which a crash leaves no second.
+        scratch: where it is written first, in the same folder. By default a name of this process; under a lock a
+            fixed name is better, of which a crash leaves no second.
 
     Raises: OSError; the previous file is then still whole.
     """
@@ -86,14 +96,20 @@ def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Pat
     try:
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(blob)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except OSError:
+    except BaseException:
         scratch.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, blob: bytes, *, mode: int = 0o600, scratch: Path | None = None) -> None:
+    """Replace a file by these bytes; everything else as `replacing`. Raises: OSError."""
+    with replacing(path, mode=mode, scratch=scratch) as file:
+        file.write(blob)
 
 
 def room_on_disk(folder: Path, wanted_bytes: int = 65_536) -> bool:
@@ -119,26 +135,51 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, otherwise: str, do: str, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a folder for this process (flock(2)); the system lets go when the process dies.
+def locked(file: Path, *, busy: WardroundError | None, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold a file for this process (flock(2)); the system lets go when the process dies.
 
-    Waits up to `patience_s` for another process to let go.
+    Args:
+        file: made when it is absent, with its folder, for its owner alone.
+        busy: raised where another process holds it for longer than `patience_s`; None waits as long as it takes.
+        patience_s: how long to wait for another process to let go.
 
-    Raises: Held, saying `otherwise` and `do`, when another process holds it; StorageError.
+    Raises: `busy`; StorageError, when the file cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror})", do="check the disk") from None
-    with lock:
+        raise cannot_write(file, error) from None
+    try:
         until = time.monotonic() + patience_s
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
-                    raise Held(otherwise, do=do) from None
+                if busy and time.monotonic() > until:
+                    raise busy from None
                 time.sleep(0.1)
         yield
+    finally:
+        os.close(lock)
+
+
+def cannot_write(path: Path, error: OSError, do: str = "run the same command again") -> StorageError:
+    """What the disk said, and what a person does about that; `do` says what comes after."""
+    return StorageError(f"{path}: cannot be written ({error.strerror or error})", do=f"{remedy(error)}, then {do}")
+
+
+def remedy(error: OSError) -> str:
+    """What a person does about an error of the disk."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return "make room on the disk"
+        case errno.EROFS:
+            return "make the file system writable, or choose another folder"
+        case errno.EACCES | errno.EPERM:
+            return "correct the owner and the permissions"
+        case errno.ENOENT | errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
+            return "correct the path"
+        case _:
+            return "check the disk"

@@ -5,11 +5,7 @@ The limits of all of them are here.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from pathlib import Path
-from typing import TextIO
 
 from wardround.errors import ConfigError
 from wardround.files import read_bounded
@@ -44,16 +40,3 @@ def decoded(data: bytes, path: Path, *, do: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: cannot be read (it is not UTF-8 text)", do=do) from None
-
-
-def open_table(path: Path) -> TextIO:
-    """A CSV to be read row by row, newlines as they are. Raises: OSError: also for what is not a regular file."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = os.fdopen(handle, encoding="utf-8-sig", newline="")
-    found = os.fstat(handle)
-    if stat.S_ISREG(found.st_mode) and found.st_size <= TABLE_BYTES:
-        return file
-    file.close()
-    if stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EFBIG, f"larger than {TABLE_BYTES:,} bytes", str(path))
-    raise OSError(errno.EINVAL, "not a regular file", str(path))

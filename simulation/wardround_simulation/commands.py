@@ -34,7 +34,10 @@ def simulate_command(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Read this folder (a subfolder a hospital: DICOM files, labels.csv) instead of phantoms."),
+        typer.Option(
+            help="Read this folder instead of phantoms. For each hospital: a subfolder with labels.csv and DICOM "
+            "files, or pictures (columns file, PatientID, labels); or a CSV of measurements."
+        ),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}. [default: {DEFAULT_TASK}]")

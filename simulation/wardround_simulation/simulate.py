@@ -38,7 +38,7 @@ from wardround_simulation.federation import to_toml
 from wardround_simulation.grid import App, LocalGrid
 from wardround_simulation.membership import LEAST_OTHERS
 from wardround_simulation.phantoms import make_profiles
-from wardround_simulation.sites import Site, prepare, sites_of_folders, synthetic_sites
+from wardround_simulation.sites import Site, prepare, sites_of_data, synthetic_sites
 from wardround_simulation.watch import Watch
 
 MARK = "simulation.json"
@@ -178,7 +178,7 @@ def open_hospitals(settings: Settings, sites: Sequence[Site], watch: Watch, *, l
 def plan_sites(settings: Settings) -> list[Site]:
     """Which hospitals there will be; the last takes no part. Raises: ConfigError, DataError."""
     if settings.data is not None:
-        sites = sites_of_folders(settings.data, settings.out)
+        sites = sites_of_data(settings.data, settings.out, settings.federation.task)
     elif settings.federation.task.kind == "table":
         raise ConfigError("synthetic hospitals have images, the federation wants a table", do="give --data FOLDER")
     else:

@@ -13,17 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wardround.config import Federation
+from wardround.config import Federation, Task
 from wardround.errors import ConfigError, DataError
 from wardround_client.config import Policy
 from wardround_client.hospital import Hospital
+from wardround_client.intake.check import check_labels
+from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.ingest import ingest
+from wardround_client.intake.recipe import ImageRecipe, TableRecipe
+from wardround_client.intake.source import Asked, Source, look, opened
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import HospitalProfile, write_hospital
 
 FEW = 250  # patients in all, below which starting more processes costs more than it saves
 Step = Callable[[str, int, int], None]
-WRITING, READING = "writing DICOM", "reading DICOM"
+WRITING, READING = "writing DICOM", "reading data"
 
 
 @dataclass(frozen=True)
@@ -68,39 +72,64 @@ def synthetic_sites(profiles: Sequence[HospitalProfile], out: Path) -> list[Site
     ]
 
 
-def sites_of_folders(data: Path, out: Path) -> list[Site]:
-    """One site a subfolder of `data` with DICOM files and labels.csv, by name; the last takes no part.
+def sites_of_data(data: Path, out: Path, task: Task) -> list[Site]:
+    """One site for each hospital below `data`, by name; the last takes no part.
+
+    A hospital is a subfolder with labels.csv, and DICOM files or the pictures that it lists; for a table it is a CSV.
 
     Raises:
-        DataError: fewer than two such folders, or one without labels.csv.
-        ConfigError: a folder's name is no hospital's name.
+        DataError: fewer than two hospitals, one without labels.csv, or labels that are no classes of the task.
+        ConfigError: a name that no hospital may have.
     """
     if not data.is_dir():
-        raise DataError(f"{data} is not a folder", do="name a folder with one subfolder a hospital")
-    folders = sorted(f for f in data.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if len(folders) < 2:
+        raise DataError(f"{data} is not a folder", do="name a folder with one subfolder for each hospital")
+    table = task.kind == "table"
+    places = sorted(
+        place
+        for place in data.iterdir()
+        if not place.name.startswith(".") and (place.suffix.lower() == ".csv" if table else place.is_dir())
+    )
+    if len(places) < 2:
         raise DataError(
-            f"{data} holds {len(folders)} hospital(s)",
-            allowed="at least 2 subfolders, each with DICOM files and labels.csv; the last takes no part",
+            f"{data} holds {len(places)} hospital(s)",
+            allowed="at least 2 CSV files, one for each hospital; the last takes no part"
+            if table
+            else "at least 2 subfolders, each with labels.csv and its images; the last takes no part",
         )
     sites = []
-    for index, folder in enumerate(folders):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", folder.name):
+    for index, place in enumerate(places):
+        name = place.stem if table else place.name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
             raise ConfigError(
-                f"{folder} cannot be a hospital's name", allowed="letters, digits, dot, dash and underscore"
+                f"{place} cannot be a hospital's name", allowed="letters, digits, dot, dash and underscore"
             )
-        if not (folder / "labels.csv").is_file():
-            raise DataError(f"{folder} has no labels.csv", do="write one: an identifier column, then label columns")
+        check_labels(source_of(place, task), [task])
         sites.append(
             Site(
-                name=folder.name,
-                images=folder,
-                home=out / "hospitals" / folder.name / "home",
-                took_part=index < len(folders) - 1,
+                name=name,
+                images=place,
+                home=out / "hospitals" / name / "home",
+                took_part=index < len(places) - 1,
                 declared_patients=1,  # until they are counted
             )
         )
     return sites
+
+
+def source_of(place: Path, task: Task) -> Source:
+    """What a simulated hospital reads: a table, in which a column PatientID names the patient if there is one; or a
+    folder with labels.csv.
+
+    Raises: DataError, ConfigError.
+    """
+    if place.is_file():
+        named = "PatientID" in CsvFile.open(place).columns
+        return opened("table", Asked(str(place), task=task), {"patient_column": "PatientID"} if named else {})
+    labels = place / "labels.csv"
+    if not labels.is_file():
+        raise DataError(f"{place} has no labels.csv", do="write one: an identifier column, then label columns")
+    asked = Asked(str(place), labels, task=task)
+    return opened(look(asked), asked, {})
 
 
 def prepare(
@@ -207,15 +236,8 @@ def _write(site: Site) -> None:
 
 def _take_in(site: Site, key: bytes, federation: Federation) -> None:
     task = federation.task
-    ingest(
-        site.images,
-        site.images / "labels.csv",
-        site.home / "cohort",
-        key=key,
-        image_size_px=task.image_size_px,
-        channels=task.channels,
-        workers=1,
-    )
+    recipe = TableRecipe(task.features) if task.kind == "table" else ImageRecipe(task.image_size_px, task.channels)
+    ingest(source_of(site.images, task), site.home / "cohort", recipe, key=key, workers=0)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.intake import ingest_dicom
 
 from wardround.cli import run
 from wardround_client.hospital import Hospital
-from wardround_client.intake.ingest import ingest
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
@@ -39,15 +39,7 @@ def home_with_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile = make_profiles(1, patients=(36, 40), seed=3)[0]
     write_hospital(profile, folder / "dicom")
     hospital = Hospital.create(folder / "home", HOSPITAL_TOML, ledger=Ledger(None))
-    ingest(
-        folder / "dicom",
-        folder / "dicom" / "labels.csv",
-        folder / "home" / "cohort",
-        key=hospital.patients.key,
-        image_size_px=32,
-        channels=1,
-        workers=1,
-    )
+    ingest_dicom(folder / "dicom", folder / "home" / "cohort", key=hospital.patients.key, size=32)
     return folder / "home"
 
 

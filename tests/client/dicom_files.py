@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from tests.intake import ingest_dicom
 
-from wardround_client.intake.dicom import Instance, Pseudonyms, Recipe, Rejection, instance_of
-from wardround_client.intake.ingest import IngestSummary, ingest
+from wardround_client.intake.dicom import instance_of
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Instance, Rejection
+from wardround_client.intake.summary import IngestSummary
 
 KEY = bytes(range(32))
 
@@ -76,13 +80,9 @@ def write_patients(folder: Path, patients: int = 4, images: int = 3) -> Path:
     return folder
 
 
-def ingest_folder(
-    folder: Path, cohort: Path, labels: Path | None = None, workers: int | None = 1, **more: Any
-) -> IngestSummary:
+def ingest_folder(folder: Path, cohort: Path, labels: Path | None = None, **more: Any) -> IngestSummary:
     """Take a folder into a cohort; every file that was not used must be in the quarantine."""
-    summary = ingest(
-        folder, labels or folder / "labels.csv", cohort, key=KEY, image_size_px=8, channels=1, workers=workers, **more
-    )
+    summary = ingest_dicom(folder, cohort, key=KEY, labels=labels, **more)
     assert summary.read == summary.used + summary.quarantined
     assert summary.quarantined == sum(summary.reasons.values()) == len(quarantine(cohort))
     return summary
@@ -96,14 +96,14 @@ def quarantine(cohort: Path) -> list[dict[str, str]]:
 
 def outcome(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> Instance | Rejection:
     """What the intake makes of a file."""
-    return instance_of(path, Recipe(size_px, channels, **recipe), Pseudonyms(KEY))
+    return instance_of(path, ImageRecipe(size_px, channels, **recipe), Pseudonyms(KEY))
 
 
 def images(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> NDArray[np.float64]:
     """The images of a usable file, in [0, 1]."""
     result = outcome(path, size_px, channels, **recipe)
     assert isinstance(result, Instance), result
-    return result.images / 65535
+    return np.asarray(result.rows / 65535)
 
 
 def reason(path: Path, **recipe: Any) -> str:

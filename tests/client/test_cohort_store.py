@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wardround.errors import DataError, StorageError
-from wardround_client.cohort.store import INDEX, INPUTS, CohortStore, Layout, normalised
-from wardround_client.cohort.writer import CohortWriter, erase
+from wardround_client.cohort.erasure import erase
+from wardround_client.cohort.index import INDEX, INPUTS, Layout
+from wardround_client.cohort.store import CohortStore, normalised
+from wardround_client.cohort.writer import CohortWriter
 
 LAYOUT = Layout("image", 2, 1)
 KEY = bytes(32)

@@ -19,7 +19,7 @@ from tests.rounds import TWO_COLUMNS
 
 from wardround.config import load_federation
 from wardround_client.hospital import Hospital
-from wardround_client.intake.dicom import Pseudonyms
+from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.last_model import last_seen
 from wardround_client.personal import adapted_model as store
 from wardround_client.personal import learner as personalise

@@ -191,7 +191,7 @@ def test_the_policy_speaks_before_the_person(home: Path, federation: Path, capsy
     ("arguments", "code", "said"),
     [
         (["ingest", "HOME"], 2, "--labels"),
-        (["ingest", "HOME", "HOME/nowhere", "--labels", "x.csv"], 3, "no folder"),
+        (["ingest", "HOME", "HOME/nowhere", "--labels", "x.csv"], 3, "is not a folder"),
         (["ingest", "HOME", "--table", "x.csv"], 2, "--federation"),
         (["up", "HOME"], 2, "names no coordinator"),
         (["pause", "HOME"], 6, "no daemon is running"),

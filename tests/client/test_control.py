@@ -141,7 +141,7 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_one_daemon_a_home(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match="running"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(ConfigError, match="runs on"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass

@@ -17,8 +17,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 from tests.client.dicom_files import images, reason, write_dicom
 
-from wardround_client.intake.dicom import Recipe
 from wardround_client.intake.dicom.pixels import apply_window, fit
+from wardround_client.intake.recipe import ImageRecipe
 
 RAMP = np.arange(256, dtype=np.int16).reshape(16, 16)
 
@@ -184,13 +184,13 @@ def test_proportions_are_kept_and_the_rest_is_black(tmp_path: Path) -> None:
 
 def test_the_resize_averages_a_checkerboard_to_grey() -> None:
     board = (np.indices((512, 512)).sum(0) % 2).astype(np.float32)
-    np.testing.assert_allclose(fit(board, Recipe(32, 1))[0, 2:-2, 2:-2], 0.5, atol=0.01)
+    np.testing.assert_allclose(fit(board, ImageRecipe(32, 1))[0, 2:-2, 2:-2], 0.5, atol=0.01)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 33]), st.sampled_from([1, 3]))
 def test_any_shape_fits_and_stays_in_range(height: int, width: int, size_px: int, channels: int) -> None:
     image = np.random.default_rng(height).random((height, width), np.float32)
-    out = fit(image, Recipe(size_px, channels))
+    out = fit(image, ImageRecipe(size_px, channels))
     assert out.shape == (channels, size_px, size_px) and out.min() >= 0 and out.max() <= 1
 
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.client.dicom_files import KEY, outcome, reason, write_dicom
 
-from wardround_client.intake.dicom import Instance, Pseudonyms, Rejection
-from wardround_client.intake.dicom.read import Recipe, quiet, read
+from wardround_client.intake.dicom.read import quiet, read
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Instance, Rejection
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -58,7 +60,7 @@ def test_all_real_files_are_used(shared_data: Path) -> None:
         if isinstance(result, Rejection) and result.reason == "no Pixel Data (7FE0,0010)":
             continue  # contours, doses, reports
         assert isinstance(result, Instance), (path, result)
-        assert result.images.max() > result.images.min()
+        assert result.rows.max() > result.rows.min()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_only_the_allowlist_is_read(tmp_path: Path) -> None:
     }
     path = write_dicom(tmp_path / "a", PIXELS, Manufacturer="Aurelia", **refused)
     with quiet():
-        names = {element.keyword for element in read(path, Recipe(16, 1))}
+        names = {element.keyword for element in read(path, ImageRecipe(16, 1))}
     assert not names & {"PatientName", "PatientBirthDate", *refused} and "Manufacturer" in names
 
 

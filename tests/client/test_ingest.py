@@ -7,18 +7,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.client.dicom_files import KEY, ingest_folder, quarantine, write_dicom, write_patients
+from tests.intake import ingest_dicom
 
 from wardround.errors import DataError, StorageError
-from wardround_client.cohort.store import INDEX, CohortStore
-from wardround_client.intake.dicom import Pseudonyms, Recipe, workers
-from wardround_client.intake.ingest import ingest
+from wardround_client.cohort.index import INDEX
+from wardround_client.cohort.store import CohortStore
+from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
 
@@ -90,11 +90,12 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from wardround_client.intake import ingest as module
+sys.path.insert(0, sys.argv[5])
+from tests.intake import ingest_dicom
 from wardround_client.cohort.writer import CohortWriter
-from wardround_client.intake.ingest import ingest
+from wardround_client.intake import ingest as module
 
-module.BATCH_CHUNKS = 1
+module.BATCH_BYTES = 16 * 128
 commits = 0
 real = CohortWriter._commit
 
@@ -109,18 +110,17 @@ def commit(self):
 
 if __name__ == "__main__":
     CohortWriter._commit = commit
-    folder, cohort = Path(sys.argv[1]), Path(sys.argv[2])
-    ingest(folder, folder / "labels.csv", cohort, key=bytes(range(32)), image_size_px=8, channels=1,
-           workers=int(sys.argv[3]))
+    ingest_dicom(Path(sys.argv[1]), Path(sys.argv[2]), key=bytes(range(32)), workers=int(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize(("moment", "count"), [("before", 1), ("after", 2)])
+@pytest.mark.parametrize(("moment", "count"), [("before", 0), ("after", 2)])
 def test_killed_in_the_middle_and_run_again_is_one_clean_run(tmp_path: Path, moment: str, count: int) -> None:
     folder = write_patients(tmp_path / "dicom", patients=20)
     script = tmp_path / "crash.py"
     script.write_text(CRASH)
-    died = subprocess.run([sys.executable, script, folder, tmp_path / "c", str(count), moment], timeout=60, check=False)
+    root = Path(__file__).parents[2]
+    died = subprocess.run([sys.executable, script, folder, tmp_path / "c", str(count), moment, root], check=False)
     assert died.returncode == -signal.SIGKILL
     with pytest.raises(DataError, match="did not finish"):
         CohortStore.open(tmp_path / "c", withdrawn=())
@@ -148,44 +148,6 @@ def test_a_full_disk_keeps_what_was_stored(tmp_path: Path, monkeypatch: pytest.M
     assert ingest_folder(folder, tmp_path / "c").already == 128
     ingest_folder(folder, tmp_path / "clean")
     assert_same(tmp_path / "c", tmp_path / "clean")
-
-
-def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path) -> None:
-    folder = write_patients(tmp_path / "dicom", patients=60)
-    (folder / "p2" / "bad.dcm").write_bytes(b"")
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from wardround_client.intake.dicom import Pseudonyms, Recipe, workers\n"
-        "real = workers._work\n"
-        "def crash(files):\n"
-        "    if any(f.name == 'bad.dcm' for f in files):\n"
-        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "    return real(files)\n"
-        "workers._work = crash\n"
-        "if __name__ == '__main__':\n"
-        "    files = sorted(Path(sys.argv[1]).rglob('*.dcm'))\n"
-        "    for f, o in workers.outcomes(files, Recipe(8, 1), Pseudonyms(bytes(32)), 2):\n"
-        "        print(f.name, getattr(o, 'reason', 'used'), sep='|')\n"
-    )
-    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=90, check=True)
-    lines = done.stdout.splitlines()
-    assert len(lines) == 181 and sum(line.endswith("|used") for line in lines) == 180
-    assert "bad.dcm|a decoder crashed on Pixel Data (7FE0,0010)" in lines
-
-
-def test_work_that_comes_after_a_crash_is_told_of_it_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = workers._Pool(1, Recipe(8, 1), Pseudonyms(bytes(32)))
-
-    def broken(*_: object) -> None:
-        raise BrokenProcessPool
-
-    monkeypatch.setattr(pool._pool, "submit", broken)
-    future = pool.submit([])
-    with pytest.raises(BrokenProcessPool):
-        future.result()
-    pool.end()
 
 
 def test_nothing_that_identifies_is_on_disk(tmp_path: Path) -> None:
@@ -232,15 +194,15 @@ def test_corrected_labels_replace_and_the_most_particular_wins(tmp_path: Path) -
         ("", "is empty"),
         ("PatientID,finding\n", "holds no rows"),
         ("Patient,finding\nPAT-0,a\n", "exactly one key column"),
-        ("PatientID;finding\nPAT-0;a\n", "separated by commas"),
+        ("PatientID|finding\nPAT-0|a\n", r"PatientID\|finding"),
         ("PatientID,StudyInstanceUID,finding\nPAT-0,1,a\n", "PatientID and StudyInstanceUID"),
         ("PatientID\nPAT-0\n", "no label column"),
         ("PatientID,finding,finding\nPAT-0,a,b\n", "two have the same"),
         ("PatientID,PatientName\nPAT-0,Doe\n", "PatientName describes the patient"),
-        ("PatientID,finding\nPAT-0\n", "no PatientID of this file is in the cohort"),
-        ("PatientID,finding\n,a\n", "no PatientID of this file is in the cohort"),
+        ("PatientID,finding\nPAT-0\n", "no PatientID of the labels CSV is in the cohort"),
+        ("PatientID,finding\n,a\n", "no PatientID of the labels CSV is in the cohort"),
         ('PatientID,finding\nPAT-0,"a\nPAT-1,b\n', "is not CSV"),
-        ("PatientID,finding\nsomebody,a\n", "no PatientID of this file is in the cohort"),
+        ("PatientID,finding\nsomebody,a\n", "no PatientID of the labels CSV is in the cohort"),
     ],
 )
 def test_a_labels_csv_that_cannot_be_used_is_explained(tmp_path: Path, text: str, message: str) -> None:
@@ -262,7 +224,7 @@ def test_nothing_to_read_is_explained(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, message in [(tmp_path / "empty", "holds no files"), (tmp_path / "absent", "is not a folder")]:
         with pytest.raises(DataError, match=message):
-            ingest(source, folder / "labels.csv", tmp_path / "c", key=KEY, image_size_px=8, channels=1, workers=1)
+            ingest_folder(source, tmp_path / "c", folder / "labels.csv")
     with pytest.raises(DataError, match="cannot be read"):
         ingest_folder(folder, tmp_path / "c", tmp_path / "absent.csv")
 
@@ -283,9 +245,9 @@ def test_a_cohort_keeps_its_settings(tmp_path: Path) -> None:
     folder = write_patients(tmp_path / "dicom", patients=1)
     ingest_folder(folder, tmp_path / "c")
     with pytest.raises(DataError, match="use the same settings"):
-        ingest_folder(folder, tmp_path / "c", frames_per_file=2)
+        ingest_folder(folder, tmp_path / "c", recipe={"frames_per_file": 2})
     with pytest.raises(DataError, match="another pseudonym key"):
-        ingest(folder, folder / "labels.csv", tmp_path / "c", key=bytes(32), image_size_px=8, channels=1, workers=1)
+        ingest_dicom(folder, tmp_path / "c", key=bytes(32))
 
 
 def test_real_files_become_a_cohort(tmp_path: Path, shared_data: Path) -> None:
@@ -335,7 +297,7 @@ def test_a_synthetic_hospital_has_its_own_scanners(tmp_path: Path) -> None:
 def test_the_csv_speaks_where_the_file_is_silent(tmp_path: Path) -> None:
     folder = write_made_by(tmp_path / "dicom", "Siemens", None, None)
     (folder / "labels.csv").write_text("PatientID,finding,manufacturer\nPAT-0,a,Philips\nPAT-1,b,PHILIPS \n")
-    summary = ingest_folder(folder, tmp_path / "c", label_columns=["finding"])
+    summary = ingest_folder(folder, tmp_path / "c", columns=("finding",))
     assert manufacturers(tmp_path / "c") == ("siemens", "philips", "unknown")
     assert summary.unlabelled == 1
     (folder / "labels.csv").write_text("PatientID,manufacturer\nPAT-2,GE\n")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,14 +21,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.client.dicom_files import KEY, ingest_folder, write_dicom
+from tests.intake import ingest_dicom, ingest_table
 
 from wardround.errors import DataError
+from wardround_client.cohort.erasure import erase
 from wardround_client.cohort.store import CohortStore
-from wardround_client.cohort.writer import erase
-from wardround_client.intake.dicom import Pseudonyms, Recipe
 from wardround_client.intake.dicom.pixels import LUMINANCE, fit
-from wardround_client.intake.ingest import ingest, ingest_table
-from wardround_client.intake.sources import Listed
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.sources.dicom_folder import DicomFile
 
 WHO = Pseudonyms(KEY)
 COLUMNS = ("finding", "side")
@@ -111,7 +110,7 @@ class Archive:
         lines = tuple(line for line in self.lines if line[1][0] in others or line[1][0] not in gone)
         return Archive(left, self.key, lines, self.steps, tuple(p for p in self.patients if p != patient))
 
-    def take_in(self, at: Path, scratch: Path, workers: int = 1) -> Stored:
+    def take_in(self, at: Path, scratch: Path, workers: int = 0) -> Stored:
         folder, labels = at / "dicom", at / "labels.csv"
         (folder / "m").mkdir(parents=True)
         (folder / "m" / "note.txt").write_text("somebody's note")
@@ -123,7 +122,7 @@ class Archive:
                 part = [line for at_step, line in self.lines if at_step == step]
                 csv.writer(out).writerows([(self.key, *COLUMNS), *part, ("nobody", "x", "")])
             try:
-                ingest(folder, labels, at / "c", key=KEY, image_size_px=8, channels=1, workers=workers)
+                ingest_dicom(folder, at / "c", key=KEY, labels=labels, workers=workers)
             except DataError as error:
                 assert "is in the cohort" in str(error)  # a CSV about nobody; the images are stored
         return stored(at / "c")
@@ -159,7 +158,7 @@ def archives(draw: st.DrawFn, odd: Sequence[str] = ODD) -> Archive:
     return Archive(tuple(files.values()), key, tuple(lines), steps)
 
 
-def check_that_nobody_moves_another(archive: Archive, folder: Path, workers: int = 1) -> None:
+def check_that_nobody_moves_another(archive: Archive, folder: Path, workers: int = 0) -> None:
     everybody = archive.take_in(folder / "all", folder, workers)
     for patient in archive.patients:
         left = archive.without(patient).take_in(folder / patient, folder, workers)
@@ -265,7 +264,7 @@ def test_within_one_patient_the_first_file_of_a_uid_stays(tmp_path: Path) -> Non
 
 def test_files_whose_names_only_look_alike_are_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two files of one size, written within one tick of a coarse clock: their names alone tell them apart.
-    monkeypatch.setattr(Listed, "fingerprint", lambda entry: str(entry.path))
+    monkeypatch.setattr(DicomFile, "fingerprint", lambda file: str(file.path))
     folder = two_patients(tmp_path / "dicom")
     (folder / "A.dcm").rename(folder / "é.dcm")
     later = (folder / "B.dcm").rename(tmp_path / "B.dcm")
@@ -311,42 +310,11 @@ def test_a_csv_that_cannot_be_read_leaves_a_finished_cohort_as_it_is(tmp_path: P
     assert stored(tmp_path / "c") == before
 
 
-SCARCE = """
-import sys
-from pathlib import Path
-from wardround_client.intake.dicom import Pseudonyms, Recipe, workers
-from wardround_client.intake.dicom.deidentify import NO_MEMORY
-
-real = workers._work
-
-def work(files):  # whoever comes together with the large file finds no memory left
-    done = real(files)
-    return [NO_MEMORY for _ in done] if len(files) > 1 and any(f.name == "large.dcm" for f in files) else done
-
-workers._work = work
-if __name__ == "__main__":
-    files = sorted(Path(sys.argv[1]).rglob("*.dcm"))
-    for file, outcome in workers.outcomes(files, Recipe(8, 1), Pseudonyms(bytes(32)), 2):
-        print(file.name, getattr(outcome, "reason", "used"), sep="|")
-"""
-
-
-def test_one_patient_s_large_file_takes_no_memory_from_another_s(tmp_path: Path) -> None:
-    folder = two_patients(tmp_path / "dicom")
-    for number in range(40):
-        (folder / f"B{number:02}.dcm").write_bytes((folder / "B.dcm").read_bytes())
-    (folder / "large.dcm").write_bytes((folder / "A.dcm").read_bytes())
-    script = tmp_path / "scarce.py"
-    script.write_text(SCARCE)
-    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=90, check=True)
-    assert Counter(line.split("|")[1] for line in done.stdout.splitlines()) == {"used": 43}
-
-
 def test_grey_of_a_colour_image_is_each_pixel_s_own() -> None:
     """A matrix product rounds a pixel by its place in memory, its neighbours and the number of threads."""
     values = np.random.default_rng(0).uniform(0, 1, (64, 64, 3)).astype(np.float32)
     red, green, blue = (values[..., c] * weight for c, weight in enumerate(LUMINANCE))
-    np.testing.assert_array_equal(fit(values, Recipe(64, 1))[0], red + green + blue)
+    np.testing.assert_array_equal(fit(values, ImageRecipe(64, 1))[0], red + green + blue)
 
 
 # Tables
@@ -360,14 +328,14 @@ _line = st.one_of(
 )
 
 
-def take_in_table(at: Path, parts: Sequence[Sequence[Line]], patient_column: str | None) -> Stored:
+def take_in_table(at: Path, parts: Sequence[Sequence[Line]], patient_column: str) -> Stored:
     at.mkdir()
     for part in parts:
         with (at / "table.csv").open("w", newline="") as out:
             csv.writer(out).writerows([("who", "a", "b", "y"), *part, ("nobody", "x", "x", "")])
         ingest_table(
             at / "table.csv", at / "c", key=KEY, features=["a", "b"], patient_column=patient_column,
-            label_columns=["y"], constants={"b": 5.0, "a": 5.0},
+            labels=["y"], constants={"b": 5.0, "a": 5.0},
         )  # fmt: skip
     return stored(at / "c")
 
@@ -393,7 +361,7 @@ def test_where_a_row_is_a_patient_one_row_less_is_that_row_less(
     tmp_path_factory: pytest.TempPathFactory, part: list[Line], data: st.DataObject
 ) -> None:
     def rows(at: Path, lines: Sequence[Line]) -> Counter[object]:
-        return Counter(row for of in take_in_table(at, [lines], None).values() for row in of)
+        return Counter(row for of in take_in_table(at, [lines], "").values() for row in of)
 
     folder = tmp_path_factory.mktemp("table")
     gone = data.draw(st.integers(0, len(part) - 1))
@@ -403,5 +371,5 @@ def test_where_a_row_is_a_patient_one_row_less_is_that_row_less(
 
 
 def test_rows_that_lack_different_measurements_are_different_rows(tmp_path: Path) -> None:
-    first = take_in_table(tmp_path / "one", [[("", "1", "", "0")], [("", "", "1", "0")]], None)
+    first = take_in_table(tmp_path / "one", [[("", "1", "", "0")], [("", "", "1", "0")]], "")
     assert len(first) == 2

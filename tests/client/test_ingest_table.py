@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.client.dicom_files import KEY
+from tests.intake import ingest_table
 
 from wardround.errors import DataError
 from wardround_client.cohort.store import CohortStore
-from wardround_client.intake.ingest import ingest_table
 
 TABLE = "who,age,chol,num\nA,63,233,0\nA,64,?,1\nB,?,200,0\nC,50,x,\nD,41,inf,1\n"
 HEART = [
@@ -41,7 +41,7 @@ def test_rows_are_used_or_quarantined_by_column(tmp_path: Path) -> None:
     def run() -> tuple[int, int, int, int]:
         summary = ingest_table(
             table(tmp_path), tmp_path / "c", key=KEY, features=["age", "chol"], patient_column="who",
-            label_columns=["num"], constants={"chol": 250.0},
+            labels=["num"], constants={"chol": 250.0},
         )  # fmt: skip
         assert summary.reasons == {
             "column age is missing": 1,
@@ -60,7 +60,7 @@ def test_rows_are_used_or_quarantined_by_column(tmp_path: Path) -> None:
 def test_equal_rows_are_different_examples_when_a_row_is_a_patient(tmp_path: Path) -> None:
     file = table(tmp_path, "1,2,0\n1,2,0\n")
     summary = ingest_table(
-        file, tmp_path / "c", key=KEY, features=["a", "b"], patient_column=None, label_columns=["y"],
+        file, tmp_path / "c", key=KEY, features=["a", "b"], labels=["y"],
         columns=["a", "b", "y"],
     )  # fmt: skip
     assert (summary.images, summary.patients) == (2, 2)
@@ -70,7 +70,7 @@ def test_a_table_may_say_who_made_the_device(tmp_path: Path) -> None:
     def run(text: str) -> tuple[str, ...]:
         ingest_table(
             table(tmp_path, text), tmp_path / "c", key=KEY, features=["age"], patient_column="who",
-            label_columns=["num"],
+            labels=["num"],
         )  # fmt: skip
         return CohortStore.open(tmp_path / "c", withdrawn=()).manufacturers
 
@@ -79,16 +79,16 @@ def test_a_table_may_say_who_made_the_device(tmp_path: Path) -> None:
 
 
 def test_an_absent_column_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no column 'ages'"):
+    with pytest.raises(DataError, match=r"no feature column 'ages'.*who, age, chol, num"):
         ingest_table(table(tmp_path), tmp_path / "c", key=KEY, features=["ages"], patient_column="who",
-                     label_columns=["num"])  # fmt: skip
+                     labels=["num"])  # fmt: skip
 
 
 def test_four_real_hospitals(tmp_path: Path, shared_data: Path) -> None:
     for name, count in [("cleveland", 303), ("hungarian", 294), ("switzerland", 123), ("va", 200)]:
         summary = ingest_table(
             shared_data / "heart_disease" / f"processed.{name}.data", tmp_path / name, key=KEY, features=HEART[:-1],
-            patient_column=None, label_columns=["num"], columns=HEART, constants=dict.fromkeys(HEART[:-1], 0.0),
+            labels=["num"], columns=HEART, constants=dict.fromkeys(HEART[:-1], 0.0),
         )  # fmt: skip
         assert (summary.read, summary.used, summary.patients, summary.unlabelled) == (count, count, count, 0)
         assert CohortStore.open(tmp_path / name, withdrawn=()).inputs.shape == (count, 13)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.intake import ingest_table
 
 from wardround.config import Federation
 from wardround.errors import DataError
@@ -18,7 +19,6 @@ from wardround.models import build_model
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
 from wardround_client.cohort.store import CohortStore
-from wardround_client.intake.ingest import ingest_table
 from wardround_client.personal.adapted_model import Adapted
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.predictions import Predictions
@@ -47,7 +47,7 @@ def cohort(folder: Path, lines: Sequence[str]) -> CohortStore:
         key=KEY,
         features=("a", "b"),
         patient_column="who",
-        label_columns=("y",),
+        labels=("y",),
     )
     return CohortStore.open(folder / "cohort", withdrawn=())
 

@@ -21,7 +21,7 @@ from wardround.models.conv4 import Conv4
 from wardround.models.objective import Objective
 from wardround.schedule import QUESTIONS, Question, answer_size
 from wardround_client.cohort.examples import Examples
-from wardround_client.cohort.store import Layout
+from wardround_client.cohort.index import Layout
 from wardround_client.cohort.writer import CohortWriter
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital

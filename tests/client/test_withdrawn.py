@@ -19,18 +19,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client.dicom_files import KEY, ingest_folder, write_patients
 from tests.imports import modules, tree
+from tests.intake import ingest_table
 
-import wardround_client.cohort.writer as writer_module
+import wardround_client.cohort.erasure as erasure
 from wardround.errors import ConfigError, DataError, StorageError
+from wardround_client.cohort.erasure import erase
 from wardround_client.cohort.examples import Examples, NamedExamples
+from wardround_client.cohort.index import INDEX, INPUTS, Layout, connect
 from wardround_client.cohort.optout import REGISTER, Register
 from wardround_client.cohort.records import Record, records, rows_name_no_patient
-from wardround_client.cohort.store import INDEX, INPUTS, CohortStore, Layout, connect
-from wardround_client.cohort.writer import CohortWriter, erase
+from wardround_client.cohort.store import CohortStore
+from wardround_client.cohort.writer import CohortWriter
 from wardround_client.consent.withdrawal import rounds_of, uses
 from wardround_client.hospital import Hospital
-from wardround_client.intake.dicom import Pseudonyms
-from wardround_client.intake.ingest import IngestSummary, ingest_table
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.summary import IngestSummary
 from wardround_client.privacy.ledger import Entry
 
 WHO = Pseudonyms(KEY)
@@ -183,7 +186,7 @@ def test_nobody_opens_a_cohort_but_through_the_hospital() -> None:
                 openers.add(module)
             if isinstance(node, ast.Name) and node.id == "INPUTS":
                 openers.add(module)
-    assert openers == {f"wardround_client.cohort.{name}" for name in ("patients", "store", "writer")}
+    assert openers == {f"wardround_client.cohort.{name}" for name in ("erasure", "index", "patients", "writer")}
 
 
 def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
@@ -192,7 +195,7 @@ def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
         with writer.batch() as batch:
             for number, who in enumerate([ANNA, BERT, ANNA, CARL]):
                 instance, study = WHO.of("row", f"i{number}"), WHO.of("row", f"s{number}")
-                if not batch.holds(who, instance):
+                if writer.stored(who, instance) is None:
                     batch.add(
                         patient=who, study=study, instance=instance, rows=np.full((1, 1), 10 + number, np.float32)
                     )
@@ -278,7 +281,7 @@ def test_rows_of_a_table_are_quarantined_by_their_patient(tmp_path: Path) -> Non
     def run(*withdrawn: bytes) -> IngestSummary:
         return ingest_table(
             tmp_path / "table.csv", tmp_path / "c", key=KEY, features=["a"], patient_column="who",
-            label_columns=["y"], withdrawn=withdrawn,
+            labels=["y"], withdrawn=withdrawn,
         )  # fmt: skip
 
     assert run().used == 3
@@ -301,13 +304,13 @@ def test_erasing_overwrites_the_patient_and_nobody_else(tmp_path: Path, monkeypa
     assert all(each in index for each in hashes) and b"label 0" in index
     since = records(tmp_path, [ANNA])[ANNA].since
 
-    overwritten, zero = [], writer_module._zero
+    overwritten, zero = [], erasure._zero
 
     def noted(file: int, start: int, end: int) -> None:
         overwritten.append((start, end))
         zero(file, start, end)
 
-    monkeypatch.setattr(writer_module, "_zero", noted)
+    monkeypatch.setattr(erasure, "_zero", noted)
     assert erase(tmp_path, {ANNA}) == 1
     assert overwritten[:3] == [(16, 52), (0, 4), (8, 12)]  # the first is the tail, which may be anybody's
     assert np.fromfile(tmp_path / INPUTS, "<f4").tolist() == [0, 11, 0, 13]
@@ -345,10 +348,10 @@ def test_an_erasure_that_dies_is_finished_by_the_next(
 
     with monkeypatch.context() as broken:
         if moment == "COMMIT":  # the index is committed, its journal not yet overwritten
-            zero = writer_module._zero
-            broken.setattr(writer_module, "_zero", lambda file, a, b: die() if b > 100 else zero(file, a, b))
+            zero = erasure._zero
+            broken.setattr(erasure, "_zero", lambda file, a, b: die() if b > 100 else zero(file, a, b))
         else:
-            broken.setattr(writer_module, moment, die)
+            broken.setattr(erasure, moment, die)
         with pytest.raises(KeyboardInterrupt):
             erase(tmp_path, {ANNA})
     erase(tmp_path, {ANNA})

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import rounds
+from tests.intake import ingest_table
 
 from wardround.accountant import Answers, calibrate, epsilon, rows_for
 from wardround.config import Federation, Privacy
@@ -25,7 +26,6 @@ from wardround.wire import RoundReply
 from wardround_client.config import HospitalConfig
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.intake.ingest import ingest_table
 from wardround_client.privacy import mechanism
 from wardround_client.round import _own_prior, answer
 
@@ -72,7 +72,7 @@ def site(folder: Path, patients: int, *, classes: tuple[str, ...] = ("no", "yes"
     ingest_table(
         folder / "heart.csv", folder / "cohort",
         key=hospital.patients.key, features=("age", "chol"), patient_column="who",
-        label_columns=("sick",),
+        labels=("sick",),
     )  # fmt: skip
     (folder / "federation.toml").write_text(FEDERATION)
     return Site(hospital, hospital.approvals.approve(folder / "federation.toml"))

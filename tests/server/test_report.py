@@ -241,7 +241,7 @@ def test_a_broken_agreement_is_named(tmp_path: Path) -> None:
 
 def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
-    (run / "report.html.tmp").mkdir()
+    (run / "report.html").mkdir()
     with pytest.raises(StorageError, match="cannot be written"):
         write_report(run)
 

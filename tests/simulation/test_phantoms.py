@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import validate_file_meta
+from tests.intake import ingest_dicom
 
 from wardround.errors import ConfigError, StorageError
 from wardround_client.cohort.store import CohortStore
-from wardround_client.intake.ingest import ingest
 from wardround_simulation.phantoms import FINDINGS, TASKS, make_profiles, write_hospital, write_small_hospital
 from wardround_simulation.phantoms.cohort import quotas
 
@@ -165,7 +165,7 @@ def test_every_hospital_comes_through_the_intake_whole(index: int, tmp_path: Pat
     profile = make_profiles(6, patients=(8, 8), seed=1)[index]
     told: list[tuple[int, int]] = []
     labels = write_hospital(profile, tmp_path / "in", progress=lambda done, total: told.append((done, total)))
-    summary = ingest(tmp_path / "in", labels, tmp_path / "out", key=KEY, image_size_px=32, channels=1, workers=1)
+    summary = ingest_dicom(tmp_path / "in", tmp_path / "out", key=KEY, size=32, labels=labels)
     written = sum(path.is_file() for path in (tmp_path / "in" / "dicom").rglob("*"))
     assert told[-1] == (written, written)
     assert (summary.used, summary.quarantined, summary.unlabelled, summary.unmatched) == (written, 0, 0, 0)

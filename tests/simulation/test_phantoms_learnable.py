@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.intake import ingest_dicom
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from wardround.config import Federation, ModelChoice, Task
 from wardround.models import build_model
 from wardround_client.cohort.store import CohortStore
-from wardround_client.intake.ingest import ingest
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS, make_profiles, write_hospital
 
 CLASSES = TASKS[DEFAULT_TASK]
@@ -33,7 +33,7 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Tensor, Tens
     for profile in make_profiles(HOSPITALS, patients=PATIENTS, seed=1):
         labels = write_hospital(profile, folder / profile.name / "in")
         out = folder / profile.name / "out"
-        ingest(labels.parent, labels, out, key=bytes(32), image_size_px=64, channels=1, workers=1)
+        ingest_dicom(labels.parent, out, key=bytes(32), size=64)
         made.append(read(out))
     return made
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.intake import ingest_table
 
 from wardround.errors import WardroundError
 from wardround.labels.several import kind as findings
 from wardround.questions import Statistics
 from wardround.wire import RoundReply
 from wardround_client.hospital import Hospital
-from wardround_client.intake.ingest import ingest_table
 from wardround_client.round import _own_prior, answer
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import RoundEnded
@@ -58,8 +58,7 @@ def hospital(folder: Path, algorithm: str, seed: int) -> Hospital:
         lines.append(",".join([*(f"{value:.3f}" for value in x), ";".join(seen) or "normal"]))
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     ingest_table(
-        folder / "table.csv", folder / "cohort", key=made.patients.key, features=("a", "b", "c"), patient_column=None,
-        label_columns=("seen",),
+        folder / "table.csv", folder / "cohort", key=made.patients.key, features=("a", "b", "c"), labels=("seen",),
     )  # fmt: skip
     (folder / "federation.toml").write_text(FEDERATION.format(algorithm=algorithm))
     made.approvals.approve(folder / "federation.toml")

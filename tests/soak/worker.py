@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from tests import rounds
+from tests.intake import ingest_table
 
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.intake.ingest import ingest_table
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import answer
@@ -56,8 +56,7 @@ def make_home(home: Path) -> Hospital:
     (home / "table.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
     (home / "federation.toml").write_text(FEDERATION_TOML)
     ingest_table(
-        home / "table.csv", home / "cohort", key=hospital.patients.key, features=["a", "b"], patient_column=None,
-        label_columns=["y"],
+        home / "table.csv", home / "cohort", key=hospital.patients.key, features=["a", "b"], labels=["y"],
     )  # fmt: skip
     agreement = hospital.approvals.approve(home / "federation.toml", runs=1_000_000)
     hospital.examples(agreement)

@@ -11,17 +11,15 @@ daemon was running: guard its backups as you guard the ledger's.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
-import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 
 from wardround.errors import ConfigError, StorageError
-from wardround.files import write_atomically
+from wardround.files import cannot_write, locked, write_atomically
 from wardround_client.clock import now
 from wardround_client.keys import load_pseudonym_key
 
@@ -50,7 +48,7 @@ class Register:
 
     def create(self) -> None:
         """Make an empty register. Raises: ConfigError, when there is one; StorageError."""
-        with self._locked():
+        with self._one_writer():
             if self._path.exists():
                 raise ConfigError(f"{self._path} is there already", do="nothing: the register is in place")
             self._replace({})
@@ -82,7 +80,7 @@ class Register:
 
         Raises: StorageError, when it cannot be read or made durable; the register is then as it was.
         """
-        with self._locked():
+        with self._one_writer():
             entries = dict(self.read())
             fresh = frozenset(pseudonyms) - entries.keys()
             if fresh:
@@ -103,28 +101,16 @@ class Register:
     def _replace(self, entries: Mapping[bytes, str]) -> None:
         body = "\n".join([_HEADER, *(f"{who.hex()} {at}" for who, at in entries.items())]).encode("ascii")
         text = body + b"\n" + self._mac(body) + b"\n"
-        write_atomically(self._path, text, mode=0o600, scratch=self._path.with_name(self._path.name + ".tmp"))
+        try:
+            write_atomically(self._path, text, scratch=self._path.with_name(self._path.name + ".tmp"))
+        except OSError as error:
+            raise cannot_write(self._path, error, "withdraw again: this one does not count") from None
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.new(self._key, body, hashlib.sha256).hexdigest().encode("ascii")
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time. Raises: StorageError, for what the disk says."""
-        try:
-            lock = os.open(
-                self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(lock)
-        except OSError as error:
-            raise StorageError(
-                f"{self._path} cannot be written ({error.strerror})",
-                do="make room or correct the permissions, then withdraw again: this one does not count",
-            ) from None
+    def _one_writer(self) -> AbstractContextManager[None]:
+        return locked(self._path.with_name(self._path.name + ".lock"), busy=None)
 
     def _unusable(self, why: str, do: str) -> StorageError:
         return StorageError(f"the opt-out register {self._path} {why}, so no patient may be used", do=do)

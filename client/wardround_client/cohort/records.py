@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from wardround_client.cohort.store import INDEX, connect, read_meta, storage
+from wardround_client.cohort.index import INDEX, LABEL, LABELLED, connect, read_meta, storage
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,7 @@ class Record:
 
 
 _RECORD = "SELECT id, since, erased FROM patients WHERE pseudonym = ?"
-_LABELS = """
-SELECT DISTINCT name, said FROM (
-SELECT c.name AS name, COALESCE(own.value, study.value, patient.value) AS said
-FROM instances i JOIN patients p ON p.id = i.patient JOIN label_columns c
-LEFT JOIN labels own ON own.patient = p.id AND own.subject = i.instance AND own.column = c.position
-LEFT JOIN labels study ON study.patient = p.id AND study.subject = i.study AND study.column = c.position
-LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseudonym AND patient.column = c.position
-WHERE p.id = ?) WHERE said IS NOT NULL
-"""
+_LABELS = f"SELECT DISTINCT c.name, {LABEL} AS label {LABELLED} WHERE p.id = ? AND label IS NOT NULL"
 
 
 def records(cohort: Path, pseudonyms: Iterable[bytes]) -> dict[bytes, Record]:

@@ -13,11 +13,9 @@ Whoever opens a cohort says who has withdrawn (withdrawn.py). Rows of these pati
 from __future__ import annotations
 
 import difflib
-import json
-import sqlite3
-from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,99 +23,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.errors import DataError, StorageError, WardroundError
-
-FORMAT = 4
-OLDER = (2, 3)
-"""Formats that are read too, until what writes next brings them up to date. In 2 every manufacturer is unknown."""
+from wardround.errors import DataError
+from wardround_client.cohort.index import INDEX, LABEL, LABELLED, Layout, connect, mapped, read_meta, storage
 
 MANUFACTURER = "manufacturer"
 """The column of a CSV that says who made the scanner, for rows whose file does not."""
 
 UNKNOWN = "unknown"
 """The manufacturer of a row about which neither its file nor the CSV says anything."""
-
-INPUTS, INDEX, QUARANTINE = "inputs.bin", "index.sqlite", "quarantine.csv"
-
-# Whatever a UID names, it names within one patient: files of two patients that share one are two things.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS patients (
-    id INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE,
-    since TEXT NOT NULL,  -- when the first row came in, UTC
-    erased TEXT           -- when the values were overwritten, UTC, or NULL
-);
-CREATE TABLE IF NOT EXISTS instances (
-    instance BLOB, study BLOB NOT NULL, patient INTEGER REFERENCES patients,
-    first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL,
-    manufacturer TEXT NOT NULL DEFAULT '',  -- as `normalised`, '' when the file names none
-    PRIMARY KEY (instance, patient)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS instances_of_patient ON instances (patient);
-CREATE INDEX IF NOT EXISTS instances_of_study ON instances (study);
-CREATE TABLE IF NOT EXISTS files (file BLOB PRIMARY KEY, instance BLOB NOT NULL, patient INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS label_columns (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS labels (
-    patient INTEGER, subject BLOB, column INTEGER, value TEXT NOT NULL, PRIMARY KEY (patient, subject, column)
-) WITHOUT ROWID;
-"""
-
-# The labels of a cohort of an older format, read as those of this one.
-_OLDER_LABELS = """
-CREATE TEMP VIEW labels AS SELECT held.patient, told.subject, told.column, told.value FROM main.labels told JOIN (
-SELECT patient, instance AS subject FROM main.instances UNION SELECT patient, study FROM main.instances
-UNION SELECT id, pseudonym FROM main.patients) held ON held.subject = told.subject
-"""
-
-# The label of the image itself goes before that of its study, and that before the patient's.
-LABELS = """
-SELECT i.rows, COALESCE(own.value, study.value, patient.value) FROM instances i JOIN patients p ON p.id = i.patient
-LEFT JOIN labels own ON own.patient = p.id AND own.subject = i.instance AND own.column = :column
-LEFT JOIN labels study ON study.patient = p.id AND study.subject = i.study AND study.column = :column
-LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseudonym AND patient.column = :column
-ORDER BY i.first_row
-"""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What one row of a cohort is. kind "image": [channels, S, S] uint16; kind "table": [features] float32.
-
-    recipe: every setting that decides a row's values; a cohort keeps one for life.
-    """
-
-    kind: Literal["image", "table"]
-    image_size_px: int = 0
-    channels: int = 0
-    features: tuple[str, ...] = ()
-    recipe: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one row."""
-        if self.kind == "table":
-            return (len(self.features),)
-        return (self.channels, self.image_size_px, self.image_size_px)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Little-endian on every machine."""
-        return np.dtype("<f4" if self.kind == "table" else "<u2")
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row in inputs.bin."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def dumps(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def loads(cls, text: str) -> Layout:
-        """From `dumps`."""
-        layout = cls(**json.loads(text))
-        return replace(layout, features=tuple(layout.features))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,9 +155,9 @@ class CohortStore:
             )
         with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
             read_meta(self.path, index)
-            (position,) = index.execute("SELECT position FROM label_columns WHERE name = ?", (column,)).fetchone()
+            asked = f"SELECT i.rows, {LABEL} {LABELLED} WHERE c.name = ? ORDER BY i.first_row"
             result: list[str | None] = []
-            for rows, value in index.execute(LABELS, {"column": position}):
+            for rows, value in index.execute(asked, (column,)):
                 result.extend([value] * rows)
         return [result[row] for row in self.inputs.kept.tolist()]
 
@@ -274,76 +187,3 @@ def normalised(manufacturer: str) -> str:
     """
     printable = "".join(c if c.isprintable() else " " for c in manufacturer)
     return " ".join(printable.casefold().split())[:64].rstrip()
-
-
-@contextmanager
-def storage(path: Path) -> Iterator[None]:
-    """Turn what the disk and SQLite raise into errors that a user can act on."""
-    try:
-        yield
-    except WardroundError:
-        raise
-    except (OSError, sqlite3.OperationalError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StorageError(
-            f"{path}: cannot be read or written ({why})",
-            do="make room or correct the permissions, then run the same command again; nothing that was stored is lost",
-        ) from None
-    except sqlite3.DatabaseError as error:
-        raise damaged(path, error) from None
-
-
-def damaged(path: Path, error: Exception) -> DataError:
-    """The error for an index that is not what we wrote."""
-    return DataError(
-        f"{path}: the cohort is damaged ({type(error).__name__})",
-        do="move the folder away and ingest again; the DICOM files are untouched",
-    )
-
-
-def connect(path: Path, *, must_exist: bool = False) -> sqlite3.Connection:
-    """Open the index; every commit is synced."""
-    mode = "ro" if must_exist else "rwc"
-    index = sqlite3.connect(
-        f"{(path / INDEX).absolute().as_uri()}?mode={mode}", uri=True, timeout=30, isolation_level=None
-    )
-    index.execute("PRAGMA synchronous = FULL")
-    index.execute("PRAGMA secure_delete = ON")  # what is deleted leaves no copy in a free page
-    return index
-
-
-def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, str]]:
-    """The layout, and everything that stands beside it. Raises: DataError."""
-    try:
-        meta = dict(index.execute("SELECT name, value FROM meta"))
-        if meta["format"] not in map(str, (FORMAT, *OLDER)):
-            raise DataError(
-                f"{path}: cohort format {meta['format']}",
-                allowed=f"{min(OLDER)} to {FORMAT}",
-                do=f"move {path} away and ingest again",
-            )
-        if meta["format"] != str(FORMAT):
-            index.execute(_OLDER_LABELS)
-        return Layout.loads(meta["layout"]), meta
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error) from None
-    except sqlite3.OperationalError as error:
-        raise (damaged(path, error) if "no such" in str(error) else error) from None
-
-
-def count_rows(index: sqlite3.Connection) -> int:
-    """Rows that the index knows."""
-    return int(index.execute("SELECT COALESCE(SUM(rows), 0) FROM instances").fetchone()[0])
-
-
-def mapped(path: Path, layout: Layout, count: int) -> NDArray[Any]:
-    """The first `count` rows, read-only. Raises: DataError, when there are fewer."""
-    size = (path / INPUTS).stat().st_size
-    if size < count * layout.row_bytes:
-        raise DataError(
-            f"{path}: {INPUTS} holds {size // layout.row_bytes} rows, the index knows {count}",
-            do="move the folder away and ingest again; the DICOM files are untouched",
-        )
-    if not count:  # an empty file cannot be mapped
-        return np.zeros((0, *layout.shape), layout.dtype)
-    return np.memmap(path / INPUTS, layout.dtype, mode="r", shape=(count, *layout.shape))

@@ -56,7 +56,7 @@ def predict(
 
     This is no medical device: a prediction is no diagnosis.
     """
-    from wardround_client.intake.dicom import Pseudonyms
+    from wardround_client.intake.pseudonyms import Pseudonyms
     from wardround_client.personal import predictions as predicting
 
     hospital = opened(home)

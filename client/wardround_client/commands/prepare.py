@@ -1,18 +1,16 @@
-"""`wardround hospital init | join | ingest`: everything before the daemon runs."""
+"""`wardround hospital init | join`: a home, and which coordinator it dials."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import MofNCompleteColumn
 
-from wardround.errors import ConfigError, DataError, StorageError
-from wardround.files import write_atomically
+from wardround.errors import ConfigError
+from wardround.files import cannot_write, write_atomically
 from wardround.given import TOML_BYTES, given_text
 from wardround.text import is_plain, shown
 from wardround.toml import parsed
@@ -24,15 +22,12 @@ from wardround_client.commands.common import (
     console,
     emit,
     example,
-    progress_bar,
     say,
-    show,
 )
 from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
 
 if TYPE_CHECKING:
     from wardround_client.config import CoordinatorAddress
-    from wardround_client.intake.ingest import IngestSummary
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 CA_FILE = "coordinator-ca.pem"
@@ -130,116 +125,6 @@ def join(
         say(f"{home / 'join.json'} now names its delta of {config.budget.delta:g}: give it to the coordinator again.")
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
-        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1",
-        "wardround hospital ingest ~/st-anna --table heart.csv --federation federation.toml --patient-column id",
-    )
-)
-def ingest(
-    home: NewHome,
-    dicom_dir: Annotated[Path | None, typer.Argument(help="Folder of DICOM files, with its sub-folders.")] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns. A column `manufacturer` says "
-            "who made the scanner where a file does not."
-        ),
-    ] = None,
-    federation: Annotated[Path | None, typer.Option(help="Take size or features from this agreement.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the stored images in pixels.", min=8, max=1024)] = 64,
-    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).", min=1, max=3)] = 1,
-    table: Annotated[Path | None, typer.Option(help="A CSV of measurements instead of DICOM files.")] = None,
-    patient_column: Annotated[
-        str, typer.Option(help="With --table: whose row it is; empty: each row is another patient.")
-    ] = "",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
-    allow_burned_in: Annotated[
-        bool, typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Turn DICOM files and labels, or a table, into the cohort. Run again, it adds what is new and loses nothing.
-
-    Of a file's header only the scanner's manufacturer is kept: no name of a person, date or UID. Files that cannot be
-    used are listed in cohort/quarantine.csv, each with its reason.
-    """
-    home = checked(home)
-    from wardround.config import load_federation
-    from wardround_client.hospital import Hospital
-    from wardround_client.intake import ingest as intake
-
-    hospital = Hospital.open(home)
-    cohort = home / "cohort"
-    task = load_federation(federation).task if federation else None
-    try:
-        if table is not None:
-            if task is None or task.kind != "table":
-                raise ConfigError("--table without the agreement of a table", do="add --federation FEDERATION.toml")
-            summary = intake.ingest_table(
-                table,
-                cohort,
-                key=hospital.patients.key,
-                features=task.features,
-                patient_column=patient_column or None,
-                label_columns=(task.label_column,),
-                withdrawn=hospital.patients.register.read(),
-            )
-        else:
-            if dicom_dir is None or labels is None:
-                raise ConfigError("a folder of DICOM files and --labels are needed", do="or name a --table")
-            if channels == 2:
-                raise ConfigError("--channels 2", allowed="1 or 3")
-            if not dicom_dir.is_dir():
-                raise DataError(f"{dicom_dir} is no folder", do="name the folder that holds the DICOM files")
-            with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
-                bar = progress.add_task("reading DICOM", total=None)
-                summary = intake.ingest(
-                    dicom_dir,
-                    labels,
-                    cohort,
-                    key=hospital.patients.key,
-                    image_size_px=task.image_size_px if task else size,
-                    channels=task.channels if task else channels,
-                    workers=workers or None,
-                    progress=lambda done, total: progress.update(bar, completed=done, total=total),
-                    allow_burned_in=allow_burned_in,
-                    withdrawn=hospital.patients.register.read(),
-                )
-    finally:
-        hospital.ledger.close()
-    _print_summary(summary, cohort, as_json)
-
-
-def _print_summary(summary: IngestSummary, cohort: Path, as_json: bool) -> None:
-    if as_json:
-        emit(event="ingest", **asdict(summary), quarantine=str(cohort / "quarantine.csv"))
-        return
-    rows = {
-        "read": str(summary.read),
-        "used": f"{summary.used} ({summary.already} were there before)",
-        "quarantined": str(summary.quarantined),
-    }
-    rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
-    rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
-    rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
-    if summary.unusable:
-        rows |= {"CSV lines without effect": str(summary.unusable)}
-    show(rows, title="Ingest")
-    if summary.quarantined:
-        say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
-    if summary.unusable:
-        lines = ", ".join(map(str, summary.unusable_lines))
-        say(
-            f"Without a key, with a cell too few or too many, or against an earlier line of the same key: line {lines}."
-        )
-        say("A key that two lines contradict has no label. Correct the CSV and ingest again.")
-    if summary.shared:
-        say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
-        say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
-
-
 def _is_the_same(home: Path, joined: CoordinatorAddress, pem: str, endorsements: list[str]) -> bool:
     """Whether this CA file is that of the coordinator that was joined before, or of one that it endorsed."""
     from wardround.certificates import continues
@@ -304,4 +189,4 @@ def _replace(path: Path, text: str) -> None:
     try:
         write_atomically(path, text.encode())
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
+        raise cannot_write(path, error) from None

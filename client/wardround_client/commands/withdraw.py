@@ -143,9 +143,9 @@ def _check_options(ids: Sequence[str], *, erase: bool, rounds_only: bool, listed
 
 def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look: bool, as_json: bool) -> None:
     """Register first: whatever fails after it, they have withdrawn."""
+    from wardround_client.cohort.erasure import erase as erase_rows
     from wardround_client.cohort.records import records, rows_name_no_patient
-    from wardround_client.cohort.writer import erase as erase_rows
-    from wardround_client.intake.dicom import Pseudonyms
+    from wardround_client.intake.pseudonyms import Pseudonyms
     from wardround_client.personal import adapted_model as adapted
     from wardround_client.personal import predictions
 

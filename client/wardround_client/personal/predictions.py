@@ -23,11 +23,12 @@ from torch import Tensor
 
 from wardround.errors import StorageError
 from wardround_client.cohort.store import UNKNOWN, normalised
-from wardround_client.intake.dicom import Instance, Pseudonyms, Rejection
-from wardround_client.intake.dicom.workers import outcomes
-from wardround_client.intake.ingest import recipe_of
-from wardround_client.intake.sources import dicom_folder
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Instance, Rejection
+from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
 from wardround_client.intake.spreadsheet import harmless
+from wardround_client.intake.workers import outcomes
 from wardround_client.isolated import image_by_image
 from wardround_client.personal.adapted_model import Adapted
 from wardround_client.personal.heatmap import heat_map, picture
@@ -81,18 +82,13 @@ class Predictions:
         return self.adapted.learner.loss.labels.prediction(probabilities, self.classes)
 
 
-def files_of(paths: Sequence[Path]) -> Iterator[Path | tuple[Path, Rejection]]:
-    """Files as they are, folders with all their sub-folders, each file once; what cannot be opened with the reason."""
+def files_of(paths: Sequence[Path]) -> Iterator[DicomFile]:
+    """Files as they are, folders with all their sub-folders, each file once."""
     seen = set()
     for path in paths:
-        for entry in dicom_folder(path) if path.is_dir() else [None]:
-            file = path.absolute() if entry is None else entry.path
-            if file in seen:
-                continue
-            seen.add(file)
-            if entry is not None and entry.unreadable:
-                yield file, Rejection("not a regular file or a folder without access", entry.unreadable)
-            else:
+        for file in files_below(path) if path.is_dir() else [DicomFile(path.absolute())]:
+            if file.path not in seen:
+                seen.add(file.path)
                 yield file
 
 
@@ -113,7 +109,7 @@ def predict(
         paths: files and folders.
         pseudonyms: the hospital's.
         device: the model's.
-        workers: processes that read; None: one for each core; 1: in this process.
+        workers: processes that read; None: one for each core; 0: none but this one.
         heatmaps: a folder for a picture of each image; None: none is made.
         progress: called with (files done, files found).
 
@@ -121,14 +117,10 @@ def predict(
         DataError: images of another version of wardround.
         StorageError: a picture cannot be written.
     """
-    result, todo = Predictions(adapted), []
-    for entry in files_of(paths):
-        if isinstance(entry, Path):
-            todo.append(entry)
-        else:
-            result.refused.append(entry)
-    support = set(adapted.support)
-    for done, (file, outcome) in enumerate(outcomes(todo, recipe_of(adapted.recipe), pseudonyms, workers), start=1):
+    result, todo = Predictions(adapted), list(files_of(paths))
+    support, recipe = set(adapted.support), ImageRecipe.of(adapted.recipe)
+    for done, (item, outcome) in enumerate(outcomes(todo, recipe, pseudonyms, workers), start=1):
+        file = item.path
         if isinstance(outcome, Rejection):
             result.refused.append((file, outcome))
         else:
@@ -197,7 +189,7 @@ def _images(
     adapted: Adapted, file: Path, instance: Instance, device: torch.device, *, learned_from: bool
 ) -> Iterator[tuple[Tensor, Predicted]]:
     """Each image of a file, float32 [channels, S, S] in [0, 1], and what is said of it."""
-    images = torch.from_numpy(instance.images.astype(np.float32) / _WHITE).to(device)
+    images = torch.from_numpy(instance.rows.astype(np.float32) / _WHITE).to(device)
     with torch.no_grad():
         z = image_by_image(adapted.learner.loss.model.encode, images)
     probabilities = adapted.learner.probabilities(adapted.fitted, z).tolist()

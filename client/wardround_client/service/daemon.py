@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 
-from wardround import __version__
+from wardround import __version__, files
 from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import PrivateLog, shut
@@ -217,23 +216,14 @@ def check_cohort(hospital: Hospital) -> None:
         raise DataError("this hospital's cohort is empty", do=f"see why files were quarantined, and `{ingest}`")
 
 
-@contextmanager
-def locked(home: Path) -> Iterator[None]:
-    """One daemon a home. Raises: ConfigError, when another one runs there; StorageError."""
-    try:
-        file = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StorageError(f"{home / LOCK} cannot be opened ({error.strerror})", do="see who owns the home") from None
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"a daemon is running on {home} already", do="look with `wardround hospital status`, or stop it first"
-            ) from None
-        yield
-    finally:
-        os.close(file)
+def locked(home: Path) -> AbstractContextManager[None]:
+    """One daemon for each home. Raises: ConfigError, when another one runs there; StorageError."""
+    return files.locked(
+        home / LOCK,
+        busy=ConfigError(
+            f"a daemon runs on {home} already", do="look with `wardround hospital status`, or stop it first"
+        ),
+    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardround.files import private_folder
+from wardround.files import Held, private_folder
 from wardround_server.commands._common import HomeArgument, app, example, register_nodes, say
 from wardround_server.home import Home
 from wardround_server.network import tls
@@ -34,9 +34,8 @@ def up(home: HomeArgument) -> None:
         strangers=config.limits.connections // 2,
         an_address=config.limits.connections_per_address,
     )
-    with locked(
-        coordinator.folder, otherwise=f"a coordinator runs on {home} already", do="stop it, or use another home"
-    ):
+    busy = Held(f"a coordinator runs on {home} already", do="stop it, or use another home")
+    with locked(coordinator.folder / "lock", busy=busy):
         try:
             serve(coordinator.folder, coordinator.tls, wanted, ready, bounds)
         except KeyboardInterrupt:

@@ -5,10 +5,9 @@ Nothing in it is fetched and no script runs, so it opens anywhere and can be mai
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from wardround.errors import StorageError
+from wardround.files import cannot_write, write_atomically
 from wardround_server.report.data import read_run
 from wardround_server.report.page import page
 
@@ -31,10 +30,9 @@ def write_report(run_dir: Path) -> Path:
         StorageError: the report cannot be written.
     """
     html = page(read_run(run_dir))
-    target, scratch = run_dir / "report.html", run_dir / "report.html.tmp"
+    target = run_dir / "report.html"
     try:
-        scratch.write_text(html, encoding="utf-8")
-        os.replace(scratch, target)
+        write_atomically(target, html.encode())
     except OSError as error:
-        raise StorageError(f"{target} cannot be written ({error.strerror})", do="free some space") from None
+        raise cannot_write(target, error, "make the report again") from None
     return target

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.intake import ingest_table
 from tests.rounds import RUN, TWO_COLUMNS, read, request
 
 from wardround.accountant import epsilon, rows_for
@@ -16,7 +17,6 @@ from wardround.config import Federation
 from wardround.models import build_model
 from wardround.schedule import QUESTIONS, Question
 from wardround_client.hospital import Hospital
-from wardround_client.intake.ingest import ingest_table
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.receipt import layout_of
 from wardround_client.round import answer
@@ -42,8 +42,7 @@ def hospital(tmp_path: Path) -> Hospital:
         hospital.home / "cohort",
         key=hospital.patients.key,
         features=["a", "b"],
-        patient_column=None,
-        label_columns=["y"],
+        labels=["y"],
     )
     return hospital
 

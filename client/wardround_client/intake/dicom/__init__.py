@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from wardround_client.intake.dicom.deidentify import Instance, Pseudonyms, instance_of
-from wardround_client.intake.dicom.read import Recipe, Rejection, UnusableError
+from wardround_client.intake.dicom.deidentify import instance_of
 
-__all__ = ["Instance", "Pseudonyms", "Recipe", "Rejection", "UnusableError", "instance_of"]
+__all__ = ["instance_of"]

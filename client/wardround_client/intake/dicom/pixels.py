@@ -18,7 +18,8 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
-from wardround_client.intake.dicom.read import Recipe, UnusableError, named, number, numbers, text, whole
+from wardround_client.intake.dicom.read import UnusableError, named, number, numbers, text, whole
+from wardround_client.intake.recipe import ImageRecipe
 
 Array = NDArray[Any]
 """Stored values: any integer or float type."""
@@ -34,7 +35,7 @@ CT_WINDOW = (40.0, 400.0)
 """Centre and width in HU for CT that brings no window of its own: soft tissue."""
 
 
-def images_of(dataset: Dataset, recipe: Recipe) -> NDArray[np.uint16]:
+def images_of(dataset: Dataset, recipe: ImageRecipe) -> NDArray[np.uint16]:
     """Every chosen frame of a file, rendered.
 
     Returns: uint16 [frames, channels, S, S], 0 black, 65535 white. Raises: UnusableError.
@@ -277,7 +278,7 @@ def colour(frame: Array, dataset: Dataset, photometric: str) -> Floats:
     return np.asarray(np.clip(frame.astype(np.float32) / np.float32(top), 0, 1))
 
 
-def fit(image: Floats, recipe: Recipe, aspect: float = 1.0) -> Floats:
+def fit(image: Floats, recipe: ImageRecipe, aspect: float = 1.0) -> Floats:
     """Resize into the middle of a black square, anatomy in proportion, with an anti-aliased filter.
 
     Pillow's bilinear filter is a triangle as wide as the reduction, so it averages over every source pixel, and it

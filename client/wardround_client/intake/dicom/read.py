@@ -8,7 +8,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Rejection
 
 IDENTITY = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 """Read to be hashed with the hospital's key, and for nothing else."""
@@ -71,36 +73,6 @@ ALLOWED = (*IDENTITY, *EQUIPMENT, *APPEARANCE, *PIXEL_DATA)
 """The allowlist. The value of any other attribute is skipped while the file is parsed."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How every image of a cohort is made. A cohort keeps one recipe for life.
-
-    image_size_px: side of the square result. channels: 1 (luminance) or 3 (RGB; grey is repeated).
-    frames_per_file: of a multi-frame file at most this many frames, evenly spaced, each an image of its own.
-    allow_burned_in: also use files that say that text is burned into the pixels.
-    greatest_pixels, greatest_bytes: a frame of more pixels, or a file (inflated) of more bytes, is refused.
-    """
-
-    image_size_px: int
-    channels: int
-    frames_per_file: int = 32
-    allow_burned_in: bool = False
-    greatest_pixels: int = 1 << 26
-    greatest_bytes: int = 1 << 30
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a file cannot be used.
-
-    reason: one of few fixed sentences; holds no value of the file, so it may be counted, printed and logged.
-    detail: more for the person at the hospital; may quote the file, so it goes to the quarantine list only.
-    """
-
-    reason: str
-    detail: str = ""
-
-
 class UnusableError(Exception):
     """The file cannot be used; caught in `deidentify.instance_of`, never seen by a user."""
 
@@ -128,7 +100,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def read(path: Path, recipe: Recipe) -> Dataset:
+def read(path: Path, recipe: ImageRecipe) -> Dataset:
     """The allowed attributes of a DICOM file (PS3.10 section 7).
 
     Raises:
@@ -216,7 +188,7 @@ def _get(dataset: Dataset, keyword: str) -> Any:
         raise UnusableError(f"{named(keyword)} cannot be read", repr(error)) from None
 
 
-def _check_container(path: Path, recipe: Recipe) -> None:
+def _check_container(path: Path, recipe: ImageRecipe) -> None:
     """Refuse what is not DICOM, and what is, or inflates to, too much."""
     if not path.is_file():
         raise UnusableError("not a regular file")
@@ -232,7 +204,7 @@ def _check_container(path: Path, recipe: Recipe) -> None:
         _check_inflated(path, recipe)
 
 
-def _check_inflated(path: Path, recipe: Recipe) -> None:
+def _check_inflated(path: Path, recipe: ImageRecipe) -> None:
     """A deflated data set (PS3.5 annex A.5) can be a thousand times its file; measure before pydicom inflates it."""
     try:
         meta = pydicom.filereader.read_file_meta_info(path)
@@ -253,7 +225,7 @@ def _check_inflated(path: Path, recipe: Recipe) -> None:
         raise UnusableError("deflated data set is larger than the limit", f"limit {recipe.greatest_bytes} bytes")
 
 
-def _check_sizes(dataset: Dataset, recipe: Recipe) -> None:
+def _check_sizes(dataset: Dataset, recipe: ImageRecipe) -> None:
     rows, columns = whole(dataset, "Rows", least=1), whole(dataset, "Columns", least=1)
     if rows * columns > recipe.greatest_pixels:
         limit = f"{rows} x {columns}, limit {recipe.greatest_pixels} pixels"

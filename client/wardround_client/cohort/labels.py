@@ -1,0 +1,98 @@
+"""Patients a class, and the labels that a task does not know, each with the class that was perhaps meant.
+
+For a person at home and for nobody else: a round never asks, since whether it is answered must not depend on a patient.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wardround.config import Task
+from wardround.errors import DataError
+from wardround.labels import LABEL_KINDS
+from wardround.text import shown
+from wardround_client.cohort.store import CohortStore
+
+NAMED = 5
+"""At most so many unknown labels are named in one sentence."""
+
+_LONGEST = 40  # characters of a label; a column of reports must not fill the screen
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How often each class of a task is there, and which labels are none.
+
+    column: the task's. classes: class -> how many, in the order of the task, 0 where it is absent. unknown: other
+    labels -> how many, the most frequent first. nearest: the class that an unknown label perhaps means, where there is
+    one. exclusive: a label is one of the classes; otherwise other text says that none of them is there.
+    """
+
+    column: str
+    classes: Mapping[str, int]
+    unknown: Mapping[str, int]
+    nearest: Mapping[str, str]
+    exclusive: bool = True
+
+    @classmethod
+    def of(cls, labels: Iterable[tuple[str, Hashable]], task: Task) -> LabelCounts:
+        """Of (label, whose it is): each patient, or each line, counts once for a class."""
+        kind = LABEL_KINDS[task.labels]
+        named = {(name, whose) for label, whose in labels for name in kind.names_in(label) if name}
+        counts = Counter(name for name, _ in named)
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        unknown = {name: count for name, count in ordered if name not in task.classes}
+        return cls(
+            column=task.label_column,
+            classes={name: counts[name] for name in task.classes},
+            unknown=unknown,
+            nearest={name: near for name in unknown if (near := nearest(name, task.classes))},
+            exclusive=kind.exclusive,
+        )
+
+    @property
+    def suspect(self) -> Mapping[str, int]:
+        """Unknown labels that are probably a mistake: of classes all of them, of findings those that resemble one."""
+        return {name: n for name, n in self.unknown.items() if self.exclusive or name in self.nearest}
+
+    def sentence(self, of: str = "patients") -> str:
+        """The unknown labels in words, or "" where there are none. of: what was counted."""
+        if not self.unknown:
+            return ""
+        hints = {name: f", did you mean {near!r}?" for name, near in self.nearest.items()}
+        named = [f"{quoted(name)} ({n} {of}{hints.get(name, '')})" for name, n in list(self.unknown.items())[:NAMED]]
+        more = [f"and {len(self.unknown) - NAMED} more"] if len(self.unknown) > NAMED else []
+        return f"{self.column} has labels that the task does not know: {', '.join(named + more)}"
+
+    def check(self, of: str = "patients") -> None:
+        """Raises: DataError, when a label is probably a mistake."""
+        if self.suspect:
+            raise DataError(
+                self.sentence(of),
+                allowed=", ".join(self.classes),
+                do="correct the labels and ingest again, or add --allow-unknown-labels: those images are not used",
+            )
+
+
+def label_counts(store: CohortStore, task: Task) -> LabelCounts:
+    """Patients a class in a cohort; a patient with images of two classes counts in both.
+
+    Raises: DataError, when the cohort has no such label column.
+    """
+    labels = zip(store.labels(task.label_column), store.patients.tolist(), strict=True)
+    return LabelCounts.of(((label, patient) for label, patient in labels if label is not None), task)
+
+
+def nearest(label: str, classes: Sequence[str]) -> str | None:
+    """The class that a label perhaps means: the same but for case and blanks, or nearly the same."""
+    folded = {" ".join(name.casefold().split()): name for name in reversed(classes)}
+    near = difflib.get_close_matches(" ".join(label.casefold().split()), folded, n=1)
+    return folded[near[0]] if near else None
+
+
+def quoted(label: str) -> str:
+    """A label of the CSV as it may be shown."""
+    return repr(shown(label, _LONGEST))

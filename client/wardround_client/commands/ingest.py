@@ -1,0 +1,201 @@
+"""`wardround hospital ingest`: what a hospital has -> its cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import MofNCompleteColumn
+
+from wardround.errors import ConfigError
+from wardround.text import shown
+from wardround_client.commands.common import (
+    JsonOption,
+    NewHome,
+    app,
+    checked,
+    emit,
+    example,
+    progress_bar,
+    say,
+    show,
+)
+
+if TYPE_CHECKING:
+    from wardround.config import Task
+    from wardround_client.hospital import Hospital
+    from wardround_client.intake.source import Source
+    from wardround_client.intake.summary import IngestSummary
+
+_SHOWN_LABELS = 12  # of a column
+
+
+@app.command(
+    epilog=example(
+        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
+        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1 --dry-run",
+        "wardround hospital ingest ~/st-anna /data/png --labels pictures.csv    (columns: file, PatientID, labels)",
+        "wardround hospital ingest ~/st-anna heart.csv --federation federation.toml --set patient_column=id",
+    )
+)
+def ingest(
+    home: NewHome,
+    where: Annotated[
+        str, typer.Argument(help="A folder of DICOM files or pictures, a CSV of measurements, or what --source takes.")
+    ] = "",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of labels. For DICOM: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns. For "
+            "pictures: file, PatientID and label columns. A column `manufacturer` names the maker of the scanner."
+        ),
+    ] = None,
+    federation: Annotated[
+        Path | None, typer.Option(help="The agreement: its size or features, its label column and its classes.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the stored images in pixels.", min=8, max=1024)] = 64,
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).", min=1, max=3)] = 1,
+    table: Annotated[Path | None, typer.Option(help="The same as WHERE, for a CSV of measurements.")] = None,
+    patient_column: Annotated[
+        str, typer.Option(help="Of a table: the column that names the patient. Empty: each row is another patient.")
+    ] = "",
+    source: Annotated[
+        str, typer.Option(help="Read WHERE as this source, not as what it looks like.", show_default=False)
+    ] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the source; may be repeated.")
+    ] = None,
+    allow_unknown_labels: Annotated[
+        bool, typer.Option("--allow-unknown-labels", help="Go on where labels are none of the agreement's classes.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read everything and report what would happen. Write nothing.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn files and labels, or a table, into the cohort. Run it again to add what is new; nothing is lost.
+
+    Of a file's header only the scanner's manufacturer is kept: no name of a person, date or UID. What cannot be used is
+    listed in cohort/quarantine.csv, each with its reason. Exit code 3 when nothing can be used, or when labels are none
+    of the classes of --federation or, without it, of the approved agreements.
+    """
+    home = checked(home)
+    from wardround_client.hospital import Hospital
+    from wardround_client.intake.ingest import ingest as take_in
+    from wardround_client.intake.recipe import ImageRecipe, TableRecipe
+    from wardround_client.intake.source import Asked, look, opened
+
+    if channels == 2:
+        raise ConfigError("--channels 2", allowed="1 or 3")
+    options = dict(_pair(each) for each in settings or [])
+    if patient_column:
+        options["patient_column"] = patient_column
+    if not (where or table):
+        raise ConfigError("nothing to ingest", do="name a folder with --labels, or a CSV of measurements")
+    hospital, cohort = Hospital.open(home), home / "cohort"
+    try:
+        asked_task = _task(federation)
+        asked = Asked(str(table or where), labels, task=asked_task, leave_out=(cohort,))
+        read = opened(source or ("table" if table else look(asked)), asked, options)
+        for note in read.notes:
+            _note(note, as_json)
+        tasks = [asked_task] if asked_task else _approved(hospital, read)
+        if read.kind == "table":
+            recipe: ImageRecipe | TableRecipe = TableRecipe(asked_task.features if asked_task else ())
+        else:
+            of_task = (asked_task.image_size_px, asked_task.channels) if asked_task else (size, channels)
+            recipe = ImageRecipe(*of_task, allow_burned_in=allow_burned_in)
+        with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
+            bar = progress.add_task("reading", total=None)
+            summary = take_in(
+                read,
+                cohort,
+                recipe,
+                key=hospital.patients.key,
+                workers=workers or None,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+                withdrawn=hospital.patients.register.read(),
+                tasks=tasks,
+                allow_unknown_labels=allow_unknown_labels,
+                dry_run=dry_run,
+            )
+    finally:
+        hospital.ledger.close()
+    _print_summary(summary, cohort, dry_run=dry_run, as_json=as_json)
+    summary.check()
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise ConfigError(f"--set {shown(text)}", allowed="NAME=VALUE")
+    return name.strip(), value
+
+
+def _task(federation: Path | None) -> Task | None:
+    from wardround.config import load_federation
+
+    return load_federation(federation).task if federation else None
+
+
+def _approved(hospital: Hospital, source: Source) -> list[Task]:
+    """The tasks of the approved agreements whose labels this source brings."""
+    approvals = hospital.approvals
+    tasks = [approvals.federation(digest).task for digest in sorted(approvals.digests())]
+    return [task for task in tasks if task.label_column in source.label_columns]
+
+
+def _note(line: str, as_json: bool) -> None:
+    if as_json:
+        emit(event="note", note=line)
+    else:
+        say(f"{line}.")
+
+
+def _print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        emit(event="ingest", **asdict(summary), dry_run=dry_run, quarantine=str(cohort / "quarantine.csv"))
+        return
+    rows = {
+        "read": str(summary.read),
+        "used": f"{summary.used} ({summary.already} were there before)",
+        "quarantined": str(summary.quarantined),
+    }
+    rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
+    rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
+    rows |= {f"patients by {each.column}": _listed(each.classes) for each in summary.classes}
+    known = {each.column for each in summary.classes}
+    rows |= {f"patients by {name}": _listed(of) for name, of in summary.labels.items() if name not in known}
+    rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
+    if summary.unusable:
+        rows |= {"CSV lines without effect": str(summary.unusable)}
+    show(rows, title="Ingest, dry run: nothing was written" if dry_run else "Ingest")
+    for each in summary.classes:
+        if each.unknown:
+            say(f"{each.sentence()}. Their images are not used.")
+    if summary.quarantined and not dry_run:
+        say(f"Each quarantined file and its reason: {cohort / 'quarantine.csv'}")
+    if summary.unusable:
+        lines = ", ".join(map(str, summary.unusable_lines))
+        say(
+            f"Without a key, with a cell too few or too many, or against an earlier line of the same key: line {lines}."
+        )
+        say("A key that two lines contradict has no label. Correct the CSV and ingest again.")
+    if summary.shared:
+        say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
+        say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    from wardround_client.cohort.labels import quoted
+
+    named = [f"{quoted(name)} {count}" for name, count in list(counts.items())[:_SHOWN_LABELS]]
+    more = [f"and {len(counts) - _SHOWN_LABELS} more"] if len(counts) > _SHOWN_LABELS else []
+    return ", ".join(named + more) or "none"

@@ -1,0 +1,93 @@
+"""The labels CSV: which label an image, a study or a patient has. What enters is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.datadict import tag_for_keyword
+
+from wardround.errors import DataError
+from wardround_client.cohort.store import MANUFACTURER
+from wardround_client.intake.csv_file import CsvFile
+from wardround_client.intake.source import LabelLine
+
+KEY_COLUMNS = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+"""A labels CSV is keyed by exactly one of these columns."""
+
+MISSING = ("", "?")
+"""How a CSV writes an unknown value; `?` is what the UCI data sets use."""
+
+
+@dataclass(frozen=True)
+class LabelsCsv:
+    """A labels CSV whose header was checked. key: one of KEY_COLUMNS. columns: the label columns, in order."""
+
+    file: CsvFile
+    key: str
+    columns: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path, columns: Sequence[str] | None = None) -> LabelsCsv:
+        """Check the file.
+
+        Args:
+            path: the file.
+            columns: the columns to keep; None keeps every column but the key. A column `manufacturer` is always kept.
+
+        Raises:
+            DataError: unreadable; no key column or several; no label column; a column that holds an attribute of
+                the patient (PatientName, PatientBirthDate ...) and was not asked for by name.
+        """
+        file = CsvFile.open(path)
+        keys = [column for column in file.columns if column in KEY_COLUMNS]
+        if len(keys) != 1:
+            raise DataError(
+                f"{path}: the header holds {' and '.join(keys) or ', '.join(file.columns)}",
+                allowed=f"exactly one key column of {', '.join(KEY_COLUMNS)}",
+                do="keep one key column" if keys else "name the key column in the first line",
+            )
+        return cls(file, keys[0], label_columns(file, keys, columns))
+
+    def lines(self) -> Iterator[LabelLine]:
+        """The lines, one at a time."""
+        for row in self.file.rows():
+            if row.cells is None or not row.cells[self.key]:
+                yield LabelLine(row.line, "", ())
+            else:
+                yield LabelLine(row.line, row.cells[self.key], labels_of(row.cells, self.columns))
+
+
+def label_columns(file: CsvFile, others: Collection[str], columns: Sequence[str] | None) -> tuple[str, ...]:
+    """The label columns of a CSV.
+
+    Args:
+        file: the CSV.
+        others: its columns that are no labels.
+        columns: those that were asked for; None: all but `others`. A column `manufacturer` is always kept.
+
+    Raises:
+        DataError: none; one that is not there; one that describes the patient and was not asked for by name.
+    """
+    if columns is None:
+        columns = [column for column in file.columns if column not in others]
+        for column in columns:
+            # Group 0010 is the patient: a name or a birth date has no business in a cohort.
+            if (tag_for_keyword(column) or 0) >> 16 == 0x0010:
+                raise DataError(
+                    f"{file.path}: column {column} describes the patient",
+                    do="remove it, or name the label columns to keep",
+                )
+    if not columns:
+        raise DataError(
+            f"{file.path}: no label column", allowed=f"at least one column besides {', '.join(others)}", do="add one"
+        )
+    file.check(columns, "label column")
+    more = (MANUFACTURER,) if MANUFACTURER in file.columns and MANUFACTURER not in columns else ()
+    return (*columns, *more)
+
+
+def labels_of(cells: dict[str, str], columns: Sequence[str]) -> tuple[str | None, ...]:
+    """The labels of a row; None for one that is missing."""
+    return tuple(None if cells[column] in MISSING else cells[column] for column in columns)

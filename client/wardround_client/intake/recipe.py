@@ -1,0 +1,72 @@
+"""Recipes: every setting that decides the values of a cohort's rows. A cohort keeps one for life."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from wardround.errors import DataError
+from wardround_client.cohort.index import Layout
+
+
+class Recipe(Protocol):
+    """How every row of a cohort is made."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of a cohort that is made so."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How every image of a cohort is made.
+
+    image_size_px: side of the square result. channels: 1 (luminance) or 3 (RGB; grey is repeated).
+    frames_per_file: of a multi-frame file at most this many frames, evenly spaced, each an image of its own.
+    allow_burned_in: also use files that say that text is burned into the pixels.
+    greatest_pixels, greatest_bytes: a frame of more pixels, or a file (inflated) of more bytes, is refused.
+    """
+
+    image_size_px: int
+    channels: int
+    frames_per_file: int = 32
+    allow_burned_in: bool = False
+    greatest_pixels: int = 1 << 26
+    greatest_bytes: int = 1 << 30
+
+    @property
+    def layout(self) -> Layout:
+        """uint16 [channels, S, S]."""
+        return Layout("image", self.image_size_px, self.channels, recipe=f"1: {asdict(self)}")
+
+    @classmethod
+    def of(cls, text: str) -> ImageRecipe:
+        """The recipe that stands in a layout. Raises: DataError, when another version wrote it."""
+        version, _, settings = text.partition(": ")
+        try:
+            if version == "1":
+                return cls(**ast.literal_eval(settings))
+        except (ValueError, SyntaxError, TypeError):
+            pass
+        raise DataError(f"images made by the recipe {text[:80]!r}", do="use the wardround that took them in")
+
+
+@dataclass(frozen=True)
+class TableRecipe:
+    """How every row of a table is made.
+
+    features: columns of numbers, in the order of the row. constants: by feature, the public number that stands for a
+    missing value; without one the row is refused. (A mean or median would be computed from the patients, and would have
+    to be paid for.)
+    """
+
+    features: tuple[str, ...]
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """float32 [features]."""
+        return Layout("table", features=self.features, recipe=f"1: missing {sorted(self.constants.items())}")

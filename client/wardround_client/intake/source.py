@@ -1,0 +1,175 @@
+"""What the intake reads from: a source yields items, whatever it talks to. One file each in `sources/`.
+
+A source of another package is an entry point in the group `wardround.sources`; CONTRIBUTING.md has the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from wardround.config import Task
+from wardround.errors import DataError
+from wardround.plugins import Kind
+from wardround.toml import Section, loads
+from wardround_client.intake.pseudonyms import Pseudonyms
+
+Labels = tuple[str | None, ...]
+"""One for each of a source's label columns; None where it is missing."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an item cannot be used.
+
+    reason: one of few fixed sentences; holds no value of the item, so it may be counted, printed and logged.
+    detail: more for the person at the hospital; may quote the item, so it goes to the quarantine list only.
+    """
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What is kept of one item; nothing else of it reaches the cohort.
+
+    patient, study, instance: keyed hashes, bytes [32]; study is b"" when the item names none.
+    rows: uint16 [frames, channels, S, S], scale 1/65535; or float32 [1, features].
+    manufacturer: of the scanner, as the item says it; "" where it says none that can be read.
+    """
+
+    patient: bytes
+    study: bytes
+    instance: bytes
+    rows: NDArray[Any]
+    manufacturer: str = ""
+
+
+class Item(Protocol):
+    """One thing that may become rows of a cohort: a file, a line of a table, an object in an archive.
+
+    It travels to another process to be read there, so it is small and can be pickled.
+    """
+
+    @property
+    def name(self) -> str:
+        """How the hospital finds it again: a path, a line. It goes to the quarantine list only."""
+        ...
+
+    @property
+    def line(self) -> int:
+        """The line of the CSV that brings its labels, or 0."""
+        ...
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels that the item itself brings; None where a labels CSV brings them."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes whenever what `read` returns might have; "" when nobody can tell, and the item is read each time.
+
+        With the same fingerprint it is not read again.
+        """
+        ...
+
+    def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        """Make its rows by a recipe. What it raises refuses this item, and so does a crash, or a loop without end."""
+        ...
+
+
+class LabelLine(NamedTuple):
+    """One line of a labels CSV. value: of the key; "" where the line has none, or has too few or too many cells."""
+
+    line: int
+    value: str
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked for.
+
+    where: a path, or whatever a source takes: an address, say. labels: a CSV of labels. columns: its columns to keep;
+    None keeps all. task: whose labels are wanted. leave_out: files and folders that are not data.
+    """
+
+    where: str
+    labels: Path | None = None
+    columns: tuple[str, ...] | None = None
+    task: Task | None = None
+    leave_out: tuple[Path, ...] = ()
+
+
+class Source(Protocol):
+    """Where a cohort comes from.
+
+    Attributes:
+        Settings: what `--set NAME=VALUE` may set.
+        kind: "image" or "table": of the rows.
+        identity: what tells two items of a patient apart, in words.
+        isolated: read each item in another process, because a decoder may crash or loop.
+        name: what was given, for messages.
+        key: what a `LabelLine` names: PatientID, StudyInstanceUID or SOPInstanceUID; "" where items bring their labels.
+        label_columns: names of the labels, in the order of `Labels`.
+        notes: how the source was understood, a line each.
+    """
+
+    Settings: ClassVar[type[Section]]
+    kind: ClassVar[Literal["image", "table"]]
+    identity: ClassVar[str]
+    isolated: ClassVar[bool]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def label_columns(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def __init__(self, asked: Asked, settings: Any) -> None:
+        """Open it and check what can be checked. Raises: ConfigError, DataError, FederationError."""
+        ...
+
+    def items(self) -> Iterator[Item]:
+        """Every item, in an order that does not depend on the patients; nothing is left out silently.
+
+        It is called several times: to count, to look, to read.
+        """
+        ...
+
+    def labels(self) -> Iterator[LabelLine]:
+        """The lines of the labels CSV; nothing where items bring their labels."""
+        ...
+
+
+SOURCES: Kind[type[Source]] = Kind("source", "wardround_client.intake.sources", "source", "wardround.sources")
+
+
+def look(asked: Asked) -> str:
+    """The built-in source that fits what a path is: a file is a table; a folder holds pictures where the CSV of labels
+    has a column `file`, and DICOM files otherwise. Raises: DataError.
+    """
+    from wardround_client.intake.csv_file import CsvFile
+
+    if Path(asked.where).is_file():
+        return "table"
+    if not Path(asked.where).is_dir():
+        raise DataError(f"{asked.where} is not a folder or a file", do="correct the path, or name a --source")
+    pictures = asked.labels is not None and "file" in CsvFile.open(asked.labels).columns
+    return "image-folder" if pictures else "dicom-folder"
+
+
+def opened(name: str, asked: Asked, settings: Mapping[str, str]) -> Source:
+    """A source by its name. settings: as typed with `--set`. Raises: ConfigError, DataError."""
+    source = SOURCES[name]
+    lines = (f"{json.dumps(key)} = {json.dumps(value)}" for key, value in settings.items())
+    return source(asked, loads("\n".join(lines), source.Settings, name=f"--set of the source {name!r}"))

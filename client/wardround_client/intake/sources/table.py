@@ -1,0 +1,122 @@
+"""A CSV of measurements: a row is an example, with its labels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from wardround.errors import ConfigError
+from wardround.toml import Section
+from wardround_client.intake.csv_file import CsvFile
+from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import TableRecipe
+from wardround_client.intake.source import Asked, Instance, LabelLine, Labels, Rejection
+
+GREATEST = float(np.finfo(np.float32).max)
+
+
+class TableSettings(Section):
+    """patient_column: whose row it is; empty promises that each row is a patient of its own.
+
+    columns: names of all columns of a file without a header, with commas between.
+    """
+
+    patient_column: str = ""
+    columns: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row. cells: of the features, in order; None: the row has too few cells or too many. patient: as it is named,
+    None where a row is a patient. number: of the rows up to this one, those that say the same.
+    """
+
+    name: str
+    line: int
+    cells: tuple[str, ...] | None
+    patient: str | None
+    number: int
+    labels: Labels
+
+    def fingerprint(self) -> str:
+        """A row is read each time."""
+        return ""
+
+    def read(self, recipe: TableRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        """Check the cells."""
+        if self.cells is None:
+            return Rejection("another number of cells than there are columns")
+        values = []
+        for feature, cell in zip(recipe.features, self.cells, strict=True):
+            if cell in MISSING:
+                if feature not in recipe.constants:
+                    return Rejection(f"column {feature} is missing")
+                values.append(recipe.constants[feature])
+                continue
+            try:
+                values.append(float(cell))
+            except ValueError:
+                return Rejection(f"column {feature} is not a number", cell)
+            if not math.isfinite(values[-1]) or abs(values[-1]) > GREATEST:
+                return Rejection(f"column {feature} is not a finite number", cell)
+        if self.patient is not None and self.patient in MISSING:
+            return Rejection("no patient is named")
+        content = pseudonyms.exact("row", _content(self.cells, self.patient))
+        instance = pseudonyms.exact("row", f"{content.hex()} {self.number}")
+        patient = instance if self.patient is None else pseudonyms.patient(self.patient)
+        return Instance(patient, b"", instance, np.array([values], np.float32))
+
+
+class Table:
+    """A CSV whose features and labels are those of a task. Rows that say the same are told apart by their number."""
+
+    Settings: ClassVar[type[Section]] = TableSettings
+    kind: ClassVar[Literal["table"]] = "table"
+    identity: ClassVar[str] = "row"
+    isolated: ClassVar[bool] = False
+    key = ""
+
+    def __init__(self, asked: Asked, settings: TableSettings) -> None:
+        """Check the columns. Raises: ConfigError, DataError."""
+        if asked.task is None or asked.task.kind != "table":
+            raise ConfigError("a table without the agreement of a table", do="add --federation FEDERATION.toml")
+        columns = [name.strip() for name in settings.columns.split(",")] if settings.columns else None
+        self.name, self._features, self._patient = asked.where, asked.task.features, settings.patient_column
+        self._file = CsvFile.open(Path(asked.where), columns)
+        self._file.check(self._features, "feature column")
+        self._file.check([self._patient] if self._patient else [], "patient column")
+        self.label_columns = label_columns(self._file, (), asked.columns or (asked.task.label_column,))
+        self.notes = tuple(filter(None, [self._file.note]))
+
+    def items(self) -> Iterator[Line]:
+        """The rows, in the order of the file."""
+        seen: Counter[bytes] = Counter()
+        for row in self._file.rows():
+            name = f"{self.name}, line {row.line}"
+            if row.cells is None:
+                yield Line(name, row.line, None, None, 0, (None,) * len(self.label_columns))
+                continue
+            cells = tuple(row.cells[feature] for feature in self._features)
+            patient = row.cells[self._patient] if self._patient else None
+            content = hashlib.sha256(_content(cells, patient).encode()).digest()
+            seen[content] += 1
+            yield Line(name, row.line, cells, patient, seen[content], labels_of(row.cells, self.label_columns))
+
+    def labels(self) -> Iterator[LabelLine]:
+        """Rows bring their own."""
+        return iter(())
+
+
+def _content(cells: tuple[str, ...], patient: str | None) -> str:
+    return "\0".join(cells if patient is None else (*cells, patient))
+
+
+source = Table

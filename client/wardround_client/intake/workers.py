@@ -1,0 +1,169 @@
+"""Many items at once, each read in a worker process: one that crashes, loops or eats memory costs itself only."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from typing import TypeVar
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import Recipe
+from wardround_client.intake.source import Instance, Item, Rejection
+
+AnyItem = TypeVar("AnyItem", bound=Item)
+Outcome = Instance | Rejection
+
+PATIENCE_S = 120.0
+"""For one item that has the machine to itself. The slowest real file that we know takes some seconds."""
+
+CRASHED = Rejection("a decoder crashed", "the process died; the file may be malicious")
+TOO_SLOW = Rejection("a decoder did not come to an end", "the file may be malicious")
+NO_MEMORY = Rejection("not enough memory to decode it")
+AGAIN = (CRASHED, TOO_SLOW, NO_MEMORY)
+"""What is believed only of an item that had the machine to itself: what others needed decides about nobody's file."""
+
+AHEAD = 32
+"""Items in flight a worker: enough that none waits, few enough that memory stays flat."""
+
+
+def outcomes(
+    items: Iterable[AnyItem],
+    recipe: Recipe,
+    pseudonyms: Pseudonyms,
+    workers: int | None,
+    *,
+    patience_s: float = PATIENCE_S,
+) -> Iterator[tuple[AnyItem, Outcome]]:
+    """What becomes of each item, in the order given, whatever the number of workers and whichever item fails.
+
+    Args:
+        items: consumed only as fast as results are taken.
+        recipe: how rows are made.
+        pseudonyms: the hospital's keyed hashes.
+        workers: processes; None: one for each core; 0: this very process, which a crash or a loop would end.
+        patience_s: how long one item may take.
+    """
+    if workers == 0:
+        for item in items:
+            yield item, _read(item, recipe, pseudonyms)
+        return
+    count = workers or len(os.sched_getaffinity(0))
+    todo = iter(items)
+    flying: deque[tuple[AnyItem, ProcessFuture[Outcome]]] = deque()
+    first = next(todo, None)
+    if first is None:
+        return
+    pool = _Pool(count, recipe, pseudonyms, patience_s)
+    try:
+        flying.append((first, pool.submit(first)))
+        while flying:
+            flying.extend((item, pool.submit(item)) for item in islice(todo, AHEAD * count - len(flying)))
+            item, future = flying.popleft()
+            outcome = _result(future)
+            if outcome in AGAIN:
+                pool.end()
+                outcome = _alone(item, recipe, pseudonyms, patience_s)
+                pool = _Pool(count, recipe, pseudonyms, patience_s)
+                flying = deque((later, pool.submit(later)) for later, _ in flying)
+            yield item, outcome
+    finally:
+        pool.end()
+
+
+def _alone(item: Item, recipe: Recipe, pseudonyms: Pseudonyms, patience_s: float) -> Outcome:
+    pool = _Pool(1, recipe, pseudonyms, patience_s)
+    try:
+        return _result(pool.submit(item))
+    finally:
+        pool.end()
+
+
+def _result(future: ProcessFuture[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except TimeoutError:
+        return TOO_SLOW
+    except ProcessExpired:
+        return CRASHED
+
+
+class _Pool:
+    """Worker processes, and a pipe: they end when its other end is closed, also when this process was killed."""
+
+    def __init__(self, count: int, recipe: Recipe, pseudonyms: Pseudonyms, patience_s: float) -> None:
+        # Never fork: the caller may hold torch's or gRPC's threads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "wardround_client.intake.dicom"])
+        self._theirs, self._ours = context.Pipe(duplex=False)
+        self._patience_s = patience_s
+        arguments = (recipe, pseudonyms, self._theirs)
+        self._pool = ProcessPool(count, initializer=_start, initargs=arguments, context=context)
+
+    def submit(self, item: Item) -> ProcessFuture[Outcome]:
+        return self._pool.schedule(_work, (item,), timeout=self._patience_s)
+
+    def end(self) -> None:
+        """At once, whatever they are doing: it is wanted no more, or done again elsewhere."""
+        self._ours.close()
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+        self._theirs.close()
+
+
+_worker: tuple[Recipe, Pseudonyms]
+
+
+def _start(recipe: Recipe, pseudonyms: Pseudonyms, until: Connection) -> None:
+    global _worker  # a worker process is set up once, before it does anything
+    _worker = (recipe, pseudonyms)
+    threading.Thread(target=_end_with, args=(until,), daemon=True).start()
+    _bound_memory()
+    # Native decoders write to stderr, quoting the file; the outcome says what is needed.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def _bound_memory() -> None:
+    """Let an item have half of the machine's memory, and tell glibc to reuse freed buffers.
+
+    The bound is the same however many workers there are, so an item fails or not for its own sake. Without the reuse
+    every 512 x 512 slice costs some 870 page faults, which is half of the worker's time (measured).
+    """
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with suppress(ValueError, OSError):  # a lower bound stands already
+        resource.setrlimit(resource.RLIMIT_DATA, (half, half))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        mallopt(-3, 1 << 25)
+        mallopt(-1, 1 << 27)
+
+
+def _end_with(pipe: Connection) -> None:
+    wait([pipe])
+    os._exit(1)
+
+
+def _work(item: Item) -> Outcome:
+    return _read(item, *_worker)
+
+
+def _read(item: Item, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
+    try:
+        return item.read(recipe, pseudonyms)
+    except OSError as error:
+        return Rejection("cannot be read", error.strerror or "")
+    except MemoryError:
+        return NO_MEMORY
+    except Exception as error:  # an item must never end an ingest
+        return Rejection("damaged", repr(error)[:500])

@@ -1,0 +1,134 @@
+"""Items are read in processes of their own: one that crashes, loops or eats memory costs itself and nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from wardround.toml import Section
+from wardround_client.cohort.store import CohortStore
+from wardround_client.intake.ingest import ingest
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Instance, LabelLine, Rejection
+from wardround_client.intake.summary import IngestSummary
+from wardround_client.intake.workers import CRASHED, NO_MEMORY, TOO_SLOW, Outcome, outcomes
+
+KEY = bytes(range(32))
+RECIPE = ImageRecipe(8, 1)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An item that behaves as its way says."""
+
+    number: int
+    way: str = "fine"
+    line: int = 0
+    labels: tuple[str | None, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"item {self.number}"
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        match self.way:
+            case "hangs":
+                threading.Event().wait()
+            case "dies":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "eats":
+                np.zeros(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4, np.uint8)
+            case "raises":
+                raise RuntimeError("a name of a patient")
+            case "unreadable":
+                raise PermissionError(13, "Permission denied")
+            case "refuses":
+                return Rejection("no")
+            case "other shape":
+                return Instance(b"p", b"", b"i", np.zeros((1, 3, 8, 8), np.uint16))
+        patient = pseudonyms.patient(f"P{self.number % 3}")
+        return Instance(patient, b"", pseudonyms.exact("x", self.name), np.full((1, 1, 8, 8), self.number, np.uint16))
+
+
+@dataclass
+class Archive:
+    """A source in memory."""
+
+    made: list[Made]
+    Settings: ClassVar[type[Section]] = Section
+    kind: ClassVar[Literal["image", "table"]] = "image"
+    identity: ClassVar[str] = "number"
+    isolated: ClassVar[bool] = True
+    name: str = "archive"
+    key: str = ""
+    label_columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def items(self) -> Iterator[Made]:
+        return iter(self.made)
+
+    def labels(self) -> Iterator[LabelLine]:
+        return iter(())
+
+
+def read(items: list[Made], workers: int, patience_s: float = 60.0) -> list[tuple[Made, Outcome]]:
+    return list(outcomes(iter(items), RECIPE, Pseudonyms(KEY), workers, patience_s=patience_s))
+
+
+@pytest.mark.parametrize(
+    ("way", "outcome"),
+    [("hangs", TOO_SLOW), ("dies", CRASHED), ("eats", NO_MEMORY)],
+)
+def test_an_item_that_fails_costs_itself_only(way: str, outcome: Rejection) -> None:
+    patience_s = 1.0 if way == "hangs" else 60.0
+    items = [Made(number, way if number == 5 else "fine") for number in range(12)]
+    found = read(items, 2, patience_s)
+    assert [item.number for item, _ in found] == list(range(12))
+    assert found[5][1] == outcome
+    assert all(isinstance(each, Instance) for item, each in found if item.number != 5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_an_item_raises_is_its_rejection_and_quotes_nothing_in_the_reason(workers: int) -> None:
+    found = [each for _, each in read([Made(0, "raises"), Made(1, "unreadable"), Made(2, "refuses")], workers)]
+    assert [each.reason for each in found if isinstance(each, Rejection)] == ["damaged", "cannot be read", "no"]
+
+
+def test_no_item_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wardround_client.intake.workers.ProcessPool", None)
+    assert read([], 2) == []
+
+
+def take_in(items: list[Made], cohort: Path, workers: int) -> IngestSummary:
+    return ingest(Archive(items), cohort, RECIPE, key=KEY, workers=workers)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_cohort_is_the_same_whatever_the_number_of_workers_and_whichever_item_died(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    fine = [Made(number) for number in range(40)]
+    wrong = {number: chance.choice(["dies", "eats", "other shape"]) for number in chance.sample(range(40), 3)}
+    take_in([item for item in fine if item.number not in wrong], tmp_path / "without", 0)
+    inputs = (tmp_path / "without" / "inputs.bin").read_bytes()
+    for workers in (1, 3):
+        cohort = tmp_path / f"{workers}"
+        summary = take_in([Made(item.number, wrong.get(item.number, "fine")) for item in fine], cohort, workers)
+        assert (summary.used, summary.quarantined) == (37, 3)
+        assert (cohort / "inputs.bin").read_bytes() == inputs
+        a, b = (CohortStore.open(path, withdrawn=()) for path in (cohort, tmp_path / "without"))
+        assert a.pseudonyms == b.pseudonyms and a.patients.tolist() == b.patients.tolist()
