@@ -33,6 +33,7 @@ class Made:
 
     number: int
     way: str = "fine"
+    marker: Path = Path()
     line: int = 0
     labels: tuple[str | None, ...] = ()
 
@@ -49,6 +50,10 @@ class Made:
                 threading.Event().wait()
             case "dies":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "dies once":
+                if not self.marker.exists():
+                    self.marker.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
             case "eats":
                 np.zeros(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4, np.uint8)
             case "raises":
@@ -99,6 +104,12 @@ def test_an_item_that_fails_costs_itself_only(way: str, outcome: Rejection) -> N
     assert [item.number for item, _ in found] == list(range(12))
     assert found[5][1] == outcome
     assert all(isinstance(each, Instance) for item, each in found if item.number != 5)
+
+
+def test_an_item_that_failed_for_the_sake_of_others_is_read_again(tmp_path: Path) -> None:
+    """The system kills whom it likes when memory is short."""
+    items = [Made(number, "dies once" if number % 4 == 1 else "fine", tmp_path / f"{number}") for number in range(8)]
+    assert all(isinstance(outcome, Instance) for _, outcome in read(items, 2))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -87,10 +87,10 @@ def ingest(
         tally = Tally(write=lambda *_: None)
         with writer.batch() as batch:
             _stage(batch, source, pseudonyms, writer.withdrawn, tally)
-            _claim_known(writer, batch, source, pseudonyms, tally)
+            again = _claim_known(writer, batch, source, pseudonyms, tally)
         with nullcontext(tally.write) if dry_run else quarantine_list(cohort_dir) as tally.write:
             files: deque[bytes] = deque()
-            todo = _unknown(writer, source, pseudonyms, tally, files)
+            todo = _unknown(writer, source, pseudonyms, tally, files, again)
             results = outcomes(todo, recipe, pseudonyms, workers if source.isolated else 0, patience_s=patience_s)
             while some := list(islice(results, _batch_items(recipe.layout))):
                 with writer.batch() as batch:
@@ -114,12 +114,23 @@ def _stage(batch: Batch, source: Source, pseudonyms: Pseudonyms, withdrawn: Coll
             tally.unusable.append(line)
 
 
-def _claim_known(writer: CohortWriter, batch: Batch, source: Source, pseudonyms: Pseudonyms, tally: Tally) -> None:
-    """A stored item that is still in its place keeps its name; a copy of it elsewhere is the duplicate."""
+def _claim_known(
+    writer: CohortWriter, batch: Batch, source: Source, pseudonyms: Pseudonyms, tally: Tally
+) -> set[tuple[str, int]]:
+    """A stored item that is still in its place keeps its name; a copy of it elsewhere is the duplicate.
+
+    Returns: name and line of the items that an earlier item has named already.
+    """
+    again = set()
     for item in source.items():
         known = writer.known(_file(item, pseudonyms))
-        if known is not None and batch.claim(*known) and known[0] not in writer.withdrawn:
+        if known is None:
+            continue
+        if not batch.claim(*known):
+            again.add((item.name, item.line))
+        elif known[0] not in writer.withdrawn:
             _stage_own(batch, item, known[1], tally)
+    return again
 
 
 def _stage_own(batch: Batch, item: Item, instance: bytes, tally: Tally) -> None:
@@ -133,7 +144,12 @@ def _file(item: Item, pseudonyms: Pseudonyms) -> bytes:
 
 
 def _unknown(
-    writer: CohortWriter, source: Source, pseudonyms: Pseudonyms, tally: Tally, files: deque[bytes]
+    writer: CohortWriter,
+    source: Source,
+    pseudonyms: Pseudonyms,
+    tally: Tally,
+    files: deque[bytes],
+    again: Collection[tuple[str, int]],
 ) -> Iterator[Item]:
     """The items that have to be read, the fingerprint of each as it was before in `files`; others are counted here."""
     for item in source.items():
@@ -144,6 +160,8 @@ def _unknown(
             yield item
         elif known[0] in writer.withdrawn:
             tally.reject(WITHHELD, WITHDRAWN)
+        elif (item.name, item.line) in again:
+            tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
         else:
             tally.already += 1
 
