@@ -9,17 +9,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
 
-from wardround.toml import Section
 from wardround_client.cohort.store import CohortStore
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Instance, LabelLine, Rejection
+from wardround_client.intake.source import Instance, Rejection, Source
 from wardround_client.intake.summary import IngestSummary
 from wardround_client.intake.workers import CRASHED, NO_MEMORY, TOO_SLOW, Outcome, outcomes
 
@@ -68,25 +66,17 @@ class Made:
         return Instance(patient, b"", pseudonyms.exact("x", self.name), np.full((1, 1, 8, 8), self.number, np.uint16))
 
 
-@dataclass
-class Archive:
+class Archive(Source):
     """A source in memory."""
 
-    made: list[Made]
-    Settings: ClassVar[type[Section]] = Section
-    kind: ClassVar[Literal["image", "table"]] = "image"
-    identity: ClassVar[str] = "number"
-    isolated: ClassVar[bool] = True
-    name: str = "archive"
-    key: str = ""
-    label_columns: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    kind = "image"
+    identity = "number"
+
+    def __init__(self, made: list[Made]) -> None:
+        self.name, self.label_columns, self._made = "archive", (), made
 
     def items(self) -> Iterator[Made]:
-        return iter(self.made)
-
-    def labels(self) -> Iterator[LabelLine]:
-        return iter(())
+        return iter(self._made)
 
 
 def read(items: list[Made], workers: int, patience_s: float = 60.0) -> list[tuple[Made, Outcome]]:

@@ -121,19 +121,14 @@ class Source(Protocol):
         notes: how the source was understood, a line each.
     """
 
-    Settings: ClassVar[type[Section]]
+    Settings: ClassVar[type[Section]] = Section
     kind: ClassVar[Literal["image", "table"]]
     identity: ClassVar[str]
-    isolated: ClassVar[bool]
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def label_columns(self) -> tuple[str, ...]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
+    isolated: ClassVar[bool] = True
+    name: str
+    key: str = ""
+    label_columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __init__(self, asked: Asked, settings: Any) -> None:
         """Open it and check what can be checked. Raises: ConfigError, DataError, FederationError."""
@@ -148,7 +143,7 @@ class Source(Protocol):
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the labels CSV; nothing where items bring their labels."""
-        ...
+        return iter(())
 
 
 SOURCES: Kind[type[Source]] = Kind("source", "wardround_client.intake.sources", "source", "wardround.sources")

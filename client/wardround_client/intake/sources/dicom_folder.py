@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 from wardround.errors import ConfigError, DataError
 from wardround.toml import Section
@@ -14,7 +13,7 @@ from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.labels_csv import LabelsCsv
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Asked, Instance, LabelLine, Rejection
+from wardround_client.intake.source import Asked, Instance, LabelLine, Rejection, Source
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,11 @@ class DicomFile:
         return instance_of(self.path, recipe, pseudonyms)
 
 
-class DicomFolder:
+class DicomFolder(Source):
     """DICOM files below a folder. A label of an image goes before one of its study, and that before its patient's."""
 
-    Settings: ClassVar[type[Section]] = Section
-    kind: ClassVar[Literal["image"]] = "image"
-    identity: ClassVar[str] = "SOP Instance UID (0008,0018)"
-    isolated: ClassVar[bool] = True
+    kind = "image"
+    identity = "SOP Instance UID (0008,0018)"
 
     def __init__(self, asked: Asked, settings: Section) -> None:
         """Check the folder and the CSV. Raises: ConfigError, DataError."""

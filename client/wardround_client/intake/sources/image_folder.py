@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from wardround_client.intake.dicom.pixels import fit, quantise
 from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Asked, Instance, LabelLine, Labels, Rejection
+from wardround_client.intake.source import Asked, Instance, Labels, Rejection, Source
 from wardround_client.intake.sources.dicom_folder import fingerprint
 
 FILE, PATIENT = "file", "PatientID"
@@ -67,14 +66,11 @@ class Picture:
         )
 
 
-class ImageFolder:
+class ImageFolder(Source):
     """Pictures below a folder, as a CSV lists them."""
 
-    Settings: ClassVar[type[Section]] = Section
-    kind: ClassVar[Literal["image"]] = "image"
-    identity: ClassVar[str] = "file name"
-    isolated: ClassVar[bool] = True
-    key = ""
+    kind = "image"
+    identity = "file name"
 
     def __init__(self, asked: Asked, settings: Section) -> None:
         """Check the folder and the CSV. Raises: ConfigError, DataError."""
@@ -98,10 +94,6 @@ class ImageFolder:
                 file = row.cells[FILE].replace("\\", "/")
                 labels = labels_of(row.cells, self.label_columns)
                 yield Picture(self._root / file, file, row.cells[PATIENT], row.line, labels)
-
-    def labels(self) -> Iterator[LabelLine]:
-        """Pictures bring their own."""
-        return iter(())
 
 
 def _values(image: Image.Image) -> NDArray[np.float32]:

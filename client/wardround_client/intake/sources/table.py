@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import TableRecipe
-from wardround_client.intake.source import Asked, Instance, LabelLine, Labels, Rejection
+from wardround_client.intake.source import Asked, Instance, Labels, Rejection, Source
 
 GREATEST = float(np.finfo(np.float32).max)
 
@@ -75,14 +74,13 @@ class Line:
         return Instance(patient, b"", instance, np.array([values], np.float32))
 
 
-class Table:
+class Table(Source):
     """A CSV whose features and labels are those of a task. Rows that say the same are told apart by their number."""
 
-    Settings: ClassVar[type[Section]] = TableSettings
-    kind: ClassVar[Literal["table"]] = "table"
-    identity: ClassVar[str] = "row"
-    isolated: ClassVar[bool] = False
-    key = ""
+    Settings = TableSettings
+    kind = "table"
+    identity = "row"
+    isolated = False
 
     def __init__(self, asked: Asked, settings: TableSettings) -> None:
         """Check the columns. Raises: ConfigError, DataError."""
@@ -109,10 +107,6 @@ class Table:
             content = hashlib.sha256(_content(cells, patient).encode()).digest()
             seen[content] += 1
             yield Line(name, row.line, cells, patient, seen[content], labels_of(row.cells, self.label_columns))
-
-    def labels(self) -> Iterator[LabelLine]:
-        """Rows bring their own."""
-        return iter(())
 
 
 def _content(cells: tuple[str, ...], patient: str | None) -> str:
