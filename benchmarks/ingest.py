@@ -22,10 +22,9 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from wardround_client.intake.dicom.pixels import _decoded as decoded
-from wardround_client.intake.dicom.pixels import _FrameAttributes as FrameAttributes
-from wardround_client.intake.dicom.pixels import fit, grey, images_of, quantise
-from wardround_client.intake.dicom.read import quiet, read
+from wardround_client.intake.dicom.attributes import quiet
+from wardround_client.intake.dicom.header import read
+from wardround_client.intake.dicom.pixels import decoded, fit, grey, images_of, quantise
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
@@ -83,15 +82,14 @@ def shares(file: Path, size_px: int, repeats: int = 60) -> dict[str, float]:
     """Milliseconds of CPU of each step, the file in the page cache."""
     recipe, pseudonyms = ImageRecipe(size_px, 1), Pseudonyms(KEY)
     with quiet():
-        dataset = read(file, recipe)
-        _, frame = next(decoded(dataset, [0]))
-        attributes = FrameAttributes(dataset, 0)
-        image = grey(frame, attributes)
+        header = read(file, recipe)
+        frame = next(decoded(header))
+        image = grey(frame, header, header.looks[0])
         small = fit(image, recipe)
         steps: dict[str, Callable[[], object]] = {
             "read_and_parse": lambda: read(file, recipe),
-            "decode": lambda: next(decoded(dataset, [0])),
-            "rescale_and_window": lambda: grey(frame, attributes),
+            "decode": lambda: next(decoded(header)),
+            "rescale_and_window": lambda: grey(frame, header, header.looks[0]),
             "resize": lambda: fit(image, recipe),
             "quantise": lambda: quantise(small),
             "pseudonyms": lambda: [pseudonyms.patient("P") for _ in range(3)],

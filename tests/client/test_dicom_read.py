@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.client.dicom_files import KEY, outcome, reason, write_dicom
 
-from wardround_client.intake.dicom.read import quiet, read
+from wardround_client.intake.dicom.attributes import quiet
+from wardround_client.intake.dicom.header import read
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Instance, Rejection
@@ -106,7 +107,7 @@ def test_only_the_allowlist_is_read(tmp_path: Path) -> None:
     }
     path = write_dicom(tmp_path / "a", PIXELS, Manufacturer="Aurelia", **refused)
     with quiet():
-        names = {element.keyword for element in read(path, ImageRecipe(16, 1))}
+        names = {element.keyword for element in read(path, ImageRecipe(16, 1)).dataset}
     assert not names & {"PatientName", "PatientBirthDate", *refused} and "Manufacturer" in names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +57,10 @@ class Made:
                 np.zeros(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4, np.uint8)
             case "raises":
                 raise RuntimeError("a name of a patient")
+            case "panics":
+                raise BaseException("a PanicException of PyO3 is no Exception")
+            case "exits":
+                sys.exit("a name of a patient")
             case "unreadable":
                 raise PermissionError(13, "Permission denied")
             case "refuses":
@@ -104,8 +109,15 @@ def test_an_item_that_failed_for_the_sake_of_others_is_read_again(tmp_path: Path
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_an_item_raises_is_its_rejection_and_quotes_nothing_in_the_reason(workers: int) -> None:
-    found = [each for _, each in read([Made(0, "raises"), Made(1, "unreadable"), Made(2, "refuses")], workers)]
-    assert [each.reason for each in found if isinstance(each, Rejection)] == ["damaged", "cannot be read", "no"]
+    ways = {
+        "raises": "damaged",
+        "panics": "damaged",
+        "exits": "damaged",
+        "unreadable": "cannot be read",
+        "refuses": "no",
+    }
+    found = read([Made(number, way) for number, way in enumerate(ways)], workers)
+    assert [each.reason for _, each in found if isinstance(each, Rejection)] == [*ways.values()]
 
 
 def test_no_item_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

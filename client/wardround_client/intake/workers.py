@@ -165,5 +165,7 @@ def _read(item: Item, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
         return Rejection("cannot be read", error.strerror or "")
     except MemoryError:
         return NO_MEMORY
-    except Exception as error:  # an item must never end an ingest
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an item must never end an ingest, and a decoder in Rust panics (PyO3)
         return Rejection("damaged", repr(error)[:500])

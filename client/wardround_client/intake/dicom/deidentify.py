@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydicom.dataset import Dataset
-
+from wardround_client.intake.dicom.attributes import UnusableError, quiet
+from wardround_client.intake.dicom.header import read
 from wardround_client.intake.dicom.pixels import images_of
-from wardround_client.intake.dicom.read import UnusableError, quiet, read, text
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Instance, Rejection
@@ -17,14 +16,13 @@ def instance_of(path: Path, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Inst
     """Read, hash and render one file; whatever is wrong with it becomes a Rejection. Raises: OSError, MemoryError."""
     try:
         with quiet():
-            dataset = read(path, recipe)
-            study = text(dataset, "StudyInstanceUID")
+            header = read(path, recipe)
             return Instance(
-                patient=pseudonyms.patient(text(dataset, "PatientID")),
-                study=pseudonyms.study(study) if study else b"",
-                instance=pseudonyms.instance(text(dataset, "SOPInstanceUID")),
-                rows=images_of(dataset, recipe),
-                manufacturer=_manufacturer(dataset),
+                patient=pseudonyms.patient(header.patient_id),
+                study=pseudonyms.study(header.study_uid) if header.study_uid else b"",
+                instance=pseudonyms.instance(header.instance_uid),
+                rows=images_of(header, recipe),
+                manufacturer=header.manufacturer,
             )
     except UnusableError as unusable:
         return unusable.rejection
@@ -32,10 +30,3 @@ def instance_of(path: Path, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Inst
         raise
     except Exception as error:  # last resort: a file must never end an ingest
         return Rejection("DICOM data set is damaged", repr(error)[:500])
-
-
-def _manufacturer(dataset: Dataset) -> str:
-    try:
-        return text(dataset, "Manufacturer")
-    except UnusableError:  # the image is as good without it
-        return ""

@@ -1,14 +1,12 @@
-"""A DICOM file -> the few attributes that wardround may know, checked; or `UnusableError`, which names the tag."""
+"""Which attributes of a DICOM file may be read, and their values, checked; or `UnusableError`, which names the tag."""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -16,13 +14,15 @@ from pydicom import config
 from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Rejection
 
 IDENTITY = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 """Read to be hashed with the hospital's key, and for nothing else."""
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+PALETTE = "PALETTE COLOR"
 
 PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -87,6 +87,19 @@ def named(keyword: str) -> str:
 
 
 @contextmanager
+def refusing(reason: str, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Whatever goes wrong inside refuses the file, but for `passing`, and for memory, which another moment may have."""
+    try:
+        yield
+    except (UnusableError, MemoryError):
+        raise
+    except Exception as error:  # each parser and each decoder raises its own kinds
+        if isinstance(error, passing):
+            raise
+        raise UnusableError(reason, repr(error)) from None
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom's warnings and logs to ourselves: they quote values, and a cohort's log may be shown to others."""
     logger = logging.getLogger("pydicom")
@@ -98,34 +111,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def read(path: Path, recipe: ImageRecipe) -> Dataset:
-    """The allowed attributes of a DICOM file (PS3.10 section 7).
-
-    Raises:
-        UnusableError: not DICOM, no pixel data, no identity, burned-in text, or sizes past the recipe's limits.
-        OSError: the file cannot be read.
-    """
-    _check_container(path, recipe)
-    try:
-        dataset = pydicom.dcmread(path, specific_tags=[Tag(keyword) for keyword in ALLOWED])
-    except OSError:
-        raise
-    except Exception as error:  # any kind: a damaged header can make a parser fail in any way
-        raise UnusableError("DICOM data set is damaged", repr(error)) from None
-    if not any(keyword in dataset for keyword in PIXEL_DATA):
-        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
-        raise UnusableError(f"no {named('PixelData')}", getattr(kind, "name", ""))
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        raise UnusableError(f"no {named('TransferSyntaxUID')}")
-    for keyword in ("PatientID", "SOPInstanceUID"):
-        if not text(dataset, keyword):
-            raise UnusableError(f"no {named(keyword)}")
-    if text(dataset, "BurnedInAnnotation").upper() == "YES" and not recipe.allow_burned_in:
-        raise UnusableError(f"{named('BurnedInAnnotation')} is YES")
-    _check_sizes(dataset, recipe)
-    return dataset
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -182,53 +167,5 @@ def _value(dataset: Dataset, keyword: str) -> Any:
 
 
 def _get(dataset: Dataset, keyword: str) -> Any:
-    try:
+    with refusing(f"{named(keyword)} cannot be read"):  # values are parsed when first asked for
         return dataset.get(keyword)
-    except Exception as error:  # values are parsed when first asked for
-        raise UnusableError(f"{named(keyword)} cannot be read", repr(error)) from None
-
-
-def _check_container(path: Path, recipe: ImageRecipe) -> None:
-    """Refuse what is not DICOM, and what is, or inflates to, too much."""
-    if not path.is_file():
-        raise UnusableError("not a regular file")
-    if path.stat().st_size > recipe.greatest_bytes:
-        raise UnusableError(
-            "file is larger than the limit", f"{path.stat().st_size} bytes, limit {recipe.greatest_bytes}"
-        )
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if head[128:132] != b"DICM":
-        raise UnusableError("not DICOM", "no 'DICM' prefix (PS3.10 section 7.1)")
-    if DeflatedExplicitVRLittleEndian.encode() in head:
-        _check_inflated(path, recipe)
-
-
-def _check_inflated(path: Path, recipe: ImageRecipe) -> None:
-    """A deflated data set (PS3.5 annex A.5) can be a thousand times its file; measure before pydicom inflates it."""
-    try:
-        meta = pydicom.filereader.read_file_meta_info(path)
-        start = 144 + int(meta.FileMetaInformationGroupLength)  # preamble, prefix, and the group length element itself
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        size = 0
-        with path.open("rb") as file:
-            file.seek(start)
-            while block := file.read(1 << 16):
-                while block and size <= recipe.greatest_bytes:
-                    size += len(inflater.decompress(block, 1 << 20))
-                    block = inflater.unconsumed_tail
-    except OSError:
-        raise
-    except Exception as error:
-        raise UnusableError("deflated data set is damaged, Transfer Syntax UID (0002,0010)", repr(error)) from None
-    if size > recipe.greatest_bytes:
-        raise UnusableError("deflated data set is larger than the limit", f"limit {recipe.greatest_bytes} bytes")
-
-
-def _check_sizes(dataset: Dataset, recipe: ImageRecipe) -> None:
-    rows, columns = whole(dataset, "Rows", least=1), whole(dataset, "Columns", least=1)
-    if rows * columns > recipe.greatest_pixels:
-        limit = f"{rows} x {columns}, limit {recipe.greatest_pixels} pixels"
-        raise UnusableError(f"{named('Rows')} x {named('Columns')} is larger than the limit", limit)
-    if number(dataset, "NumberOfFrames") is not None:
-        whole(dataset, "NumberOfFrames", least=1)
