@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import ConfigError, DataError, StorageError
+from wardround_server.events import RoundEnded, parsed
 from wardround_server.report import write_report
 from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, nice_ticks
+from wardround_server.report.numbers import whole_percent, wilson
 
 TOML = """
 name = "spring"
@@ -50,7 +53,7 @@ def event(number: int, **more: Any) -> dict[str, Any]:
 def make_run(folder: Path, events: list[dict[str, Any]] | None = None, **files: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "federation.toml").write_text(TOML)
-    lines = [event(i) for i in range(4)] if events is None else events
+    lines = [*(event(i) for i in range(4)), {"event": "done"}] if events is None else events
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
@@ -136,7 +139,7 @@ def test_who_was_cut_and_who_lay_apart_is_named(tmp_path: Path) -> None:
     cuts = {"north": 0.25}
     events = [event(i, clipped=cuts if i else {}, apart={"north": 7.5, "south": 1.0}) for i in range(3)]
     page = read(make_run(tmp_path / "r", events))
-    assert "2 rounds round 1: to 25 % round 2: to 25 %" in page.text
+    assert "2 times round 1: to 25 % round 2: to 25 %" in page.text
     assert "7.5" in page.text
     assert "round 0: to" not in page.text
 
@@ -158,11 +161,102 @@ def test_without_privacy_the_banner_is_the_first_thing_and_no_epsilon_is_claimed
 
 def test_a_real_run_without_simulation_or_comparison_is_reported_too(tmp_path: Path) -> None:
     events = [event(i, accuracy_by_hospital=None, accuracy=None) for i in range(3)]
-    events.append({**event(3), "question": "confusion", "accuracy": 0.62, "accuracies": {"north": 0.6, "south": None}})
+    accuracies = {"north": 0.6, "south": None}
+    events.append({**event(3), "question": "confusion", "accuracy": 0.62, "accuracy_by_hospital": accuracies})
     page = read(make_run(tmp_path / "r", events))
     assert "Federation · spring" in page.text
     assert "noised counts that hospitals release" in page.text
     assert "took no part" not in page.text
+
+
+DEPLOYED = {
+    "event": "start",
+    "time": "2026-11-28T19:20:00+00:00",
+    "run": "spring-2",
+    "digest": "d" * 64,
+    "rounds": 41,
+    "hospitals": ["north", "south"],
+    "registered": {"north": {"declared_patients": 100}, "south": {"declared_patients": 80}, "west": {}},
+    "versions": {"wardround": "9.9"},
+}
+
+
+def deployed(number: int, **more: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"accuracy": None, "accuracy_by_hospital": {}, "absent": ["west"]}
+    return event(number, **nothing, answers={"north": f"{number:064x}"}) | more
+
+
+def test_a_deployed_run_claims_no_more_than_its_events_say(tmp_path: Path) -> None:
+    refused = {"declared_patients": {"north": 100}, "replied": 1, "rejected": {"south": "PolicyRefusal"}}
+    events = [DEPLOYED, *(deployed(number, **refused) for number in range(4))]
+    page = read(make_run(tmp_path / "r", [*events, {"event": "done", "time": "2026-11-28T19:41:00+00:00"}]))
+    assert "1 hospital trained a model together in 3 rounds." in page.text
+    assert "How well it tells normal and nodule apart was not measured." in page.text
+    assert "Never answered: south (0 of 4), west (0 of 4)." in page.text
+    assert "1 of 3 hospitals answered at least once" in page.text
+    assert "33 % of the questions were answered: 4 of 12" in page.text
+    assert "rounds 0 to 3: PolicyRefusal" in page.text
+    assert "rounds 0 to 3: not connected" in page.text
+    assert "run spring-2 · 2026-11-28 19:20 to 19:41 UTC" in page.text
+    assert "wardround 9.9" in page.text
+    assert "d" * 64 in page.text
+    assert f"{3:064x}"[:16] in page.text, "which the hospital finds in its ledger"
+    assert "modality" not in page.text, "a column of which nothing is known"
+    assert "Not compared with training at one hospital alone" in page.text
+    assert "tossing a coin" in page.text, "what epsilon means"
+
+
+def test_a_run_that_failed_says_so_first_and_why(tmp_path: Path) -> None:
+    failed = {"event": "failed", "error": "QuorumMissed", "message": "round 2: only north <b>answered</b>."}
+    missed = deployed(2, event="missed", declared_patients={"north": 100}, absent=["south", "west"])
+    page = read(make_run(tmp_path / "r", [DEPLOYED, deployed(0), deployed(1), missed, failed]))
+    first = page.text.split(": wardround report", 1)[1].strip()
+    assert first.startswith("This run failed after 2 of 41 rounds. round 2: only north <b>answered</b>.")
+    assert "5 of 9" in page.text
+    assert "round 2: not connected" in page.text
+
+
+def test_a_run_that_is_under_way_or_was_stopped_says_so(tmp_path: Path) -> None:
+    text = read(make_run(tmp_path / "r", [DEPLOYED, deployed(0), deployed(1)])).text
+    assert "This run is not finished: it is under way, or was stopped, after 2 of 41 rounds" in text
+
+
+@pytest.mark.parametrize(("answers", "said"), [((200, 200), "100"), ((199, 200), "99"), ((1, 900), "1"), ((0, 9), "0")])
+def test_a_share_is_100_per_cent_only_of_all(answers: tuple[int, int], said: str) -> None:
+    assert whole_percent(*answers) == f"{said}\u202f%"
+
+
+@given(st.floats(0, 1), st.integers(1, 10_000))
+def test_wilsons_interval_holds_the_share_and_is_never_a_point(share: float, count: int) -> None:
+    low, high = wilson(share, count)
+    assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
+    assert high - low > 1e-4
+
+
+ODD = st.none() | st.integers() | st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text())
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RoundEnded.model_fields)), ODD))
+def test_a_line_with_odd_values_is_an_event_all_the_same(fields: dict[str, Any]) -> None:
+    event = parsed(fields | {"event": "round"})
+    assert isinstance(event, RoundEnded)
+    assert parsed(json.loads(event.line())) == event
+
+
+def test_grey_bars_can_be_told_from_the_paper_in_both_lights() -> None:
+    style = files("wardround_server.report").joinpath("style.css").read_text()
+    for colours in style.split("prefers-color-scheme: dark")[:2]:
+        found = dict(re.findall(r"--(\w+): #([0-9a-f]{6})", colours))
+        light = {name: luminance(found[name]) for name in ("faint", "main", "second", "third", "fourth", "card")}
+        paper = light.pop("card")
+        assert all((max(paper, each) + 0.05) / (min(paper, each) + 0.05) >= 3 for each in light.values())
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.1, relative luminance."""
+    parts = (int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4))
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_the_file_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:

@@ -42,9 +42,8 @@ def test_before_and_after_stand_side_by_side_with_their_intervals(tmp_path: Path
     text = text_of(tmp_path / "r", card(0.52, 0.71))
     assert "New-hospital card: newcomer" in text
     assert "learned from 9 labelled patients of this hospital (5 normal, 4 nodule)" in text
-    assert "Its 31 other patients judge it, before and after." in text
-    assert "Balanced accuracy rose from 52 % to 71 %." in text
-    assert "52.0 % 42.0 to 62.0 71.0 % 61.0 to 81.0" in text
+    assert "31 other patients of it judge it, before and after." in text
+    assert "The macro AUROC rose from 0.520 to 0.710." in text
     assert "0.520 0.420 to 0.620 0.710 0.610 to 0.810" in text
     assert "recall at 90 % specificity" in text
     assert text.count("lower is better") == 2
@@ -52,7 +51,7 @@ def test_before_and_after_stand_side_by_side_with_their_intervals(tmp_path: Path
 
 @pytest.mark.parametrize(("before", "after", "went"), [(0.7, 0.6, "fell"), (0.7, 0.7, "stayed")])
 def test_a_loss_is_told_as_one(tmp_path: Path, before: float, after: float, went: str) -> None:
-    assert f"Balanced accuracy {went} from 70 %" in text_of(tmp_path / "r", card(before, after))
+    assert f"The macro AUROC {went} from 0.700" in text_of(tmp_path / "r", card(before, after))
 
 
 def test_manufacturers_are_compared_where_there_are_several(tmp_path: Path) -> None:
@@ -63,11 +62,28 @@ def test_manufacturers_are_compared_where_there_are_several(tmp_path: Path) -> N
 
 
 def test_what_could_not_be_judged_is_left_out_and_named(tmp_path: Path) -> None:
-    found = card(0.5, 0.6, missing="balanced_accuracy")
+    found = card(0.5, 0.6, missing="macro_auroc")
     found["after"]["classes"] = [0]
     text = text_of(tmp_path / "r", found)
     assert "Not judged, for lack of patients: nodule." in text
-    assert "Balanced accuracy rose" not in text
+    assert "macro AUROC" not in text
+
+
+def test_one_report_says_one_balanced_accuracy_of_a_hospital(tmp_path: Path) -> None:
+    found = card(0.6, 0.7)
+    for when, value in (("before", 0.34), ("after", 0.39)):
+        found[when]["metrics"]["balanced_accuracy"] = {"value": value, "low": value, "high": value}
+    text = text_of(tmp_path / "r", found)
+    assert "83 % balanced accuracy" in text, "of many draws of the labelled patients"
+    assert not any(number in text for number in ("34 %", "34.0", "39 %", "39.0")), "of the card's one draw"
+
+
+def test_an_interval_is_never_narrower_than_two_patients_allow(tmp_path: Path) -> None:
+    found = card(1.0, 1.0)
+    for when in ("before", "after"):
+        found[when]["patients"] = 2
+        found[when]["metrics"]["recall_at_specificity"] |= {"low": 1.0, "high": 1.0}
+    assert "100.0 % 34.2 to 100.0" in text_of(tmp_path / "r", found)
 
 
 def test_a_simulation_that_could_not_judge_says_why_and_an_older_run_has_no_card(tmp_path: Path) -> None:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wardround_server.report.charts import Bar, bar_chart, legend, number
-from wardround_server.report.data import RunRecord
-from wardround_server.report.escaped import escape
+from wardround_server.report.charts import Bar, bar_chart
+from wardround_server.report.numbers import NOTHING, Cell, counted, limits, percent
 
 Judged = Mapping[str, Any]
-NOTHING = "\u2013"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """name: in the JSON. said: for a reader. means: in plain words. lower: whether less is better."""
+    """name: in the JSON. said: for a reader. means: in plain words. lower: whether less is better.
+
+    share: whether it is a proportion of patients, in [0, 1].
+    """
 
     name: str
     said: str
     means: str
-    percent: bool = False
+    share: bool = False
     lower: bool = False
 
 
+# Balanced accuracy is shown once, above the card, over more draws of the labelled patients.
+BALANCED = Metric(
+    "balanced_accuracy", "balanced accuracy", "share recognised, each class counting the same", share=True
+)
 METRICS = (
-    Metric("balanced_accuracy", "balanced accuracy", "share recognised, each class counting the same", percent=True),
     Metric("macro_auroc", "macro AUROC", "how often a patient with a finding scores above one without; 0.5 is chance"),
     Metric("macro_f1", "macro F1", "missed and wrongly named patients weighed together; 1 is the best"),
     Metric(
         "recall_at_specificity",
         "recall at {specificity}",
         "share of a class found while so many of the others are told right",
-        True,
+        share=True,
     ),
     Metric(
         "expected_calibration_error", "calibration error", "how far probabilities are from what came true", lower=True
@@ -42,106 +46,101 @@ METRICS = (
 )
 
 
-def card(run: RunRecord) -> str:
-    """The section; empty where nobody was adapted to."""
-    found: Judged | None = (run.comparison or {}).get("card")
-    if not found:
-        return ""
+def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the template shows; None where nobody adapted."""
+    found: Judged | None = (comparison or {}).get("card")
+    if not comparison or not found:
+        return None
     if "skipped" in found:
-        return f"<section><h2>New-hospital card</h2><p>{escape(str(found['skipped']))}</p></section>"
+        return {"skipped": found["skipped"]}
     before, after = found["before"], found["after"]
-    shown = [m for m in METRICS if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
-    charted = [metric for metric in shown if not metric.lower]
+    metrics = METRICS if (comparison.get("rows") or []) else (BALANCED, *METRICS)
+    shown = [m for m in metrics if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
     groups = [
         (
             _said(metric, after),
             [
-                Bar(*_interval(before["metrics"][metric.name]), "faint", "before adapting"),
-                Bar(*_interval(after["metrics"][metric.name]), "main", "after adapting"),
+                Bar(*_limits(metric, before), "faint", "before adapting"),
+                Bar(*_limits(metric, after), "main", "after adapting"),
             ],
         )
-        for metric in charted
+        for metric in shown
+        if not metric.lower
     ]
-    chart = bar_chart(groups, title="Before and after adapting", chance=None, y_label="higher is better")
-    entries = legend([("faint", "before: the shared model as it is"), ("main", "after adapting to this hospital")])
-    who = str((run.comparison or {}).get("hospital", "the new hospital"))
-    return (
-        f"<section><h2>New-hospital card: {escape(who)}</h2><p>{escape(_story(found))}</p>"
-        f'<div class="pair"><div>{chart}{entries}{_makers(before, after)}</div>{_table(shown, before, after)}</div>'
-        f'<p class="tag">{escape(_small_print(found))}</p></section>'
-    )
+    return {
+        "skipped": "",
+        "who": comparison.get("hospital", "the new hospital"),
+        "story": _story(found, shown),
+        "chart": bar_chart(groups, title="Before and after adapting", chance=None, y_label="higher is better"),
+        "makers": _makers(before, after),
+        "rows": [
+            {
+                "name": _said(metric, after),
+                "means": metric.means + ("; lower is better" if metric.lower else ""),
+                "before": _cell(metric, before),
+                "after": _cell(metric, after),
+            }
+            for metric in shown
+        ],
+        "small_print": _small_print(found),
+    }
 
 
-def _story(found: Judged) -> str:
+def _story(found: Judged, shown: Sequence[Metric]) -> str:
     learned = ", ".join(f"{count} {label}" for label, count in found["support_by_class"].items() if count)
     what = (
-        f"The shared model learned from {found['support_patients']} labelled patients of this hospital "
-        f"({learned}). Its {found['after']['patients']} other patients judge it, before and after."
+        f"The shared model learned from {counted(found['support_patients'], 'labelled patient')} of this hospital "
+        f"({learned}). {counted(found['after']['patients'], 'other patient')} of it judge it, before and after."
     )
-    values = [found[when]["metrics"].get("balanced_accuracy") for when in ("before", "after")]
-    if None in values:
+    if not shown:
         return what
-    before, after = (float(value["value"]) for value in values)
+    metric = shown[0]
+    before, after = (limits(found[when]["metrics"][metric.name])[0] for when in ("before", "after"))
     went = "rose" if after > before else "fell" if after < before else "stayed"
-    return f"{what} Balanced accuracy {went} from {number(before, True)} to {number(after, True)}."
-
-
-def _table(shown: list[Metric], before: Judged, after: Judged) -> str:
-    body = "".join(
-        f"<tr><th scope=row>{escape(_said(metric, after))}<br><span class=tag>{escape(metric.means)}"
-        f"{'; lower is better' if metric.lower else ''}</span></th>"
-        f"<td class=n>{_cell(metric, before)}</td><td class=n>{_cell(metric, after)}</td></tr>"
-        for metric in shown
-    )
     return (
-        '<div class="scroll"><table><caption>Each metric with its 95\u202f% interval over patients</caption>'
-        "<thead><tr><th scope=col>metric</th><th scope=col class=n>before</th><th scope=col class=n>after</th></tr>"
-        f"</thead><tbody>{body}</tbody></table></div>"
+        f"{what} The {_said(metric, found['after'])} {went} from {_value(metric, before)} to {_value(metric, after)}."
     )
 
 
-def _makers(before: Judged, after: Judged) -> str:
+def _makers(before: Judged, after: Judged) -> Sequence[Mapping[str, Any]]:
     """Balanced accuracy by the maker of the scanner; nothing where there is one."""
     makers = list(after["manufacturers"])
     if len(makers) < 2:
-        return ""
-    metric = METRICS[0]
-    body = "".join(
-        f"<tr><th scope=row>{escape(maker)}</th><td class=n>{int(after['manufacturers'][maker]['patients'])}</td>"
-        f"<td class=n>{_cell(metric, before['manufacturers'][maker])}</td>"
-        f"<td class=n>{_cell(metric, after['manufacturers'][maker])}</td></tr>"
+        return ()
+    return [
+        {
+            "name": maker,
+            "patients": int(after["manufacturers"][maker]["patients"]),
+            "before": _cell(BALANCED, before["manufacturers"][maker]),
+            "after": _cell(BALANCED, after["manufacturers"][maker]),
+        }
         for maker in makers
-    )
-    return (
-        '<div class="scroll"><table><caption>Balanced accuracy by the scanner\'s manufacturer</caption><thead><tr>'
-        "<th scope=col>manufacturer</th><th scope=col class=n>patients</th><th scope=col class=n>before</th>"
-        f"<th scope=col class=n>after</th></tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    ]
 
 
 def _small_print(found: Judged) -> str:
     classes, judged = found["classes"], found["after"]["classes"]
     missing = [str(name) for index, name in enumerate(classes) if index not in judged]
-    said = (
-        "One draw of the labelled patients. Here all images of a patient make one prediction, so that numbers differ a "
-        "little from those above. With few patients a class the intervals are too narrow."
-    )
+    said = "One draw of the labelled patients; all images of a patient make one prediction."
     return said + (f" Not judged, for lack of patients: {', '.join(missing)}." if missing else "")
 
 
 def _said(metric: Metric, judged: Judged) -> str:
-    return metric.said.format(specificity=f"{100 * float(judged['specificity']):.0f}\u202f% specificity")
+    return metric.said.format(specificity=f"{percent(float(judged['specificity']))} specificity")
 
 
-def _interval(found: Judged) -> tuple[float, float, float]:
-    return float(found["value"]), float(found["low"]), float(found["high"])
+def _limits(metric: Metric, judged: Judged) -> tuple[float, float, float]:
+    return limits(judged["metrics"][metric.name], int(judged["patients"]) if metric.share else 0)
 
 
-def _cell(metric: Metric, judged: Judged) -> str:
-    found = judged["metrics"].get(metric.name)
-    if not found:
-        return NOTHING
-    value, low, high = _interval(found)
-    if metric.percent:
-        return f"{100 * value:.1f}\u202f%<br><span class=tag>{100 * low:.1f} to {100 * high:.1f}</span>"
-    return f"{value:.3f}<br><span class=tag>{low:.3f} to {high:.3f}</span>"
+def _value(metric: Metric, value: float) -> str:
+    return percent(value, 1) if metric.share else f"{value:.3f}"
+
+
+def _cell(metric: Metric, judged: Judged) -> Cell:
+    if not judged["metrics"].get(metric.name):
+        return Cell(NOTHING)
+    value, low, high = _limits(metric, judged)
+    if metric.share:
+        return Cell(_value(metric, value), f"{100 * low:.1f} to {100 * high:.1f}")
+    return Cell(_value(metric, value), f"{low:.3f} to {high:.3f}" if low < high else "")

@@ -6,10 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import wrap
+
+from markupsafe import Markup
 
 from wardround_server.report.escaped import escape
 
 Points = Sequence[tuple[float, float]]
+LABEL_LETTERS = 14  # of a line below a group of bars, at the size of a small screen
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ def line_chart(
     marks: Sequence[tuple[float, str]] = (),
     width: int = 520,
     height: int = 260,
-) -> str:
+) -> Markup:
     """Curves over rounds. marks: horizontal dashed lines, (value, what it is). An empty chart says so."""
     values = [p for line in lines for p in line.points]
     if not values:
-        return f'<p class="empty">{escape(title)}: nothing was measured.</p>'
+        return Markup(f'<p class="empty">{escape(title)}: nothing was measured.</p>')
     xs = [x for x, _ in values]
     low, high = y_range or _range([y for _, y in values] + [v for v, _ in marks])
     ticks = nice_ticks(low, high)
@@ -67,7 +71,7 @@ def line_chart(
         width, height, 48, 16, 26, 40, (min(xs), max(max(xs), min(xs) + 1)), (min(low, ticks[0]), max(high, ticks[-1]))
     )
     parts = [_grid(frame, ticks, percent), _x_axis(frame, x_label)]
-    parts.append(f'<text class="axis" x="{frame.left - 40}" y="{frame.top - 14:.0f}">{escape(y_label)}</text>')
+    parts.append(f'<text class="axis" x="{frame.left - 40}" y="14">{escape(y_label)}</text>')
     for value, what in marks:
         x, y = frame.at(frame.x[1], value)
         parts.append(f'<line class="mark" x1="{frame.left}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -76,7 +80,9 @@ def line_chart(
     return _svg(frame, title, "".join(parts))
 
 
-def spark(lines: Sequence[Line], *, title: str, x: tuple[float, float], y: tuple[float, float], percent: bool) -> str:
+def spark(
+    lines: Sequence[Line], *, title: str, x: tuple[float, float], y: tuple[float, float], percent: bool
+) -> Markup:
     """A small multiple: curves on shared axes with the last value written at its end."""
     frame = Frame(210, 74, 4, 46, 8, 8, x, y)
     base = frame.at(x[0], y[0])[1]
@@ -88,7 +94,7 @@ def spark(lines: Sequence[Line], *, title: str, x: tuple[float, float], y: tuple
             parts.append(f'<circle class="dot {line.style}" cx="{px:.1f}" cy="{py:.1f}" r="2.5"/>')
             shown = number(line.points[-1][1], percent)
             parts.append(f'<text class="value {line.style}" x="{px + 7:.1f}" y="{py + 4:.1f}">{shown}</text>')
-    return _svg(frame, title, "".join(parts))
+    return _svg(frame, title, "".join(parts), "spark")
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,13 @@ class Bar:
     label: str
 
 
-def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance: float | None, y_label: str) -> str:
+def bar_chart(
+    groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance: float | None, y_label: str, x_label: str = ""
+) -> Markup:
     """Groups of bars in percent, each with its interval and its value written above."""
-    frame = Frame(520, 260, 48, 58, 26, 40, (0, len(groups)), (0, 1))
+    frame = Frame(520, 290, 48, 58, 42, 60, (0, len(groups)), (0, 1))
     parts = [_grid(frame, [0, 0.25, 0.5, 0.75, 1.0], True)]
-    parts.append(f'<text class="axis" x="{frame.left - 40}" y="{frame.top - 14:.0f}">{escape(y_label)}</text>')
+    parts.append(f'<text class="axis" x="{frame.left - 40}" y="14">{escape(y_label)}</text>')
     for index, (name, bars) in enumerate(groups):
         wide = 0.62 / max(len(bars), 1)
         for place, bar in enumerate(bars):
@@ -122,9 +130,11 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance
                 f'<text class="value" text-anchor="middle" x="{middle:.1f}" y="{min(top, high) - 5:.1f}">{shown}</text>'
             )
         x, _ = frame.at(index + 0.5, 0)
-        parts.append(
-            f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{frame.height - 20}">{escape(name)}</text>'
-        )
+        for line, text in enumerate(wrap(name, LABEL_LETTERS)):
+            y = frame.height - frame.bottom + 20 + 18 * line
+            parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{y:.0f}">{escape(text)}</text>')
+    if x_label:
+        parts.append(_below(frame, x_label))
     if chance is not None:
         x, y = frame.at(len(groups), chance)
         parts.append(f'<line class="mark" x1="{frame.left}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -135,7 +145,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, chance
 ROC_FROM = 1e-4
 
 
-def roc_chart(lines: Sequence[Line], *, title: str, resolution: float) -> str:
+def roc_chart(lines: Sequence[Line], *, title: str, resolution: float) -> Markup:
     """ROC curves on logarithmic axes from ROC_FROM to 1, with the line of guessing.
 
     Args:
@@ -146,11 +156,8 @@ def roc_chart(lines: Sequence[Line], *, title: str, resolution: float) -> str:
     """
     frame = Frame(520, 430, 58, 14, 26, 44, (math.log10(ROC_FROM), 0), (math.log10(ROC_FROM), 0))
     parts = [_decades(frame), _unresolved(frame, resolution)]
-    parts.append(f'<text class="axis" x="{frame.left - 50}" y="{frame.top - 12:.0f}">found (TPR)</text>')
-    middle = (frame.left + frame.width - frame.right) / 2
-    parts.append(
-        f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">wrongly accused (FPR)</text>'
-    )
+    parts.append(f'<text class="axis" x="{frame.left - 50}" y="{frame.top - 12:.0f}">true positive rate</text>')
+    parts.append(_below(frame, "false positive rate"))
     (x1, y1), (x2, y2) = frame.at(frame.x[0], frame.y[0]), frame.at(0, 0)
     parts.append(f'<line class="chance" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
     for line in lines:
@@ -196,12 +203,6 @@ def _unresolved(frame: Frame, resolution: float) -> str:
     )
 
 
-def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """What the styles mean, as (style, text); nothing for no entries."""
-    items = "".join(f'<li class="{style}"><i></i>{escape(text)}</li>' for style, text in entries)
-    return f'<ul class="legend">{items}</ul>' if items else ""
-
-
 def number(value: float, percent: bool = False) -> str:
     """A value as it is written beside a curve."""
     if percent:
@@ -239,10 +240,7 @@ def _x_axis(frame: Frame, label: str) -> str:
     for tick in ticks:
         x, _ = frame.at(tick, 0)
         parts.append(f'<text class="axis" text-anchor="middle" x="{x:.1f}" y="{below:.0f}">{tick:.0f}</text>')
-    middle = (frame.left + frame.width - frame.right) / 2
-    parts.append(
-        f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">{escape(label)}</text>'
-    )
+    parts.append(_below(frame, label))
     return "".join(parts)
 
 
@@ -258,8 +256,14 @@ def _curve(frame: Frame, line: Line, percent: bool) -> str:
     return f'<polyline class="curve {line.style}" points="{places}">{note}</polyline>'
 
 
-def _svg(frame: Frame, title: str, body: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {frame.width:.0f} {frame.height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
-        f"<title>{escape(title)}</title>{body}</svg>"
+def _below(frame: Frame, label: str) -> str:
+    """What the horizontal axis shows."""
+    middle = (frame.left + frame.width - frame.right) / 2
+    return f'<text class="axis" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 6}">{escape(label)}</text>'
+
+
+def _svg(frame: Frame, title: str, body: str, kind: str = "chart") -> Markup:
+    return Markup(
+        f'<svg class="{kind}" viewBox="0 0 {frame.width:.0f} {frame.height:.0f}" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{body}</svg>'
     )

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import html
+import markupsafe
+from markupsafe import Markup
 
 from wardround.text import shown
 
+LONGEST = 2000
 
-def escape(text: object, quote: bool = True) -> str:
-    """The text for an element or an attribute."""
+
+def visible(value: object) -> object:
+    """What a template is given, before it is escaped; drawings and other markup of our own stay as they are."""
+    if isinstance(value, Markup):
+        return value
     # The narrow blank before our own per cent signs is no more than a blank.
-    return html.escape("\u202f".join(shown(part, 2000) for part in str(text).split("\u202f")), quote)
+    return "\u202f".join(shown(part, LONGEST) for part in str(value).split("\u202f"))
+
+
+def escape(text: object) -> Markup:
+    """The text for an element or an attribute."""
+    return markupsafe.escape(visible(text))

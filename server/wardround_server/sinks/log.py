@@ -22,18 +22,17 @@ def sink(folder: Path, settings: Mapping[str, Any]) -> Iterator[Tell]:
     """Write to run.log; a disk that is full costs lines of it and nothing else."""
     handler = PrivateLog(folder / FILE, maxBytes=LONGEST, backupCount=1, delay=True)
     handler.setFormatter(OneLine())
-    ours = logging.getLogger("wardround_server")
-    level = ours.level
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
+    words = logging.Logger("run")  # no part of the tree, so that only run.log has them
+    words.addHandler(handler)
+    warnings = logging.getLogger("wardround_server")
+    warnings.addHandler(handler)
 
     def tell(event: Event) -> None:
         for line in in_words(event):
-            logging.getLogger(__name__).info("%s", line)
+            words.info("%s", line)
 
     try:
         yield tell
     finally:
-        ours.removeHandler(handler)
-        ours.setLevel(level)
+        warnings.removeHandler(handler)
         handler.close()

@@ -1,0 +1,67 @@
+"""Numbers as a report writes them, and intervals that are never narrower than what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+_Z95 = 1.96
+NOTHING = "\u2013"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table, with its interval below; range is "" without one. alarm: it is worth one."""
+
+    value: str
+    range: str = ""
+    alarm: bool = False
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion over so many (JASA 22, 1927): of 2 of 2 it is 0.34 to 1."""
+    if count <= 0:
+        return 0.0, 1.0
+    spread = _Z95 * sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2))
+    middle, scale = share + _Z95**2 / (2 * count), 1 + _Z95**2 / count
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.5 -> 50 %."""
+    return f"{100 * share:.{digits}f}\u202f%"
+
+
+def whole_percent(part: int, of: int) -> str:
+    """A share in whole per cent that says 0 and 100 only of none and of all."""
+    rounded = round(100 * part / of)
+    return percent((0 if part == 0 else 100 if part == of else min(max(rounded, 1), 99)) / 100)
+
+
+def significant(share: float) -> str:
+    """In per cent, with the two or three digits that matter, and without the sign."""
+    value = 100 * float(share)
+    return f"{value:.3g}" if value >= 1 else f"{value:.2g}"
+
+
+def counted(count: int, word: str) -> str:
+    """1 patient, 2 patients."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def duration(seconds: float) -> str:
+    """A time span for a reader."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def limits(cell: Mapping[str, Any], patients: int = 0) -> tuple[float, float, float]:
+    """(value, low, high) of a proportion; where nothing varied, as wide as so many patients allow."""
+    value = float(cell["value"] if "value" in cell else cell["mean"])
+    low, high = float(cell.get("low", value)), float(cell.get("high", value))
+    return (value, *wilson(value, patients)) if patients and not low < high else (value, low, high)
