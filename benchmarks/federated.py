@@ -17,7 +17,6 @@ from torch import Tensor
 from wardround.accountant import calibrate, rows_for
 from wardround.config import Federation
 from wardround.errors import WardroundError
-from wardround.meta import algorithm_named
 from wardround.models import Model, Objective
 from wardround.questions import Statistics
 from wardround.schedule import Schedule
@@ -109,7 +108,7 @@ class InMemory:
 def learned(federation: Federation, model: Model, cohorts: Mapping[str, Examples], *, private: bool) -> Learner:
     """Run the whole federation -> its method at the state it ends in. Every call draws other noise.
 
-    model: with what the method learns beside it (`wardround.meta.extended`). cohorts: by hospital, encoded by it.
+    model: with what the method learns beside it (`Algorithm.extended`). cohorts: by hospital, encoded by it.
     """
     hospitals = [ArrayHospital.of(name, each, federation, model, private=private) for name, each in cohorts.items()]
     checkpointer = InMemoryCheckpointer()
@@ -117,5 +116,4 @@ def learned(federation: Federation, model: Model, cohorts: Mapping[str, Examples
         pass
     state = checkpointer.state
     assert state is not None
-    choice = federation.algorithm
-    return Learner(algorithm_named(choice.name), choice, Objective(model, state.shift, state.scale), state.theta)
+    return Learner(federation.algorithm, Objective(model, state.shift, state.scale), state.theta)

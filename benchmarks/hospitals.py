@@ -27,8 +27,7 @@ from federated import learned
 from rows import NONE, Row, Trial
 from tables import Store
 from wardround.algorithms.fedavg import FedAvg
-from wardround.config import AlgorithmChoice, Federation, OuterOptimizer, Privacy, Rounds
-from wardround.meta import AdaptsBy, algorithm_named, extended
+from wardround.config import Federation, Privacy, Rounds
 from wardround.meta.embedded import class_means
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
@@ -92,10 +91,7 @@ class Study:
 class PlainlyTuned(FedAvg):
     """FedAvg whose model is fine-tuned at home at a rate of its own, however far that leads."""
 
-    @property
-    def adapts_by(self) -> AdaptsBy:
-        """A small rate stops early."""
-        return "adapt_learning_rate"
+    adapts_by = "adapt_learning_rate"  # a small rate stops early
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ class Measurement:
     def _tried(self, problem: Problem, trial: Trial, learner: Learner, target: Target) -> dict[str, dict[str, float]]:
         """Balanced accuracy by shots and by the value of the setting; where nothing adapts, by the first of them."""
         here = self._moved(learner, problem, trial, target)
-        values = TRIED[here.algorithm.adapts_by]
+        values = TRIED[here.algorithm.adapts_by or "adapt_pull"]
         scores = {}
         for shots in self.study.shots:
             tried = values if shots and self.row.kind != "unadapted" else values[:1]
@@ -216,22 +212,23 @@ class Measurement:
         # Without privacy epsilon says nothing, but an agreement has one.
         epsilon = 8.0 if self.column == NONE else float(self.column)
         federation = self.study.federation(classes, self.row.algorithm, trial, epsilon)
-        return federation, extended(self.study.model(federation), federation)
+        return federation, federation.algorithm.extended(self.study.model(federation))
 
     def _learner(self, problem: Problem, trial: Trial) -> Learner:
         """What the row learns from the problem's hospitals; `local` learns nothing there."""
         federation, model = self._agreed(problem.classes, trial)
         if self.row.kind == "local":
             loss = Objective(model, *no_scaling(model.scaling_size))
-            choice = federation.algorithm
-            return Learner(algorithm_named(choice.name), choice, loss, model.initial())
+            return Learner(federation.algorithm, loss, model.initial())
         cohorts = problem.cohorts
         if self.row.kind == "central":
             cohorts = {"everybody": together(list(cohorts.values()))}
             rounds = federation.rounds.model_copy(update={"quorum": 1})
             federation = federation.model_copy(update={"rounds": rounds})
         learner = learned(federation, model, cohorts, private=self.column != NONE)
-        return replace(learner, algorithm=PlainlyTuned()) if self.row.kind == "plain" else learner
+        return (
+            replace(learner, algorithm=PlainlyTuned(**dict(learner.algorithm))) if self.row.kind == "plain" else learner
+        )
 
     def _moved(self, learner: Learner, problem: Problem, trial: Trial, target: Target) -> Learner:
         """The learner for the target's classes. A head keeps its place for those that the federation knew."""
@@ -246,7 +243,7 @@ class Measurement:
             if name in problem.classes:
                 known = problem.classes.index(name)
                 weight[place], bias[place] = old_weight[known], old_bias[known]
-        return Learner(learner.algorithm, learner.choice, loss, loss.with_head(theta, weight, bias))
+        return Learner(learner.algorithm, loss, loss.with_head(theta, weight, bias))
 
     def _predictor(self, learner: Learner, value: float | None) -> Predictor:
         """What the row does at home. value: of the setting by which its method adapts; None: tuned on the support."""
@@ -278,8 +275,8 @@ def _best(values: Mapping[str, float]) -> str:
 def agreed(algorithm: str, trial: Trial, epsilon: float) -> dict[str, Any]:
     """The sections of an agreement that a trial decides."""
     return {
-        "algorithm": AlgorithmChoice.model_validate({"name": algorithm, **trial.settings}),
-        "outer": OuterOptimizer(rule="mean", learning_rate=trial.learning_rate),  # nobody lies there
+        "algorithm": {"name": algorithm, **trial.settings},
+        "outer": {"rule": "mean", "learning_rate": trial.learning_rate},  # nobody lies there
         "privacy": Privacy(epsilon=epsilon, clip_norm=trial.clip_norm, patients_per_episode=trial.patients_per_episode),
         "rounds": Rounds(rounds=trial.rounds),
     }

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,11 +36,11 @@ from rich.console import Console
 
 from federated import RUN, ArrayHospital, InMemory
 from tables import TABLE, Store, ending, estimate, hardware, markdown
-from wardround.config import Federation, Rule
+from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.files import write_atomically
-from wardround.meta import algorithm_named, extended
 from wardround.models import Model, Objective, build_model
+from wardround.rules import RULES
 from wardround.schedule import Schedule, answer_size
 from wardround.wire import RoundReply, Vector, peek_request
 from wardround_client.cohort.examples import Examples
@@ -55,7 +55,6 @@ from wardround_simulation.simulate import Settings, open_hospitals
 from wardround_simulation.sites import synthetic_sites
 
 RESULTS = Path(__file__).parent / "results" / "liars"
-RULES: tuple[Rule, ...] = get_args(Rule)
 ATTACKS = ("flip", "boosted", "random", "little")
 CROWDS = {"0/8": (8, 0), "1/8": (8, 1), "2/8": (8, 2), "0/20": (20, 0), "4/20": (20, 4)}
 """Hospitals, and liars among them."""
@@ -148,7 +147,7 @@ class Case:
     hospitals: int
     liars: int
     attack: str
-    rule: Rule
+    rule: str
     seed: int
 
     @property
@@ -160,7 +159,7 @@ class Case:
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """All runs, seed by seed, so that a first table is there soon; the large federation has every second seed."""
-    rules: Sequence[Rule] = options.rules
+    rules: Sequence[str] = options.rules
     for seed, name, column, crowd, rule in product(
         range(options.seeds), options.algorithms, options.columns, options.crowds, rules
     ):
@@ -189,9 +188,9 @@ def played(case: Case, federation: Federation, everybody: Mapping[str, Examples]
     checkpointer = InMemoryCheckpointer()
     events = list(run(federation, model, transport, checkpointer, run_name=RUN))
     rounds = [event for event in events if isinstance(event, RoundEnded)]
-    state, choice = checkpointer.state, federation.algorithm
+    state = checkpointer.state
     assert state is not None
-    learner = Learner(algorithm_named(choice.name), choice, Objective(model, state.shift, state.scale), state.theta)
+    learner = Learner(federation.algorithm, Objective(model, state.shift, state.scale), state.theta)
     scores = [learner.score(learner.unadapted(), everybody[name]) for name in names[-OUTSIDE:]]
     return {
         "accuracy": round(fmean(scores), 5),
@@ -203,7 +202,7 @@ def played(case: Case, federation: Federation, everybody: Mapping[str, Examples]
 
 
 def _model(federation: Federation) -> Model:
-    return extended(build_model(federation), federation)
+    return federation.algorithm.extended(build_model(federation))
 
 
 def _apart(rounds: Sequence[RoundEnded], liars: frozenset[str]) -> dict[str, float]:
@@ -271,7 +270,7 @@ def table(store: Store) -> str:
     groups = sorted({where[:4] for where in found if where[3] != "0"})
     for algorithm, private, hospitals, liars in groups:
         rows = []
-        for rule in RULES:
+        for rule in RULES.built_in:
             honest = found.get((algorithm, private, hospitals, "0", "nobody", rule), [])
             row = {"rule": rule, "nobody": _shown(honest)}
             for attack in ATTACKS:
@@ -302,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
+    parser.add_argument("--rules", nargs="+", choices=RULES.built_in, default=list(RULES.built_in), metavar="RULE")
     parser.add_argument("--crowds", nargs="+", choices=CROWDS, default=list(CROWDS), metavar="L/N", help="L of N lie")
     parser.add_argument("--columns", nargs="+", choices=COLUMNS_OF, default=list(COLUMNS_OF))
     parser.add_argument("--algorithms", nargs="+", default=["reptile"], metavar="NAME")

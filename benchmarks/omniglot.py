@@ -3,8 +3,8 @@
     python benchmarks/omniglot.py [--algorithm NAME ...] [--ways 5] [--shots 1 5] [--minutes M | --steps N]
                                   [--threads T] [--seed S] [--data DIR] [--out DIR] [--json]
 
-Every meta-learner of `wardround.meta` whose task can be an episode is trained on Omniglot (Lake, Salakhutdinov and
-Tenenbaum, 2015), as the product would train it: its own `inner`, the coordinator's outer optimizer, Conv4-64 with
+Every meta-learner of wardround whose task can be an episode is trained on Omniglot (Lake, Salakhutdinov and Tenenbaum,
+2015), as the product would train it: its own `inner`, the coordinator's outer optimizer, Conv4-64 with
 GroupNorm, and then its own `adapt` on the support. Only the cohort is another: it deals balanced episodes of
 characters, and neither clips nor adds noise. And the head starts at zero and stays there: what a class' number means is
 drawn anew for each episode (`Learner.slope`).
@@ -27,7 +27,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,13 +42,14 @@ from torch import Tensor
 
 from characters import DRAWINGS, Episode, Omniglot
 from tables import TABLE, Estimate, Row, Store, curve_svg, ending, estimate, hardware, keep_freed_memory, markdown
-from wardround.config import AlgorithmChoice, OuterOptimizer
+from wardround.algorithms import ALGORITHMS, Algorithm
 from wardround.errors import ConfigError
 from wardround.files import Held, locked, write_atomically
-from wardround.meta import Algorithm, algorithm_named, optimizers
 from wardround.meta.base import headless
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
+from wardround.optimizers import Optimizer
+from wardround.optimizers.adam import Adam
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, FewShotLoss, Loss, Predict, Shots, Statistics
 from wardround_server.report.charts import Line
 
@@ -67,7 +68,7 @@ class Recipe:
     """How an algorithm is trained.
 
     ways, shots, queries: classes of a training episode, and drawings of each in support and query. ways 0: as tested.
-    batch: episodes of a step. learning_rate: of the outer Adam, at first. settings: of `AlgorithmChoice`.
+    batch: episodes of a step. learning_rate: of the outer Adam, at first. settings: of the algorithm.
     published: 5-way 1-shot accuracy of the paper's own network and training; None where none is quoted.
     """
 
@@ -99,7 +100,7 @@ RECIPES: dict[str, Recipe] = {
     "reptile": replace(_MINIBATCHES, published=0.977),
     "anil": _HEAD,
     "meta-sgd": _GRADIENT,
-    "learned-optimizer": _GRADIENT,
+    "learned-optimizer": replace(_GRADIENT, settings={"local_steps": 1, "local_learning_rate": 1.0}),
     "matching": _EMBEDDING,
     "relation": _EMBEDDING,
     "siamese": _EMBEDDING,
@@ -147,7 +148,6 @@ class Learner:
 
     algorithm: Algorithm
     recipe: Recipe
-    choice: AlgorithmChoice
     model: Model
     loss: FewShotLoss
 
@@ -158,10 +158,9 @@ class Learner:
             raise ConfigError(f"no episodes are for {name!r}", allowed=", ".join(RECIPES), do="correct --algorithm")
         recipe = RECIPES[name]
         recipe = replace(recipe, ways=max(recipe.ways, ways))
-        algorithm = algorithm_named(name)
-        choice = AlgorithmChoice.model_validate({"name": name, "tasks": "episodes", **recipe.settings})
-        model = algorithm.extended(Conv4.of(1, WIDTH, recipe.ways), choice)
-        return cls(algorithm, recipe, choice, model, Objective(model, torch.zeros(1), torch.ones(1)))
+        algorithm = ALGORITHMS[name].model_validate({"name": name, "tasks": "episodes", **recipe.settings})
+        model = algorithm.extended(Conv4.of(1, WIDTH, recipe.ways))
+        return cls(algorithm, recipe, model, Objective(model, torch.zeros(1), torch.ones(1)))
 
     def start(self) -> Tensor:
         """The model's, but with a head of zeros: a random one has to be unlearned in each episode. float32 [P]."""
@@ -181,12 +180,12 @@ class Learner:
             for _ in range(recipe.batch):
                 yield data.episode(recipe.ways, recipe.shots, recipe.queries, generator)
 
-        delta = self.algorithm.inner(theta, Episodes(dealt), self.loss, self.choice)
-        return headless(self.algorithm.outer_gradient(delta), self.loss)
+        delta = self.algorithm.inner(theta, Episodes(dealt), self.loss)
+        return headless(-delta, self.loss)
 
     def accuracy(self, theta: Tensor, support: Shots, query: Shots) -> float:
         """Of the queries, after adapting to the support. A class of training that the episode lacks is never meant."""
-        fitted = self.algorithm.adapt(theta, support, self.loss, self.choice)
+        fitted = self.algorithm.adapt(theta, support, self.loss)
         with torch.no_grad():
             logits = self.algorithm.predict(fitted, query.x, self.loss)
         return (logits.argmax(1) == query.y).float().mean().item()
@@ -203,7 +202,7 @@ class State:
     """A run between two steps. curve: (minutes, steps, validation accuracy)."""
 
     theta: Tensor
-    optimizer: optimizers.OptimizerState
+    optimizer: Mapping[str, Tensor]
     step: int = 0
     cpu_s: float = 0.0
     curve: Curve = ()
@@ -213,20 +212,23 @@ class State:
         """As it was saved; at the start, where nothing was. Raises: ConfigError, for another recipe's."""
         if not path.exists():
             theta = learner.start()
-            return cls(theta, optimizers.initial_state(_outer(1.0), theta))
+            return cls(theta, _outer(1.0).start(theta))
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             told = json.loads(file.metadata()["state"])
         if told["recipe"] != vars(learner.recipe):
             raise ConfigError(f"{path} was trained by another recipe", do="remove it, or give another --out")
         curve = tuple((minutes, step, accuracy) for minutes, step, accuracy in told["curve"])
-        optimizer = optimizers.OptimizerState.unpack(tensors)
+        optimizer = {name: tensors[f"optimizer.{name}"] for name in ("first", "second")}
         return cls(tensors["theta"], optimizer, told["step"], told["cpu_s"], curve)
 
     def save(self, path: Path, learner: Learner) -> None:
         """Replace the checkpoint in one step."""
         told = json.dumps({"step": self.step, "cpu_s": self.cpu_s, "curve": self.curve, "recipe": vars(learner.recipe)})
-        tensors = {"theta": self.theta.contiguous(), **self.optimizer.pack()}
+        tensors = {
+            "theta": self.theta.contiguous(),
+            **{f"optimizer.{name}": each for name, each in self.optimizer.items()},
+        }
         write_atomically(path, safetensors.torch.save(tensors, metadata={"state": told}))
 
 
@@ -242,9 +244,9 @@ class Budget:
         return state.cpu_s / (60 * self.minutes) if self.steps is None else state.step / self.steps
 
 
-def _outer(learning_rate: float) -> OuterOptimizer:
+def _outer(learning_rate: float) -> Optimizer:
     # tau far below any gradient: Adam as it is used for images, and not FedAdam's floor against noise
-    return OuterOptimizer(optimizer="adam", learning_rate=learning_rate, tau=1e-8)
+    return Adam(learning_rate=learning_rate, tau=1e-8)
 
 
 def train(
@@ -258,8 +260,8 @@ def train(
         generator = torch.Generator().manual_seed(seed * 2**32 + state.step)
         gradient = learner.slope(state.theta, data, generator)
         fade = max(0.5 * (1 + math.cos(math.pi * spent)), 1e-3)
-        choice = _outer(learner.recipe.learning_rate * fade)
-        optimizer, theta = optimizers.step(choice, state.optimizer, state.theta, gradient)
+        outer = _outer(learner.recipe.learning_rate * fade)
+        optimizer, theta = outer.step(state.optimizer, state.theta, gradient)
         # Validating is not training: its time is not counted.
         cpu_s = state.cpu_s + time.process_time() - started_s
         state = replace(state, theta=theta, optimizer=optimizer, step=state.step + 1, cpu_s=cpu_s)
@@ -271,7 +273,7 @@ def train(
 
 def trained(learner: Learner, options: argparse.Namespace, data: tuple[Omniglot, Omniglot], console: Console) -> State:
     """Train on the first part of the data, or go on, and validate with the second. Raises: WardroundError."""
-    folder = options.out / run_key(learner.choice.name, options.seed)
+    folder = options.out / run_key(learner.algorithm.name, options.seed)
     checkpoint = folder / "checkpoint.safetensors"
     training, validation = data
     budget = Budget(options.minutes, options.steps)
@@ -286,7 +288,7 @@ def trained(learner: Learner, options: argparse.Namespace, data: tuple[Omniglot,
         Progress(*columns, console=console, transient=True) as progress,
     ):
         state = State.load(checkpoint, learner)
-        task = progress.add_task(learner.choice.name, total=1.0, told="")
+        task = progress.add_task(learner.algorithm.name, total=1.0, told="")
         validations = len(state.curve)
         steps = train(learner, state, budget, data=training, seed=options.seed, validate=validate)
         for state in steps:
@@ -298,7 +300,7 @@ def trained(learner: Learner, options: argparse.Namespace, data: tuple[Omniglot,
                 told = f"step {step}, {minutes:.1f} min, validation {100 * accuracy:.1f} %"
                 progress.update(task, told=told)
                 if not console.is_terminal:
-                    console.print(f"{learner.choice.name}: {told}", highlight=False)
+                    console.print(f"{learner.algorithm.name}: {told}", highlight=False)
     return state
 
 

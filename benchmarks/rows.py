@@ -22,7 +22,7 @@ class Trial:
     """What a row is tried with.
 
     rounds, learning_rate: of the coordinator, whose momentum is 0.8. clip_norm, patients_per_episode: of `Privacy`.
-    embedding: numbers in the model's embedding, 0 for none. settings: of `AlgorithmChoice`.
+    embedding: numbers in the model's embedding, 0 for none. settings: of the algorithm.
     """
 
     rounds: int = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
@@ -27,7 +28,7 @@ class SilentCohort:
 
 
 class LossOnly:
-    """A loss of theta that has no model: a test gives `each`."""
+    """A loss of theta that has no model, and its own value as its only logit: a test gives `each`."""
 
     classes = 2
 
@@ -38,10 +39,10 @@ class LossOnly:
         return self.each(theta, x, y).mean()
 
     def of_logits(self, logits: Tensor, y: Tensor) -> Tensor:
-        raise AssertionError("there are no logits")
+        return logits[:, 0]
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        raise AssertionError("there is no model")
+        return self.each(theta, x, x).unsqueeze(1)
 
     def embed(self, theta: Tensor, x: Tensor) -> Tensor:
         raise AssertionError("there is no embedding")
@@ -51,6 +52,22 @@ class LossOnly:
 
     def with_head(self, theta: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         raise AssertionError("there is no head")
+
+    def body(self, theta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def with_body(self, theta: Tensor, body: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def own(self, theta: Tensor) -> Tensor:
+        return theta[: len(theta) - sum(each.numel() for each in self.extras(theta).values())]
+
+    def with_own(self, theta: Tensor, own: Tensor) -> Tensor:
+        return torch.cat([own, *(each.flatten() for each in self.extras(theta).values())])
+
+    def with_extras(self, theta: Tensor, **extras: Tensor) -> Tensor:
+        parts = self.extras(theta) | extras
+        return torch.cat([self.own(theta), *(each.flatten() for each in parts.values())])
 
     def extras(self, theta: Tensor) -> dict[str, Tensor]:
         return {}

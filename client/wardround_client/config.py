@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wardround.config import AlgorithmName, Family, Fraction, Name, Positive
+from wardround.algorithms import ALGORITHMS
+from wardround.config import Family, Fraction, Name, Positive
 from wardround.schedule import QUESTIONS, Question
 from wardround.toml import Section, load
 
@@ -44,7 +45,8 @@ class BudgetLimits(Section):
 class Policy(Section):
     """Limits on what may be asked: one for every setting of an agreement that decides what is computed here.
 
-    An empty list of labels permits every label code. greatest_epsilon: of one run. greatest_gradients_per_round:
+    algorithms: those that come with wardround, unless others are listed here, by name. An empty list of labels permits
+    every label code. greatest_epsilon: of one run. greatest_gradients_per_round:
     training answers of one round, of patients or of episodes; greatest_local_steps: also of those within an episode.
     greatest_episodes: of one round. greatest_variants: of an image, by `augment`. greatest_features: of the columns of
     a table and of an encoder. greatest_answer_bytes: of the longest answer. greatest_magnitude: of the numbers that a
@@ -61,7 +63,7 @@ class Policy(Section):
     least_patients: Count = 20
     greatest_rounds: Count = 10_000
     questions: tuple[Question, ...] = QUESTIONS
-    algorithms: tuple[AlgorithmName, ...] = get_args(AlgorithmName)
+    algorithms: tuple[Name, ...] = ALGORITHMS.built_in
     greatest_gradients_per_round: Count = 100
     greatest_local_steps: Count = 100
     greatest_local_batches: Count = 100

@@ -21,7 +21,6 @@ from wardround.accountant import Answers, Calibration, rows_for
 from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
 from wardround.labels import LABEL_KINDS
-from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.questions import Cohort, Statistics
@@ -226,22 +225,21 @@ def _asked_of(
     prior: Tensor | None,
     device: torch.device,
 ) -> Tensor:
-    model, choice = agreement.model, agreement.federation.algorithm
+    model, algorithm = agreement.model, agreement.federation.algorithm
     # Copied into torch's own memory, whose alignment is always the same (`wardround_client.isolated`).
     theta, shift, scale = (
         fresh(torch.from_numpy(array.copy())).to(device) for array in (request.theta, request.shift, request.scale)
     )
-    algorithm = algorithm_named(choice.name)
     loss = Objective.of(agreement.federation, model, shift, scale, None if prior is None else prior.to(device))
     match plan.question:
         case "statistics":
             return cohort.statistics().pack()
         case "gradient" | "episode_gradient":
-            return algorithm.inner(theta, cohort, loss, choice)
+            return algorithm.inner(theta, cohort, loss)
         case "class_means":
             return cohort.class_means(lambda z: loss.embed(theta, z) * model.embedding_gain).pack()
         case "confusion":
-            fitted = algorithm.unadapted(theta, loss, choice)
+            fitted = algorithm.unadapted(theta, loss)
             return cohort.confusion(lambda z: algorithm.predict(fitted, z, loss)).reshape(-1)
 
 

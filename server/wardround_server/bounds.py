@@ -11,7 +11,6 @@ from wardround.accountant import Calibration, calibrate
 from wardround.config import Federation
 from wardround.errors import MessageError
 from wardround.labels import LABEL_KINDS
-from wardround.meta import algorithm_named
 from wardround.models import Model
 from wardround.reach import EXCESS, Part, Reach
 from wardround.schedule import RoundPlan, Schedule
@@ -50,17 +49,17 @@ class Bounds:
 
     def parts(self, plan: RoundPlan, hospital: str, declared_patients: int) -> tuple[Part, ...]:
         """Parts of an answer, in their order, with the greatest length of each. Raises: ConfigError."""
-        privacy, model, choice = self._federation.privacy, self._model, self._federation.algorithm
+        privacy, model, algorithm = self._federation.privacy, self._model, self._federation.algorithm
         sigma = self.calibration(hospital, declared_patients).noise_multiplier(plan.question)
         patients, classes, once = EXCESS * declared_patients, model.classes, (1.0,)
         match plan.question:
             case "gradient":
                 expected = privacy.expected_patients(declared_patients)
                 reach = Reach.of_sample(privacy.clip_norm, sigma, declared=declared_patients, expected=expected)
-                return algorithm_named(choice.name).longest(choice, model.layout.size, reach)
+                return algorithm.longest(model.layout, reach)
             case "episode_gradient":  # a mean of clipped gradients, and noise of sensitivity 2 C
                 noise = 2 * sigma * privacy.clip_norm / privacy.episodes(declared_patients)
-                return algorithm_named(choice.name).longest(choice, model.layout.size, Reach(privacy.clip_norm, noise))
+                return algorithm.longest(model.layout, Reach(privacy.clip_norm, noise))
             case "statistics":
                 features, reach = model.scaling_size, Reach(patients, math.sqrt(3) * sigma)
                 most = math.sqrt(LABEL_KINDS[self._federation.task.labels].full)

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from wardround.errors import ConfigError, StorageError
 from wardround.files import Held, locked, write_atomically
-from wardround.meta.optimizers import OptimizerState
 from wardround.release import Release, read
 from wardround.wire import Answered
 
 FILE = "checkpoint.safetensors"
+_OUTER = "optimizer."  # as since 0.1, whose checkpoints are read
 PATIENCE_S = 5.0
 
 
@@ -31,8 +31,9 @@ class State:
     """A run between two rounds.
 
     run: its name. federation: `Federation.digest`. round: number of the next round. theta float32 [P]; shift, scale
-    float32 [d]. epsilon: what each hospital said that the run has cost it so far. answered: each hospital's last answer
-    when the round begins, which its request names; kept, so that a resumed round sends the same bytes.
+    float32 [d]. outer: what the algorithm's coordinator half remembers, by name. epsilon: what each hospital said that
+    the run has cost it so far. answered: each hospital's last answer when the round begins, which its request names;
+    kept, so that a resumed round sends the same bytes.
     """
 
     run: str
@@ -41,7 +42,7 @@ class State:
     theta: Tensor
     shift: Tensor
     scale: Tensor
-    optimizer: OptimizerState
+    outer: Mapping[str, Tensor]
     epsilon: Mapping[str, float] = field(default_factory=dict)
     answered: Mapping[str, Answered] = field(default_factory=dict)
 
@@ -70,7 +71,9 @@ class Checkpointer:
         model = Release(state.run, state.federation, state.round, state.theta, state.shift, state.scale)
         epsilon = json.dumps(dict(state.epsilon), sort_keys=True)
         answered = json.dumps({who: last.model_dump() for who, last in sorted(state.answered.items())})
-        blob = model.pack(state.optimizer.pack(), {"epsilon": epsilon, "answered": answered})
+        blob = model.pack(
+            {_OUTER + name: tensor for name, tensor in state.outer.items()}, {"epsilon": epsilon, "answered": answered}
+        )
         try:
             write_atomically(self.path, blob)
         except OSError as error:
@@ -95,7 +98,9 @@ class Checkpointer:
                 theta=model.theta,
                 shift=model.shift,
                 scale=model.scale,
-                optimizer=OptimizerState.unpack(tensors),
+                outer={
+                    name.removeprefix(_OUTER): tensor for name, tensor in tensors.items() if name.startswith(_OUTER)
+                },
                 epsilon=json.loads(metadata["epsilon"]),
                 answered={
                     who: Answered.model_validate(last)
@@ -118,6 +123,6 @@ class Checkpointer:
         return found
 
 
-def initial(run: str, federation: str, theta: Tensor, scaling_size: int, optimizer: OptimizerState) -> State:
+def initial(run: str, federation: str, theta: Tensor, scaling_size: int, outer: Mapping[str, Tensor]) -> State:
     """The state before the first round: no scaling is known yet (shift 0, scale 1)."""
-    return State(run, federation, 0, theta, torch.zeros(scaling_size), torch.ones(scaling_size), optimizer)
+    return State(run, federation, 0, theta, torch.zeros(scaling_size), torch.ones(scaling_size), outer)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wardround.algorithms import Pooled
 from wardround.config import Federation
 from wardround.errors import (
     ConfigError,
@@ -21,13 +22,13 @@ from wardround.errors import (
     WardroundError,
 )
 from wardround.labels import LABEL_KINDS
-from wardround.meta import algorithm_named, optimizers
 from wardround.models import Model, Objective
+from wardround.models.scaling import no_scaling
+from wardround.rules import LEAST_HOSPITALS
 from wardround.schedule import RoundPlan, Schedule, answer_size
 from wardround.text import shown
 from wardround.wire import Answered, RequestHeader, RoundReply, RoundRequest
 from wardround_server import pooling
-from wardround_server.aggregate import LEAST_HOSPITALS, AggregationRule, rule_of, tolerated
 from wardround_server.answers import AnswerBook
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer, State, initial
@@ -112,7 +113,7 @@ def run(
         StorageError: the checkpoint cannot be written.
     """
     with checkpointer.held():
-        schedule, rule, book = Schedule.of(federation), rule_of(federation.outer), answers or AnswerBook()
+        schedule, book = Schedule.of(federation), answers or AnswerBook()
         bounds = Bounds(federation, schedule, model, deltas) if private else None
         state = _begin(federation, model, checkpointer, run_name, resume, book)
         yield _started(federation, schedule, state, transport, registered())
@@ -130,7 +131,7 @@ def run(
             if len(replies.accepted) < federation.rounds.quorum:
                 yield RoundMissed(**_who(plan, hospitals, absent, replies))
                 raise _quorum_missed(federation, plan, replies)
-            state, findings = _learn(federation, model, plan, state, replies, rule)
+            state, findings = _learn(federation, model, plan, state, replies)
             state = replace(state, answered=book.last())
             checkpointer.save(state)
             yield RoundEnded(
@@ -163,7 +164,9 @@ def _begin(
         federation.digest,
         theta,
         model.scaling_size,
-        optimizers.initial_state(federation.outer, theta),
+        federation.algorithm.start(
+            theta, Objective.of(federation, model, *no_scaling(model.scaling_size)), federation.outer.optimizer
+        ),
     )
     state = replace(state, answered=book.last())
     checkpointer.save(state)
@@ -282,14 +285,15 @@ def _plausible(plan: RoundPlan, reply: RoundReply, bounds: Bounds | None) -> tup
 
 
 def _learn(
-    federation: Federation, model: Model, plan: RoundPlan, state: State, replies: Replies, rule: AggregationRule
+    federation: Federation, model: Model, plan: RoundPlan, state: State, replies: Replies
 ) -> tuple[State, dict[str, Any]]:
     """What the answers teach: the next state, and what the event says of it. Raises: FederationError."""
     answers = torch.stack([torch.from_numpy(reply.answer.copy()) for reply in replies.accepted.values()])
     epsilon = dict(state.epsilon) | {who: reply.header.epsilon for who, reply in replies.accepted.items()}
     state = replace(state, round=plan.number + 1, epsilon=epsilon)
     findings: dict[str, Any] = {"delta_norm": None, "accuracy": None}
-    algorithm, choice = algorithm_named(federation.algorithm.name), federation.algorithm
+    algorithm, rule = federation.algorithm, federation.outer.rule
+    loss = Objective.of(federation, model, state.shift, state.scale)
     match plan.question:
         case "statistics":
             labels = LABEL_KINDS[federation.task.labels]
@@ -297,16 +301,15 @@ def _learn(
             state = replace(state, shift=shift, scale=scale)
         case "gradient" | "episode_gradient":
             delta = rule(answers, _weights(federation, replies))
-            gradient = algorithm.outer_gradient(delta)
-            optimizer, theta = optimizers.step(federation.outer, state.optimizer, state.theta, gradient)
-            state = replace(state, theta=theta, optimizer=optimizer)
+            pooled = Pooled(delta, share=len(answers) / len(epsilon))
+            outer, theta = algorithm.outer(state.outer, state.theta, pooled, loss, federation.outer.optimizer)
+            state = replace(state, theta=theta, outer=outer)
             findings["delta_norm"] = float(delta.norm())
             findings["apart"] = _apart(replies, answers, delta)
         case "class_means":
             means = pooling.class_means(answers, model.classes, rule)
             means = replace(means, sums=means.sums / model.embedding_gain)
-            loss = Objective.of(federation, model, state.shift, state.scale)
-            state = replace(state, theta=algorithm.with_means(state.theta, means, loss, choice))
+            state = replace(state, theta=algorithm.with_means(state.theta, means, loss))
         case "confusion":
             confusions = answers.view(-1, model.classes, model.classes)
             findings |= _scores(confusions.sum(0))
@@ -369,8 +372,8 @@ def _started(
         quorum=federation.rounds.quorum,
         hospitals=tuple(transport.hospitals()),
         registered=registered,
-        rule=federation.outer.rule,
-        liars_borne=tolerated(federation.outer, len(transport.hospitals())),
+        rule=federation.outer.rule.name,
+        liars_borne=federation.outer.rule.tolerated(len(transport.hospitals())),
         versions=versions(),
     )
 

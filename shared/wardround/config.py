@@ -10,13 +10,29 @@ import hashlib
 import json
 import math
 import unicodedata
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
+from wardround.algorithms import ALGORITHMS, Algorithm
+from wardround.canonical import canonical, read_as_approved
 from wardround.labels import LABEL_KINDS
+from wardround.optimizers import OPTIMIZERS, Optimizer
+from wardround.rules import RULES, Rule
+from wardround.settings import Part, chosen, invalid, own_settings, part_class
 from wardround.text import is_plain
 from wardround.toml import Section, load
 
@@ -33,40 +49,11 @@ def _label_kind(name: str) -> str:
     return name
 
 
-# Bounds are generous, and such that nothing within them overflows or takes for ever; a hospital's policy is narrower.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=1e-4, lt=1)]
 Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)]
-Rate = Annotated[float, Field(ge=1e-6, le=1e4)]
-Strength = Annotated[float, Field(ge=0, le=1e6)]
 Family = Literal["encoder-head", "conv4", "logistic", "mlp"]
-Unit = Literal["hospitals", "episodes"]
-AlgorithmName = Literal[
-    "fedavg", "fedprox", "per-fedavg", "discriminant", "reptile", "fomaml", "meta-sgd", "maml", "anil",
-    "learned-optimizer", "prototypical", "matching", "relation", "siamese", "ridge", "svm",
-]  # fmt: skip
-# What may be a task: a whole hospital, or a few-shot episode of its patients. The first is the default.
-TASKS: dict[str, tuple[Unit, ...]] = dict.fromkeys(get_args(AlgorithmName), ("episodes",)) | {
-    "fedavg": ("hospitals",),
-    "fedprox": ("hospitals",),
-    "per-fedavg": ("hospitals",),
-    "discriminant": ("hospitals",),
-    "reptile": ("hospitals", "episodes"),
-    "fomaml": ("hospitals", "episodes"),
-    "meta-sgd": ("hospitals", "episodes"),
-}
-# What compares classes as wholes: an image must then be of one class.
-ONE_CLASS_EACH: tuple[AlgorithmName, ...] = (
-    "discriminant",
-    "prototypical",
-    "matching",
-    "relation",
-    "siamese",
-    "ridge",
-    "svm",
-)
-Rule = Literal["mean", "trimmed-mean", "median", "geometric-median", "centred-clipping"]
 Augmentation = Literal["flip-horizontal", "flip-vertical", "rotate-90", "shift", "intensity"]
 # How many versions of an image each makes, the image as it is among them: `wardround.augment`.
 VERSIONS: dict[Augmentation, int] = {
@@ -76,6 +63,8 @@ VERSIONS: dict[Augmentation, int] = {
     "shift": 5,
     "intensity": 3,
 }
+AS_APPROVED = "as approved"
+"""The validation context of an agreement that version 0.1 may have written (`canonical.read_as_approved`)."""
 MOST_VARIANTS = 16  # of one image: each takes memory and time like an image
 MOST_NUMBERS = 1 << 28  # of one patient's images, as a model takes them, or of their maps in one layer: 1 GiB
 
@@ -175,65 +164,49 @@ class ModelChoice(Section):
         return self
 
 
-class AlgorithmChoice(Section):
-    """The meta-learner, its hospital half, and how its result is adapted at home.
+class Outer(Section):
+    """How deltas become one, and the coordinator's optimizer over it, each with its own settings in the same table.
 
-    tasks: what one task is, a whole hospital or a few-shot episode of its patients; auto: the algorithm's own way.
-    local_steps, local_learning_rate: of the inner loop; the learning rate also scales what a hospital sends.
-    local_batches: of reptile with episodes: minibatches of an episode's patients, which its steps take in turn.
-    proximal: mu of fedprox. regularization: lambda of ridge, 1/C of svm.
-    adapt_steps, adapt_learning_rate: SGD with momentum at home, for methods that adapt by gradients. adapt_pull: how
-    strongly the start holds the adapted model back, against the loss summed over patients. adapt_prior: for methods
-    that learn an embedding, how many patients of each class the federation's class means count for at home.
+    weighting: by declared patients, or all hospitals the same.
     """
 
-    name: AlgorithmName = "reptile"
-    tasks: Literal["auto", Unit] = "auto"
-    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
-    local_learning_rate: Rate = 1.0
-    local_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
-    proximal: Strength = 0.1
-    regularization: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-    adapt_steps: Annotated[int, Field(ge=0, le=10_000)] = 100
-    adapt_learning_rate: Rate = 1.0
-    adapt_pull: Strength = 1.0
-    adapt_prior: Strength = 2.0
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.tasks != "auto" and self.tasks not in TASKS[self.name]:
-            raise ValueError(f"tasks of {self.name} are {' or '.join(TASKS[self.name])}")
-        if self.name == "fedprox" and self.local_learning_rate * self.proximal >= 2:
-            raise ValueError(
-                "fedprox needs local_learning_rate x proximal below 2, or its pull overshoots ever further"
-            )
-        return self
-
-    @property
-    def question(self) -> Literal["gradient", "episode_gradient"]:
-        """What the hospital half asks in a round."""
-        unit = TASKS[self.name][0] if self.tasks == "auto" else self.tasks
-        return "gradient" if unit == "hospitals" else "episode_gradient"
-
-
-class OuterOptimizer(Section):
-    """How deltas become one, and the coordinator's optimizer over it. momentum: SGD; beta1, beta2, tau: Adam and Yogi.
-
-    weighting: by declared patients, or all hospitals the same. rule: how replies are combined; all but "mean" bear
-    hospitals that lie, from three that answer on. liars: the share of hospitals that may lie, of three or more at least
-    one: so many of them, whichever, weigh less than half together.
-    """
-
-    rule: Rule = "geometric-median"
-    liars: Annotated[float, Field(gt=0, lt=0.5)] = 0.25
-
-    optimizer: Literal["sgd", "adam", "yogi"] = "sgd"
-    learning_rate: Rate = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Annotated[float, Field(ge=1e-12, le=1e3)] = 1e-3
+    rule: SerializeAsAny[Rule]
+    optimizer: SerializeAsAny[Optimizer]
     weighting: Literal["declared", "uniform"] = "declared"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts(cls, values: object) -> object:
+        return outer_parts(values) if isinstance(values, Mapping) else values
+
+    @model_serializer
+    def _table(self) -> dict[str, Any]:
+        parts = {"rule": self.rule, "optimizer": self.optimizer}
+        values = {key: value for part in parts.values() for key, value in part.model_dump(mode="json").items()}
+        del values["name"]
+        return values | {key: part.name for key, part in parts.items()} | {"weighting": self.weighting}
+
+
+def outer_parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The table [outer] with each setting at the part that has it. Raises: ValidationError."""
+    parts = {"rule": values.get("rule", "geometric-median"), "optimizer": values.get("optimizer", "sgd")}
+    classes: list[type[Part]] = []
+    for key, part in parts.items():
+        if isinstance(part, Part):
+            classes.append(type(part))
+        else:
+            classes.append(part_class(RULES, part, key) if key == "rule" else part_class(OPTIMIZERS, part, key))
+    both = classes[0].model_fields.keys() & classes[1].model_fields.keys() - {"name"}
+    own = {key: value for key, value in values.items() if key not in Outer.model_fields}
+    for key in own:
+        if key in both or not any(key in each.model_fields for each in classes):
+            none = f"{parts['rule']} and {parts['optimizer']} have no such setting; they have {own_settings(*classes)}"
+            raise invalid("outer", key, own[key], "both parts have this setting" if key in both else none)
+    for key, cls in zip(parts, classes, strict=True):
+        if not isinstance(parts[key], Part):
+            mine = {name: value for name, value in own.items() if name in cls.model_fields}
+            parts[key] = cls.model_validate({"name": parts[key], **mine})
+    return {**{key: value for key, value in values.items() if key in Outer.model_fields}, **parts}
 
 
 class Privacy(Section):
@@ -286,16 +259,23 @@ class Rounds(Section):
     evaluate_every: Annotated[int, Field(ge=0, le=100_000)] = 0
 
 
+def _algorithm(values: Any) -> Any:
+    return chosen(ALGORITHMS, values, default="reptile") if isinstance(values, Mapping) else values
+
+
 class Federation(Section):
     """federation.toml."""
 
     name: Name
     task: Task
     model: ModelChoice = ModelChoice()
-    algorithm: AlgorithmChoice = AlgorithmChoice()
-    outer: OuterOptimizer = OuterOptimizer()
+    algorithm: Annotated[SerializeAsAny[Algorithm], BeforeValidator(_algorithm)] = Field(
+        default_factory=lambda: _algorithm({})
+    )
+    outer: Outer = Field(default_factory=lambda: Outer.model_validate({}))
     privacy: Privacy = Privacy()
     rounds: Rounds = Rounds()
+    _unused: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -314,16 +294,34 @@ class Federation(Section):
     @model_validator(mode="after")
     def _fits_its_labels(self) -> Self:
         name, labels, kind = self.algorithm.name, self.task.labels, LABEL_KINDS[self.task.labels]
-        if not kind.exclusive and name in ONE_CLASS_EACH:
-            able = ", ".join(each for each in TASKS if each not in ONE_CLASS_EACH)
+        if not kind.exclusive and self.algorithm.one_class_each:
+            able = ", ".join(each for each in ALGORITHMS.built_in if not ALGORITHMS[each].one_class_each)
             raise ValueError(f'algorithm {name} needs images of one class; for task.labels = "{labels}" take {able}')
         if self.rounds.evaluate_every and kind.judgement(len(self.task.classes)) is None:
             raise ValueError(f'rounds.evaluate_every counts images of one class; with task.labels = "{labels}" it is 0')
         return self
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        unused: dict[str, dict[str, Any]] = {}
+        if info.context == AS_APPROVED and isinstance(values, Mapping):
+            values, unused = read_as_approved(values)
+        federation = handler(values)
+        federation._unused = unused
+        return federation
+
     def canonical(self) -> str:
-        """Every value, defaults included, as JSON with sorted keys: the same text for the same agreement."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """One JSON text for one agreement, the same in every version (`wardround.canonical`)."""
+        return canonical(self, self._unused)
+
+    @classmethod
+    def from_canonical(cls, text: str) -> Self:
+        """The inverse of `canonical`. Raises: ValueError, for a text that is no agreement, or not its canonical one."""
+        federation = cls.model_validate(json.loads(text), context=AS_APPROVED)
+        if federation.canonical() != text:
+            raise ValueError("not the canonical text of an agreement")
+        return federation
 
     @cached_property
     def digest(self) -> str:
@@ -331,6 +329,6 @@ class Federation(Section):
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
-def load_federation(path: Path) -> Federation:
-    """Read federation.toml. Raises: ConfigError."""
-    return load(path, Federation)
+def load_federation(path: Path, *, approved: bool = False) -> Federation:
+    """Read federation.toml. approved: it may be one that runs, or was approved, since 0.1. Raises: ConfigError."""
+    return load(path, Federation, context=AS_APPROVED if approved else None)

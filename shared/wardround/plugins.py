@@ -16,11 +16,11 @@ from typing import Generic, TypeVar
 
 from wardround.errors import ConfigError
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Kind(Generic[T]):
+class Kind(Generic[T_co]):
     """All parts of one kind.
 
     what: the kind in words, for errors. package: where ours lie, a file each: `per_fedavg.py` holds "per-fedavg".
@@ -49,13 +49,13 @@ class Kind(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self.names
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str) -> T_co:
         """The part of that name; ours cannot be replaced by another package's.
 
         Raises: ConfigError, when none is installed, or the package that brings it cannot be imported.
         """
         if name in self.built_in:
-            part: T = getattr(import_module(f"{self.package}.{name.replace('-', '_')}"), self.attribute)
+            part: T_co = getattr(import_module(f"{self.package}.{name.replace('-', '_')}"), self.attribute)
             return part
         for point in entry_points(group=self.group, name=name):
             try:

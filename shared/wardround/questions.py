@@ -72,8 +72,28 @@ class FewShotLoss(Loss, Protocol):
         """Theta float32 [P] with another head: weight [classes, e], bias [classes]. Differentiable in all three."""
         ...
 
+    def body(self, theta: Tensor) -> Tensor:
+        """What lies below the head: float32 [b], a view."""
+        ...
+
+    def with_body(self, theta: Tensor, body: Tensor) -> Tensor:
+        """Theta float32 [P], or a model's own part alone, with another body."""
+        ...
+
+    def own(self, theta: Tensor) -> Tensor:
+        """The model's own part, body and head, without the extras: float32 [p], a view."""
+        ...
+
+    def with_own(self, theta: Tensor, own: Tensor) -> Tensor:
+        """Theta float32 [P] with another model's own part."""
+        ...
+
     def extras(self, theta: Tensor) -> dict[str, Tensor]:
-        """What the method learns beside the model, by name; empty for most."""
+        """What the method learns beside the model, by name, views; empty for most."""
+        ...
+
+    def with_extras(self, theta: Tensor, **extras: Tensor) -> Tensor:
+        """Theta float32 [P] with other extras of these names."""
         ...
 
 

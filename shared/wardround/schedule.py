@@ -57,13 +57,10 @@ class Schedule:
 
 
 def _rounds(federation: Federation) -> Iterator[RoundPlan]:
-    from wardround.meta import algorithm_named  # torch takes seconds to import, and most commands need no model
-
-    choice, last, every = federation.algorithm, federation.rounds.rounds, federation.rounds.evaluate_every
-    algorithm = algorithm_named(choice.name)
+    algorithm, last, every = federation.algorithm, federation.rounds.rounds, federation.rounds.evaluate_every
     questions: list[tuple[Question, int]] = [("statistics", 1)]
     for train in range(1, last + 1):
-        questions.append((choice.question, algorithm.answers_per_round(choice)))
+        questions.append((algorithm.question, algorithm.answers_per_round))
         evaluated = every > 0 and train % every == 0
         if algorithm.closes_with_means and (evaluated or train == last):
             questions.append(("class_means", 1))

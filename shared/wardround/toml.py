@@ -41,21 +41,21 @@ class Section(BaseModel):
 M = TypeVar("M", bound=Section)
 
 
-def load(path: Path, model: type[M]) -> M:
+def load(path: Path, model: type[M], *, context: object = None) -> M:
     """Read a TOML file.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or does not fit the model; the message has
             the file's line wherever one can be told.
     """
-    return loads(given_text(path, TOML_BYTES, do="name a TOML file"), model, name=str(path))
+    return loads(given_text(path, TOML_BYTES, do="name a TOML file"), model, name=str(path), context=context)
 
 
-def loads(text: str, model: type[M], *, name: str = "<text>") -> M:
-    """Parse TOML text; `name` is how the errors call it. Raises: ConfigError."""
+def loads(text: str, model: type[M], *, name: str = "<text>", context: object = None) -> M:
+    """Parse TOML text. name: how the errors call it. context: the model's validators see it. Raises: ConfigError."""
     data = parsed(text, name=name)
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
         issues = error.errors()
         told = [_explain(text, model, dict(issue), name) for issue in issues[:MOST_ISSUES]]

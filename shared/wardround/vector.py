@@ -36,6 +36,10 @@ class Layout:
         """Elements of the whole vector."""
         return sum(self.sizes)
 
+    def size_of(self, name: str) -> int:
+        """Elements of one tensor. Raises: KeyError."""
+        return dict(zip((name for name, _ in self.tensors), self.sizes, strict=True))[name]
+
     def pack(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> float32 [size]. Raises: ValueError, if names or shapes are not the layout's."""
         if Layout.of({name: parameters[name] for name, _ in self.tensors if name in parameters}) != self:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from wardround.config import AlgorithmName, Federation, load_federation
+from wardround.algorithms import ALGORITHMS
+from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError
 from wardround.labels import LABEL_KINDS
 from wardround_server.sinks import SINKS
@@ -46,7 +47,7 @@ def simulate_command(
         str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")
     ] = "local",
     algorithm: Annotated[
-        str | None, typer.Option(help=f"{', '.join(get_args(AlgorithmName))}. [default: the federation's]")
+        str | None, typer.Option(help=f"{', '.join(ALGORITHMS.built_in)}. [default: the federation's]")
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from wardround.errors import DataError
-from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
@@ -20,10 +19,9 @@ from wardround_server.checkpoint import State
 
 def learner(agreement: Agreement, state: State, device: torch.device, theta: Tensor | None = None) -> Learner:
     """The federation's method at a state, or at another theta with the state's scaling."""
-    choice = agreement.federation.algorithm
     start, shift, scale = (v.to(device) for v in (state.theta if theta is None else theta, state.shift, state.scale))
     loss = Objective.of(agreement.federation, agreement.model, shift, scale)
-    return Learner(algorithm_named(choice.name), choice, loss, start)
+    return Learner(agreement.federation.algorithm, loss, start)
 
 
 def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import ConfigError
 from wardround.toml import loads
@@ -42,8 +43,6 @@ quorum = 2
 deadline_s = 120.0
 """
 
-EMBEDDING = ("anil", "prototypical", "matching", "relation", "siamese", "ridge", "svm")
-"""Algorithms that learn an embedding and no head."""
 EPISODES_RATE = 0.03
 """The outer learning rate for methods of episodes: a hospital has few episodes, so their noise is large."""
 
@@ -57,11 +56,20 @@ def embedded(task: str = DEFAULT_TASK) -> Federation:
 
 
 def with_algorithm(federation: Federation, name: str) -> Federation:
-    """The federation with another algorithm, and an embedding where that needs one. Raises: ConfigError."""
-    federation = changed(federation, algorithm={"name": name})
+    """The federation with another algorithm, with the settings that both have, and an embedding where it needs one.
+
+    Raises: ConfigError.
+    """
+    shared = federation.algorithm.model_dump(include=set(ALGORITHMS[name].model_fields) - {"tasks"})
+    tables = federation.model_dump(mode="json") | {"algorithm": shared | {"name": name}}
+    federation = loads(_dump(tables), Federation, name="the federation with another algorithm")
     if federation.algorithm.question == "episode_gradient":
         federation = changed(federation, outer={"learning_rate": EPISODES_RATE})
-    if name not in EMBEDDING or federation.model.family != "encoder-head" or federation.model.embedding:
+    if (
+        not federation.algorithm.needs_embedding
+        or federation.model.family != "encoder-head"
+        or federation.model.embedding
+    ):
         return federation
     return changed(federation, model={"embedding": federation.model.features})
 

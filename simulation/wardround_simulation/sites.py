@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation, Task
 from wardround.errors import ConfigError, DataError
+from wardround.settings import limited
 from wardround_client.config import Policy
 from wardround_client.hospital import Hospital
 from wardround_client.intake.check import check_labels
@@ -173,6 +175,7 @@ def hospital_toml(site: Site, federation: Federation, compute: str) -> str:
     epsilon = 1.25 * federation.privacy.epsilon
     labels = json.dumps(list(federation.task.classes), ensure_ascii=False)
     permitted = "\n".join(f"{rule} = {limit!r}" for rule, limit in _permitting(federation).items())
+    algorithms = json.dumps([*ALGORITHMS.built_in, federation.algorithm.name])
     return f"""\
 [hospital]
 name = "{site.name}"
@@ -189,25 +192,19 @@ epsilon = {epsilon!r}
 least_noise_multiplier = 0.01
 least_patients = 1
 {permitted}
+algorithms = {algorithms}
 labels = {labels}
 """
 
 
 def _permitting(federation: Federation) -> dict[str, float]:
     """Limits that are the usual ones, or what the federation asks for: nobody's patients are in a simulation."""
-    choice, privacy, task, model = federation.algorithm, federation.privacy, federation.task, federation.model
-    ends = {
+    algorithm, privacy, task, model = federation.algorithm, federation.privacy, federation.task, federation.model
+    asked = limited(algorithm) | {
         "clip_norm": privacy.clip_norm,
-        "local_learning_rate": choice.local_learning_rate,
-        "regularization": choice.regularization,
         "support_share": privacy.support_share,
-    }
-    greatest = ends | {
         "epsilon": privacy.epsilon,
-        "gradients_per_round": 2 * choice.local_steps,
-        "local_steps": choice.local_steps,
-        "local_batches": choice.local_batches,
-        "proximal": choice.proximal,
+        "gradients_per_round": algorithm.answers_per_round,
         "images_per_patient": privacy.images_per_patient,
         "patients_per_episode": privacy.patients_per_episode,
         "features": model.features,
@@ -215,9 +212,11 @@ def _permitting(federation: Federation) -> dict[str, float]:
         "image_size_px": task.image_size_px,
         "classes": len(task.classes),
     }
-    usual = Policy()
-    return {f"greatest_{name}": max(asked, getattr(usual, f"greatest_{name}")) for name, asked in greatest.items()} | {
-        f"least_{name}": min(asked, getattr(usual, f"least_{name}")) for name, asked in ends.items()
+    usual = {name: value for name, value in Policy() if not isinstance(value, tuple)}
+    greatest = {f"greatest_{name}": value for name, value in asked.items()}
+    least = {f"least_{name}": value for name, value in asked.items()}
+    return {name: max(value, usual[name]) for name, value in greatest.items() if name in usual} | {
+        name: min(value, usual[name]) for name, value in least.items() if name in usual
     }
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ from hospitals import Measurement, Problem, Study, Target, agreed, examples_of, 
 from real_data import DATA, bccd, folder, ham10000, heart
 from rows import MAIN, NONE, TRIALS, Row, Trial, rows
 from tables import Store
-from wardround.config import AlgorithmName, Federation, ModelChoice, Task
+from wardround.algorithms import ALGORITHMS
+from wardround.config import Federation, ModelChoice, Task
 from wardround.errors import DataError
-from wardround.meta import algorithm_named
 from wardround.models import build_model
 from wardround_client.cohort.examples import Examples
 
@@ -51,7 +51,8 @@ def federation(classes: tuple[str, ...], algorithm: str, trial: Trial, epsilon: 
     task = Task(label_column="label", classes=classes, kind="table", features=("x", "y"))
     model = ModelChoice(family="mlp", width=trial.embedding) if trial.embedding else ModelChoice(family="logistic")
     said = agreed(algorithm, trial, epsilon)
-    said["algorithm"] = said["algorithm"].model_copy(update={"adapt_steps": 5})  # what is learned at home is no matter
+    if "adapt_steps" in ALGORITHMS[algorithm].model_fields:
+        said["algorithm"]["adapt_steps"] = 5  # what is learned at home is no matter
     return Federation(name="test", task=task, model=model, **said)
 
 
@@ -69,7 +70,7 @@ def small_row(kind: Any = "federated") -> Row:
 
 
 def test_every_method_has_a_row_and_every_main_row_is_one() -> None:
-    assert {row.algorithm for row in ROWS if row.kind == "federated"} == set(get_args(AlgorithmName))
+    assert {row.algorithm for row in ROWS if row.kind == "federated"} == set(ALGORITHMS.built_in)
     assert set(MAIN) <= {row.name for row in ROWS}
     assert len({row.name for row in ROWS}) == len(ROWS)
 
@@ -80,8 +81,7 @@ def test_rows_are_tuned_alike_and_pay_alike(row: Row) -> None:
     assert len(set(map(str, row.exact))) == (TRIALS if tuned else 1)
     for trial in row.private:
         agreement = federation(("a", "b"), row.algorithm, trial, 8.0)
-        answers = algorithm_named(row.algorithm).answers_per_round(agreement.algorithm)
-        assert answers * agreement.rounds.rounds == 20
+        assert agreement.algorithm.answers_per_round * agreement.rounds.rounds == 20
 
 
 def test_everybody_is_judged_on_the_same_supports_and_no_patient_on_both_sides() -> None:

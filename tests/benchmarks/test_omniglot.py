@@ -12,15 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from tests.chosen import UNITS
 from torch import Tensor
 
 import omniglot
 from characters import CHARACTERS, DRAWINGS, SIZE_PX, TURNS, Omniglot
 from omniglot import RECIPES, Budget, Learner, State, train
-from wardround.config import TASKS
+from wardround.algorithms import ALGORITHMS
 from wardround.errors import ConfigError, DataError
 
-EPISODIC = [name for name, tasks in TASKS.items() if "episodes" in tasks]
+EPISODIC = [name for name, tasks in UNITS.items() if "episodes" in tasks]
 
 
 def numbered(characters: int) -> Omniglot:
@@ -40,7 +41,8 @@ def scribbles(characters: int = 12) -> Omniglot:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes of five classes, so that a step takes milliseconds."""
     for name, recipe in RECIPES.items():
-        settings = {**recipe.settings, "local_steps": 2, "local_batches": 1, "adapt_steps": 2}
+        few = {"local_steps": 2, "local_batches": 1, "adapt_steps": 2}
+        settings = recipe.settings | {key: few[key] for key in few if key in ALGORITHMS[name].model_fields}
         monkeypatch.setitem(RECIPES, name, replace(recipe, settings=settings, ways=5, shots=1, queries=1, batch=1))
 
 
@@ -99,7 +101,7 @@ def test_over_all_numberings_of_the_classes_the_head_s_part_has_a_mean_of_zero(n
     def numbered_from(first: int) -> Tensor:
         support, query = (replace(part, y=(part.y + first) % 5) for part in parts)
         cohort = omniglot.Episodes(lambda: iter([(support, query)]))
-        delta = learner.algorithm.inner(theta, cohort, learner.loss, learner.choice)
+        delta = learner.algorithm.inner(theta, cohort, learner.loss)
         return torch.cat([part.flatten() for part in learner.loss.head(delta)])
 
     each = torch.stack([numbered_from(first) for first in range(5)])

@@ -7,7 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from wardround.config import Federation
+from wardround.algorithms import ALGORITHMS, Algorithm
+from wardround.config import Federation, Outer
+from wardround.optimizers import OPTIMIZERS
+from wardround.plugins import Kind
+from wardround.rules import RULES
+from wardround.settings import Part
 
 IMAGES: dict[str, Any] = {
     "name": "f",
@@ -27,6 +32,12 @@ TABLE: dict[str, Any] = {
     "model": {"family": "mlp", "width": 3},
 }
 
+
+def own_settings(kind: Kind[type[Part]]) -> list[str]:
+    """Names of all settings of its parts."""
+    return list(dict.fromkeys(name for part in kind.built_in for name in kind[part].model_fields if name != "name"))
+
+
 NOT_COMPUTED_HERE: dict[str, str] = {
     "name": "a name",
     "model.encoder": "the name of a file, whose bytes encoder_sha256 pins and greatest_encoder_bytes bounds",
@@ -34,28 +45,39 @@ NOT_COMPUTED_HERE: dict[str, str] = {
     "algorithm.adapt_learning_rate": "at home, where nothing leaves",
     "algorithm.adapt_pull": "at home, where nothing leaves",
     "algorithm.adapt_prior": "at home, where nothing leaves",
-    "outer.optimizer": "at the coordinator",
-    "outer.learning_rate": "at the coordinator",
-    "outer.momentum": "at the coordinator",
-    "outer.beta1": "at the coordinator",
-    "outer.beta2": "at the coordinator",
-    "outer.tau": "at the coordinator",
-    "outer.weighting": "at the coordinator",
-    "outer.rule": "at the coordinator",
-    "outer.liars": "at the coordinator",
+    **dict.fromkeys(
+        (
+            *(f"outer.{name}" for name in ("rule", "optimizer", "weighting")),
+            *(f"outer.{name}" for kind in (RULES, OPTIMIZERS) for name in own_settings(kind)),
+        ),
+        "at the coordinator",
+    ),
     "rounds.quorum": "at the coordinator",
     "rounds.deadline_s": "at the coordinator",
 }
 
 
 def settings_of(model: type[BaseModel] = Federation, prefix: str = "") -> Iterator[str]:
-    """Names of all settings, with their sections."""
+    """Names of all settings, with their sections; of parts, those of all that come with wardround."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if kind is Algorithm:
+            yield from (f"{prefix}{name}.{each}" for each in ("name", *own_settings(ALGORITHMS)))
+        elif kind is Outer:
+            yield from (each for each in NOT_COMPUTED_HERE if each.startswith("outer."))
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from settings_of(kind, f"{prefix}{name}.")
         else:
             yield prefix + name
+
+
+def able(base: dict[str, Any], setting: str) -> dict[str, Any]:
+    """The agreement with an algorithm that has this setting: its own, or else the first one."""
+    section, _, name = setting.partition(".")
+    own = base.get("algorithm", {}).get("name", "reptile")
+    if section != "algorithm" or name in ALGORITHMS[own].model_fields:
+        return base
+    return {**base, "algorithm": {"name": next(k for k in ALGORITHMS.built_in if name in ALGORITHMS[k].model_fields)}}
 
 
 def with_setting(base: dict[str, Any], setting: str, value: object) -> dict[str, Any]:

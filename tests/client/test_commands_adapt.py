@@ -158,7 +158,7 @@ def test_how_far_adapting_goes_is_agreed_or_tuned(
     home: Path, federation: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agreed = adapt(capsys, home, federation, model, "--name", "agreed")
-    assert agreed["adapt_pull"] == load_federation(federation).algorithm.adapt_pull
+    assert agreed["adapt_pull"] == dict(load_federation(federation).algorithm)["adapt_pull"]
     monkeypatch.setattr(personalise, "TRIED", {"adapt_pull": (7.0,)})
     assert adapt(capsys, home, federation, model, "--name", "tuned", "--tune")["adapt_pull"] == 7.0
 

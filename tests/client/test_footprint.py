@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chosen import UNITS
 from tests.client.agreements import IMAGES, TABLE, agreed
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
-from wardround.config import TASKS, Federation
+from wardround.config import Federation
 from wardround.errors import PolicyRefusal
-from wardround.meta import algorithm_named, extended
 from wardround.models import Objective, build_model
 from wardround.questions import EpisodeGradient, Loss, Shots
 from wardround_client.consent.footprint import Footprint, footprint, free_memory
@@ -25,10 +25,11 @@ from wardround_client.consent.footprint import Footprint, footprint, free_memory
 DECLARED, DRAWN = 1000, 2
 LARGE = {"privacy": {"images_per_patient": DRAWN, "patients_per_episode": 200}}
 CONV4 = {**IMAGES, "model": {"family": "conv4", "width": 16}}
-WIDE = agreed(
-    {**TABLE, "model": {"family": "mlp", "width": 1024}},
-    task={"centre": [], "spread": [], "features": [f"c{number}" for number in range(1000)]},
-).model_dump()
+WIDE = {
+    **TABLE,
+    "task": {**TABLE["task"], "centre": [], "spread": [], "features": [f"c{number}" for number in range(1000)]},
+    "model": {"family": "mlp", "width": 1024},
+}
 # What makes each method large, and what it holds then; bytes that an estimate has for everything are left out.
 GRASPING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "maml": (CONV4, {"local_steps": 2}),
@@ -56,10 +57,10 @@ class AtTheCap(SilentCohort):
 
 
 def answered(federation: Federation, rows: int) -> Tensor:
-    model = extended(build_model(federation), federation)
+    model = federation.algorithm.extended(build_model(federation))
     loss = Objective(model, torch.zeros(model.scaling_size), torch.ones(model.scaling_size))
     choice = federation.algorithm
-    return algorithm_named(choice.name).inner(model.initial(), AtTheCap(federation, rows), loss, choice)
+    return choice.inner(model.initial(), AtTheCap(federation, rows), loss)
 
 
 def peak(work: Callable[[], object]) -> int:
@@ -93,23 +94,23 @@ def test_an_estimate_is_above_what_an_episode_takes_and_not_far(name: str) -> No
     torch.set_num_threads(1)
     answered(agreed({**TABLE, **LARGE}, algorithm={"name": name, **settings}), 4)  # libraries are there from now on
     taken = peak(lambda: answered(federation, federation.privacy.side_cap(DECLARED) * DRAWN))
-    model = extended(build_model(federation), federation)
+    model = federation.algorithm.extended(build_model(federation))
     estimate = footprint(federation, model, DECLARED).round
     assert taken < estimate
     assert estimate < 8 * taken + (300 << 20)  # heap that earlier tests freed hides a part of what is taken
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("base", [IMAGES, TABLE, CONV4], ids=["encoder-head", "mlp", "conv4"])
 def test_every_method_has_an_estimate_that_grows_with_what_is_asked(name: str, base: dict[str, Any]) -> None:
-    tasks = "episodes" if "episodes" in TASKS[agreed(base, algorithm={"name": name}).algorithm.name] else "hospitals"
+    tasks = "episodes" if "episodes" in UNITS[agreed(base, algorithm={"name": name}).algorithm.name] else "hospitals"
     few = agreed(base, algorithm={"name": name, "tasks": tasks}, privacy={"patients_per_episode": 20})
     many = agreed(
         base,
         algorithm={"name": name, "tasks": tasks},
         privacy={"patients_per_episode": 20_000, "images_per_patient": 200},
     )
-    small, large = (footprint(each, extended(build_model(each), each), 100_000) for each in (few, many))
+    small, large = (footprint(each, each.algorithm.extended(build_model(each)), 100_000) for each in (few, many))
     assert small.cohort == large.cohort
     assert small.round < large.round
 
@@ -117,7 +118,7 @@ def test_every_method_has_an_estimate_that_grows_with_what_is_asked(name: str, b
 @given(declared=st.integers(1, 10**6), more=st.integers(0, 10**6))
 def test_more_patients_never_take_less(declared: int, more: int) -> None:
     federation = agreed(TABLE, algorithm={"name": "svm"})
-    model = extended(build_model(federation), federation)
+    model = federation.algorithm.extended(build_model(federation))
     few, many = (footprint(federation, model, number) for number in (declared, declared + more))
     assert few.cohort <= many.cohort
     assert few.total > 0

@@ -11,7 +11,6 @@ from tests.client.conftest import FEDERATION_TOML
 
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError
-from wardround.meta import extended
 from wardround.models import Model, build_model
 from wardround.release import Release
 from wardround_client.hospital import Hospital
@@ -20,7 +19,7 @@ from wardround_client.personal.shared_model import asked_for
 
 
 def model_of(federation: Federation) -> Model:
-    return extended(build_model(federation), federation)
+    return federation.algorithm.extended(build_model(federation))
 
 
 def write_release(path: Path, agreed: Federation, **other: Any) -> Path:

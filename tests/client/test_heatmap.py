@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.chosen import fitting
 from torch import Tensor
 from torch.nn.functional import group_norm, interpolate, max_pool2d
 
-from wardround.config import AlgorithmChoice, AlgorithmName
-from wardround.meta import Fitted, algorithm_named
+from wardround.algorithms import Fitted
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.head import EncoderHead
@@ -25,12 +25,11 @@ CLASSES, SIDE = 3, 32
 CONV4 = Conv4.of(1, 8, CLASSES)
 
 
-def learner(model: Model, name: AlgorithmName = "fomaml", theta: Tensor | None = None) -> Learner:
-    choice = AlgorithmChoice(name=name, adapt_steps=3)
-    algorithm = algorithm_named(name)
-    extended = algorithm.extended(model, choice)
+def learner(model: Model, name: str = "fomaml", theta: Tensor | None = None) -> Learner:
+    method = fitting(name, adapt_steps=3)
+    extended = method.extended(model)
     loss = Objective(extended, torch.zeros(model.scaling_size), torch.ones(model.scaling_size))
-    return Learner(algorithm, choice, loss, extended.initial() if theta is None else theta)
+    return Learner(method, loss, extended.initial() if theta is None else theta)
 
 
 def image(seed: int = 0) -> Tensor:
@@ -67,7 +66,7 @@ def test_grad_cam_is_equations_1_and_2_of_its_paper() -> None:
 
 
 @pytest.mark.parametrize("name", ["fomaml", "maml", "anil", "prototypical", "matching", "relation", "siamese", "ridge"])
-def test_every_method_on_convolutions_has_a_map_that_leaves_no_hook_behind(name: AlgorithmName) -> None:
+def test_every_method_on_convolutions_has_a_map_that_leaves_no_hook_behind(name: str) -> None:
     ours = learner(CONV4, name)
     patient = torch.arange(6)
     z = torch.stack([image(seed) for seed in range(6)])

@@ -14,7 +14,6 @@ from tests.intake import ingest_table
 
 from wardround.config import Federation
 from wardround.errors import DataError
-from wardround.meta import extended
 from wardround.models import build_model
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
@@ -97,7 +96,7 @@ def test_findings_each_there_or_not_are_adapted_to_and_judged(tmp_path: Path) ->
     cells = ["yes;more", "yes", "more", "none"]
     store = cohort(tmp_path, [f"p{n},Acme,{cells[n % 4]}" for n in range(40)])
     several = federation("several", ("yes", "more"))
-    model = extended(build_model(several), several)
+    model = several.algorithm.extended(build_model(several))
     everybody, warnings = labelled(store, several)
     assert any("'none' (10)" in each for each in warnings)
     support, query = everybody.split(0, 0)

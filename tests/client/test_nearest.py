@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from wardround.config import AlgorithmName, Federation
-from wardround.meta import extended
+from wardround.algorithms import ALGORITHMS
+from wardround.config import Federation
 from wardround.models import build_model
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.adapted_model import Adapted
 from wardround_client.personal.labelled import Labelled
-from wardround_client.personal.nearest_cases import COMPARING, nearest
+from wardround_client.personal.nearest_cases import nearest
 from wardround_client.personal.shared_model import GlobalModel
 
 COLUMNS = tuple("abcdef")
 
 
-def adapted(name: AlgorithmName, images: int = 1) -> tuple[Adapted, Tensor]:
+def adapted(name: str, images: int = 1) -> tuple[Adapted, Tensor]:
     """A model of table rows that learned from ten patients -> it, and the rows that it learned from."""
     federation = Federation.model_validate(
         {
@@ -31,7 +31,7 @@ def adapted(name: AlgorithmName, images: int = 1) -> tuple[Adapted, Tensor]:
             "algorithm": {"name": name},
         }
     )
-    model = extended(build_model(federation), federation)
+    model = federation.algorithm.extended(build_model(federation))
     theta, shift, scale = model.initial(), torch.zeros(6), torch.ones(6)
     patient = torch.arange(10).repeat_interleave(images)
     z = torch.randn(len(patient), 6, generator=torch.Generator().manual_seed(2))
@@ -42,8 +42,8 @@ def adapted(name: AlgorithmName, images: int = 1) -> tuple[Adapted, Tensor]:
     return Adapted.learned("rows", start, support, recipe="", shots=0, draw=0), z
 
 
-@pytest.mark.parametrize("name", COMPARING)
-def test_a_case_is_nearest_to_itself(name: AlgorithmName) -> None:
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS.built_in if ALGORITHMS[name].compares])
+def test_a_case_is_nearest_to_itself(name: str) -> None:
     model, z = adapted(name)
     for number, cases in enumerate(nearest(model, z)):
         assert cases[0].patient == number
@@ -77,6 +77,6 @@ def test_a_patient_stands_there_once_by_the_best_image() -> None:
 
 
 @pytest.mark.parametrize("name", ["ridge", "svm", "fomaml"])
-def test_methods_that_do_not_compare_have_no_nearest_case(name: AlgorithmName) -> None:
+def test_methods_that_do_not_compare_have_no_nearest_case(name: str) -> None:
     model, z = adapted(name)
     assert nearest(model, z[:2]) == [[], []]

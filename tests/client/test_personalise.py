@@ -6,11 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import algorithm
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
 from wardround.errors import DataError
-from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular
@@ -32,8 +31,7 @@ def cohort(patients: int = 60, *, noise: float = 1.0, seed: int = 0, images: int
 
 
 def learner(theta: Tensor, **settings: float) -> Learner:
-    choice = AlgorithmChoice(name="fedavg", **settings)  # type: ignore[arg-type]
-    return Learner(algorithm_named("fedavg"), choice, Objective(MODEL, SHIFT, SCALE), theta)
+    return Learner(algorithm("fedavg", **settings), Objective(MODEL, SHIFT, SCALE), theta)
 
 
 def good_start() -> Tensor:

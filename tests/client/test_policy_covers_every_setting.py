@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.client.agreements import IMAGES, NOT_COMPUTED_HERE, TABLE, agreed, settings_of, with_setting
+from tests.client.agreements import IMAGES, NOT_COMPUTED_HERE, TABLE, able, agreed, settings_of, with_setting
 
 from wardround.accountant import calibrate
 from wardround.config import Federation
 from wardround.errors import ConfigError, PolicyRefusal
-from wardround.meta import extended
 from wardround.models import build_model
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig, Policy
@@ -33,7 +32,7 @@ def hospital(**policy: Any) -> HospitalConfig:
 def judge(config: HospitalConfig, federation: Federation) -> None:
     schedule = Schedule.of(federation)
     calibration = calibrate(schedule, federation.privacy, declared_patients=DECLARED, delta=config.delta)
-    check(config, federation, schedule, calibration, extended(build_model(federation), federation))
+    check(config, federation, schedule, calibration, federation.algorithm.extended(build_model(federation)))
 
 
 Case = tuple[str, dict[str, Any], dict[str, dict[str, Any]], Any]
@@ -75,10 +74,10 @@ BOUNDED: dict[str, list[Case]] = {
         ("least_local_learning_rate", IMAGES, {}, 1.01),
     ],
     "algorithm.local_batches": [("greatest_local_batches", IMAGES, {"algorithm": {"local_batches": 3}}, 2)],
-    "algorithm.proximal": [("greatest_proximal", IMAGES, {}, 0.09)],
+    "algorithm.proximal": [("greatest_proximal", IMAGES, {"algorithm": {"name": "fedprox"}}, 0.09)],
     "algorithm.regularization": [
-        ("greatest_regularization", IMAGES, {}, 0.99),
-        ("least_regularization", IMAGES, {}, 1.01),
+        ("greatest_regularization", IMAGES, {"algorithm": {"name": "ridge"}}, 0.99),
+        ("least_regularization", IMAGES, {"algorithm": {"name": "svm"}}, 1.01),
     ],
     "privacy.epsilon": [("greatest_epsilon", IMAGES, {}, 7.99), ("least_noise_multiplier", IMAGES, {}, 100.0)],
     "privacy.clip_norm": [("greatest_clip_norm", IMAGES, {}, 0.99), ("least_clip_norm", IMAGES, {}, 1.01)],
@@ -167,7 +166,8 @@ def value_of(federation: Federation, setting: str) -> object:
 @pytest.mark.parametrize("setting", [each for each in settings_of() if each not in NOT_COMPUTED_HERE])
 @given(data=st.data())
 def test_a_number_beyond_reason_never_passes(setting: str, data: st.DataObject) -> None:
-    usual = value_of(Federation.model_validate(IMAGES), setting)
+    base = able(IMAGES, setting)
+    usual = value_of(Federation.model_validate(base), setting)
     if isinstance(usual, bool) or not isinstance(usual, int | float):
         return
     size = data.draw(st.sampled_from(["large", "small"] if isinstance(usual, float) else ["large"]))
@@ -176,6 +176,6 @@ def test_a_number_beyond_reason_never_passes(setting: str, data: st.DataObject) 
     exponent = data.draw(st.integers(7, 9))
     value: float = 10**exponent if isinstance(usual, int) else 10.0 ** (exponent if size == "large" else -exponent)
     with pytest.raises((ValidationError, ConfigError, PolicyRefusal)):
-        federation = Federation.model_validate(with_setting(IMAGES, setting, value))
+        federation = Federation.model_validate(with_setting(base, setting, value))
         check_sizes(hospital(), federation)
         judge(hospital(), federation)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from tests.client.conftest import HOSPITAL_TOML
 from tests.client.privacy.generated import asks, cohort
 from tests.rounds import read, request
 
-from wardround.config import AlgorithmChoice, Privacy
+from wardround.algorithms import ALGORITHMS
+from wardround.config import Privacy
 from wardround.models.conv4 import Conv4
 from wardround.models.objective import Objective
 from wardround.schedule import QUESTIONS, Question, answer_size
@@ -62,7 +62,6 @@ rounds = 1
 evaluate_every = 1
 """
 LAYOUTS = {TABLE: Layout("table", features=("a", "b")), IMAGES: Layout("image", 16, 1)}
-ALGORITHMS = get_args(AlgorithmChoice.model_fields["name"].annotation)
 
 Patient = list[str | None]  # the label of each of the patient's rows
 patients = st.lists(
@@ -111,7 +110,7 @@ def lengths(hospital: Hospital, agreement: Agreement) -> list[int]:
 @pytest.mark.parametrize(
     ("toml", "algorithm", "examples"),
     [
-        *((TABLE, name, 12 if name in ("fedavg", "maml", "prototypical") else 4) for name in ALGORITHMS),
+        *((TABLE, name, 12 if name in ("fedavg", "maml", "prototypical") else 4) for name in ALGORITHMS.built_in),
         (IMAGES, "reptile", 4),
         (IMAGES, "maml", 4),
     ],

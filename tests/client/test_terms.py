@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
-from tests.client.agreements import IMAGES, NOT_COMPUTED_HERE, TABLE, settings_of, with_setting
+from tests.client.agreements import IMAGES, NOT_COMPUTED_HERE, TABLE, able, settings_of, with_setting
 
 from wardround.accountant import calibrate
+from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.schedule import Schedule
@@ -71,16 +72,17 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     yield lines
 
 
-def other_values(setting: str, usual: object) -> list[object]:
+def other_values(setting: str, agreement: Federation) -> list[object]:
     """Other values that the setting might have, found from its type."""
     if setting in OTHERS:
         return OTHERS[setting]
-    model: type[BaseModel] = Federation
+    section: BaseModel = agreement
     *sections, name = setting.split(".")
-    for section in sections:
-        kind = model.model_fields[section].annotation
-        assert isinstance(kind, type)
-        model = kind
+    for each in sections:
+        section = getattr(section, each)
+    usual, model = getattr(section, name), type(section)
+    if setting == "algorithm.name":
+        return [each for each in ALGORITHMS.built_in if each != usual]
     kind = model.model_fields[name].annotation
     choices = [each for one in (kind, *get_args(kind)) if get_origin(one) is Literal for each in get_args(one)]
     if choices:
@@ -97,12 +99,10 @@ def other_values(setting: str, usual: object) -> list[object]:
 def test_a_setting_that_changes_changes_what_is_shown(setting: str, shown: Shown) -> None:
     possible = 0
     for base in BASES:
-        usual: Any = Federation.model_validate(base)
-        for name in setting.split("."):
-            usual = getattr(usual, name)
+        base = able(base, setting)
         before = shown(base)
         assert before is not None
-        for value in other_values(setting, usual):
+        for value in other_values(setting, Federation.model_validate(base)):
             after = shown(with_setting(base, setting, value))
             possible += after is not None
             if after not in (None, before):
@@ -127,7 +127,10 @@ def test_the_lines_are_words_a_person_reads(shown: Shown) -> None:
     assert lines is not None
     assert lines["input"] == "grey images of 32 x 32 px"
     assert lines["network"] == "built-in encoder, 4 features, an embedding of 2"
-    assert lines["task_of_learning"] == "an episode of its patients: 1 step of learning rate 1, regularization 1"
+    assert (
+        lines["task_of_learning"]
+        == "an episode of its patients, 1 answer a round: local learning rate 1, regularization 1"
+    )
     assert lines["patients_of_an_answer"] == "everybody, at most 1 image of each"
     assert lines["episodes"] == "10 of about 20 patients, a share of 0.5 to learn from; at most 35 on either side"
     assert all("\n" not in str(line) for line in lines.values())

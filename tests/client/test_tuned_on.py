@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chosen import algorithm
 
-from wardround.config import AlgorithmChoice
-from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround_client.cohort.examples import Examples
@@ -24,10 +23,8 @@ def examples(labels: list[int], classes: int, noise: float = 0.1) -> Examples:
 def learner(classes: int, theta: torch.Tensor | None = None) -> Learner:
     model = Tabular.logistic(classes, classes)
     start = model.initial() if theta is None else theta
-    choice = AlgorithmChoice(name="fedavg", adapt_pull=3.0)
-    return Learner(
-        algorithm_named("fedavg"), choice, Objective(model, torch.zeros(classes), torch.ones(classes)), start
-    )
+    loss = Objective(model, torch.zeros(classes), torch.ones(classes))
+    return Learner(algorithm("fedavg", adapt_pull=3.0), loss, start)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
@@ -49,11 +46,11 @@ def test_a_start_that_is_right_is_held_and_one_that_is_wrong_is_left() -> None:
     support = examples([0, 1] * 5, 2)
     right = 20 * torch.tensor([1.0, -1.0, -1.0, 1.0, 0.0, 0.0])
     strongest, weakest = max(TRIED["adapt_pull"]), min(TRIED["adapt_pull"])
-    assert learner(2, -right).tuned_on(support).choice.adapt_pull == weakest
+    assert learner(2, -right).tuned_on(support).algorithm == algorithm("fedavg", adapt_pull=weakest)
     # Six pairs of patients who are alike and differ in their class: whatever is learned of one is wrong of the other.
     pairs = examples([0, 1] * 6, 2)
     alike = Examples(pairs.z[::2].repeat_interleave(2, 0), pairs.y, pairs.patient, pairs.summary, 2)
-    assert learner(2).tuned_on(alike).choice.adapt_pull == strongest
+    assert learner(2).tuned_on(alike).algorithm == algorithm("fedavg", adapt_pull=strongest)
 
 
 def test_one_patient_a_class_leaves_nothing_to_judge() -> None:
@@ -64,7 +61,6 @@ def test_one_patient_a_class_leaves_nothing_to_judge() -> None:
 def test_a_method_with_class_means_chooses_what_these_count_for() -> None:
     support = examples([0, 1, 2] * 4, 3)
     model = Tabular.mlp(3, 3, 4)
-    choice = AlgorithmChoice(name="prototypical")
     loss = Objective(model, torch.zeros(3), torch.ones(3))
-    tuned = Learner(algorithm_named("prototypical"), choice, loss, model.initial()).tuned_on(support)
-    assert tuned.choice.adapt_prior in TRIED["adapt_prior"]
+    tuned = Learner(algorithm("prototypical"), loss, model.initial()).tuned_on(support)
+    assert tuned.algorithm.model_dump()["adapt_prior"] in TRIED["adapt_prior"]

@@ -63,7 +63,7 @@ GREEDY: dict[str, tuple[str, str]] = {
     "lower noise": ("policy.least_noise_multiplier", "[privacy]\nepsilon = 1e4\n"),
     "an epsilon of a thousand million": ("policy.least_noise_multiplier", "[privacy]\nepsilon = 1e9\n"),
     "a larger clip norm": ("policy.greatest_clip_norm", "[privacy]\nclip_norm = 11.0\n"),
-    "more steps": ("policy.greatest_gradients_per_round", "[algorithm]\nlocal_steps = 101\n"),
+    "more steps": ("policy.greatest_local_steps", "[algorithm]\nlocal_steps = 101\n"),
     "more images a patient": ("policy.greatest_images_per_patient", "[privacy]\nimages_per_patient = 17\n"),
 }
 

@@ -7,18 +7,18 @@ number that is not finite, or a method that goes on for ever for some patients.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import UNITS, fitting
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
 from wardround.accountant import Answers, Calibration
-from wardround.config import TASKS, AlgorithmChoice, AlgorithmName, Privacy
-from wardround.meta import algorithm_named
+from wardround.algorithms import ALGORITHMS, Algorithm
+from wardround.config import Privacy
 from wardround.meta.total import positive, solved
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
@@ -31,7 +31,7 @@ from wardround_client.privacy.private_cohort import PrivateCohort
 CLASSES, COLUMNS, DECLARED = 3, 4, 20
 POLICY = Policy()
 MODELS: dict[str, Model] = {"mlp": Tabular.mlp(COLUMNS, CLASSES, 3), "conv4": Conv4.of(1, 2, CLASSES)}
-METHODS = [(name, unit) for name in get_args(AlgorithmName) for unit in TASKS[name]]
+METHODS = [(name, unit) for name in ALGORITHMS.built_in for unit in UNITS[name]]
 # Solve a system, or raise e to what is learned beside the model.
 TAKING_RISKS = ["ridge", "svm", "matching", "siamese", "relation", "prototypical", "learned-optimizer", "anil"]
 WORST = [0.0, 1.0, -1.0, 1e6, -1e6, 1e-45, -1e-45, 1e-38, 1e-6, 88.8, -104.0, 1e3, 5e5]
@@ -66,23 +66,19 @@ def thetas(draw: st.DrawFn, model: Model) -> Tensor:
 
 
 @st.composite
-def choices(draw: st.DrawFn, name: AlgorithmName, unit: str) -> AlgorithmChoice:
+def choices(draw: st.DrawFn, name: str, unit: str) -> Algorithm:
     """Settings at the ends of the policy."""
     rate = draw(st.sampled_from([POLICY.least_local_learning_rate, 1.0, POLICY.greatest_local_learning_rate]))
     penalty = draw(st.sampled_from([POLICY.least_regularization, 1.0, POLICY.greatest_regularization]))
-    return AlgorithmChoice.model_validate(
-        {
-            "name": name,
-            "tasks": unit,
-            "local_learning_rate": rate,
-            "regularization": penalty,
-            "local_steps": draw(st.integers(1, 3)),
-            "local_batches": draw(st.integers(1, 3)),
-            "proximal": draw(
-                st.sampled_from([0.0, min(1.9 / rate, 1e6) if name == "fedprox" else POLICY.greatest_proximal])
-            ),
-            "adapt_steps": 2,
-        }
+    return fitting(
+        name,
+        tasks=unit,
+        local_learning_rate=rate,
+        regularization=penalty,
+        local_steps=draw(st.integers(1, 3)),
+        local_batches=draw(st.integers(1, 3)),
+        proximal=draw(st.sampled_from([0.0, min(1.9 / rate, 1e6) if name == "fedprox" else POLICY.greatest_proximal])),
+        adapt_steps=2,
     )
 
 
@@ -127,8 +123,8 @@ class Asked(SilentCohort):
         return torch.nn.functional.normalize(torch.nan_to_num(answer, 0.0, 0.0, 0.0), dim=0)
 
 
-def made(name: AlgorithmName, choice: AlgorithmChoice, kind: str = "mlp") -> Model:
-    return algorithm_named(name).extended(MODELS[kind], choice)
+def made(name: str, choice: Algorithm, kind: str = "mlp") -> Model:
+    return choice.extended(MODELS[kind])
 
 
 def objective(model: Model, scale: float = 1.0) -> Objective:
@@ -143,25 +139,23 @@ def shape_of(kind: str) -> tuple[int, ...]:
 @pytest.mark.parametrize(("name", "unit"), METHODS)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_no_method_raises_whatever_theta_and_patients_are(
-    name: AlgorithmName, unit: str, kind: str, data: st.DataObject
-) -> None:
+def test_no_method_raises_whatever_theta_and_patients_are(name: str, unit: str, kind: str, data: st.DataObject) -> None:
     choice = data.draw(choices(name, unit))
     model = made(name, choice, kind)
     theta = data.draw(thetas(model))
     support, query = (shots(*data.draw(patients(shape_of(kind), count))) for count in (4, 2))
     asked = Asked(support, query, [])
     loss = objective(model, data.draw(st.sampled_from([1e-6, 1.0, 1e6])))
-    delta = algorithm_named(name).inner(theta, asked, loss, choice)
+    delta = choice.inner(theta, asked, loss)
     assert delta.shape == theta.shape
     assert torch.isfinite(delta).all()
-    assert len(asked.found) == algorithm_named(name).answers_per_round(choice)
+    assert len(asked.found) == choice.answers_per_round
 
 
 @pytest.mark.parametrize("name", TAKING_RISKS)
 @settings(max_examples=30)
 @given(data=st.data())
-def test_a_system_that_has_no_solution_still_gives_numbers(name: AlgorithmName, data: st.DataObject) -> None:
+def test_a_system_that_has_no_solution_still_gives_numbers(name: str, data: st.DataObject) -> None:
     """Not by the cohort's mending, which sets what is not finite to zero: the method itself. Of patients as they are,
     and a theta up to the policy's end; at a learning rate at which steps do not explode.
     """
@@ -170,24 +164,24 @@ def test_a_system_that_has_no_solution_still_gives_numbers(name: AlgorithmName, 
     theta = data.draw(thetas(model))
     support, query = (shots(*data.draw(patients((COLUMNS,), count, within=100.0))) for count in (4, 2))
     asked = Asked(support, query, [])
-    algorithm_named(name).inner(theta, asked, objective(model), choice)
+    choice.inner(theta, asked, objective(model))
     assert all(torch.isfinite(each).all() for each in asked.found)
 
 
 @pytest.mark.parametrize(("name", "unit"), METHODS)
 @settings(max_examples=8)
 @given(data=st.data())
-def test_a_private_cohort_answers_with_finite_numbers(name: AlgorithmName, unit: str, data: st.DataObject) -> None:
+def test_a_private_cohort_answers_with_finite_numbers(name: str, unit: str, data: st.DataObject) -> None:
     choice = data.draw(choices(name, unit))
     model = made(name, choice)
     theta = data.draw(thetas(model))
     present = data.draw(st.sampled_from([0, 1, 2, 12]))
     x, y = data.draw(patients((COLUMNS,), max(present, 1)))
-    algorithm, loss = algorithm_named(name), objective(model, data.draw(st.sampled_from([1e-6, 1.0])))
+    loss = objective(model, data.draw(st.sampled_from([1e-6, 1.0])))
     cohort = private(Examples(x[:present], y[:present], torch.arange(present), x[:present], CLASSES))
-    answers = [algorithm.inner(theta, cohort, loss, choice)]
-    fitted = algorithm.unadapted(theta, loss, choice)
-    answers.append(cohort.confusion(lambda z: algorithm.predict(fitted, z, loss)))
+    answers = [choice.inner(theta, cohort, loss)]
+    fitted = choice.unadapted(theta, loss)
+    answers.append(cohort.confusion(lambda z: choice.predict(fitted, z, loss)))
     answers.append(cohort.class_means(lambda z: loss.embed(theta, z)).pack())
     assert all(torch.isfinite(answer).all() for answer in answers)
 
@@ -203,17 +197,17 @@ def private(examples: Examples) -> PrivateCohort:
     )
 
 
-@pytest.mark.parametrize("name", get_args(AlgorithmName))
+@pytest.mark.parametrize("name", ALGORITHMS.built_in)
 @settings(max_examples=8)
 @given(data=st.data())
-def test_at_home_a_hostile_model_raises_nothing_either(name: AlgorithmName, data: st.DataObject) -> None:
-    choice = data.draw(choices(name, TASKS[name][0]))
+def test_at_home_a_hostile_model_raises_nothing_either(name: str, data: st.DataObject) -> None:
+    choice = data.draw(choices(name, UNITS[name][0]))
     model = made(name, choice)
     theta = data.draw(thetas(model))
-    algorithm, loss = algorithm_named(name), objective(model)
+    loss = objective(model)
     support, query = (shots(*data.draw(patients((COLUMNS,), count, within=100.0))) for count in (4, 2))
-    for fitted in (algorithm.unadapted(theta, loss, choice), algorithm.adapt(theta, support, loss, choice)):
-        assert algorithm.predict(fitted, query.x, loss).shape == (2, CLASSES)
+    for fitted in (choice.unadapted(theta, loss), choice.adapt(theta, support, loss)):
+        assert choice.predict(fitted, query.x, loss).shape == (2, CLASSES)
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=5))

@@ -254,7 +254,7 @@ def test_what_post_processing_makes_infinite_is_a_public_number(
 ) -> None:
     from wardround.algorithms.reptile import Reptile
 
-    def blown_up(self: Reptile, theta: torch.Tensor, cohort: Any, loss: Any, choice: Any) -> torch.Tensor:
+    def blown_up(self: Reptile, theta: torch.Tensor, cohort: Any, loss: Any) -> torch.Tensor:
         found: torch.Tensor = cohort.gradient(loss, theta) * 0 + number
         return found
 

@@ -12,19 +12,17 @@ from torch import Tensor
 
 from wardround.algorithms.discriminant import COUNTS, RIDGE, SCATTER, SHRINKAGE, SUMS, Discriminant, WithSums, metric
 from wardround.algorithms.fedavg import FedAvg
-from wardround.config import AlgorithmChoice
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular
 from wardround.questions import Loss, Shots
 
 FEATURES, CLASSES = 8, 3
-CHOICE = AlgorithmChoice(name="discriminant", local_learning_rate=0.5, adapt_pull=0.3)
-METHOD = Discriminant()
+METHOD = Discriminant(local_learning_rate=0.5, adapt_pull=0.3)
 
 
 def objective(classes: int = CLASSES) -> Objective:
-    model = METHOD.extended(Tabular.logistic(FEATURES, classes), CHOICE)
+    model = METHOD.extended(Tabular.logistic(FEATURES, classes))
     return Objective(model, *no_scaling(FEATURES))
 
 
@@ -54,7 +52,7 @@ def learned(x: Tensor, y: Tensor, rounds: int = 20) -> Tensor:
     loss = objective()
     theta = loss.model.initial()
     for _ in range(rounds):
-        theta = theta + METHOD.inner(theta, Mean(x, y), loss, CHOICE)
+        theta = theta + METHOD.inner(theta, Mean(x, y), loss)
     return theta
 
 
@@ -64,7 +62,7 @@ def test_what_is_learned_beside_the_head_are_the_sums() -> None:
     f = loss.embed(loss.model.initial(), x)
     beside = loss.extras(learned(x, y, rounds=3))
     one_hot = torch.nn.functional.one_hot(y, CLASSES).float()
-    steps = 3 * CHOICE.local_learning_rate / len(y)
+    steps = 3 * METHOD.local_learning_rate / len(y)
     torch.testing.assert_close(beside["scatter"], SCATTER * steps * f.T @ f)
     torch.testing.assert_close(beside["sums"], SUMS * steps * one_hot.T @ f)
     torch.testing.assert_close(beside["counts"], COUNTS * steps * one_hot.sum(0))
@@ -75,7 +73,7 @@ def test_the_head_is_that_of_fedavg() -> None:
     plain = Objective(Tabular.logistic(FEATURES, CLASSES), *no_scaling(FEATURES))
     theta = plain.model.initial()
     for _ in range(5):
-        theta = theta + FedAvg().inner(theta, Mean(x, y), plain, CHOICE)
+        theta = theta + FedAvg(local_learning_rate=0.5).inner(theta, Mean(x, y), plain)
     torch.testing.assert_close(learned(x, y, rounds=5)[: len(theta)], theta)
 
 
@@ -115,7 +113,7 @@ def test_no_noise_makes_a_metric_that_cannot_be_used(seed: int, noise: float) ->
     assert torch.linalg.matrix_rank(found) == FEATURES
     x, y = patients(seed, n=6)
     support = Shots(x, y, torch.arange(6), torch.ones(6))
-    fitted = METHOD.adapt(loss.model.initial() + theta.clamp(-9, 9), support, loss, CHOICE)
+    fitted = METHOD.adapt(loss.model.initial() + theta.clamp(-9, 9), support, loss)
     assert bool(METHOD.predict(fitted, x, loss).isfinite().all())
 
 
@@ -136,7 +134,7 @@ def test_with_no_shots_worth_it_the_adapted_model_is_the_shared_one() -> None:
     x, y = patients(4)
     loss, theta = objective(), learned(x, y)
     support = Shots(x[:3], y[:3], torch.arange(3), torch.ones(3))
-    held = METHOD.adapt(theta, support, loss, CHOICE.model_copy(update={"adapt_pull": 1e6}))
+    held = METHOD.model_copy(update={"adapt_pull": 1e6}).adapt(theta, support, loss)
     torch.testing.assert_close(METHOD.predict(held, x, loss), loss.logits(theta, x), rtol=1e-3, atol=1e-3)
 
 
@@ -153,6 +151,6 @@ def test_new_classes_are_told_apart_by_fewer_patients() -> None:
         x, y = patients(100 + seed, classes=2)
         support = Shots(x[:10], y[:10], torch.arange(10), torch.ones(10))
         for name, at in (("with", moved), ("without", start)):
-            fitted = METHOD.adapt(at, support, ours, CHOICE)
+            fitted = METHOD.adapt(at, support, ours)
             right[name] += float((METHOD.predict(fitted, x[10:], ours).argmax(1) == y[10:]).float().mean()) / 10
     assert 1 - right["with"] < 0.6 * (1 - right["without"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import algorithm
 from tests.episodes import CLASSES, COLUMNS, MODEL, OneEpisode, episode, objective, one_image
 from tests.reference.quadratic import MINIMUM, THETA, A, B, Quadratic, after_steps
 from torch import Tensor, nn
@@ -20,9 +21,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from wardround.algorithms.anil import Anil
 from wardround.algorithms.maml import Maml
 from wardround.algorithms.meta_sgd import MetaSgd
-from wardround.config import AlgorithmChoice
 from wardround.errors import ConfigError
-from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.questions import EpisodeGradient, Shots
@@ -37,8 +36,8 @@ HEAD = slice(MODEL.body_size, None)
 
 def delta(name: str, theta: Tensor, **settings: object) -> Tensor:
     """What a hospital sends that is asked about the quadratic, and answers exactly."""
-    choice = AlgorithmChoice.model_validate({"name": name, "local_learning_rate": ETA, **settings})
-    return algorithm_named(name).inner(theta, EXACT, Quadratic(), choice)
+    choice = algorithm(name, **{"local_learning_rate": ETA, **settings})
+    return choice.inner(theta, EXACT, Quadratic())
 
 
 # --- FedProx and Per-FedAvg
@@ -56,8 +55,9 @@ def test_fedprox_descends_on_the_proximal_objective(mu: float, steps: int) -> No
 
 
 def test_fedprox_without_the_term_or_with_one_step_is_fedavg() -> None:
-    for settings_of in ({"local_steps": 4, "proximal": 0.0}, {"local_steps": 1, "proximal": 2.0}):
-        torch.testing.assert_close(delta("fedprox", THETA, **settings_of), delta("fedavg", THETA, **settings_of))
+    for steps, proximal in ((4, 0.0), (1, 2.0)):
+        ours = delta("fedprox", THETA, local_steps=steps, proximal=proximal)
+        torch.testing.assert_close(ours, delta("fedavg", THETA, local_steps=steps))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
@@ -109,7 +109,7 @@ def test_meta_sgd_with_one_rate_for_all_moves_theta_as_maml(tasks: str, like: st
 
 
 def test_alpha_starts_at_the_local_learning_rate_one_number_a_parameter() -> None:
-    model = MetaSgd().extended(MODEL, AlgorithmChoice(name="meta-sgd", local_learning_rate=0.3))
+    model = MetaSgd(local_learning_rate=0.3).extended(MODEL)
     start = model.initial()
     assert torch.equal(start[: MODEL.layout.size], MODEL.initial())
     assert torch.equal(start[MODEL.layout.size :], torch.full((MODEL.layout.size,), 0.3))
@@ -124,18 +124,16 @@ def test_what_is_noise_at_alpha_s_place_in_an_answer_is_never_sent() -> None:
             return super().gradient(loss, theta) + noise  # type: ignore[arg-type]
 
     theta = torch.cat([THETA, ALPHA])
-    choice = AlgorithmChoice(name="meta-sgd", local_steps=3, local_learning_rate=ETA)
-    noisy = MetaSgd().inner(theta, Noisy(EXACT.support, EXACT.query), Quadratic(), choice)
+    choice = algorithm("meta-sgd", local_steps=3, local_learning_rate=ETA)
+    noisy = choice.inner(theta, Noisy(EXACT.support, EXACT.query), Quadratic())
     torch.testing.assert_close(noisy, delta("meta-sgd", theta, local_steps=3))
 
 
 def test_at_home_a_parameter_moves_as_far_as_its_alpha_lets_it() -> None:
     """After many steps the loss pulls as hard as the start: slope = -pull (theta - start) / (alpha / eta)."""
     theta, pull = torch.cat([THETA, ALPHA]), 0.5
-    choice = AlgorithmChoice(
-        name="meta-sgd", local_learning_rate=ETA, adapt_steps=2000, adapt_learning_rate=0.1, adapt_pull=pull
-    )
-    adapted = MetaSgd().adapt(theta, EXACT.support, Quadratic(), choice)["theta"]
+    choice = MetaSgd(local_learning_rate=ETA, adapt_steps=2000, adapt_learning_rate=0.1, adapt_pull=pull)
+    adapted = choice.adapt(theta, EXACT.support, Quadratic())["theta"]
     slope, moved = A @ adapted[:3] - B, adapted[:3] - THETA
     climbs = ALPHA < 0
     assert torch.equal(adapted[3:], ALPHA)
@@ -145,9 +143,11 @@ def test_at_home_a_parameter_moves_as_far_as_its_alpha_lets_it() -> None:
 
 def test_at_home_meta_sgd_with_its_first_alpha_is_fine_tuning() -> None:
     theta = torch.cat([THETA, torch.full((3,), ETA)])
-    choice = AlgorithmChoice(name="meta-sgd", local_learning_rate=ETA, adapt_steps=7, adapt_learning_rate=0.1)
-    adapted = MetaSgd().adapt(theta, EXACT.support, Quadratic(), choice)["theta"]
-    torch.testing.assert_close(adapted[:3], Maml().adapt(THETA, EXACT.support, Quadratic(), choice)["theta"])
+    choice = MetaSgd(local_learning_rate=ETA, adapt_steps=7, adapt_learning_rate=0.1)
+    adapted = choice.adapt(theta, EXACT.support, Quadratic())["theta"]
+    torch.testing.assert_close(
+        adapted[:3], Maml(adapt_steps=7, adapt_learning_rate=0.1).adapt(THETA, EXACT.support, Quadratic())["theta"]
+    )
 
 
 # --- ANIL
@@ -156,12 +156,12 @@ def test_at_home_meta_sgd_with_its_first_alpha_is_fine_tuning() -> None:
 def test_anil_s_first_step_from_zero_is_the_weighted_errors_times_the_embeddings() -> None:
     """W = alpha sum_i w_i (onehot_i - prior) f(x_i)': at a head of zeros every image is predicted as the prior says."""
     loss, support = objective(), episode().support
-    choice = AlgorithmChoice(name="anil", local_learning_rate=0.7)
+    choice = Anil(local_learning_rate=0.7)
     theta = MODEL.initial()
     assert loss.log_prior is not None
     errors = (one_hot(support.y, CLASSES) - loss.log_prior.softmax(0)) * support.weight.unsqueeze(1)
     errors = 0.7 * errors / support.weight.sum()
-    weight, bias = loss.head(Anil().fit(theta, support, loss, choice)["theta"])
+    weight, bias = loss.head(choice.fit(theta, support, loss)["theta"])
     torch.testing.assert_close(weight, errors.T @ loss.embed(theta, support.x))
     torch.testing.assert_close(bias, errors.sum(0))
 
@@ -174,17 +174,17 @@ def test_anil_neither_reads_nor_sends_a_head() -> None:
             return super().episode_gradient(gradient, theta) + 1
 
     shots, loss, theta = episode(), objective(), MODEL.initial()
-    choice = AlgorithmChoice(name="anil", local_steps=2, local_learning_rate=0.5)
-    sent = Anil().inner(theta, shots, loss, choice)
-    noisy = Anil().inner(theta, Noise(shots.support, shots.query), loss, choice)
+    choice = Anil(local_steps=2, local_learning_rate=0.5)
+    sent = choice.inner(theta, shots, loss)
+    noisy = choice.inner(theta, Noise(shots.support, shots.query), loss)
     assert torch.equal(noisy[HEAD], torch.zeros_like(noisy[HEAD]))
     torch.testing.assert_close(noisy[BODY], sent[BODY] - 0.5)
     assert sent[BODY].norm() > 0
     other = torch.cat([theta[BODY], 9 * torch.ones_like(theta[HEAD])])
-    assert torch.equal(Anil().inner(other, shots, loss, choice), sent)
-    assert torch.equal(Anil().adapt(other, shots.support, loss, choice)["theta"],
-                       Anil().adapt(theta, shots.support, loss, choice)["theta"])  # fmt: skip
-    logits = Anil().predict(Anil().unadapted(other, loss, choice), shots.query.x, loss)
+    assert torch.equal(choice.inner(other, shots, loss), sent)
+    assert torch.equal(choice.adapt(other, shots.support, loss)["theta"],
+                       choice.adapt(theta, shots.support, loss)["theta"])  # fmt: skip
+    logits = choice.predict(choice.unadapted(other, loss), shots.query.x, loss)
     assert torch.equal(logits, torch.zeros_like(logits))
 
 
@@ -193,29 +193,29 @@ def test_anil_neither_reads_nor_sends_a_head() -> None:
 def test_anil_learns_the_same_whatever_the_classes_are_called(order: list[int], seed: int, steps: int) -> None:
     """So a hospital may have classes of its own. (The hospital's prior is of its classes, and left out here.)"""
     loss, shots = replace(objective(torch.float64), log_prior=None), episode(torch.float64, seed)
-    choice = AlgorithmChoice(name="anil", local_steps=steps)
+    choice = Anil(local_steps=steps)
     support, query = (replace(part, y=torch.tensor(order)[part.y]) for part in (shots.support, shots.query))
     theta = MODEL.initial().double()
-    renamed = Anil().inner(theta, OneEpisode(support, query), loss, choice)
-    torch.testing.assert_close(renamed, Anil().inner(theta, shots, loss, choice))
+    renamed = choice.inner(theta, OneEpisode(support, query), loss)
+    torch.testing.assert_close(renamed, choice.inner(theta, shots, loss))
 
 
 def test_anil_learns_nothing_from_queries_whose_class_the_support_lacks() -> None:
-    shots, loss, choice = episode(), objective(), AlgorithmChoice(name="anil")
+    shots, loss, choice = episode(), objective(), Anil()
     lacking = OneEpisode(replace(shots.support, y=shots.support.y.clamp(max=1)), shots.query)
     among = replace(shots.query, weight=shots.query.weight * (shots.query.y <= 1))
-    expected = Anil().inner(MODEL.initial(), replace(lacking, query=among), loss, choice)
-    assert torch.equal(Anil().inner(MODEL.initial(), lacking, loss, choice), expected)
+    expected = choice.inner(MODEL.initial(), replace(lacking, query=among), loss)
+    assert torch.equal(choice.inner(MODEL.initial(), lacking, loss), expected)
     nothing = replace(lacking, query=replace(shots.query, y=torch.full_like(shots.query.y, 2)))
-    assert torch.equal(Anil().inner(MODEL.initial(), nothing, loss, choice), torch.zeros(MODEL.layout.size))
+    assert torch.equal(choice.inner(MODEL.initial(), nothing, loss), torch.zeros(MODEL.layout.size))
 
 
 def test_at_home_anil_trains_the_head_of_a_fixed_body_from_zero() -> None:
     """After many steps the loss of all patients, balanced, pulls on the head as hard as the way back to zero."""
     shots, loss = episode().support, replace(objective(), log_prior=None)
-    choice = AlgorithmChoice(name="anil", adapt_steps=3000, adapt_learning_rate=0.5, adapt_pull=0.5)
+    choice = Anil(adapt_steps=3000, adapt_learning_rate=0.5, adapt_pull=0.5)
     theta = MODEL.initial()
-    adapted = Anil().adapt(theta, shots, loss, choice)["theta"]
+    adapted = choice.adapt(theta, shots, loss)["theta"]
     assert torch.equal(adapted[BODY], theta[BODY])
 
     def balanced(at: Tensor) -> Tensor:
@@ -230,18 +230,18 @@ def test_at_home_anil_trains_the_head_of_a_fixed_body_from_zero() -> None:
 
 def test_anil_needs_a_body() -> None:
     with pytest.raises(ConfigError, match="'anil' learns an embedding"):
-        Anil().extended(Tabular.logistic(COLUMNS, CLASSES), AlgorithmChoice(name="anil"))
+        Anil().extended(Tabular.logistic(COLUMNS, CLASSES))
 
 
 # --- second derivatives, by finite differences
 
-SECOND_ORDER = {method.name: method for method in (Maml(), MetaSgd(), Anil())}
+SECOND_ORDER = {method().name: method for method in (Maml, MetaSgd, Anil)}
 
 
 def loss_of(name: str, dtype: torch.dtype) -> Objective:
     """Of the mlp with what the method learns beside it."""
     loss = objective(dtype)
-    return replace(loss, model=algorithm_named(name).extended(MODEL, AlgorithmChoice(local_learning_rate=RATE)))
+    return replace(loss, model=algorithm(name, local_learning_rate=RATE).extended(MODEL))
 
 
 def start_of(loss: Objective) -> Tensor:
@@ -254,18 +254,18 @@ def start_of(loss: Objective) -> Tensor:
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_a_direction_is_the_slope_of_the_query_loss_after_adapting(name: str, steps: int) -> None:
     """Central differences through the steps on the support, in float64."""
-    method, loss, shots = SECOND_ORDER[name], loss_of(name, torch.float64), episode(torch.float64)
-    choice = AlgorithmChoice(local_steps=steps, local_learning_rate=RATE)
+    loss, shots = loss_of(name, torch.float64), episode(torch.float64)
+    method = SECOND_ORDER[name](local_steps=steps, local_learning_rate=RATE)
     theta = start_of(loss)
 
     def after_adapting(theta: Tensor) -> float:
-        return float(method.episode_loss(theta, shots.support, shots.query, loss, choice))
+        return float(method.episode_loss(theta, shots.support, shots.query, loss))
 
     slopes = [
         (after_adapting(theta + e) - after_adapting(theta - e)) / 2e-5
         for e in 1e-5 * torch.eye(len(theta), dtype=torch.float64)
     ]
-    exact = method.gradient_of(loss, choice)(theta, shots.support, shots.query)
+    exact = method.gradient_of(loss)(theta, shots.support, shots.query)
     torch.testing.assert_close(exact, torch.tensor(slopes, dtype=torch.float64), rtol=1e-6, atol=1e-9)
 
 
@@ -333,16 +333,14 @@ def their_gradient(name: str, theta: Tensor, shots: OneEpisode, loss: Objective,
 def test_a_meta_gradient_is_that_of_higher(name: str, steps: int, dtype: torch.dtype, rtol: float, atol: float) -> None:
     loss, shots = loss_of(name, dtype), episode(dtype)
     theta = start_of(loss)
-    choice = AlgorithmChoice.model_validate(
-        {"name": name, "tasks": "episodes", "local_steps": steps, "local_learning_rate": RATE}
-    )
-    ours = algorithm_named(name).inner(theta, shots, loss, choice) / -RATE
+    choice = algorithm(name, tasks="episodes", local_steps=steps, local_learning_rate=RATE)
+    ours = choice.inner(theta, shots, loss) / -RATE
     theirs = their_gradient(name, theta, shots, loss, steps)
     assert theirs.norm() > 0.01
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
 
 
 def test_a_pull_of_fedprox_that_overshoots_ever_further_is_refused() -> None:
-    AlgorithmChoice.model_validate({"name": "fedprox", "local_learning_rate": 19.0, "proximal": 0.1})
+    algorithm("fedprox", local_learning_rate=19.0, proximal=0.1)
     with pytest.raises(ValueError, match="local_learning_rate x proximal below 2"):
-        AlgorithmChoice.model_validate({"name": "fedprox", "local_learning_rate": 20.0, "proximal": 0.1})
+        algorithm("fedprox", local_learning_rate=20.0, proximal=0.1)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wardround.algorithms.learned_optimizer import LearnedOptimizer, gains, preprocessed
 from wardround.algorithms.maml import Maml
-from wardround.config import AlgorithmChoice
 from wardround.meta.local import descend_on, differentiable_slope
 from wardround.models import Objective
 from wardround.models.extended import Extended
@@ -30,12 +29,12 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def choice(steps: int) -> AlgorithmChoice:
-    return AlgorithmChoice(name="learned-optimizer", local_steps=steps, local_learning_rate=0.7)
+def choice(steps: int) -> LearnedOptimizer:
+    return LearnedOptimizer(local_steps=steps, local_learning_rate=0.7)
 
 
 def extended() -> Extended:
-    model = METHOD.extended(MODEL, choice(1))
+    model = METHOD.extended(MODEL)
     assert isinstance(model, Extended)
     return model
 
@@ -63,13 +62,13 @@ def test_at_the_start_it_is_the_inner_loop_of_maml(steps: int) -> None:
     loss, plain = objective(), objective(plain=True)
     theta = loss.model.initial().double()
     theta[:P] += 0.3 * random(P)
-    adapted = METHOD.fit(theta, SUPPORT, loss, choice(steps))["theta"]
+    adapted = choice(steps).fit(theta, SUPPORT, loss)["theta"]
     expected = descend_on(theta[:P], SUPPORT, plain, steps=steps, learning_rate=0.7)
     torch.testing.assert_close(adapted[:P], expected)
     assert torch.equal(adapted[P:], theta[P:])
     torch.testing.assert_close(
-        METHOD.episode_loss(theta, SUPPORT, QUERY, loss, choice(steps)),
-        Maml().episode_loss(theta[:P], SUPPORT, QUERY, plain, choice(steps)),
+        choice(steps).episode_loss(theta, SUPPORT, QUERY, loss),
+        Maml(local_steps=steps, local_learning_rate=0.7).episode_loss(theta[:P], SUPPORT, QUERY, plain),
     )
 
 
@@ -79,10 +78,10 @@ def test_at_the_start_the_model_s_part_of_its_gradient_is_that_of_first_order_ma
     derivatives; phi's part is there beside it."""
     loss, plain = objective(), objective(plain=True)
     theta = loss.model.initial().double()
-    gradient = METHOD.gradient_of(loss, choice(steps))(theta, SUPPORT, QUERY)
+    gradient = choice(steps).gradient_of(loss)(theta, SUPPORT, QUERY)
     theta_k = descend_on(theta[:P], SUPPORT, plain, steps=steps, learning_rate=0.7)
     torch.testing.assert_close(gradient[:P], differentiable_slope(theta_k, QUERY, plain))
-    second_order = Maml().gradient_of(plain, choice(steps))(theta[:P], SUPPORT, QUERY)
+    second_order = Maml(local_steps=steps, local_learning_rate=0.7).gradient_of(plain)(theta[:P], SUPPORT, QUERY)
     assert (gradient[:P] - second_order).norm() > 1e-3 * second_order.norm()
     assert loss.extras(gradient)["gains.weight"].norm() > 1e-4
 
@@ -102,7 +101,7 @@ def test_with_a_constant_gain_of_the_momentum_it_is_torch_sgd_with_momentum() ->
     loss = objective()
     theta = loss.model.initial().double()
     theta[-1] = 0.9  # the last bias: b
-    adapted = METHOD.fit(theta, SUPPORT, loss, choice(6))["theta"]
+    adapted = choice(6).fit(theta, SUPPORT, loss)["theta"]
     parameter = torch.nn.Parameter(theta[:P].clone())
     theirs = torch.optim.SGD([parameter], lr=0.7, momentum=0.9)
     for _ in range(6):
@@ -117,7 +116,7 @@ def test_a_coordinate_without_a_gradient_does_not_move_whatever_the_weights_are(
     theta = loss.model.initial().double()
     theta[P:] += 3 * random(len(theta) - P)
     one_class = replace(SUPPORT, x=torch.zeros_like(SUPPORT.x))  # no input, so the first layer's weights have none
-    adapted = METHOD.fit(theta, one_class, loss, choice(4))["theta"]
+    adapted = choice(4).fit(theta, one_class, loss)["theta"]
     first = COLUMNS * 5
     assert torch.equal(adapted[:first], theta[:first])
     assert not torch.equal(adapted[first:P], theta[first:P])
@@ -139,8 +138,8 @@ def test_at_home_every_class_weighs_the_same_and_nothing_keeps_a_graph() -> None
     theta = (loss.model.initial().double() + 0.1 * random(len(loss.model.initial()))).requires_grad_()
     x, ones = random(3, COLUMNS), torch.ones(12).double()
     rows = torch.tensor([0] * 10 + [1, 2])
-    many = METHOD.adapt(theta, Shots(x[rows], rows, torch.arange(12), ones), loss, choice(3))["theta"]
-    one = METHOD.adapt(theta, Shots(x, torch.arange(3), torch.arange(3), ones[:3]), loss, choice(3))["theta"]
+    many = choice(3).adapt(theta, Shots(x[rows], rows, torch.arange(12), ones), loss)["theta"]
+    one = choice(3).adapt(theta, Shots(x, torch.arange(3), torch.arange(3), ones[:3]), loss)["theta"]
     torch.testing.assert_close(many, one)
     assert not many.requires_grad
 
@@ -160,8 +159,8 @@ def test_the_gradient_of_the_network_is_the_slope_of_the_episode_s_loss() -> Non
     loss = objective()
     theta = loss.model.initial().double()
     theta = theta + 0.5 * random(len(theta))
-    exact = METHOD.gradient_of(loss, choice(1))(theta, SUPPORT, QUERY)
-    found = slopes(lambda at: METHOD.episode_loss(at, SUPPORT, QUERY, loss, choice(1)), theta, range(P, len(theta)))
+    exact = choice(1).gradient_of(loss)(theta, SUPPORT, QUERY)
+    found = slopes(lambda at: choice(1).episode_loss(at, SUPPORT, QUERY, loss), theta, range(P, len(theta)))
     torch.testing.assert_close(exact[P:], found, rtol=1e-5, atol=1e-8)
     assert found.norm() > 1e-3
 
@@ -194,8 +193,8 @@ def test_the_gradient_goes_through_all_steps() -> None:
     x = torch.cat([flag, random(2, 4, seed=5)], 1)
     support, query = (Shots(row, torch.zeros(1), torch.zeros(1), torch.ones(1).double()) for row in (x[:1], x[1:]))
     loss = Sloped(model.beside)
-    exact = METHOD.gradient_of(loss, choice(5))(theta, support, query)
-    found = slopes(lambda at: METHOD.episode_loss(at, support, query, loss, choice(5)), theta, range(len(theta)))
+    exact = choice(5).gradient_of(loss)(theta, support, query)
+    found = slopes(lambda at: choice(5).episode_loss(at, support, query, loss), theta, range(len(theta)))
     torch.testing.assert_close(exact, found, rtol=1e-5, atol=1e-7)
 
 
@@ -218,8 +217,8 @@ def test_it_learns_to_beat_plain_steps_of_any_size_on_random_quadratics() -> Non
     """Quadratics that were not shown, curvatures from 0.03 to 1, 5 steps. A coordinate is a problem of its own here."""
     size, steps, rounds = 200, 5, 200
     model, generator = extended(), torch.Generator().manual_seed(0)
-    loss, base = Bowls(model.beside), AlgorithmChoice(name="learned-optimizer", local_steps=steps)
-    gradient = METHOD.gradient_of(loss, base)
+    loss, base = Bowls(model.beside), LearnedOptimizer(local_steps=steps)
+    gradient = base.gradient_of(loss)
     start = torch.cat([torch.zeros(size), model.start])
     learned = start.clone()
     adam = torch.optim.Adam([learned], lr=0.03)
@@ -236,7 +235,7 @@ def test_it_learns_to_beat_plain_steps_of_any_size_on_random_quadratics() -> Non
     def after(at: Tensor, alpha: float) -> float:
         at = torch.cat([torch.zeros(5 * size), at[size:]])
         rate = base.model_copy(update={"local_learning_rate": alpha})
-        return float(METHOD.episode_loss(at, fresh, fresh, loss, rate))
+        return float(rate.episode_loss(at, fresh, fresh, loss))
 
     plain = min(after(start, alpha) for alpha in (0.5, 1.0, 1.3, 1.5, 1.7, 1.9))
     assert after(learned, 1.0) < 0.6 * plain

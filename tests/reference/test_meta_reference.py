@@ -8,13 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import algorithm, outer
 from tests.episodes import MODEL, OneEpisode, episode, objective, one_image
 from tests.reference.quadratic import THETA, A, B, Quadratic, after_steps
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice, OuterOptimizer
-from wardround.meta import algorithm_named, optimizers
+from wardround.algorithms import Pooled
 from wardround.meta.local import descend_on, differentiable_slope
+from wardround.optimizers.adam import Adam
+from wardround.optimizers.sgd import Sgd
 from wardround.questions import Shots
 
 EXACT = one_image(torch.zeros(1))
@@ -23,15 +25,15 @@ EXACT = one_image(torch.zeros(1))
 @pytest.mark.parametrize("name", ["reptile", "fedavg"])
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_delta_of_local_steps_on_a_quadratic(name: str, steps: int) -> None:
-    choice = AlgorithmChoice(local_steps=steps, local_learning_rate=0.2)
-    delta = algorithm_named(name).inner(THETA, EXACT, Quadratic(), choice)
+    choice = algorithm(name, local_steps=steps, local_learning_rate=0.2)
+    delta = choice.inner(THETA, EXACT, Quadratic())
     torch.testing.assert_close(delta, after_steps(THETA, steps, 0.2) - THETA)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_fomaml_on_a_quadratic_is_the_gradient_at_the_adapted_parameters(steps: int) -> None:
-    choice = AlgorithmChoice(name="fomaml", local_steps=steps, local_learning_rate=0.2)
-    delta = algorithm_named("fomaml").inner(THETA, EXACT, Quadratic(), choice)
+    choice = algorithm("fomaml", local_steps=steps, local_learning_rate=0.2)
+    delta = choice.inner(THETA, EXACT, Quadratic())
     torch.testing.assert_close(delta, -0.2 * (A @ after_steps(THETA, steps, 0.2) - B))
 
 
@@ -49,8 +51,8 @@ def some(shots: Shots, rows: Tensor) -> Shots:
 
 
 def reptile(shots: OneEpisode, theta: Tensor, **chosen: object) -> Tensor:
-    choice = AlgorithmChoice.model_validate({"name": "reptile", "tasks": "episodes", **chosen})
-    return algorithm_named("reptile").inner(theta, shots, objective(), choice)
+    choice = algorithm("reptile", tasks="episodes", **chosen)
+    return choice.inner(theta, shots, objective())
 
 
 def test_reptile_s_second_minibatch_gives_the_gradient_of_fomaml() -> None:
@@ -59,8 +61,8 @@ def test_reptile_s_second_minibatch_gives_the_gradient_of_fomaml() -> None:
     everyone = together(shots)
     first, second = (some(everyone, everyone.patient % 2 == turn) for turn in (0, 1))
     ours = reptile(shots, theta, local_steps=2, local_batches=2, local_learning_rate=alpha)
-    choice = AlgorithmChoice(name="fomaml", tasks="episodes", local_learning_rate=alpha)
-    g_2 = algorithm_named("fomaml").inner(theta, OneEpisode(first, second), objective(), choice) / -alpha
+    choice = algorithm("fomaml", tasks="episodes", local_learning_rate=alpha)
+    g_2 = choice.inner(theta, OneEpisode(first, second), objective()) / -alpha
     g_1 = differentiable_slope(theta, first, objective())
     assert (g_2 - differentiable_slope(theta, second, objective())).norm() > 0.01
     torch.testing.assert_close(ours, -alpha * (g_1 + g_2))
@@ -86,18 +88,20 @@ def test_reptile_takes_an_episode_s_minibatches_in_turn(steps: int, batches: int
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_maml_has_the_second_derivative_that_fomaml_leaves_out(steps: int) -> None:
     """On a quadratic: (I - alpha A)^k times the gradient at theta_k (Finn et al. 2017, equation 1)."""
-    choice = AlgorithmChoice(name="maml", local_steps=steps, local_learning_rate=0.2)
-    maml, fomaml = (algorithm_named(name).inner(THETA, EXACT, Quadratic(), choice) for name in ("maml", "fomaml"))
+    maml, fomaml = (
+        algorithm(name, local_steps=steps, local_learning_rate=0.2).inner(THETA, EXACT, Quadratic())
+        for name in ("maml", "fomaml")
+    )
     torch.testing.assert_close(maml, torch.linalg.matrix_power(torch.eye(3) - 0.2 * A, steps) @ fomaml)
 
 
 def test_fedavg_with_server_rate_one_is_the_weighted_mean_of_the_models() -> None:
     models, weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.2, 0.3, 0.4])
     theta = torch.tensor([3.0, 1.0, 2.0])
-    outer = OuterOptimizer(learning_rate=1.0, momentum=0.0)
+    optimizer, fedavg = Sgd(learning_rate=1.0, momentum=0.0), algorithm("fedavg")
+    state = fedavg.start(theta, Quadratic(), optimizer)
     mean_delta = weights @ (models - theta)
-    gradient = algorithm_named("fedavg").outer_gradient(mean_delta)
-    _, moved = optimizers.step(outer, optimizers.initial_state(outer, theta), theta, gradient)
+    _, moved = fedavg.outer(state, theta, Pooled(mean_delta), Quadratic(), optimizer)
     torch.testing.assert_close(moved, weights @ models)
 
 
@@ -107,14 +111,14 @@ def gradients(steps: int = 30) -> Tensor:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_sgd_is_torch_sgd(momentum: float) -> None:
-    choice = OuterOptimizer(optimizer="sgd", learning_rate=0.3, momentum=momentum)
+    optimizer = Sgd(learning_rate=0.3, momentum=momentum)
     parameter = torch.nn.Parameter(torch.ones(5))
     theirs = torch.optim.SGD([parameter], lr=0.3, momentum=momentum)
-    theta, state = torch.ones(5), optimizers.initial_state(choice, torch.ones(5))
+    theta, state = torch.ones(5), optimizer.start(torch.ones(5))
     for gradient in gradients():
         parameter.grad = gradient.clone()
         theirs.step()
-        state, theta = optimizers.step(choice, state, theta, gradient)
+        state, theta = optimizer.step(state, theta, gradient)
         torch.testing.assert_close(theta, parameter.data)
 
 
@@ -123,13 +127,13 @@ def test_adam_is_torch_adam_once_the_bias_correction_is_moved_into_its_rate_and_
     where c = sqrt(1 - beta2^t). FedAdam starts from v = tau^2, here 1e-24."""
     parameter = torch.nn.Parameter(torch.ones(5))
     theirs = torch.optim.Adam([parameter], lr=0.01, betas=(0.9, 0.99), eps=1e-8)
-    theta, state = torch.ones(5), optimizers.initial_state(OuterOptimizer(optimizer="adam", tau=1e-12), torch.ones(5))
+    theta, state = torch.ones(5), Adam(tau=1e-12).start(torch.ones(5))
     for t, gradient in enumerate(gradients(), start=1):
         parameter.grad = gradient.clone()
         theirs.step()
         c = math.sqrt(1 - 0.99**t)
-        choice = OuterOptimizer(optimizer="adam", learning_rate=0.01 * c / (1 - 0.9**t), tau=1e-8 * c)
-        state, theta = optimizers.step(choice, state, theta, gradient)
+        optimizer = Adam(learning_rate=0.01 * c / (1 - 0.9**t), tau=1e-8 * c)
+        state, theta = optimizer.step(state, theta, gradient)
         torch.testing.assert_close(theta, parameter.data)
 
 
@@ -141,15 +145,13 @@ def test_adam_and_yogi_by_hand() -> None:
     """
     expected = {"adam": (1.0075, 0.795625), "yogi": (1.01, 0.97)}
     for name, (v1, v2) in expected.items():
-        choice = OuterOptimizer.model_validate(
-            {"optimizer": name, "learning_rate": 1.0, "beta1": 0.5, "beta2": 0.75, "tau": 0.1}
-        )
+        optimizer = outer(optimizer=name, learning_rate=1.0, beta1=0.5, beta2=0.75, tau=0.1).optimizer
         theta = torch.zeros(1)
-        state = optimizers.initial_state(choice, theta)
-        state, theta = optimizers.step(choice, state, theta, torch.tensor([2.0]))
-        torch.testing.assert_close(state.second, torch.tensor([v1]))
+        state = optimizer.start(theta)
+        state, theta = optimizer.step(state, theta, torch.tensor([2.0]))
+        torch.testing.assert_close(state["second"], torch.tensor([v1]))
         torch.testing.assert_close(theta, torch.tensor([-1 / (math.sqrt(v1) + 0.1)]))
         before = float(theta)
-        state, theta = optimizers.step(choice, state, theta, torch.tensor([0.4]))
-        torch.testing.assert_close(state.second, torch.tensor([v2]))
+        state, theta = optimizer.step(state, theta, torch.tensor([0.4]))
+        torch.testing.assert_close(state["second"], torch.tensor([v2]))
         torch.testing.assert_close(theta, torch.tensor([before - 0.7 / (math.sqrt(v2) + 0.1)]))

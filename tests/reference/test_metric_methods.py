@@ -15,32 +15,33 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import algorithm
 from tests.client.privacy.generated import CLASSES, FEATURES, MODELS, Identity, objective
 from tests.cohorts import SilentCohort
 from torch import Tensor, nn
 
-from wardround.config import AlgorithmChoice, OuterOptimizer
+from wardround.algorithms import Pooled
 from wardround.errors import ConfigError
-from wardround.meta import algorithm_named, optimizers
-from wardround.meta.embedded import ABSENT, EmbeddingMethod
+from wardround.meta.embedded import ABSENT, Embedding
 from wardround.models import Objective
 from wardround.models.head import EncoderHead
 from wardround.models.scaling import no_scaling
+from wardround.optimizers.adam import Adam
 from wardround.questions import ClassMeans, EpisodeGradient, Shots
 
 NAMES = ("prototypical", "matching", "relation", "siamese")
 
 
-def method_named(name: str) -> EmbeddingMethod:
-    algorithm = algorithm_named(name)
-    assert isinstance(algorithm, EmbeddingMethod)
-    return algorithm
+def method_named(name: str) -> Embedding:
+    method = algorithm(name)
+    assert isinstance(method, Embedding)
+    return method
 
 
 def loss_for(name: str, prior: Tensor | None = None) -> Objective:
     """Of a perceptron of five hidden units, extended."""
     plain = objective("mlp")
-    model = algorithm_named(name).extended(plain.model, AlgorithmChoice.model_validate({"name": name}))
+    model = algorithm(name).extended(plain.model)
     return Objective(model, plain.shift, plain.scale, prior)
 
 
@@ -61,7 +62,6 @@ def shots(patients: list[tuple[int, int]], seed: int) -> Shots:
 SUPPORT = shots([(0, 1), (1, 3), (0, 2), (1, 1), (0, 1)], seed=2)  # ragged, and class 2 is missing
 QUERY = shots([(1, 2), (0, 1), (2, 2), (0, 3)], seed=3)
 PRIOR = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
-CHOICE = AlgorithmChoice()
 
 
 # --- against the formulas
@@ -104,7 +104,7 @@ FORMULAS: dict[str, Callable[[Objective, Tensor, np.ndarray], np.ndarray]] = {
 def test_predictions_are_the_paper_s(name: str) -> None:
     loss, method = loss_for(name), method_named(name)
     theta = somewhere(loss)
-    logits = method.predict(method.fit(theta, SUPPORT, loss, CHOICE), QUERY.x, loss)
+    logits = method.predict(method.fit(theta, SUPPORT, loss), QUERY.x, loss)
     expected = [FORMULAS[name](loss, theta, x) for x in loss.embed(theta, QUERY.x).numpy()]
     np.testing.assert_allclose(logits.softmax(1).numpy(), np.stack(expected), rtol=1e-10)
 
@@ -121,7 +121,7 @@ def test_an_episode_s_loss_is_the_adjusted_cross_entropy_of_the_queries_that_can
         adjusted = FORMULAS[name](loss, theta, x) * PRIOR.exp().numpy()
         if label != 2:
             total -= weight * math.log(adjusted[label] / adjusted.sum())
-    got = method_named(name).episode_loss(theta, SUPPORT, QUERY, loss, CHOICE)
+    got = method_named(name).episode_loss(theta, SUPPORT, QUERY, loss)
     assert float(got) == pytest.approx(total / 3, rel=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_relation_scores_are_those_of_a_torch_module() -> None:
     e = loss.model.embedding_size
     g = nn.Sequential(nn.Linear(2 * e, 8), nn.ReLU(), nn.Linear(8, 1, bias=False)).double()
     nn.utils.vector_to_parameters(theta[-8 * (2 * e + 2) :], g.parameters())
-    scores = method.predict(method.fit(theta, SUPPORT, loss, CHOICE), QUERY.x, loss)
+    scores = method.predict(method.fit(theta, SUPPORT, loss), QUERY.x, loss)
     f = loss.embed(theta, SUPPORT.x)
     with torch.no_grad():
         for k in (0, 1):
@@ -153,7 +153,7 @@ def test_siamese_log_odds_are_those_of_the_mean_probability_of_a_torch_module() 
     loss, method = loss_for("siamese"), method_named("siamese")
     theta = somewhere(loss)
     p = pair_network(loss, theta)
-    logits = method.predict(method.fit(theta, SUPPORT, loss, CHOICE), QUERY.x, loss)
+    logits = method.predict(method.fit(theta, SUPPORT, loss), QUERY.x, loss)
     f = loss.embed(theta, SUPPORT.x)
     for i, query in enumerate(loss.embed(theta, QUERY.x)):
         for k in (0, 1):
@@ -184,7 +184,7 @@ def test_siamese_episode_loss_is_the_binary_cross_entropy_of_all_pairs_fairly_we
         each = torch.stack([entropy(p((queries[i] - f[j]).abs()), target) for i, j in pairs])
         means[a == b].append((weights * each).sum() / weights.sum())
     expected = torch.stack(means[True]).mean() / 2 + torch.stack(means[False]).mean() / 2
-    torch.testing.assert_close(method_named("siamese").episode_loss(theta, support, query, loss, CHOICE), expected)
+    torch.testing.assert_close(method_named("siamese").episode_loss(theta, support, query, loss), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,9 +194,9 @@ def test_the_meta_gradient_is_the_slope_of_the_episode_s_loss(name: str) -> None
     theta = somewhere(loss)
 
     def at(theta: Tensor) -> Tensor:
-        return method.episode_loss(theta, SUPPORT, QUERY, loss, CHOICE)
+        return method.episode_loss(theta, SUPPORT, QUERY, loss)
 
-    exact = method.gradient_of(loss, CHOICE)(theta, SUPPORT, QUERY)
+    exact = method.gradient_of(loss)(theta, SUPPORT, QUERY)
     step = 1e-6 * torch.eye(len(theta), dtype=torch.float64)
     slopes = torch.stack([(at(theta + e) - at(theta - e)) / 2e-6 for e in step])
     torch.testing.assert_close(exact, slopes, rtol=1e-5, atol=1e-8)
@@ -246,14 +246,14 @@ def test_neither_order_nor_padding_nor_duplicates_matter(name: str, change: Call
     def never(support_patients: list[tuple[int, int]], query_patients: list[tuple[int, int]], seed: int) -> None:
         theta, support, query = somewhere(loss, seed), shots(support_patients, seed), shots(query_patients, seed + 1)
         one, other = (
-            method.predict(method.fit(theta, each, loss, CHOICE), query.x, loss) for each in (support, change(support))
+            method.predict(method.fit(theta, each, loss), query.x, loss) for each in (support, change(support))
         )
         torch.testing.assert_close(one, other)
         assert torch.isfinite(one).all()
         missing = support.shares(CLASSES).sum(0) == 0
         assert (one[:, missing] < ABSENT / 2).all()
         assert (one[:, ~missing] > ABSENT / 2).all()
-        slope = method.gradient_of(loss, CHOICE)
+        slope = method.gradient_of(loss)
         torch.testing.assert_close(slope(theta, support, query), slope(theta, change(support), change(query)))
 
     never()
@@ -263,7 +263,7 @@ def test_a_class_of_many_patients_weighs_no_more_in_siamese_pairs() -> None:
     loss, method = loss_for("siamese"), method_named("siamese")
     theta = somewhere(loss)
     more = replace(QUERY, weight=torch.where(QUERY.y == 0, 5 * QUERY.weight, QUERY.weight))
-    one, other = (method.episode_loss(theta, SUPPORT, query, loss, CHOICE) for query in (QUERY, more))
+    one, other = (method.episode_loss(theta, SUPPORT, query, loss) for query in (QUERY, more))
     torch.testing.assert_close(one, other)
 
 
@@ -280,7 +280,7 @@ def test_an_episode_that_can_tell_nothing_apart_has_no_gradient(
     name: str, support: list[tuple[int, int]], query: list[tuple[int, int]]
 ) -> None:
     loss = loss_for(name, PRIOR)
-    slope = method_named(name).gradient_of(loss, CHOICE)
+    slope = method_named(name).gradient_of(loss)
     gradient = slope(somewhere(loss), shots(support, 4), shots(query, 5))
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
@@ -291,7 +291,7 @@ def test_without_class_means_no_class_is_likelier_before_there_is_a_shot(name: s
     theta = somewhere(loss)
     weight, bias = loss.head(theta)
     fresh = loss.with_head(theta, torch.zeros_like(weight), torch.zeros_like(bias))
-    probabilities = method.predict(method.unadapted(fresh, loss, CHOICE), QUERY.x, loss).softmax(1)
+    probabilities = method.predict(method.unadapted(fresh, loss), QUERY.x, loss).softmax(1)
     torch.testing.assert_close(probabilities, torch.full_like(probabilities, 1 / CLASSES))
 
 
@@ -303,15 +303,15 @@ def test_class_means_are_shots_like_others(name: str) -> None:
     theta = somewhere(loss)
     typical = shots([(0, 1), (1, 1)], seed=6)
     sums = torch.cat([3 * loss.embed(theta, typical.x), torch.ones(1, 5, dtype=torch.float64)])
-    theta = method.with_means(theta, ClassMeans(sums, torch.tensor([3.0, 3.0, 0.4])), loss, CHOICE)
+    theta = method.with_means(theta, ClassMeans(sums, torch.tensor([3.0, 3.0, 0.4])), loss)
 
     def predicted_from(support: Shots) -> Tensor:
-        return method.predict(method.fit(theta, support, loss, CHOICE), QUERY.x, loss)
+        return method.predict(method.fit(theta, support, loss), QUERY.x, loss)
 
-    unadapted = method.predict(method.unadapted(theta, loss, CHOICE), QUERY.x, loss)
+    unadapted = method.predict(method.unadapted(theta, loss), QUERY.x, loss)
     torch.testing.assert_close(unadapted, predicted_from(typical))
 
-    adapted = method.adapt(theta, SUPPORT, loss, AlgorithmChoice(adapt_prior=2.5))
+    adapted = method.model_copy(update={"adapt_prior": 2.5}).adapt(theta, SUPPORT, loss)
     together = joined(SUPPORT, replace(typical, weight=2.5 * typical.weight))
     torch.testing.assert_close(method.predict(adapted, QUERY.x, loss), predicted_from(together))
 
@@ -320,7 +320,7 @@ def test_class_means_are_shots_like_others(name: str) -> None:
 def test_embeddings_of_zero_have_a_finite_gradient(name: str) -> None:
     loss = loss_for(name)
     theta = torch.cat([torch.zeros(loss.model.body_size), loss.model.initial()[loss.model.body_size :]]).double()
-    gradient = method_named(name).gradient_of(loss, CHOICE)(theta, SUPPORT, QUERY)
+    gradient = method_named(name).gradient_of(loss)(theta, SUPPORT, QUERY)
     assert torch.isfinite(gradient).all()
 
 
@@ -331,10 +331,10 @@ def test_what_rounds_to_no_probability_still_has_a_logit_and_a_gradient(name: st
     theta = loss.model.initial().clone()
     theta[loss.model.layout.size - (1 if name == "matching" else 6) :] = 6.0 if name == "matching" else -200.0
     far = Shots(torch.tensor([[9.0] * FEATURES, [-9.0] * FEATURES]), torch.arange(2), torch.arange(2), torch.ones(2))
-    logits = method.predict(method.fit(theta, far, loss, CHOICE), far.x, loss)
+    logits = method.predict(method.fit(theta, far, loss), far.x, loss)
     assert ABSENT / 2 < float(logits[:, :2].min()) < float(logits[:, :2].max()) - 100
     wrong = replace(far, y=1 - far.y)
-    gradient = method.gradient_of(loss, CHOICE)(theta, far, wrong)
+    gradient = method.gradient_of(loss)(theta, far, wrong)
     assert torch.isfinite(gradient).all()
     assert gradient.norm() > 0.1
 
@@ -345,7 +345,7 @@ def test_what_rounds_to_no_probability_still_has_a_logit_and_a_gradient(name: st
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_without_an_embedding_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"learns an embedding"):
-        algorithm_named(name).extended(MODELS["logistic"], CHOICE)
+        algorithm(name).extended(MODELS["logistic"])
 
 
 def test_siamese_believes_at_the_start_that_what_is_equal_is_the_same_and_what_is_not_is_not() -> None:
@@ -367,7 +367,7 @@ def test_relation_starts_as_a_distance() -> None:
     apart = []
     for _ in range(50):
         three = Shots(torch.randn(3, 64), torch.arange(3), torch.arange(3), torch.ones(3))
-        scores = method.predict(method.fit(theta, three, loss, CHOICE), three.x, loss)
+        scores = method.predict(method.fit(theta, three, loss), three.x, loss)
         torch.testing.assert_close(scores.diag(), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(scores, scores.T)
         apart.append(scores[~torch.eye(3, dtype=torch.bool)])
@@ -378,7 +378,7 @@ def test_relation_starts_as_a_distance() -> None:
 def unlearned(name: str, features: int) -> Objective:
     """Of a linear embedding that is the identity at the start."""
     model = EncoderHead.of(Identity(features), CLASSES, embedding=features)
-    return Objective(algorithm_named(name).extended(model, CHOICE), *no_scaling(features))
+    return Objective(algorithm(name).extended(model), *no_scaling(features))
 
 
 @dataclass
@@ -410,20 +410,19 @@ def test_learning_finds_what_tells_classes_apart(name: str) -> None:
     clusters = Clusters(generator, torch.linalg.qr(torch.randn(10, 10, generator=generator))[0])
     judged = [episode for episode, _ in zip(clusters, range(40), strict=False)]
     method, loss = method_named(name), unlearned(name, 10)
-    choice = AlgorithmChoice.model_validate({"name": name})
-    outer = OuterOptimizer(optimizer="adam", learning_rate=0.03)
+    optimizer = Adam(learning_rate=0.03)
 
     def accuracy(theta: Tensor) -> float:
         right = []
         for support, query in judged:
-            fitted = method.adapt(theta, support, loss, choice)
+            fitted = method.adapt(theta, support, loss)
             right.append((method.predict(fitted, query.x, loss).argmax(1) == query.y).float().mean())
         return float(torch.stack(right).mean())
 
     theta = loss.model.initial()
-    before, state = accuracy(theta), optimizers.initial_state(outer, theta)
+    before, state = accuracy(theta), method.start(theta, loss, optimizer)
     for _ in range(200):
-        delta = method.inner(theta, clusters, loss, choice)
-        state, theta = optimizers.step(outer, state, theta, method.outer_gradient(delta))
+        delta = method.inner(theta, clusters, loss)
+        state, theta = method.outer(state, theta, Pooled(delta), loss, optimizer)
     assert before < 0.5
     assert accuracy(theta) > 0.85

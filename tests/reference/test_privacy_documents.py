@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.chosen import UNITS, algorithm
 from typer.testing import CliRunner
 
-from wardround.config import TASKS, AlgorithmChoice
-from wardround.meta import algorithm_named
+from wardround.algorithms import ALGORITHMS
 from wardround_client.commands import app
 from wardround_client.config import BudgetLimits, Policy
 
@@ -40,15 +40,11 @@ def test_each_limit_of_the_hospital_is_explained() -> None:
 
 def test_each_algorithm_stands_with_its_price_for_every_kind_of_task() -> None:
     table = {(name, question): times for name, times, question in ROW.findall(SPECIFICATION)}
-    choices = [
-        AlgorithmChoice.model_validate({"name": name, "tasks": tasks})
-        for name, units in TASKS.items()
-        for tasks in units
-    ]
+    choices = [algorithm(name, tasks=tasks) for name, units in UNITS.items() for tasks in units]
     assert set(table) == {(choice.name, choice.question) for choice in choices}
     for choice in choices:
         for k in (1, 5):
-            asked = algorithm_named(choice.name).answers_per_round(choice.model_copy(update={"local_steps": k}))
+            asked = choice.model_copy(update={"local_steps": k}).answers_per_round
             assert asked == PRICES[table[choice.name, choice.question]](k), choice
 
 
@@ -56,7 +52,7 @@ def test_the_algorithms_that_ask_for_class_means_as_well_are_named() -> None:
     found = re.search(r"besides the table: ([^.]*)\.", " ".join(SPECIFICATION.split()))
     assert found is not None
     named = set(re.findall(r"`([\w-]+)`", found[1]))
-    assert named == {name for name in TASKS if algorithm_named(name).closes_with_means}
+    assert named == {name for name in UNITS if ALGORITHMS[name].closes_with_means}
 
 
 def test_each_command_that_is_named_exists_with_its_options() -> None:

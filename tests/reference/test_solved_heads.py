@@ -16,16 +16,14 @@ from torch.nn.functional import one_hot
 
 from wardround.algorithms.ridge import Ridge, ridge
 from wardround.algorithms.svm import MU, Svm, _solved, crammer_singer
-from wardround.config import AlgorithmChoice
 from wardround.errors import ConfigError
-from wardround.meta.embedded import ABSENT, EmbeddingMethod, balanced
+from wardround.meta.embedded import ABSENT, Embedding, balanced
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.questions import Shots
 
 CLASSES, COLUMNS, WIDTH = 3, 4, 5
-CHOICE = AlgorithmChoice(regularization=0.3)
-METHODS: list[EmbeddingMethod] = [Ridge(), Svm()]
+METHODS: list[Embedding] = [Ridge(regularization=0.3), Svm(regularization=0.3)]
 each_method = pytest.mark.parametrize("method", METHODS, ids=["ridge", "svm"])
 
 
@@ -37,9 +35,9 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-8)
 
 
-def objective(method: EmbeddingMethod) -> Objective:
+def objective(method: Embedding) -> Objective:
     """In float64, so that finite differences tell something."""
-    model = method.extended(Tabular.mlp(COLUMNS, CLASSES, WIDTH), CHOICE)
+    model = method.extended(Tabular.mlp(COLUMNS, CLASSES, WIDTH))
     return Objective(model, torch.zeros(COLUMNS).double(), torch.ones(COLUMNS).double())
 
 
@@ -67,10 +65,10 @@ def supports(draw: st.DrawFn) -> Support:
     return Support(scale * random(n, WIDTH, seed=seed), one_hot(y, CLASSES) * weight.unsqueeze(1))
 
 
-def logits(method: EmbeddingMethod, support: Support) -> Tensor:
+def logits(method: Embedding, support: Support) -> Tensor:
     """Of a few embedded queries, [7, classes]."""
     loss = objective(method)
-    fitted = method.solve(start(loss), support.embedded, support.shares, loss, CHOICE)
+    fitted = method.solve(start(loss), support.embedded, support.shares, loss)
     weight, bias = loss.head(fitted["theta"])
     return random(7, WIDTH, seed=99) @ weight.T + bias
 
@@ -81,7 +79,7 @@ def logits(method: EmbeddingMethod, support: Support) -> Tensor:
 @each_method
 @settings(max_examples=30)
 @given(support=supports(), data=st.data())
-def test_the_order_of_the_shots_does_not_matter(method: EmbeddingMethod, support: Support, data: st.DataObject) -> None:
+def test_the_order_of_the_shots_does_not_matter(method: Embedding, support: Support, data: st.DataObject) -> None:
     order = torch.tensor(data.draw(st.permutations(range(len(support.shares)))))
     shuffled = Support(support.embedded[order], support.shares[order])
     assert_same(logits(method, shuffled), logits(method, support))
@@ -90,7 +88,7 @@ def test_the_order_of_the_shots_does_not_matter(method: EmbeddingMethod, support
 @each_method
 @settings(max_examples=30)
 @given(support=supports(), padding=st.integers(1, 9))
-def test_padding_changes_nothing(method: EmbeddingMethod, support: Support, padding: int) -> None:
+def test_padding_changes_nothing(method: Embedding, support: Support, padding: int) -> None:
     """Ridge goes over from the Woodbury form to the other here, when rows come to be more than columns."""
     padded = Support(
         torch.cat([support.embedded, 5 * random(padding, WIDTH, seed=3)]),
@@ -103,7 +101,7 @@ def test_padding_changes_nothing(method: EmbeddingMethod, support: Support, padd
 @settings(max_examples=30)
 @given(support=supports(), copies=st.integers(2, 4))
 def test_a_patient_with_the_same_image_several_times_counts_once(
-    method: EmbeddingMethod, support: Support, copies: int
+    method: Embedding, support: Support, copies: int
 ) -> None:
     copied = Support(support.embedded.repeat(copies, 1), support.shares.repeat(copies, 1) / copies)
     assert_same(logits(method, copied), logits(method, support))
@@ -112,10 +110,10 @@ def test_a_patient_with_the_same_image_several_times_counts_once(
 @each_method
 @settings(max_examples=30)
 @given(support=supports())
-def test_the_origin_of_the_embedding_does_not_matter(method: EmbeddingMethod, support: Support) -> None:
+def test_the_origin_of_the_embedding_does_not_matter(method: Embedding, support: Support) -> None:
     loss, query = objective(method), random(7, WIDTH, seed=99)
     away = random(WIDTH, seed=5)
-    moved = method.solve(start(loss), support.embedded + away, support.shares, loss, CHOICE)
+    moved = method.solve(start(loss), support.embedded + away, support.shares, loss)
     weight, bias = loss.head(moved["theta"])
     assert_same((query + away) @ weight.T + bias, logits(method, support))
 
@@ -123,7 +121,7 @@ def test_the_origin_of_the_embedding_does_not_matter(method: EmbeddingMethod, su
 @each_method
 @settings(max_examples=30)
 @given(support=supports())
-def test_only_classes_that_the_support_shows_are_predicted(method: EmbeddingMethod, support: Support) -> None:
+def test_only_classes_that_the_support_shows_are_predicted(method: Embedding, support: Support) -> None:
     shown = support.shares.sum(0) > 0
     predicted = logits(method, support)
     assert shown[predicted.argmax(1)].all()
@@ -132,20 +130,20 @@ def test_only_classes_that_the_support_shows_are_predicted(method: EmbeddingMeth
 
 
 @each_method
-def test_without_a_support_no_class_is_more_likely(method: EmbeddingMethod) -> None:
+def test_without_a_support_no_class_is_more_likely(method: Embedding) -> None:
     nothing = Support(random(4, WIDTH), torch.zeros(4, CLASSES).double())
     assert torch.equal(logits(method, nothing), torch.full((7, CLASSES), ABSENT).double())
 
 
 @each_method
 @pytest.mark.parametrize("many", [1, 10])
-def test_many_shots_of_one_class_do_not_move_the_boundary(method: EmbeddingMethod, many: int) -> None:
+def test_many_shots_of_one_class_do_not_move_the_boundary(method: Embedding, many: int) -> None:
     """Between two points, of which one is shown `many` times: where the logits are equal."""
     loss = objective(method)
     a, b = random(2, WIDTH, seed=4)
     support = Support(torch.stack([a] * many + [b]), one_hot(torch.tensor([0] * many + [1]), CLASSES).double())
     theta = loss.model.initial().double()
-    weight, bias = loss.head(method.solve(theta, support.embedded, support.shares, loss, CHOICE)["theta"])
+    weight, bias = loss.head(method.solve(theta, support.embedded, support.shares, loss)["theta"])
     scores = torch.stack([a, (a + b) / 2, b]) @ weight.T + bias
     assert scores[0, 0] > scores[0, 1] + 0.01
     assert_same(scores[1, 0], scores[1, 1])
@@ -154,7 +152,7 @@ def test_many_shots_of_one_class_do_not_move_the_boundary(method: EmbeddingMetho
 
 @each_method
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
-def test_an_embedding_that_is_not_finite_raises_nothing(method: EmbeddingMethod, bad: float) -> None:
+def test_an_embedding_that_is_not_finite_raises_nothing(method: Embedding, bad: float) -> None:
     """An exception would tell the coordinator that a patient was in the round."""
     embedded = random(6, WIDTH)
     embedded[2, 1] = bad
@@ -164,7 +162,7 @@ def test_an_embedding_that_is_not_finite_raises_nothing(method: EmbeddingMethod,
 
 @each_method
 @pytest.mark.parametrize("seed", range(3))
-def test_the_meta_gradient_is_the_slope_of_the_query_loss(method: EmbeddingMethod, seed: int) -> None:
+def test_the_meta_gradient_is_the_slope_of_the_query_loss(method: Embedding, seed: int) -> None:
     """Central differences in every number of theta, those beside the model included; a class is missing."""
     loss = replace(objective(method), log_prior=torch.tensor([0.2, 0.3, 0.5]).double().log())
     theta = start(loss)
@@ -178,9 +176,9 @@ def test_the_meta_gradient_is_the_slope_of_the_query_loss(method: EmbeddingMetho
     )
 
     def after_learning(theta: Tensor) -> Tensor:
-        return method.episode_loss(theta, support, query, loss, CHOICE)
+        return method.episode_loss(theta, support, query, loss)
 
-    exact = method.gradient_of(loss, CHOICE)(theta, support, query)
+    exact = method.gradient_of(loss)(theta, support, query)
     h = 1e-6
     slopes = [
         (after_learning(theta + e) - after_learning(theta - e)) / (2 * h)
@@ -196,9 +194,9 @@ def test_the_meta_gradient_is_the_slope_of_the_query_loss(method: EmbeddingMetho
 
 
 @each_method
-def test_a_model_without_a_body_is_refused(method: EmbeddingMethod) -> None:
+def test_a_model_without_a_body_is_refused(method: Embedding) -> None:
     with pytest.raises(ConfigError, match="embedding"):
-        method.extended(Tabular.logistic(COLUMNS, CLASSES), CHOICE)
+        method.extended(Tabular.logistic(COLUMNS, CLASSES))
 
 
 @given(support=supports())
@@ -245,18 +243,18 @@ def test_on_centred_data_ridge_is_the_paper_s(n: int, e: int) -> None:
 
 def test_ridge_s_outputs_are_scaled_and_moved() -> None:
     """Equation 6: alpha times the regression's outputs, plus beta."""
-    method = Ridge()
+    method = Ridge(regularization=0.3)
     loss = objective(method)
     theta = loss.model.initial().double()
     learned = loss.extras(theta)
-    assert learned["log_lambda"].exp() == pytest.approx(CHOICE.regularization)
+    assert learned["log_lambda"].exp() == pytest.approx(0.3)
     y = torch.tensor([0, 1, 2, 1])
     support, query = Support(random(4, WIDTH), one_hot(y, CLASSES).double()), random(7, WIDTH, seed=99)
 
     def outputs(log_alpha: float, beta: list[float]) -> Tensor:
         beside = torch.cat([learned["log_lambda"].view(1), torch.tensor([log_alpha, *beta])]).double()
         at = torch.cat([theta[: -len(beside)], beside])
-        weight, bias = loss.head(method.solve(at, support.embedded, support.shares, loss, CHOICE)["theta"])
+        weight, bias = loss.head(method.solve(at, support.embedded, support.shares, loss)["theta"])
         return query @ weight.T + bias
 
     plain = outputs(0.0, [0.0, 0.0, 0.0])
@@ -278,14 +276,14 @@ def test_two_points_by_hand(c: float, alpha: float) -> None:
 
 def test_the_method_s_c_is_one_over_the_regularization_and_gamma_scales_its_logits() -> None:
     """The two points again, in a corner of the embedding: alpha = C = 1/20, below 1 / (4 |a|^2)."""
-    method, choice = Svm(), AlgorithmChoice(name="svm", regularization=20.0)
+    method = Svm(regularization=20.0)
     loss = objective(method)
     a = torch.zeros(WIDTH).double()
     a[:2] = 1.0
     theta = loss.model.initial().double()
     theta[-1] = torch.tensor(3.0).log()  # log gamma
     shares = one_hot(torch.tensor([0, 1]), CLASSES).double()
-    weight, bias = loss.head(method.solve(theta, torch.stack([7 + a, 7 - a]), shares, loss, choice)["theta"])
+    weight, bias = loss.head(method.solve(theta, torch.stack([7 + a, 7 - a]), shares, loss)["theta"])
     expected = 3 * torch.stack([0.1 * a, -0.1 * a, 0 * a])
     torch.testing.assert_close(weight, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(bias, torch.tensor([-4.2, 4.2, ABSENT]).double(), rtol=0, atol=1e-2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wardround.config import Federation, ModelChoice, OuterOptimizer, Rounds, Task
+from wardround.config import Federation, ModelChoice, Outer, Rounds, Task
 from wardround.errors import WardroundError
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule, answer_size
@@ -25,7 +25,7 @@ def a_federation(rounds: int = 4, quorum: int = 2, every: int = 0, **outer: obje
         name="small",
         task=TASK,
         model=ModelChoice(family="logistic"),
-        outer=OuterOptimizer.model_validate(outer),
+        outer=Outer.model_validate(outer),
         rounds=Rounds(rounds=rounds, quorum=quorum, deadline_s=5, evaluate_every=every),
     )
 

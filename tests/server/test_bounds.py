@@ -10,20 +10,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chosen import UNITS, fitting
 from tests.cohorts import SilentCohort
 from tests.server.conftest import TASK
 from torch import Tensor
 
 from wardround.accountant import Calibration, rows_for
-from wardround.config import TASKS, AlgorithmChoice, Federation, ModelChoice, Privacy, Rounds
+from wardround.algorithms.meta_sgd import MetaSgd
+from wardround.config import Federation, ModelChoice, Privacy, Rounds
 from wardround.errors import MessageError
 from wardround.labels import LABEL_KINDS
-from wardround.meta import algorithm_named, extended
 from wardround.models import Model, Objective, build_model
 from wardround.models.scaling import no_scaling
 from wardround.questions import EpisodeGradient, Loss
 from wardround.reach import EXCESS, Reach
 from wardround.schedule import RoundPlan, Schedule, answer_size
+from wardround.vector import Layout
 from wardround.wire import ReplyHeader, RoundReply
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy import private_cohort as cohort
@@ -31,7 +33,7 @@ from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_server import bounds
 from wardround_server.bounds import BEYOND, Bounds
 
-ASKED = [(name, unit) for name, units in TASKS.items() for unit in units]
+ASKED = [(name, unit) for name, units in UNITS.items() for unit in units]
 
 
 def a_federation(name: str = "reptile", unit: str = "auto", **privacy: float) -> Federation:
@@ -39,16 +41,14 @@ def a_federation(name: str = "reptile", unit: str = "auto", **privacy: float) ->
         name="small",
         task=TASK,
         model=ModelChoice(family="mlp", width=8),
-        algorithm=AlgorithmChoice.model_validate(
-            {"name": name, "tasks": unit, "local_steps": 3, "local_learning_rate": 0.5}
-        ),
+        algorithm=fitting(name, tasks=unit, local_steps=3, local_learning_rate=0.5),
         privacy=Privacy.model_validate(privacy),
         rounds=Rounds(rounds=10, evaluate_every=5),
     )
 
 
 def bounds_of(federation: Federation) -> tuple[Bounds, Schedule, Model]:
-    schedule, model = Schedule.of(federation), extended(build_model(federation), federation)
+    schedule, model = Schedule.of(federation), federation.algorithm.extended(build_model(federation))
     return Bounds(federation, schedule, model), schedule, model
 
 
@@ -116,15 +116,15 @@ def never_cut(name: str, unit: str, declared: int, patients_per_step: int, epsil
     calibration, generator = bound.calibration("anna", declared), torch.Generator().manual_seed(0)
     for number in range(20):
         worst = WorstCohort(federation.privacy, calibration, declared, generator, (-1.0) ** number)
-        delta = algorithm_named(name).inner(theta, worst, loss, federation.algorithm)
+        delta = federation.algorithm.inner(theta, worst, loss)
         assert bound.cut(plan, a_reply(plan, delta, declared))[1] == 1.0
 
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("declared, patients", [(1, 1), (1, 0), (10, 15), (200, 290)])
 def test_no_honest_sum_is_cut_whatever_the_features_are(declared: int, patients: int, several: bool) -> None:
-    base = a_federation("prototypical", epsilon=8.0).model_dump()
-    base["task"]["labels"], base["algorithm"]["name"] = ("several", "fedavg") if several else ("one", "prototypical")
+    base = a_federation("fedavg" if several else "prototypical", epsilon=8.0).model_dump()
+    base["task"]["labels"] = "several" if several else "one"
     base["rounds"]["evaluate_every"] = 0 if several else 5
     federation = Federation.model_validate(base)
     bound, schedule, model = bounds_of(federation)
@@ -172,7 +172,7 @@ def test_the_bound_is_little_above_what_agreeing_patients_send(
     lengths = []
     for _ in range(300):
         agreeing = WorstCohort(federation.privacy, calibration, declared, generator)
-        lengths.append(float(algorithm_named(name).inner(theta, agreeing, loss, federation.algorithm).norm()))
+        lengths.append(float(federation.algorithm.inner(theta, agreeing, loss).norm()))
     longest = bound.parts(plan, "anna", declared)[0][1]
     assert longest < (2.5 if patients_per_step else 1.8) * float(np.quantile(lengths, 0.999))
 
@@ -248,9 +248,9 @@ def test_bounds_are_finite_and_positive_for_every_agreement(declared: int, per_s
 
 @pytest.mark.parametrize("signal, noise", [(0.0, 1.0), (1.5, 0.1), (1.0, 1.0)])
 def test_meta_sgds_products_of_answers_stay_within_their_bound(signal: float, noise: float) -> None:
-    choice = a_federation("meta-sgd", "hospitals").algorithm
+    choice = MetaSgd(local_steps=3, local_learning_rate=0.5)
     size, generator = 10, torch.Generator().manual_seed(0)
-    _, (_, rates) = algorithm_named("meta-sgd").longest(choice, 2 * size, Reach(signal, noise))
+    _, (_, rates) = choice.longest(Layout((("own", (size,)), ("alpha", (size,)))), Reach(signal, noise))
     one_place = torch.eye(size)[0] * signal
     answers = one_place + noise * torch.randn(1000, choice.local_steps + 1, size, generator=generator)
     products = choice.local_learning_rate * answers[:, 0] * answers[:, 1:].sum(1)

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chosen import outer
 from tests.server.conftest import FakeHospital, FakeTransport, Reply, a_federation
 from torch import Tensor
 
-from wardround.config import Federation, OuterOptimizer, Rule
+from wardround.config import Federation
 from wardround.labels import LabelKind
 from wardround.labels.one import kind as one_class
 from wardround.labels.several import kind as findings
 from wardround.models import build_model
 from wardround.questions import Statistics
+from wardround.rules import RULES
 from wardround.schedule import Schedule
 from wardround.wire import RoundReply, RoundRequest, Vector
 from wardround_server import pooling
-from wardround_server.aggregate import rule_of
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import Event, RoundEnded, RunStarted
 from wardround_server.report.data import _hospitals
 from wardround_server.rounds import run
 
-RULES: tuple[Rule, ...] = get_args(Rule)
-ROBUST = [rule for rule in RULES if rule != "mean"]
+ROBUST = [rule for rule in RULES.built_in if rule != "mean"]
 Lie = Callable[[RoundRequest, RoundReply], Reply]
 TRUTH = 0.2
 
@@ -69,8 +68,8 @@ def play(federation: Federation, checkpointer: Checkpointer, *changes: Lie) -> t
     return events, state.theta - model.initial()
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_two_of_eight_liars_cannot_turn_the_model_round(rule: Rule, checkpointer: Checkpointer) -> None:
+@pytest.mark.parametrize("rule", RULES.built_in)
+def test_two_of_eight_liars_cannot_turn_the_model_round(rule: str, checkpointer: Checkpointer) -> None:
     federation = a_federation(rounds=3, rule=rule, momentum=0.0)
     lies = [stretched(federation, 5.0)] * 2
     events, moved = play(federation, checkpointer, *lies, *[telling(TRUTH)] * 6)
@@ -96,14 +95,14 @@ def test_what_is_far_too_long_is_refused_and_named(checkpointer: Checkpointer) -
 
 
 @pytest.mark.parametrize("rule", ROBUST)
-def test_the_start_says_how_many_liars_are_borne(rule: Rule, checkpointer: Checkpointer) -> None:
+def test_the_start_says_how_many_liars_are_borne(rule: str, checkpointer: Checkpointer) -> None:
     events, _ = play(a_federation(rounds=1, rule=rule), checkpointer, telling(TRUTH), telling(TRUTH))
     assert isinstance(events[0], RunStarted) and (events[0].rule, events[0].liars_borne) == (rule, 0)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.built_in)
 @pytest.mark.parametrize("hospitals", [2, 3, 4, 5])
-def test_few_hospitals_that_agree_are_believed(rule: Rule, hospitals: int, checkpointer: Checkpointer) -> None:
+def test_few_hospitals_that_agree_are_believed(rule: str, hospitals: int, checkpointer: Checkpointer) -> None:
     federation = a_federation(rounds=1, rule=rule, momentum=0.0)
     _, moved = play(federation, checkpointer, *[telling(TRUTH)] * hospitals)
     torch.testing.assert_close(moved, torch.full_like(moved, TRUTH), rtol=1e-4, atol=1e-5)
@@ -125,10 +124,10 @@ LIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @given(rule=st.sampled_from(ROBUST), lie=st.sampled_from(sorted(LIES)), who=st.integers(0, 4))
-def test_a_lie_about_statistics_does_not_move_the_scaling_past_the_honest(rule: Rule, lie: str, who: int) -> None:
+def test_a_lie_about_statistics_does_not_move_the_scaling_past_the_honest(rule: str, lie: str, who: int) -> None:
     answers = torch.stack([statistics(shift, 200) for shift in (0.2, 0.25, 0.3, 0.35, 0.4)])
     answers[who] = LIES[lie](answers[who])
-    of = rule_of(OuterOptimizer(rule=rule))
+    of = outer(rule=rule).rule
     shift, scale = pooling.scaling(answers, torch.full((5,), 200.0), 2, of, one_class)
     assert (shift > 0.1).all()
     assert (shift < 0.5).all()
@@ -137,26 +136,26 @@ def test_a_lie_about_statistics_does_not_move_the_scaling_past_the_honest(rule: 
 
 
 @pytest.mark.parametrize("labels", [one_class, findings])
-@pytest.mark.parametrize("rule", RULES)
-def test_honest_statistics_pool_as_ever(rule: Rule, labels: LabelKind) -> None:
+@pytest.mark.parametrize("rule", RULES.built_in)
+def test_honest_statistics_pool_as_ever(rule: str, labels: LabelKind) -> None:
     answers = torch.stack([statistics(0.3, patients) for patients in (80, 120, 100)])
     declared = torch.tensor([80.0, 120.0, 100.0])
-    of = rule_of(OuterOptimizer(rule=rule))
+    of = outer(rule=rule).rule
     found = pooling.scaling(answers, declared, 2, of, labels)
-    expected = pooling.scaling(answers, declared, 2, rule_of(OuterOptimizer(rule="mean")), labels)
+    expected = pooling.scaling(answers, declared, 2, outer(rule="mean").rule, labels)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", ROBUST)
-def test_a_class_that_one_hospital_alone_has_keeps_its_mean(rule: Rule) -> None:
+def test_a_class_that_one_hospital_alone_has_keeps_its_mean(rule: str) -> None:
     def means(counts: list[float], at: list[float]) -> Tensor:
         sums = torch.tensor(counts).unsqueeze(1) * torch.tensor(at).unsqueeze(1).expand(-1, 3)
         return torch.cat([torch.tensor(counts), sums.flatten()])
 
     common = [means([100.0, -2.0], [1.0, 0.0]) for _ in range(4)]
     answers = torch.stack([*common, means([50.0, 50.0], [1.0, 7.0]), means([100.0, 0.0], [-90.0, 0.0])])
-    found = pooling.class_means(answers, 2, rule_of(OuterOptimizer(rule=rule)))
+    found = pooling.class_means(answers, 2, outer(rule=rule).rule)
     torch.testing.assert_close(found.means()[0], torch.ones(3), rtol=0.05, atol=0.05)
     torch.testing.assert_close(found.means()[1], torch.full((3,), 7.0), rtol=1e-4, atol=1e-4)
 
@@ -164,10 +163,10 @@ def test_a_class_that_one_hospital_alone_has_keeps_its_mean(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", ["Mean", "krum", "", 3])
 def test_an_unknown_rule_is_no_agreement(rule: object) -> None:
     with pytest.raises(ValueError, match="trimmed-mean"):
-        OuterOptimizer.model_validate({"rule": rule})
+        outer(rule=rule)
 
 
 @pytest.mark.parametrize("liars", [0.0, 0.5, 1.0, -0.1, float("nan")])
 def test_half_of_the_hospitals_cannot_be_borne(liars: float) -> None:
     with pytest.raises(ValueError, match="liars"):
-        OuterOptimizer.model_validate({"liars": liars})
+        outer(liars=liars)

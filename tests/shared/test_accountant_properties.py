@@ -10,11 +10,12 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import fitting
 from tests.imports import imported, modules, tree
 
 from wardround.accountant import Answers, calibrate, epsilon, merged, rows_for, run_epsilon
 from wardround.algorithms import ALGORITHMS
-from wardround.config import AlgorithmChoice, Federation, Privacy, Rounds, Task
+from wardround.config import Federation, Privacy, Rounds, Task
 from wardround.schedule import QUESTIONS, TRAINING, RoundPlan, Schedule
 
 SIGMAS = st.floats(0.8, 8)
@@ -78,7 +79,7 @@ def federation(
     return Federation(
         name="random",
         task=Task(label_column="finding", classes=classes),
-        algorithm=AlgorithmChoice.model_validate({"name": name, "local_steps": steps}),
+        algorithm=fitting(name, local_steps=steps),
         rounds=Rounds(rounds=rounds, evaluate_every=every),
         privacy=privacy,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tomllib
 import unicodedata
 import zipfile
@@ -56,7 +55,7 @@ def test_a_bundle_holds_no_code_and_the_whole_agreement() -> None:
         "serverapp": "wardround_server.flower.app:app",
         "clientapp": "wardround_client.flower.app:app",
     }
-    assert Federation.model_validate(json.loads(config["config"]["federation"])) == agreement
+    assert Federation.from_canonical(config["config"]["federation"]) == agreement
 
 
 def test_any_other_number_is_another_bundle() -> None:

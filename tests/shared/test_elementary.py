@@ -14,7 +14,6 @@ from torch.func import grad
 
 from wardround import elementary
 from wardround.algorithms.discriminant import Discriminant, WithSums
-from wardround.config import AlgorithmChoice
 from wardround.models import Objective
 
 SHALLOW = [name for name, model in MODELS.items() if model.hidden != "deep"]
@@ -84,7 +83,7 @@ def test_gradients_are_those_of_autograd(name: str, findings: bool) -> None:
 
 @pytest.mark.parametrize("name", SHALLOW)
 def test_so_are_those_of_the_sums_that_ride_along(name: str) -> None:
-    model = Discriminant().extended(MODELS[name], AlgorithmChoice(name="discriminant"))
+    model = Discriminant().extended(MODELS[name])
     plain = objective(name)
     loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior))
     examples = examples_of([1] * 9, model=name)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from wardround.errors import StorageError
-from wardround.meta.optimizers import OptimizerState
 from wardround.release import FORMAT, Release, read
 from wardround_server.checkpoint import Checkpointer, State
 
@@ -30,7 +29,7 @@ def test_what_is_packed_is_read(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_the_coordinator_is_a_release(tmp_path: Path) -> None:
     vector = RELEASE.theta
-    state = State("spring", "a" * 64, 7, vector, RELEASE.shift, RELEASE.scale, OptimizerState(vector, vector))
+    state = State("spring", "a" * 64, 7, vector, RELEASE.shift, RELEASE.scale, {"first": vector})
     Checkpointer(tmp_path).save(state)
     assert same(read(tmp_path / "checkpoint.safetensors")[0], RELEASE)
 

@@ -4,16 +4,17 @@ from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.chosen import fitting
 
-from wardround.config import AlgorithmChoice, Federation, Rounds, Task
+from wardround.config import Federation, Rounds, Task
 from wardround.schedule import Schedule, answer_size
 from wardround.vector import Layout
 
 TASK = Task(label_column="finding", classes=("none", "nodule", "mass"))
 
 
-def schedule(rounds: int, every: int, algorithm: str = "reptile", steps: int = 1) -> Schedule:
-    choice = AlgorithmChoice.model_validate({"name": algorithm, "local_steps": steps})
+def schedule(rounds: int, every: int, name: str = "reptile", steps: int = 1) -> Schedule:
+    choice = fitting(name, local_steps=steps)
     return Schedule.of(
         Federation(name="a", task=TASK, algorithm=choice, rounds=Rounds(rounds=rounds, evaluate_every=every))
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.chosen import algorithm
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wardround.config import ONE_CLASS_EACH, AlgorithmChoice, AlgorithmName, Federation, Rounds, Task
+from wardround.algorithms import ALGORITHMS
+from wardround.config import Federation, Rounds, Task
 from wardround.labels import LEAST_PREVALENCE
 from wardround.labels.one import kind as one_class
 from wardround.labels.several import kind as findings
@@ -46,13 +47,13 @@ some_labels = st.lists(st.lists(st.booleans(), min_size=FINDINGS, max_size=FINDI
 # --- the agreement
 
 
-@pytest.mark.parametrize("name", get_args(AlgorithmName))
-def test_methods_that_compare_classes_refuse_several_findings(name: AlgorithmName) -> None:
+@pytest.mark.parametrize("name", ALGORITHMS.built_in)
+def test_methods_that_compare_classes_refuse_several_findings(name: str) -> None:
     def federation() -> Federation:
-        return Federation(name="f", task=TASK, algorithm=AlgorithmChoice(name=name))
+        return Federation(name="f", task=TASK, algorithm=algorithm(name))
 
-    if name in ONE_CLASS_EACH:
-        with pytest.raises(ValidationError, match=rf"{name} needs images of one class.*take .*reptile.*maml"):
+    if ALGORITHMS[name].one_class_each:
+        with pytest.raises(ValidationError, match=rf"{name} needs images of one class.*take .*maml.*reptile"):
             federation()
     else:
         assert federation().algorithm.name == name

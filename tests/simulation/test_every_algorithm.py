@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
-from wardround.config import AlgorithmName, load_federation
+from wardround.algorithms import ALGORITHMS
+from wardround.config import load_federation
 from wardround_simulation.commands import app
 from wardround_simulation.federation import changed, embedded, to_toml
 from wardround_simulation.phantoms import make_profiles, write_hospital
@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-RUNS = [(name, True) for name in get_args(AlgorithmName)] + [(name, False) for name in EXACT]
+RUNS = [(name, True) for name in ALGORITHMS.built_in] + [(name, False) for name in EXACT]
 
 
 @pytest.mark.parametrize(("algorithm", "private"), RUNS)

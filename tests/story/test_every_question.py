@@ -10,24 +10,21 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.chosen import algorithm
 from tests.story.processes import free_port, running, typed
 
-from wardround.config import AlgorithmChoice, AlgorithmName, load_federation
-from wardround.meta import algorithm_named
+from wardround.algorithms import ALGORITHMS
+from wardround.config import load_federation
 
 pytestmark = pytest.mark.story
 
 NAMES = ("north", "south")
 # The first algorithm of each question, with and without the class means at the end.
-ALGORITHMS = {
-    (AlgorithmChoice(name=name).question, algorithm_named(name).closes_with_means): name
-    for name in reversed(get_args(AlgorithmName))
-}
+FIRST = {(algorithm(name).question, ALGORITHMS[name].closes_with_means): name for name in reversed(ALGORITHMS.built_in)}
 FEDERATION = """
 name = "{algorithm}"
 [task]
@@ -95,7 +92,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values())
+@pytest.mark.parametrize("algorithm", FIRST.values())
 def test_a_federation_of_daemons_learns_with(algorithm: str, fleet: Fleet) -> None:
     file = fleet.federation(algorithm)
     for home in fleet.homes:
@@ -109,7 +106,7 @@ def test_a_federation_of_daemons_learns_with(algorithm: str, fleet: Fleet) -> No
         for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines())
         if event["event"] == "round"
     ]
-    closing = ["class_means"] if algorithm_named(algorithm).closes_with_means else []
+    closing = ["class_means"] if ALGORITHMS[algorithm].closes_with_means else []
     question = load_federation(file).algorithm.question
     assert [event["question"] for event in rounds] == ["statistics", question, question, *closing, "confusion"]
     assert all(event["replied"] == 2 and not event["rejected"] for event in rounds)

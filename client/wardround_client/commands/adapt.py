@@ -148,6 +148,6 @@ def _described(hospital: Hospital, made: Adapted, findings: Sequence[Finding]) -
         "new_classes": made.new_classes,
         "shots": made.shots,
         "draw": made.draw,
-        setting: getattr(learner.choice, setting),
+        **({setting: getattr(learner.algorithm, setting)} if setting else {}),
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }

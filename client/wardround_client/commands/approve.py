@@ -196,11 +196,12 @@ def changes(hospital: Hospital, federation: Federation) -> list[str]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key, value in new.items():
-        if isinstance(value, Mapping):
-            yield from _differences(old[key], value, f"{path}{key}.")
-        elif value != old[key]:
-            yield f"{path}{key} from {_said(old[key])} to {_said(value)}"
+    for key in dict.fromkeys((*new, *old)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(before, after, f"{path}{key}.")
+        elif before != after:
+            yield f"{path}{key} from {_said(before)} to {_said(after)}"
 
 
 def _rows(terms: Mapping[str, Any]) -> dict[str, str]:

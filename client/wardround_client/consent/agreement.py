@@ -8,7 +8,6 @@ from pathlib import Path
 import wardround.bundle
 from wardround.accountant import Calibration, calibrate
 from wardround.config import Federation
-from wardround.meta import extended
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule
 from wardround_client.config import HospitalConfig
@@ -37,7 +36,7 @@ class Agreement:
         """
         check_sizes(config, federation, base)
         schedule = Schedule.of(federation)
-        model = extended(build_model(federation, base, encoder), federation)
+        model = federation.algorithm.extended(build_model(federation, base, encoder))
         calibration = calibrate(
             schedule,
             federation.privacy,

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wardround.algorithms import EpisodeSizes
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
@@ -75,74 +76,22 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
     cohort = 4 * images * (row * task.variants + model.scaling_size + 4)
     forward = _forward(model, blank)
     drawn = privacy.images_per_patient * task.variants
-    shapes = _Shapes(
-        rows=privacy.side_cap(declared_patients) * drawn,
+    rows, pixels = privacy.side_cap(declared_patients) * drawn, blank[0, 0].numel() if blank.dim() == 4 else 0
+    sizes = EpisodeSizes(
+        rows=rows,
         row=row,
-        pixels=blank[0, 0].numel() if blank.dim() == 4 else 0,
+        part=min(rows, math.ceil(_PART_PIXELS / pixels)) if pixels else rows,
         forward=forward,
         theta=model.layout.size,
         embedding=model.embedding_size,
         classes=model.classes,
-        steps=federation.algorithm.local_steps,
     )
-    training = 4 * drawn * (row + 8 * forward) + 4 * 8 * shapes.theta
+    training = 4 * drawn * (row + 8 * forward) + 4 * 8 * sizes.theta
     if federation.algorithm.question == "episode_gradient":
-        training = 4 * _episode(federation.algorithm.name, shapes)
+        training = 4 * federation.algorithm.episode_numbers(sizes)
     batches = 4 * max(_ENCODED_AT_ONCE * encoding.numbers, _PREDICTED_AT_ONCE * forward)
-    answer = _ANSWER_BYTES * max(shapes.theta, model.classes**2)
+    answer = _ANSWER_BYTES * max(sizes.theta, model.classes**2)
     return Footprint(cohort, _WORK_BYTES + training + batches + answer)
-
-
-@dataclass(frozen=True)
-class _Shapes:
-    """What decides the size of an episode's gradient.
-
-    rows: images, or rows of a table, on one side of an episode. row: numbers of one of them, and pixels where it is an
-    image. forward: numbers that a model makes of one on its way. theta: numbers of the vector. embedding, classes: of
-    the model. steps: within an episode.
-    """
-
-    rows: int
-    row: int
-    pixels: int
-    forward: int
-    theta: int
-    embedding: int
-    classes: int
-    steps: int
-
-
-def _episode(name: str, at: _Shapes) -> int:
-    """Numbers of float32 that the gradient of one episode holds at once."""
-    n, e, k, steps = at.rows, at.embedding, at.classes, at.steps
-    shots = 2 * n * (3 * at.row + k)
-    through = n * at.forward  # one side, through the model
-    embedded = shots + 8 * through + 8 * at.theta
-    match name:
-        case "reptile" | "fomaml":
-            part = min(n, -(-_PART_PIXELS // at.pixels)) if at.pixels else n
-            return shots + 8 * part * at.forward + 6 * at.theta
-        case "maml":
-            return shots + steps * (4 * through + 4 * at.theta) + 4 * through
-        case "meta-sgd":
-            return shots + steps * (10 * through + 6 * at.theta) + 4 * through
-        case "learned-optimizer":
-            return shots + 8 * through + steps * 40 * at.theta
-        case "anil":
-            return embedded + steps * 6 * n * (e + k)
-        case "prototypical":
-            return embedded
-        case "matching":
-            return embedded + 9 * n * n * k
-        case "relation":
-            return embedded + 64 * n * k
-        case "siamese":
-            return embedded + 8 * n * n * e
-        case "ridge":
-            return embedded + 16 * (n * e + min(n, e) ** 2)
-        case "svm":
-            return embedded + 20 * (k + 2) * n * n
-    raise ValueError(f"what an episode of {name} takes was never measured")
 
 
 class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]

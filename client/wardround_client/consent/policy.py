@@ -19,6 +19,7 @@ from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
 from wardround.schedule import Schedule
+from wardround.settings import limited, unbounded
 from wardround.wire import RoundRequest, Vector
 from wardround_client.config import HospitalConfig, Policy
 
@@ -43,12 +44,11 @@ def check(
     """
     _hold(_rules_of_privacy(config, federation, schedule, calibration))
     check_sizes(config, federation)
-    _hold(_rules_of_learning(config, federation))
     _hold(_rules_of_model(config.policy, len(federation.task.classes), schedule, calibration, model))
 
 
 def check_sizes(config: HospitalConfig, federation: Federation, base: Path | None = None) -> None:
-    """Refuse sizes before anything of that size is read or built.
+    """Refuse an algorithm before it computes anything, and sizes before anything of that size is read or built.
 
     Args:
         config: the hospital's own.
@@ -57,6 +57,7 @@ def check_sizes(config: HospitalConfig, federation: Federation, base: Path | Non
 
     Raises: PolicyRefusal.
     """
+    _hold(_rules_of_learning(config, federation))
     _hold(_rules_of_size(config.policy, federation, base))
 
 
@@ -109,16 +110,19 @@ def _rules_of_privacy(
 
 
 def _rules_of_learning(config: HospitalConfig, federation: Federation) -> Iterator[Rule]:
-    """Whatever the algorithm is: a setting that it does not use today is bounded as well."""
-    policy, choice, privacy = config.policy, federation.algorithm, federation.privacy
-    yield _among("algorithms", [choice.name], policy.algorithms)
-    yield _at_most(policy, "local_steps", choice.local_steps)
-    yield _at_most(policy, "local_batches", choice.local_batches)
-    yield _at_least(policy, "local_learning_rate", choice.local_learning_rate)
-    yield _at_most(policy, "local_learning_rate", choice.local_learning_rate)
-    yield _at_most(policy, "proximal", choice.proximal)
-    yield _at_least(policy, "regularization", choice.regularization)
-    yield _at_most(policy, "regularization", choice.regularization)
+    """Whatever the algorithm is: what of its settings no limit bounds must have bounds of its own, which are those of
+    the class that this hospital installed.
+    """
+    policy, algorithm, privacy = config.policy, federation.algorithm, federation.privacy
+    yield _among("algorithms", [algorithm.name], policy.algorithms)
+    for name, value in limited(algorithm).items():
+        if f"least_{name}" in Policy.model_fields:
+            yield _at_least(policy, name, value)
+        if f"greatest_{name}" in Policy.model_fields:
+            yield _at_most(policy, name, value)
+    free = unbounded(type(algorithm), limits=Policy.model_fields)
+    asked = f"{algorithm.name}, whose settings {', '.join(free)} have no bounds"[:200]
+    yield "algorithms", asked, "a limit of the policy, or bounds of its own, for every setting", not free
     yield _at_most(policy, "patients_per_episode", privacy.patients_per_episode)
     yield _at_most(policy, "episodes", privacy.episodes(config.hospital.declared_patients))
     yield _at_least(policy, "support_share", privacy.support_share)

@@ -11,6 +11,7 @@ from wardround.accountant import Calibration
 from wardround.config import Federation, Privacy, Task
 from wardround.labels import LABEL_KINDS
 from wardround.schedule import Schedule
+from wardround.settings import computed as settings_of
 
 _LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
 
@@ -56,16 +57,13 @@ def _network(federation: Federation) -> str:
 
 
 def _steps(federation: Federation) -> str:
-    choice = federation.algorithm
-    within = "a hospital" if choice.question == "gradient" else "an episode of its patients"
-    said = f"{within}: {_count(choice.local_steps, 'step')} of learning rate {choice.local_learning_rate:g}"
-    if choice.name == "reptile" and choice.question == "episode_gradient":
-        said += f" on {_count(choice.local_batches, 'minibatch', 'minibatches')}"
-    if choice.name == "fedprox":
-        said += f", pulled back by {choice.proximal:g}"
-    if choice.name in ("ridge", "svm"):
-        said += f", regularization {choice.regularization:g}"
-    return said
+    algorithm = federation.algorithm
+    within = "a hospital" if algorithm.question == "gradient" else "an episode of its patients"
+    settings = settings_of(algorithm).items()
+    values = [
+        f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}" for name, value in settings
+    ]
+    return f"{within}, {_count(algorithm.answers_per_round, 'answer')} a round: {', '.join(values)}"
 
 
 def _sample(privacy: Privacy, calibration: Calibration) -> str:

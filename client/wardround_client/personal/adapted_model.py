@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wardround.config import Federation
+from wardround.algorithms import Fitted
+from wardround.config import AS_APPROVED, Federation
 from wardround.errors import ConfigError, DataError, StorageError
 from wardround.files import write_atomically
-from wardround.meta import Fitted, algorithm_named, extended
 from wardround.models import Objective, build_model
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
@@ -217,8 +217,8 @@ def _packed(adapted: Adapted) -> bytes:
 def _unpacked(name: str, base: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> Adapted:
     if said["format"] != FORMAT:
         raise ValueError("another format")
-    federation = Federation.model_validate(said["federation"])
-    model, choice = extended(build_model(federation, base), federation), federation.algorithm
+    federation = Federation.model_validate(said["federation"], context=AS_APPROVED)
+    model = federation.algorithm.extended(build_model(federation, base))
     theta, shift, scale = (tensors[key] for key in ("theta", "shift", "scale"))
     fitted = {key.removeprefix("fitted/"): tensor for key, tensor in tensors.items() if key.startswith("fitted/")}
     return Adapted(
@@ -226,8 +226,7 @@ def _unpacked(name: str, base: Path, tensors: dict[str, Tensor], said: dict[str,
         federation=federation,
         release=Release(**said["release"], theta=theta, shift=shift, scale=scale),
         learner=Learner(
-            algorithm_named(choice.name),
-            choice,
+            federation.algorithm,
             Objective.of(federation, model, shift, scale),
             theta,
         ),

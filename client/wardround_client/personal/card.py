@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wardround.meta import Fitted
+from wardround.algorithms import Fitted
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.learner import Learner
 

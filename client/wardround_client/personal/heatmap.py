@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from wardround.meta import Fitted
+from wardround.algorithms import Fitted
 from wardround.models import Model
 from wardround.models.conv4 import Conv4, Conv4Body
 from wardround.models.extended import Extended

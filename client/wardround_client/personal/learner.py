@@ -9,9 +9,8 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
+from wardround.algorithms import AdaptsBy, Algorithm, Fitted
 from wardround.errors import DataError
-from wardround.meta import AdaptsBy, Algorithm, Fitted
 from wardround.models import Objective
 from wardround.questions import Shots
 from wardround_client.cohort.examples import Examples
@@ -32,23 +31,22 @@ _FOLDS = 5
 class Learner:
     """A method at one start, as a hospital uses it at home.
 
-    algorithm, choice: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P].
+    algorithm: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P].
     """
 
     algorithm: Algorithm
-    choice: AlgorithmChoice
     loss: Objective
     theta: Tensor
 
     def unadapted(self) -> Fitted:
         """What predicts without a shot."""
-        return self.algorithm.unadapted(self.theta, self.loss, self.choice)
+        return self.algorithm.unadapted(self.theta, self.loss)
 
     def adapt(self, support: Examples) -> Fitted:
         """What predicts after learning from the support. Raises: DataError, when it is empty."""
         if not len(support.y):
             raise DataError("there is no example to adapt to", do="label at least one patient")
-        return self.algorithm.adapt(self.theta, shots_of(support), self.loss, self.choice)
+        return self.algorithm.adapt(self.theta, shots_of(support), self.loss)
 
     def probabilities(self, fitted: Fitted, z: Tensor) -> Tensor:
         """Of encoded examples z [n, ...]: float32 [n, classes]; memory beyond the result stays flat."""
@@ -72,8 +70,9 @@ class Learner:
         return self.loss.labels.balanced_accuracy(probabilities, examples.y, examples.classes)
 
     def adapting_by(self, value: float) -> Learner:
-        """The same with another value of the setting by which its method adapts."""
-        return replace(self, choice=self.choice.model_copy(update={self.algorithm.adapts_by: value}))
+        """The same with another value of the setting by which its method adapts; the same, where it has none."""
+        setting = self.algorithm.adapts_by
+        return replace(self, algorithm=self.algorithm.model_copy(update={setting: value})) if setting else self
 
     def tuned_on(self, support: Examples) -> Learner:
         """The same, adapting by the value of TRIED that does best in cross-validation on the support itself.
@@ -83,7 +82,8 @@ class Learner:
         learned from and never judged. Where no class has two patients nothing can be judged, and nothing changes.
         """
         fold = _folds(support)
-        if not bool((fold >= 0).any()):
+        setting = self.algorithm.adapts_by
+        if setting is None or not bool((fold >= 0).any()):
             return self
         folds = torch.unique(fold[fold >= 0])
         held_out = [(fold[support.patient.cpu()] == number).to(support.device) for number in folds]
@@ -93,7 +93,7 @@ class Learner:
             learner = self.adapting_by(value)
             return fmean(learner._cross_entropy(learner.adapt(rest), held) for rest, held in parts)
 
-        return self.adapting_by(min(TRIED[self.algorithm.adapts_by], key=error))
+        return self.adapting_by(min(TRIED[setting], key=error))
 
     def _cross_entropy(self, fitted: Fitted, examples: Examples) -> float:
         """Of examples, every class weighing the same."""
@@ -201,11 +201,11 @@ def _trial(learner: Learner, split: Split) -> float:
 
 
 def _best_setting(learner: Learner, splits: Sequence[Split]) -> float | None:
-    """The value of the best mean over the splits; None without splits."""
-    if not splits:
+    """The value of the best mean over the splits; None without splits, or where nothing can be set."""
+    setting = learner.algorithm.adapts_by
+    if setting is None or not splits:
         return None
-    values = TRIED[learner.algorithm.adapts_by]
-    return max(values, key=lambda value: fmean(_trial(learner.adapting_by(value), split) for split in splits))
+    return max(TRIED[setting], key=lambda value: fmean(_trial(learner.adapting_by(value), split) for split in splits))
 
 
 def _shown(examples: Examples) -> Tensor:

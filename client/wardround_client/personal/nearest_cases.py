@@ -7,11 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wardround.meta.embedded import EmbeddingMethod
+from wardround.meta.embedded import Embedding
 from wardround_client.personal.adapted_model import Adapted
-
-COMPARING = ("prototypical", "matching", "relation", "siamese")
-"""Methods for which one case alone is a classifier. Ridge and SVM heads weigh all cases against each other."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,14 @@ def nearest(adapted: Adapted, z: Tensor, count: int = 5) -> list[list[Case]]:
         One list of at most `count` cases for each of the n; empty lists for methods that do not compare.
     """
     algorithm, learner, cases = adapted.learner.algorithm, adapted.learner, adapted.cases
-    if algorithm.name not in COMPARING or not isinstance(algorithm, EmbeddingMethod):
+    if not (algorithm.compares and isinstance(algorithm, Embedding)):
         return [[] for _ in range(len(z))]
     found = []
     with torch.no_grad():
         # Each case stands in the place of a class, so that one prediction compares with as many as there are classes.
         for embedded in torch.split(cases.embedded, learner.loss.classes):
             shares = torch.eye(len(embedded), learner.loss.classes, device=z.device)
-            fitted = algorithm.solve(learner.theta, embedded, shares, learner.loss, learner.choice)
+            fitted = algorithm.solve(learner.theta, embedded, shares, learner.loss)
             found.append(algorithm.predict(fitted, z, learner.loss)[:, : len(embedded)])
     whose = list(zip(cases.patient.tolist(), cases.y.tolist(), strict=True))
     return [_best(row, whose, count) for row in torch.cat(found, dim=1).tolist()]

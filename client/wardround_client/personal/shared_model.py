@@ -18,7 +18,6 @@ from torch import Tensor
 from wardround.config import Federation, Task, load_federation
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.given import TOML_BYTES, given_text
-from wardround.meta import algorithm_named, extended
 from wardround.models import Model, Objective, build_model
 from wardround.release import Release, read
 from wardround.toml import Section, load, parsed
@@ -53,9 +52,9 @@ class GlobalModel:
 
     def learner(self, device: torch.device) -> Learner:
         """The federation's method at this model."""
-        release, choice = self.release, self.federation.algorithm
+        release = self.release
         loss = Objective.of(self.federation, self.model, release.shift.to(device), release.scale.to(device))
-        return Learner(algorithm_named(choice.name), choice, loss, self.theta.to(device))
+        return Learner(self.federation.algorithm, loss, self.theta.to(device))
 
 
 class _TaskFile(Section):
@@ -92,7 +91,7 @@ def asked_for(
     own = load(Path(task), _TaskFile).task if _is_task_file(task) else None
     agreed, base = _federation(hospital, federation or ("" if own else task), file)
     release, path = _release(hospital, agreed, file)
-    theirs = extended(build_model(agreed, base), agreed)
+    theirs = agreed.algorithm.extended(build_model(agreed, base))
     _check(release, theirs, path)
     changes = own.model_dump(exclude_unset=True) if own else {}
     changes |= {"label_column": label_column} if label_column else {}
@@ -100,10 +99,10 @@ def asked_for(
     ours = with_task(agreed, changes)
     if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in ("label_column", "classes", "labels")):
         return GlobalModel(ours, base, release, theirs, release.theta, new_classes=False)
-    model = extended(build_model(ours, base), ours)
+    model = ours.algorithm.extended(build_model(ours, base))
     before = Objective.of(agreed, theirs, release.shift, release.scale)
     after = Objective.of(ours, model, release.shift, release.scale)
-    method = algorithm_named(agreed.algorithm.name)
+    method = agreed.algorithm
     theta = method.for_classes(release.theta, before, after, model.initial().detach())
     return GlobalModel(ours, base, release, model, theta, new_classes=True)
 

@@ -51,7 +51,6 @@ def main(grid: Grid, context: Context) -> None:
     folder = home / "runs" / run_name
     _end_with_the_coordinator(home)
     # torch and the models are slow to import: not before Flower has been told that the run is alive.
-    from wardround.meta import extended
     from wardround.models import build_model
     from wardround.schedule import Schedule, answer_size
     from wardround.wire import reply_bytes
@@ -60,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
     wanted = Home(home).config().sinks if COORDINATOR_PID in os.environ else {}
     with Sinks(folder, wanted) as sinks, contextlib.ExitStack() as stack:
         try:
-            model = extended(build_model(federation, folder), federation)
+            model = federation.algorithm.extended(build_model(federation, folder))
             if COORDINATOR_PID in os.environ:  # deployed: Flower's own Grid over HTTP, and only who is registered
                 from wardround_server.flower.mail import Mail
 
@@ -248,7 +247,7 @@ def _of_flower(error: Exception, home: Path) -> WardroundError:
 
 def _federation(context: Context) -> Federation:
     try:
-        return Federation.model_validate(json.loads(str(context.run_config["federation"])))
+        return Federation.from_canonical(str(context.run_config["federation"]))
     except (KeyError, ValueError, ValidationError) as error:
         raise ConfigError(
             f"the bundle holds no valid federation ({type(error).__name__})", do="submit it with `coordinator run`"

@@ -1,12 +1,250 @@
-"""The meta-learners, one file each with both halves."""
+"""The meta-learners, one file each: settings, the hospital half, the coordinator half, and what it does at home.
+
+Nothing here imports torch, so that an agreement can be read, and its algorithm chosen, by commands that need no model.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
+from pydantic import model_validator
+
+from wardround.errors import ConfigError
 from wardround.plugins import Kind
+from wardround.settings import Part, Unit
 
 if TYPE_CHECKING:
-    from wardround.meta.base import Algorithm
+    from torch import Tensor
 
-ALGORITHMS: Kind[Algorithm] = Kind("algorithm", "wardround.algorithms", "algorithm", "wardround.algorithms")
+    from wardround.models.base import Model
+    from wardround.optimizers import Optimizer
+    from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots
+    from wardround.reach import Part as Stretch
+    from wardround.reach import Reach
+    from wardround.vector import Layout
+
+Fitted = Mapping[str, "Tensor"]
+"""What is left of a support once a method has learned from it; "theta" float32 [P] is always there."""
+State = Mapping[str, "Tensor"]
+"""What the coordinator remembers between two rounds beside theta, by name; it is in every checkpoint."""
+AdaptsBy = Literal["adapt_pull", "adapt_prior", "adapt_learning_rate"]
+"""The setting that says how far adapting goes from what was shared."""
+
+
+@dataclass(frozen=True)
+class EpisodeSizes:
+    """What decides how much memory the gradient of an episode takes.
+
+    rows: images, or rows of a table, on one side. row: numbers of one of them. part: of so many rows a first-order step
+    holds the activations at once. forward: numbers that a model makes of a row on its way. theta: numbers of the
+    vector. embedding, classes: of the model.
+    """
+
+    rows: int
+    row: int
+    part: int
+    forward: int
+    theta: int
+    embedding: int
+    classes: int
+
+    @property
+    def shots(self) -> int:
+        """Numbers of both sides."""
+        return 2 * self.rows * (3 * self.row + self.classes)
+
+    @property
+    def through(self) -> int:
+        """Numbers that one side makes on its way through the model."""
+        return self.rows * self.forward
+
+    @property
+    def embedded(self) -> int:
+        """Numbers held by a method that goes through the model once, and back."""
+        return self.shots + 8 * self.through + 8 * self.theta
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One round's deltas as the agreement's rule combines them. delta: float32 [P].
+
+    share: hospitals in it, of those that have ever answered in this run.
+    """
+
+    delta: Tensor
+    share: float = 1.0
+
+
+class Federated(Protocol):
+    """How a federation learns: a pair of functions, `inner` at the hospital and `outer` at the coordinator."""
+
+    @property
+    def answers_per_round(self) -> int:
+        """How often `inner` asks: the price of a round (docs/privacy-specification.md, "Each algorithm")."""
+        ...
+
+    def extended(self, model: Model) -> Model:
+        """The model with what the method learns beside it. Raises: ConfigError, when the method cannot use it."""
+        ...
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
+        """The hospital half: theta float32 [P] -> delta float32 [P], asking exactly `answers_per_round` times."""
+        ...
+
+    def inner_after(self, sent: Tensor, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
+        """`inner` of an algorithm that remembers: sent float32 [P] is the sum of all deltas that this hospital sent
+        before in this run, zeros at first.
+        """
+        ...
+
+    def longest(self, layout: Layout, answer: Reach) -> tuple[Stretch, ...]:
+        """How long a delta of theta's layout can be, part by part, when its answers reach so far."""
+        ...
+
+    def start(self, theta: Tensor, loss: FewShotLoss, optimizer: Optimizer) -> State:
+        """What the coordinator remembers before the first round."""
+        ...
+
+    def outer(
+        self, state: State, theta: Tensor, pooled: Pooled, loss: FewShotLoss, optimizer: Optimizer
+    ) -> tuple[State, Tensor]:
+        """The coordinator half: one round's deltas -> the new state, and theta float32 [P]."""
+        ...
+
+    def with_means(self, theta: Tensor, means: ClassMeans, loss: FewShotLoss) -> Tensor:
+        """Theta float32 [P] after the closing class means (embeddings as of `FewShotLoss.embed`)."""
+        ...
+
+
+class Personal(Protocol):
+    """What a hospital does with the result at home. Nothing leaves, so nothing is clipped or noised."""
+
+    def unadapted(self, theta: Tensor, loss: FewShotLoss) -> Fitted:
+        """What predicts before there is a shot."""
+        ...
+
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
+        """What of theta serves a task of other classes.
+
+        Args:
+            theta: float32 [P], the federation's.
+            theirs: the loss of the federation's model, extended.
+            ours: that of the same model with our classes, extended.
+            start: float32 [P'], where ours starts.
+
+        Returns:
+            float32 [P'].
+        """
+        ...
+
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
+        """Learn from a support, which is not empty."""
+        ...
+
+    def predict(self, fitted: Fitted, x: Tensor, loss: FewShotLoss) -> Tensor:
+        """Logits of x [n, ...], float32 [n, classes]."""
+        ...
+
+
+class Algorithm(Part):
+    """A meta-learner with its settings: `Federated` and `Personal`, with the usual answers to most of both.
+
+    units: what one task may be, a whole hospital or a few-shot episode of its patients; the first by default.
+    one_class_each: it compares classes as wholes, so that an image must be of one class. needs_embedding: it learns an
+    embedding and no head. closes_with_means: the run ends with class means, from which the coordinator makes a head
+    that needs no shots. compares: one case alone is a classifier. remembers: see `Federated.inner_after`. adapts_by:
+    None where nothing can be set. of_classes: the extras that belong to the federation's classes, and mean nothing for
+    others.
+    """
+
+    units: ClassVar[tuple[Unit, ...]] = ("hospitals",)
+    one_class_each: ClassVar[bool] = False
+    needs_embedding: ClassVar[bool] = False
+    closes_with_means: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
+    adapts_by: ClassVar[AdaptsBy | None] = None
+    of_classes: ClassVar[tuple[str, ...]] = ()
+
+    tasks: Literal["auto", Unit] = "auto"
+
+    @model_validator(mode="after")
+    def _of_its_units(self) -> Self:
+        if self.tasks != "auto" and self.tasks not in self.units:
+            raise ValueError(f"tasks of {self.name} are {' or '.join(self.units)}")
+        return self
+
+    @property
+    def question(self) -> Literal["gradient", "episode_gradient"]:
+        """What the hospital half asks in a round."""
+        unit = self.units[0] if self.tasks == "auto" else self.tasks
+        return "gradient" if unit == "hospitals" else "episode_gradient"
+
+    @property
+    def answers_per_round(self) -> int:
+        """Once."""
+        return 1
+
+    def extended(self, model: Model) -> Model:
+        """Nothing is learned beside the model."""
+        if self.needs_embedding and not model.body_size:
+            raise ConfigError(
+                f"algorithm.name = {self.name!r} learns an embedding, and the model has none",
+                allowed='model.embedding above 0 (encoder-head), or family "conv4" or "mlp"',
+                do="set model.embedding, for instance to model.features",
+            )
+        return model
+
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """Numbers of float32 that the gradient of one episode holds at once; generous, where a file says nothing."""
+        return 2 * at.embedded + 40 * at.theta + at.rows * at.classes * (64 + 9 * at.rows)
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
+        """As the file says."""
+        raise NotImplementedError
+
+    def inner_after(self, sent: Tensor, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
+        """Most remember nothing."""
+        return self.inner(theta, cohort, loss)
+
+    def longest(self, layout: Layout, answer: Reach) -> tuple[Stretch, ...]:
+        """Of a delta that is one answer."""
+        return ((layout.size, answer.sum([1.0], layout.size)),)
+
+    def start(self, theta: Tensor, loss: FewShotLoss, optimizer: Optimizer) -> State:
+        """The outer optimizer's alone."""
+        return optimizer.start(theta)
+
+    def outer(
+        self, state: State, theta: Tensor, pooled: Pooled, loss: FewShotLoss, optimizer: Optimizer
+    ) -> tuple[State, Tensor]:
+        """The outer optimizer's step: one of size 1 is the hospitals' mean step."""
+        return optimizer.step(state, theta, -pooled.delta)
+
+    def with_means(self, theta: Tensor, means: ClassMeans, loss: FewShotLoss) -> Tensor:
+        """As it is: no class means are asked for."""
+        return theta
+
+    def unadapted(self, theta: Tensor, loss: FewShotLoss) -> Fitted:
+        """The model at theta."""
+        return {"theta": theta}
+
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
+        """The body, and what is learned beside the model; a head of zeros, and `of_classes` as at the start."""
+        weight, bias = ours.head(start)
+        anew = ours.with_body(ours.with_head(start, 0 * weight, 0 * bias), theirs.body(theta))
+        learned = {name: each for name, each in theirs.extras(theta).items() if name not in self.of_classes}
+        return ours.with_extras(anew, **learned)
+
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
+        """As the file says."""
+        raise NotImplementedError
+
+    def predict(self, fitted: Fitted, x: Tensor, loss: FewShotLoss) -> Tensor:
+        """The model's logits."""
+        return loss.logits(fitted["theta"], x)
+
+
+ALGORITHMS: Kind[type[Algorithm]] = Kind("algorithm", "wardround.algorithms", "algorithm", "wardround.algorithms")

@@ -28,9 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted, Method
-from wardround.meta.fine_tuned import tuned
+from wardround.algorithms import Fitted
+from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.head import HeadAlone
 from wardround.meta.local import descend
 from wardround.models.base import Model
@@ -46,45 +45,42 @@ RIDGE = 0.5
 SHRINKAGE = 0.005
 
 
-@dataclass(frozen=True)
-class Discriminant(Method):
+class Discriminant(FineTuned):
     """Federated averaging of a head, and of the sums that make a metric."""
+
+    one_class_each = True
+    of_classes = ("scatter", "sums", "counts")
 
     name: str = "discriminant"
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With Q, S and n beside the model."""
         e, classes = model.embedding_size, model.classes
         return Extended.of(
             model, {"scatter": torch.zeros(e, e), "sums": torch.zeros(classes, e), "counts": torch.zeros(classes)}
         )
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
-        """The local steps: one private gradient each."""
-        return choice.local_steps
-
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
-        """w_k - theta, float32 [P], after `local_steps` private steps."""
-        w = descend(theta, cohort, WithSums(loss), steps=choice.local_steps, learning_rate=choice.local_learning_rate)
-        return w - theta
-
     @property
-    def of_classes(self) -> tuple[str, ...]:
-        """All of the sums."""
-        return ("scatter", "sums", "counts")
+    def answers_per_round(self) -> int:
+        """The local steps: one private gradient each."""
+        return self.local_steps
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
+        """w_k - theta, float32 [P], after `local_steps` private steps."""
+        w = descend(theta, cohort, WithSums(loss), steps=self.local_steps, learning_rate=self.local_learning_rate)
+        return w - theta
 
     def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
         """The body and the metric; no class has been counted, and the head starts at zero."""
         anew = super().for_classes(theta, theirs, ours, start)
         found = metric(theta, theirs)
         learned = found - torch.eye(len(found)).to(found)
-        place = len(anew) - sum(each.numel() for each in ours.extras(anew).values())
-        return torch.cat([anew[:place], learned.flatten(), anew[place + learned.numel() :]])
+        return ours.with_extras(anew, scatter=learned)
 
-    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """A head that is fine-tuned in the metric, from the one that theta holds."""
         alone = HeadAlone(theta, loss, metric(theta, loss))
-        return {"theta": alone.around(tuned(alone.own(), alone.embedded(support), alone, choice))}
+        return {"theta": alone.around(self.tuned(alone.own(), alone.embedded(support), alone))}
 
 
 @dataclass(frozen=True)
@@ -154,4 +150,4 @@ def _directions(weight: Tensor) -> Tensor:
     return directions
 
 
-algorithm = Discriminant()
+algorithm = Discriminant

@@ -9,30 +9,27 @@ is FedAvg as published) and in what the result is for: a model that is used as i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.local import descend
 from wardround.questions import Cohort, FewShotLoss
 
 
-@dataclass(frozen=True)
 class FedAvg(FineTuned):
     """Federated averaging over hospitals."""
 
     name: str = "fedavg"
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+    @property
+    def answers_per_round(self) -> int:
         """The local steps: one private gradient each."""
-        return choice.local_steps
+        return self.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """ClientUpdate: w_k - theta, float32 [P], after `local_steps` private steps."""
-        w = descend(theta, cohort, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate)
+        w = descend(theta, cohort, loss, steps=self.local_steps, learning_rate=self.local_learning_rate)
         return w - theta
 
 
-algorithm = FedAvg()
+algorithm = FedAvg

@@ -8,36 +8,41 @@ MAML's is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
+from wardround.algorithms import EpisodeSizes
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.inner import descended, slope, task_loss
 from wardround.meta.local import descend
 from wardround.questions import Cohort, FewShotLoss, Shots
 from wardround.reach import Part, Reach
+from wardround.vector import Layout
 
 
-@dataclass(frozen=True)
 class Fomaml(FineTuned):
     """First-order MAML with the hospital or the episode as the task."""
 
+    units = ("hospitals", "episodes")
+
     name: str = "fomaml"
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+    @property
+    def answers_per_round(self) -> int:
         """One a support step, k in all, and one query gradient; or one of all episodes together."""
-        return choice.local_steps + 1 if choice.question == "gradient" else 1
+        return self.local_steps + 1 if self.question == "gradient" else 1
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.shots + 8 * at.part * at.forward + 6 * at.theta
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """The delta -alpha g_query(theta_k), float32 [P]; theta_k after k support steps of size alpha (equation 1).
 
         alpha scales the query gradient too, so that delta means for every algorithm what Reptile's means: a
         displacement of the size of a local step.
         """
-        alpha, k = choice.local_learning_rate, choice.local_steps
-        if choice.question == "gradient":
+        alpha, k = self.local_learning_rate, self.local_steps
+        if self.question == "gradient":
             theta_k = descend(theta, cohort, loss, steps=k, learning_rate=alpha)
             return -alpha * cohort.gradient(loss, theta_k)
 
@@ -47,9 +52,9 @@ class Fomaml(FineTuned):
 
         return -alpha * cohort.episode_gradient(query_gradient, theta)
 
-    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+    def longest(self, layout: Layout, answer: Reach) -> tuple[Part, ...]:
         """The query's answer alone is in the delta."""
-        return ((size, answer.sum([choice.local_learning_rate], size)),)
+        return ((layout.size, answer.sum([self.local_learning_rate], layout.size)),)
 
 
-algorithm = Fomaml()
+algorithm = Fomaml

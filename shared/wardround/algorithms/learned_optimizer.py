@@ -18,31 +18,30 @@ What differs, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import EpisodicMethod, Fitted
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.base import Episodic
 from wardround.meta.local import MOMENTUM, differentiable_slope
 from wardround.meta.total import positive
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.models.portable import he_uniform
 from wardround.questions import FewShotLoss, Shots
+from wardround.settings import LocalSteps
 
 _HIDDEN, _INPUTS, _GAINS = 8, 5, 2
 _P = 10.0
 
 
-@dataclass(frozen=True)
-class LearnedOptimizer(EpisodicMethod):
+class LearnedOptimizer(Episodic):
     """A start, and the optimizer that adapts it."""
 
     name: str = "learned-optimizer"
+    local_steps: LocalSteps = 1
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With phi: a hidden layer of tanh units, and a last layer of zeros."""
         return Extended.of(
             model,
@@ -54,22 +53,25 @@ class LearnedOptimizer(EpisodicMethod):
             },
         )
 
-    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.shots + 8 * at.through + self.local_steps * 40 * at.theta
+
+    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """theta_k: `local_steps` steps on the support. What is learned beside the model stays as it is."""
         phi = loss.extras(theta)
-        size = sum(each.numel() for each in phi.values())
-        model, beside = theta[: len(theta) - size], theta[len(theta) - size :]
+        model = loss.own(theta)
         m = torch.zeros_like(model)
-        for t in range(choice.local_steps):
-            gradient = differentiable_slope(torch.cat([model, beside]).detach(), support, loss)[: len(model)]
-            a, b = gains(phi, gradient, m, t / choice.local_steps)
-            model = model - choice.local_learning_rate * (positive(a) * gradient + b * m)
+        for t in range(self.local_steps):
+            gradient = loss.own(differentiable_slope(loss.with_own(theta, model).detach(), support, loss))
+            a, b = gains(phi, gradient, m, t / self.local_steps)
+            model = model - self.local_learning_rate * (positive(a) * gradient + b * m)
             m = MOMENTUM * m + gradient
-        return {"theta": torch.cat([model, beside])}
+        return {"theta": loss.with_own(theta, model)}
 
-    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """The same at home, where every class that is present weighs the same: there is no prior to adjust by."""
-        return super().adapt(theta, support.balanced(loss.classes), loss, choice)
+        return super().adapt(theta, support.balanced(loss.classes), loss)
 
 
 def gains(phi: dict[str, Tensor], gradient: Tensor, m: Tensor, time: float) -> tuple[Tensor, Tensor]:
@@ -89,4 +91,4 @@ def preprocessed(gradient: Tensor) -> tuple[Tensor, Tensor]:
     return gradient.abs().clamp_min(least).log() / _P, (gradient / least).clamp(-1, 1)
 
 
-algorithm = LearnedOptimizer()
+algorithm = LearnedOptimizer

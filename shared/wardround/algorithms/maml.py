@@ -7,33 +7,32 @@ is made private, an episode at a time: one `episode_gradient` a round, whatever 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import EpisodicMethod, Fitted
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.base import Episodic
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.inner import meta_gradient, task_loss
 from wardround.meta.local import descend_on
 from wardround.questions import EpisodeGradient, FewShotLoss, Shots
 
 
-@dataclass(frozen=True)
-class Maml(FineTuned, EpisodicMethod):
+class Maml(FineTuned, Episodic):
     """MAML with the episode as the task."""
 
     name: str = "maml"
 
-    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.shots + self.local_steps * (4 * at.through + 4 * at.theta) + 4 * at.through
+
+    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """theta'_i: `local_steps` steps of size alpha on the support (equation 1)."""
         return {
-            "theta": descend_on(
-                theta, support, loss, steps=choice.local_steps, learning_rate=choice.local_learning_rate
-            )
+            "theta": descend_on(theta, support, loss, steps=self.local_steps, learning_rate=self.local_learning_rate)
         }
 
-    def gradient_of(self, loss: FewShotLoss, choice: AlgorithmChoice) -> EpisodeGradient:
+    def gradient_of(self, loss: FewShotLoss) -> EpisodeGradient:
         """The gradient of `episode_loss`, back through the steps one at a time."""
 
         def of_episode(theta: Tensor, support: Shots, query: Shots) -> Tensor:
@@ -41,18 +40,11 @@ class Maml(FineTuned, EpisodicMethod):
                 task_loss(support, loss.each),
                 task_loss(query, loss.each),
                 theta,
-                steps=choice.local_steps,
-                learning_rate=choice.local_learning_rate,
+                steps=self.local_steps,
+                learning_rate=self.local_learning_rate,
             )
 
         return of_episode
 
-    def episode_loss(
-        self, theta: Tensor, support: Shots, query: Shots, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Tensor:
-        """The query's loss at theta'_i, float32 [] (equation 4)."""
-        adapted = self.fit(theta, support, loss, choice)["theta"]
-        return query.mean(loss.each(adapted, query.x, query.y))
 
-
-algorithm = Maml()
+algorithm = Maml

@@ -16,15 +16,12 @@ What differs from the paper, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted
-from wardround.meta.embedded import ABSENT, EmbeddingMethod
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.embedded import ABSENT, Embedding
 from wardround.meta.total import positive
 from wardround.models.base import Model
 from wardround.models.extended import Extended
@@ -36,19 +33,22 @@ BETA = 10.0
 LEAST_NORM = 1e-6
 
 
-@dataclass(frozen=True)
-class Matching(EmbeddingMethod):
+class Matching(Embedding):
     """Attention over the support."""
+
+    compares = True
 
     name: str = "matching"
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With log beta beside the model. Raises: ConfigError, when it has no body to embed with."""
-        return Extended.of(super().extended(model, choice), {"log_beta": torch.tensor(BETA).log()})
+        return Extended.of(super().extended(model), {"log_beta": torch.tensor(BETA).log()})
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.embedded + 9 * at.rows**2 * at.classes
+
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """The support itself is the classifier."""
         return {"theta": theta, "embedded": embedded, "shares": shares}
 
@@ -70,4 +70,4 @@ def log_sums(scores: Tensor, shares: Tensor) -> Tensor:
     return torch.where(there.any(0), torch.where(there, terms, ABSENT).logsumexp(1), ABSENT)
 
 
-algorithm = Matching()
+algorithm = Matching

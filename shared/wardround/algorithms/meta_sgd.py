@@ -17,77 +17,78 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wardround.algorithms.maml import Maml
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import EpisodicMethod, Fitted, headless
-from wardround.meta.fine_tuned import tuned
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.base import Episodic, headless
+from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.local import differentiable_slope
 from wardround.models.base import Model
 from wardround.models.extended import Extended
-from wardround.questions import Cohort, EpisodeGradient, FewShotLoss, Shots
+from wardround.questions import Cohort, FewShotLoss, Shots
 from wardround.reach import Part, Reach
+from wardround.vector import Layout
 
 
-@dataclass(frozen=True)
-class MetaSgd(Maml):
+class MetaSgd(FineTuned, Episodic):
     """MAML with learned rates, and the hospital or the episode as the task."""
+
+    units = ("hospitals", "episodes")
 
     name: str = "meta-sgd"
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With alpha, as many numbers as the model has, each starting at `local_learning_rate`."""
-        return Extended.of(model, {"alpha": torch.full((model.layout.size,), choice.local_learning_rate)})
+        return Extended.of(model, {"alpha": torch.full((model.layout.size,), self.local_learning_rate)})
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+    @property
+    def answers_per_round(self) -> int:
         """One a support step, k in all, and one query gradient; or one of all episodes together."""
-        return choice.local_steps + 1 if choice.question == "gradient" else 1
+        return self.local_steps + 1 if self.question == "gradient" else 1
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """The delta of (theta, alpha), float32 [P]: -eta times the gradient of both, eta the local learning rate.
 
         In first order theta_k = theta - alpha * (g_1 + ... + g_k), element by element. So theta's gradient is
         g_query(theta_k), and that of alpha is -g_query(theta_k) * (g_1 + ... + g_k).
         """
-        if choice.question == "episode_gradient":
-            return super().inner(theta, cohort, loss, choice)
+        if self.question == "episode_gradient":
+            return super().inner(theta, cohort, loss)
         rates = _rates(theta, loss)
         theta_k, total = theta, torch.zeros_like(theta)
-        for _ in range(choice.local_steps):
+        for _ in range(self.local_steps):
             g_i = cohort.gradient(loss, theta_k)
             theta_k, total = theta_k - rates * g_i, total + g_i
         g_query = cohort.gradient(loss, theta_k)
-        size = len(theta) // 2
-        return -choice.local_learning_rate * torch.cat([g_query[:size], -(g_query * total)[:size]])
+        of_alpha = -loss.own(g_query) * loss.own(total)
+        return -self.local_learning_rate * loss.with_extras(g_query, alpha=of_alpha)
 
-    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+    def longest(self, layout: Layout, answer: Reach) -> tuple[Part, ...]:
         """In first order the gradient of alpha is a product: at most the greatest number of one factor times the length
         of the other.
         """
-        if choice.question == "episode_gradient":
-            return super().longest(choice, size, answer)
-        eta, half = choice.local_learning_rate, size // 2
-        product = answer.number(half) * answer.sum([1.0] * choice.local_steps, half)
-        return (half, answer.sum([eta], half)), (half, eta * product)
+        if self.question == "episode_gradient":
+            return super().longest(layout, answer)
+        eta, size = self.local_learning_rate, layout.size_of("alpha")
+        product = answer.number(size) * answer.sum([1.0] * self.local_steps, size)
+        return (size, answer.sum([eta], size)), (size, eta * product)
 
-    def gradient_of(self, loss: FewShotLoss, choice: AlgorithmChoice) -> EpisodeGradient:
-        """The gradient of `episode_loss` in both: MAML's short cut has one rate for all."""
-        return EpisodicMethod.gradient_of(self, loss, choice)
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.shots + self.local_steps * (10 * at.through + 6 * at.theta) + 4 * at.through
 
-    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """theta'_i: `local_steps` steps on the support, of size alpha element by element (algorithm 1, line 6)."""
         rates = _rates(theta, loss)
-        for _ in range(choice.local_steps):
+        for _ in range(self.local_steps):
             theta = theta - rates * differentiable_slope(theta, support, loss)
         return {"theta": theta}
 
     def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
         """The body and its alpha; a head of zeros, with the alpha that it began with."""
-        body = len(start) // 2 - sum(each.numel() for each in ours.head(start))
-        anew, half = headless(start, ours), len(start) // 2
-        alpha = theirs.extras(theta)["alpha"]
-        return torch.cat([theta[:body], anew[body:half], alpha[:body], anew[half + body :]])
+        anew = ours.with_body(headless(start, ours), theirs.body(theta))
+        alpha = ours.with_body(ours.extras(start)["alpha"], theirs.body(theirs.extras(theta)["alpha"]))
+        return ours.with_extras(anew, alpha=alpha)
 
-    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Fine-tuning in which a parameter moves as easily as alpha says, beside the eta from which alpha began.
 
         At home there are many steps instead of the few that alpha was learned for. They descend on a loss of v, where
@@ -95,8 +96,8 @@ class MetaSgd(Maml):
         the start holds a parameter the less, the greater its alpha is. Where alpha is negative a parameter stays: many
         steps up its slope would have no end.
         """
-        scale = (_rates(theta, loss) / choice.local_learning_rate).clamp_min(0).sqrt()
-        v = tuned(torch.zeros_like(theta), support, _Scaled(loss, theta, scale), choice)
+        scale = (_rates(theta, loss) / self.local_learning_rate).clamp_min(0).sqrt()
+        v = self.tuned(torch.zeros_like(theta), support, _Scaled(loss, theta, scale))
         return {"theta": theta + scale * v}
 
 
@@ -124,4 +125,4 @@ class _Scaled:
         return self.loss.each(self.start + self.scale * v, x, y)
 
 
-algorithm = MetaSgd()
+algorithm = MetaSgd

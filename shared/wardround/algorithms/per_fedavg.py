@@ -11,39 +11,37 @@ form, Per-FedAvg (HF), divides a difference of two gradients by a small number, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.local import descend
 from wardround.questions import Cohort, FewShotLoss
 from wardround.reach import Part, Reach
+from wardround.vector import Layout
 
 
-@dataclass(frozen=True)
 class PerFedAvg(FineTuned):
     """Federated averaging of local meta-steps."""
 
     name: str = "per-fedavg"
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+    @property
+    def answers_per_round(self) -> int:
         """Two a meta-step, of which there are tau = `local_steps`."""
-        return 2 * choice.local_steps
+        return 2 * self.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """w_tau - theta, float32 [P], where w_t = w_(t-1) - beta g(w_(t-1) - alpha g(w_(t-1)))."""
-        alpha = beta = choice.local_learning_rate
+        alpha = beta = self.local_learning_rate
         w = theta
-        for _ in range(choice.local_steps):
+        for _ in range(self.local_steps):
             ahead = descend(w, cohort, loss, steps=1, learning_rate=alpha)
             w = w - beta * cohort.gradient(loss, ahead)
         return w - theta
 
-    def longest(self, choice: AlgorithmChoice, size: int, answer: Reach) -> tuple[Part, ...]:
+    def longest(self, layout: Layout, answer: Reach) -> tuple[Part, ...]:
         """Of each meta-step the second answer alone is in the delta."""
-        return ((size, answer.sum([choice.local_learning_rate] * choice.local_steps, size)),)
+        return ((layout.size, answer.sum([self.local_learning_rate] * self.local_steps, layout.size)),)
 
 
-algorithm = PerFedAvg()
+algorithm = PerFedAvg

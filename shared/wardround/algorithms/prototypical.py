@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent, class_means
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.embedded import Embedding, absent, class_means
 from wardround.questions import FewShotLoss
 
 
-@dataclass(frozen=True)
-class Prototypical(EmbeddingMethod):
+class Prototypical(Embedding):
     """A class is the mean of its embedded support; a query goes to the nearest."""
+
+    compares = True
 
     name: str = "prototypical"
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.embedded
+
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """Logits -|f(x) - c_k|^2 up to what all classes share: linear, w_k = 2 c_k, b_k = -|c_k|^2 (equations 1 and 8).
 
         The squared Euclidean distance is the paper's (section 2.7).
@@ -29,4 +29,4 @@ class Prototypical(EmbeddingMethod):
         return {"theta": loss.with_head(theta, 2 * c, absent(shares) - c.square().sum(1))}
 
 
-algorithm = Prototypical()
+algorithm = Prototypical

@@ -19,15 +19,12 @@ What differs from the paper, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent, class_means
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.embedded import Embedding, absent, class_means
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.models.portable import he_uniform
@@ -37,15 +34,16 @@ from wardround.questions import FewShotLoss
 HIDDEN = 8
 
 
-@dataclass(frozen=True)
-class Relation(EmbeddingMethod):
+class Relation(Embedding):
     """A learned comparison of a query with class means."""
+
+    compares = True
 
     name: str = "relation"
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With g beside the model. Raises: ConfigError, when it has no body to embed with."""
-        model = super().extended(model, choice)
+        model = super().extended(model)
         v = model.embedding_gain * he_uniform("relation", (HIDDEN // 2, model.embedding_size))
         difference = torch.cat([v, -v], dim=1)
         g = {
@@ -55,9 +53,11 @@ class Relation(EmbeddingMethod):
         }
         return Extended.of(model, g)
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.embedded + 64 * at.rows * at.classes
+
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """c_k, and which classes there are."""
         return {"theta": theta, "means": class_means(embedded, shares), "absent": absent(shares)}
 
@@ -70,4 +70,4 @@ class Relation(EmbeddingMethod):
         return hidden @ g["w"] + fitted["absent"]
 
 
-algorithm = Relation()
+algorithm = Relation

@@ -10,37 +10,50 @@ within an episode take its patients in `local_batches` minibatches, one after th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
+from wardround.algorithms import EpisodeSizes
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.inner import descended, task_loss
 from wardround.meta.local import descend
 from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.settings import Limit
 
 
-@dataclass(frozen=True)
 class Reptile(FineTuned):
-    """Reptile with the hospital or the episode as the task."""
+    """Reptile with the hospital or the episode as the task.
+
+    local_batches: minibatches of an episode's patients, which its steps take in turn.
+    """
+
+    units = ("hospitals", "episodes")
 
     name: str = "reptile"
+    local_batches: Annotated[int, Field(ge=1, le=10_000), Limit("local_batches")] = 1
 
-    def answers_per_round(self, choice: AlgorithmChoice) -> int:
+    @property
+    def answers_per_round(self) -> int:
         """One a step, k; or one of all episodes together."""
-        return choice.local_steps if choice.question == "gradient" else 1
+        return self.local_steps if self.question == "gradient" else 1
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.shots + 8 * at.part * at.forward + 6 * at.theta
+
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """The delta phi - theta, float32 [P], where phi = U^k(theta): k private gradients, or a mean over episodes."""
-        alpha, k = choice.local_learning_rate, choice.local_steps
-        if choice.question == "gradient":
+        alpha, k = self.local_learning_rate, self.local_steps
+        if self.question == "gradient":
             return descend(theta, cohort, loss, steps=k, learning_rate=alpha) - theta
 
         def sum_of_gradients(theta: Tensor, support: Shots, query: Shots) -> Tensor:
             """(theta - phi) / alpha: the paper's g_1 + ... + g_k, on all shots of the episode (section 6.1)."""
-            dealt = _dealt(_together(support, query), choice.local_batches)
+            dealt = _dealt(_together(support, query), self.local_batches)
             batches = [task_loss(batch, loss.each) for batch in dealt]
             phi = theta
             for step in range(k):
@@ -69,4 +82,4 @@ def _dealt(shots: Shots, batches: int) -> list[Shots]:
     return [shots[row] for row in rows]
 
 
-algorithm = Reptile()
+algorithm = Reptile

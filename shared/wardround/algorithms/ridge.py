@@ -16,48 +16,45 @@ become logits (equation 6). lambda, alpha and beta are learned with the embeddin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent, balanced
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.embedded import Embedding, absent, balanced
 from wardround.meta.total import positive, solved
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss
+from wardround.settings import Regularization
 
 
-@dataclass(frozen=True)
-class Ridge(EmbeddingMethod):
-    """A head solved by ridge regression."""
+class Ridge(Embedding):
+    """A head solved by ridge regression. regularization: lambda, where it starts."""
+
+    of_classes = ("beta",)
 
     name: str = "ridge"
+    regularization: Regularization = 1.0
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With log lambda, log alpha and beta [classes], which start where equation 6 changes nothing.
 
-        Raises: ConfigError, as of `EmbeddingMethod`.
+        Raises: ConfigError, as of `Embedding`.
         """
         return Extended.of(
-            super().extended(model, choice),
+            super().extended(model),
             {
-                "log_lambda": torch.tensor(choice.regularization).log(),
+                "log_lambda": torch.tensor(self.regularization).log(),
                 "log_alpha": torch.zeros(()),
                 "beta": torch.zeros(model.classes),
             },
         )
 
-    @property
-    def of_classes(self) -> tuple[str, ...]:
-        """Of the offsets."""
-        return ("beta",)
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.embedded + 16 * (at.rows * at.embedding + min(at.rows, at.embedding) ** 2)
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """Logits alpha (W x + b) + beta."""
         learned = loss.extras(theta)
         w, b = ridge(embedded, (shares > 0).to(shares.dtype), balanced(shares), positive(learned["log_lambda"]))
@@ -89,4 +86,4 @@ def ridge(x: Tensor, y: Tensor, weights: Tensor, penalty: Tensor) -> tuple[Tenso
     return w.T.to(dtype), (level - centre @ w).to(dtype)
 
 
-algorithm = Ridge()
+algorithm = Ridge

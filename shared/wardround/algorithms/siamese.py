@@ -15,16 +15,13 @@ What differs from the paper, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from wardround.algorithms import EpisodeSizes, Fitted
 from wardround.algorithms.matching import log_sums
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent, class_means
+from wardround.meta.embedded import Embedding, absent, class_means
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss, Shots
@@ -34,21 +31,24 @@ from wardround.questions import FewShotLoss, Shots
 EQUAL, UNRELATED = 4.0, 8.0
 
 
-@dataclass(frozen=True)
-class Siamese(EmbeddingMethod):
+class Siamese(Embedding):
     """Same or different, by a weighted L1 distance."""
+
+    compares = True
 
     name: str = "siamese"
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
+    def extended(self, model: Model) -> Model:
         """With alpha [e] and b beside the model. Raises: ConfigError, when it has no body to embed with."""
-        model = super().extended(model, choice)
+        model = super().extended(model)
         alpha = -UNRELATED * model.embedding_gain / model.embedding_size
         return Extended.of(model, {"alpha": torch.full((model.embedding_size,), alpha), "b": torch.tensor(EQUAL)})
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.embedded + 8 * at.rows**2 * at.embedding
+
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """The support itself is the classifier."""
         return {"theta": theta, "embedded": embedded, "shares": shares}
 
@@ -61,14 +61,12 @@ class Siamese(EmbeddingMethod):
         same, shares = _log_odds(fitted, x, loss), fitted["shares"]
         return log_sums(-softplus(-same), shares) - log_sums(-softplus(same), shares) + absent(shares)
 
-    def episode_loss(
-        self, theta: Tensor, support: Shots, query: Shots, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Tensor:
+    def episode_loss(self, theta: Tensor, support: Shots, query: Shots, loss: FewShotLoss) -> Tensor:
         """Half the mean cross entropy of pairs of one class, half that of two, float32 [].
 
         Of the queries whose class the support shows; 0 where it shows one class, with nothing to tell it from.
         """
-        fitted = self.fit(theta, support, loss, choice)
+        fitted = self.fit(theta, support, loss)
         shown = fitted["shares"].sum(0) > 0
         queries = query.among(shown).shares(loss.classes)
         same = _log_odds(fitted, query.x, loss)
@@ -94,4 +92,4 @@ def _between(values: Tensor, queries: Tensor, fitted: Fitted) -> Tensor:
     return class_means(class_means(values, queries).T, fitted["shares"]).T
 
 
-algorithm = Siamese()
+algorithm = Siamese

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Fitted
-from wardround.meta.embedded import EmbeddingMethod, absent, balanced
+from wardround.algorithms import EpisodeSizes, Fitted
+from wardround.meta.embedded import Embedding, absent, balanced
 from wardround.meta.total import positive
 from wardround.models.base import Model
 from wardround.models.extended import Extended
 from wardround.questions import FewShotLoss
+from wardround.settings import Regularization
 
 MU = 1e-6
 """The barrier: 1/2 |W - W_0|^2 <= classes MU sum_n C_n, where W_0 is the machine without one."""
@@ -39,23 +39,25 @@ MU = 1e-6
 _MOST_STEPS, _TOLERANCE = 40, 1e-6
 
 
-@dataclass(frozen=True)
-class Svm(EmbeddingMethod):
-    """A head solved as a support vector machine."""
+class Svm(Embedding):
+    """A head solved as a support vector machine. regularization: 1 / C."""
 
     name: str = "svm"
+    regularization: Regularization = 1.0
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
-        """With log gamma, which starts at 0. Raises: ConfigError, as of `EmbeddingMethod`."""
-        return Extended.of(super().extended(model, choice), {"log_gamma": torch.zeros(())})
+    def extended(self, model: Model) -> Model:
+        """With log gamma, which starts at 0. Raises: ConfigError, as of `Embedding`."""
+        return Extended.of(super().extended(model), {"log_gamma": torch.zeros(())})
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def episode_numbers(self, at: EpisodeSizes) -> int:
+        """See `Algorithm`."""
+        return at.embedded + 20 * (at.classes + 2) * at.rows**2
+
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """Logits gamma w_k (x - centre)."""
         c = balanced(shares)
         centre = c @ embedded / c.sum().clamp_min(1e-6)
-        w = crammer_singer(embedded - centre, shares > 0, c / choice.regularization)
+        w = crammer_singer(embedded - centre, shares > 0, c / self.regularization)
         w = positive(loss.extras(theta)["log_gamma"]) * w
         return {"theta": loss.with_head(theta, w, absent(shares) - w @ centre)}
 
@@ -142,4 +144,4 @@ def _newton(gram: Tensor, y: Tensor, c: Tensor, at: _Point) -> Callable[[Tensor]
     return step
 
 
-algorithm = Svm()
+algorithm = Svm

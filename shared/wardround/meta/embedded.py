@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import AdaptsBy, EpisodicMethod, Fitted, headless, with_body
-from wardround.models.base import Model
+from wardround.algorithms import Fitted
+from wardround.meta.base import Episodic, headless
 from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots
+from wardround.settings import HomeStrength
 
 ABSENT = -1e4
 """The logit of a class that the support does not show."""
@@ -21,27 +21,20 @@ ABSENT = -1e4
 LEAST_PATIENTS = 1.0
 
 
-class EmbeddingMethod(EpisodicMethod):
-    """A method whose file says how a classifier is computed from embedded shots."""
+class Embedding(Episodic):
+    """A method whose file says how a classifier is computed from embedded shots.
 
-    @property
-    def name(self) -> str:
-        """As in federation.toml."""
-        raise NotImplementedError
+    adapt_prior: how many patients of each class the federation's class means count for at home.
+    """
 
-    @property
-    def closes_with_means(self) -> bool:
-        """The class means are all that a hospital without shots has."""
-        return True
+    one_class_each = True
+    needs_embedding = True
+    closes_with_means = True
+    adapts_by = "adapt_prior"
 
-    @property
-    def adapts_by(self) -> AdaptsBy:
-        """The class means are among the shots, with a weight."""
-        return "adapt_prior"
+    adapt_prior: HomeStrength = 2.0
 
-    def solve(
-        self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Fitted:
+    def solve(self, theta: Tensor, embedded: Tensor, shares: Tensor, loss: FewShotLoss) -> Fitted:
         """A classifier from embeddings float32 [n, e] and the weight of each in each class, float32 [n, classes].
 
         Differentiable in theta float32 [P] and in the embeddings. Columns of zeros are classes that are not there, and
@@ -49,41 +42,35 @@ class EmbeddingMethod(EpisodicMethod):
         """
         raise NotImplementedError
 
-    def extended(self, model: Model, choice: AlgorithmChoice) -> Model:
-        """The model as it is. Raises: ConfigError, when it has no body to embed with."""
-        return with_body(model, self.name)
-
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """The episodes' mean step, float32 [P], without its noise at the head's place, where nothing is learned."""
-        return headless(super().inner(theta, cohort, loss, choice), loss)
+        return headless(super().inner(theta, cohort, loss), loss)
 
-    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Embed the support, and solve."""
-        return self.solve(theta, loss.embed(theta, support.x), support.shares(loss.classes), loss, choice)
+        return self.solve(theta, loss.embed(theta, support.x), support.shares(loss.classes), loss)
 
-    def episode_loss(
-        self, theta: Tensor, support: Shots, query: Shots, loss: FewShotLoss, choice: AlgorithmChoice
-    ) -> Tensor:
+    def episode_loss(self, theta: Tensor, support: Shots, query: Shots, loss: FewShotLoss) -> Tensor:
         """As everywhere, of the queries whose class the support shows: nothing can be learned about the others."""
         seen = support.shares(loss.classes).sum(0) > 0
-        return super().episode_loss(theta, support, query.among(seen), loss, choice)
+        return super().episode_loss(theta, support, query.among(seen), loss)
 
-    def with_means(self, theta: Tensor, means: ClassMeans, loss: FewShotLoss, choice: AlgorithmChoice) -> Tensor:
+    def with_means(self, theta: Tensor, means: ClassMeans, loss: FewShotLoss) -> Tensor:
         """Theta with the class means at the head's place."""
         known = (means.counts >= LEAST_PATIENTS).to(theta.dtype)
         return loss.with_head(theta, means.means(LEAST_PATIENTS) * known.unsqueeze(1), known)
 
-    def unadapted(self, theta: Tensor, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def unadapted(self, theta: Tensor, loss: FewShotLoss) -> Fitted:
         """The class means are the support. Before they are known, no class is more likely than another."""
         means, known = loss.head(theta)
-        return self.solve(theta, means, known.diag(), loss, choice)
+        return self.solve(theta, means, known.diag(), loss)
 
-    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss, choice: AlgorithmChoice) -> Fitted:
+    def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """From the support and the federation's class means, which count for `adapt_prior` patients each."""
         means, known = loss.head(theta)
         embedded = torch.cat([loss.embed(theta, support.x), means])
-        shares = torch.cat([support.shares(loss.classes), choice.adapt_prior * known.diag()])
-        return {name: tensor.detach() for name, tensor in self.solve(theta, embedded, shares, loss, choice).items()}
+        shares = torch.cat([support.shares(loss.classes), self.adapt_prior * known.diag()])
+        return {name: tensor.detach() for name, tensor in self.solve(theta, embedded, shares, loss).items()}
 
 
 def class_means(embedded: Tensor, shares: Tensor) -> Tensor:

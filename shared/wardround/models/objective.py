@@ -122,9 +122,30 @@ class Objective:
         start = self.model.body_size
         return slice(start, start + self.classes * (self.model.embedding_size + 1))
 
+    def body(self, theta: Tensor) -> Tensor:
+        """What lies below the head: float32 [b], a view."""
+        return theta[: self.model.body_size]
+
+    def with_body(self, theta: Tensor, body: Tensor) -> Tensor:
+        """Theta float32 [P], or a model's own part alone, with another body."""
+        return torch.cat([body, theta[self.model.body_size :]])
+
+    def own(self, theta: Tensor) -> Tensor:
+        """The model's own part, body and head, without the extras: float32 [p], a view."""
+        return theta[: self._head.stop]
+
+    def with_own(self, theta: Tensor, own: Tensor) -> Tensor:
+        """Theta float32 [P] with another model's own part."""
+        return torch.cat([own, theta[self._head.stop :]])
+
     def extras(self, theta: Tensor) -> dict[str, Tensor]:
-        """What the method learns beside the model, by name; empty where it learns nothing else."""
+        """What the method learns beside the model, by name, views; empty where it learns nothing else."""
         return self.model.extras(theta) if isinstance(self.model, Extended) else {}
+
+    def with_extras(self, theta: Tensor, **extras: Tensor) -> Tensor:
+        """Theta float32 [P] with other extras of these names."""
+        parts = self.extras(theta) | extras
+        return torch.cat([self.own(theta), *(each.flatten() for each in parts.values())])
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:

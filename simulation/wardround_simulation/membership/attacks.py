@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
 
-from wardround.config import AlgorithmChoice
-from wardround.meta import algorithm_named
+from wardround.algorithms import Algorithm
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.questions import Cohort, Statistics
@@ -169,17 +168,16 @@ def evidence(pool: Pool, released: Released) -> Overlaps | None:
     return Overlaps(overlap, match, pool.is_member, len(rounds))
 
 
-def answer_weights(choice: AlgorithmChoice) -> Tensor | None:
+def answer_weights(algorithm: Algorithm) -> Tensor | None:
     """The w of delta = - sum_k w_k answer_k, float32 [answers a round]; None, if it asks for more than gradients.
 
     Found out, not written down: the algorithm is given answers that are unit vectors, one for each time that it asks.
     """
-    algorithm = algorithm_named(choice.name)
-    if choice.question != "gradient":
+    if algorithm.question != "gradient":
         return None
-    theta = torch.zeros(algorithm.answers_per_round(choice))
+    theta = torch.zeros(algorithm.answers_per_round)
     cohort = cast(Cohort, _UnitVectors(len(theta)))
-    return -algorithm.inner(theta, cohort, cast(Objective, None), choice)
+    return -algorithm.inner(theta, cohort, cast(Objective, None))
 
 
 class _UnitVectors:

@@ -9,8 +9,7 @@ import torch
 from tests.client.privacy.generated import CLASSES, MODELS, cohort, examples_of, without
 from torch import Tensor
 
-from wardround.config import AlgorithmChoice, Federation, Privacy
-from wardround.meta import algorithm_named
+from wardround.config import Federation, Privacy
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
@@ -79,11 +78,9 @@ def test_every_question_can_be_rehearsed(name: str, family: str) -> None:
     )
     from wardround.models import build_model
 
-    choice = AlgorithmChoice(name=federation.algorithm.name, tasks="episodes")
-    algorithm = algorithm_named(name)
-    model = algorithm.extended(build_model(federation), choice)
+    model = federation.algorithm.extended(build_model(federation))
     d = model.scaling_size
     loss = Objective(model, torch.zeros(d).cuda(), torch.ones(d).cuda())
     rehearsal = Rehearsal(federation, model, 200, torch.device("cuda"))
-    found = algorithm.inner(model.initial().cuda(), rehearsal, loss, choice)
+    found = federation.algorithm.inner(model.initial().cuda(), rehearsal, loss)
     assert found.shape == (model.layout.size,)

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from wardround import questions
 from wardround.algorithms import ALGORITHMS
-from wardround.config import AlgorithmChoice
-from wardround.meta.base import Algorithm
 from wardround.meta.local import differentiable_slope
 from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots, Statistics
 from wardround.schedule import QUESTIONS, answer_size
@@ -49,6 +47,7 @@ MAY_READ = {
     ("wardround.toml", "load"): {"loads"},
     ("wardround.toml", "parsed"): {"loads"},
     ("wardround.config", "load_federation"): {"load"},
+    ("wardround.config", "from_canonical"): {"loads"},
     # A part of a package that the hospital installed, which federation.toml names and the policy permits.
     ("wardround.plugins", "__getitem__"): {"load"},
     # Frozen public weights: the file that the package ships, and a file that is pinned by its SHA-256.
@@ -82,7 +81,7 @@ def test_only_the_agreement_and_public_weights_are_read() -> None:
 @pytest.mark.parametrize("module", [*TRUSTED_WITH_NOTHING, "wardround.questions"])
 def test_an_algorithm_s_file_computes_and_does_nothing_else(module: str) -> None:
     """No files, no reflection, no private attributes, no state that outlives a call."""
-    assert foreign(module) <= {"__future__", "collections", "dataclasses", "math", "torch", "typing"}
+    assert foreign(module) <= {"__future__", "collections", "dataclasses", "math", "pydantic", "torch", "typing"}
     forbidden = {"getattr", "setattr", "vars", "globals", "locals", "eval", "exec", "open", "dir", "__import__", "id"}
     assert forbidden <= set(dir(builtins)), "names that Python has"
     assert not {name for _, name in calls(module)} & (forbidden | READS)
@@ -181,13 +180,15 @@ def parameters_of(function: object) -> dict[str, object]:
 
 
 def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> None:
-    """From theta, the cohort, the loss and the choice, by any chain of attributes and calls: noised tensors."""
-    given = parameters_of(Algorithm.inner)
-    assert given == {"theta": Tensor, "cohort": Cohort, "loss": FewShotLoss, "choice": AlgorithmChoice}
+    """From theta, the cohort and the loss, by any chain of attributes and calls: noised tensors. Its settings are
+    numbers and words.
+    """
+    given = {"theta": Tensor, "cohort": Cohort, "loss": FewShotLoss}
     found = reachable(*given.values())
-    assert found - PLAIN == {Cohort, Statistics, ClassMeans, FewShotLoss, AlgorithmChoice}
+    assert found - PLAIN == {Cohort, Statistics, ClassMeans, FewShotLoss}
     for algorithm in (ALGORITHMS[name] for name in ALGORITHMS.built_in):
         assert parameters_of(algorithm.inner) == given
+        assert all(isinstance(value, int | float | str) for value in dict(algorithm()).values())  # type: ignore[call-arg]
     answers = {typing.get_type_hints(getattr(Cohort, name))["return"] for name in QUESTIONS}
     assert answers == {Tensor, Statistics, ClassMeans}
     for answer in (Statistics, ClassMeans):

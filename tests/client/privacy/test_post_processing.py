@@ -7,12 +7,13 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import fitting as chosen_fitting
 from tests.client.privacy.generated import (
     CLASSES,
     MODELS,
@@ -26,17 +27,16 @@ from tests.client.privacy.generated import (
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
-from wardround.algorithms import ALGORITHMS
-from wardround.config import ONE_CLASS_EACH, AlgorithmChoice, AlgorithmName, Privacy
+from wardround.algorithms import ALGORITHMS, Algorithm
+from wardround.config import Privacy
 from wardround.errors import ConfigError
-from wardround.meta import algorithm_named
 from wardround.models import Objective
 from wardround.questions import EpisodeGradient, FewShotLoss, Loss
 from wardround.schedule import Question
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.private_cohort import PrivateCohort
 
-CHOICES = {name: AlgorithmChoice(name=name, local_steps=3, local_learning_rate=0.7) for name in get_args(AlgorithmName)}
+CHOICES = {name: chosen_fitting(name, local_steps=3, local_learning_rate=0.7) for name in ALGORITHMS.built_in}
 TWO_IMAGES = Privacy(images_per_patient=2, patients_per_episode=10)
 
 
@@ -53,7 +53,7 @@ class Amplified(Objective):
 def learned(name: str, model: str, findings: bool, by: float = 1.0) -> Amplified:
     """The loss that the algorithm is given: of the model with what it learns beside it."""
     plain = objective(model, findings)
-    extended = algorithm_named(name).extended(plain.model, CHOICES[name])
+    extended = CHOICES[name].extended(plain.model)
     return Amplified(extended, plain.shift, plain.scale, plain.log_prior, plain.labels, by)
 
 
@@ -64,7 +64,7 @@ def fitting() -> list[tuple[str, str, bool]]:
         with contextlib.suppress(ConfigError):
             learned(name, model, False)
             found.append((name, model, False))
-            if model in ("logistic", "mlp") and name not in ONE_CLASS_EACH:
+            if model in ("logistic", "mlp") and not ALGORITHMS[name].one_class_each:
                 found.append((name, model, True))
     return found
 
@@ -115,19 +115,16 @@ def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str, find
 
     The answers of one hospital, given at another with other patients, give the same delta bit for bit.
     """
-    algorithm = algorithm_named(name)
-    loss = learned(name, model, findings)
+    algorithm, loss = CHOICES[name], learned(name, model, findings)
     theta = loss.model.initial() + 0.1
     here = Recording(cohort(examples_of([1, 3, 2] * 4, model=model, seed=1, findings=findings), TWO_IMAGES))
-    delta = algorithm.inner(theta, here, loss, CHOICES[name])
-    assert [question for question, _, _ in here.asked] == [CHOICES[name].question] * algorithm.answers_per_round(
-        CHOICES[name]
-    )
+    delta = algorithm.inner(theta, here, loss)
+    assert [question for question, _, _ in here.asked] == [algorithm.question] * algorithm.answers_per_round
 
     others = examples_of([2] * 9, model=model, seed=2, scale=30.0, findings=findings)
     for elsewhere in (others, examples_of([], model=model, findings=findings)):
         there = Replaying(cohort(elsewhere, TWO_IMAGES), list(here.asked))
-        again = algorithm.inner(theta, there, loss, CHOICES[name])
+        again = algorithm.inner(theta, there, loss)
         assert not there.recorded
         assert torch.equal(delta, again)
 
@@ -185,15 +182,14 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
         rate=st.sampled_from([1.0, 0.5]),
         clip_norm=st.sampled_from([0.1, 5.0]),
         choice=st.builds(
-            AlgorithmChoice,
-            name=st.just(name),
+            partial(chosen_fitting, name),
             local_steps=st.integers(1, 3),
             local_learning_rate=st.sampled_from([0.1, 9]),
         ),
         data=st.data(),
     )
     def never(
-        examples: Examples, by: float, rate: float, clip_norm: float, choice: AlgorithmChoice, data: st.DataObject
+        examples: Examples, by: float, rate: float, clip_norm: float, choice: Algorithm, data: st.DataObject
     ) -> None:
         removed = data.draw(st.integers(0, examples.patients - 1))
         privacy = Privacy(clip_norm=clip_norm, images_per_patient=4, patients_per_episode=10)
@@ -202,12 +198,12 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
             cohort(without(examples, removed), privacy, rate=rate),
             removed,
         )
-        algorithm, loss = algorithm_named(name), learned(name, model, findings, by)
-        delta = algorithm.inner(loss.model.initial(), worlds, loss, choice)
+        loss = learned(name, model, findings, by)
+        delta = choice.inner(loss.model.initial(), worlds, loss)
         assert torch.isfinite(delta).all()
         assert set(worlds.moved) == {choice.question}
         moved = worlds.moved[choice.question]
-        assert len(moved) == algorithm.answers_per_round(choice)
+        assert len(moved) == choice.answers_per_round
         assert max(moved) <= clip_norm * (2 if choice.question == "episode_gradient" else 1)
 
     never()
@@ -220,7 +216,7 @@ def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
     before = replace(examples, z=examples.z.clone(), y=examples.y.clone(), summary=examples.summary.clone())
     loss = learned(name, "mlp", False)
     theta = loss.model.initial()
-    algorithm_named(name).inner(theta, cohort(examples), loss, CHOICES[name])
+    CHOICES[name].inner(theta, cohort(examples), loss)
     assert torch.equal(theta, loss.model.initial())
     for name in ("z", "y", "summary"):
         assert torch.equal(getattr(examples, name), getattr(before, name))

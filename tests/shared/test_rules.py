@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,22 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from tests.chosen import outer
 from torch import Tensor
 
-from wardround.config import OuterOptimizer, Rule
-from wardround_server import aggregate
-from wardround_server.aggregate import (
-    capped,
-    centred_clipping,
-    geometric_median,
-    median,
-    rule_of,
-    tolerated,
-    trimmed_mean,
-    weighted_mean,
-)
+from wardround.rules import RULES as KIND
+from wardround.rules import Rule, _matrix
+from wardround.rules import geometric_median as geometric_median_file
+from wardround.rules._matrix import capped, median, weighted_mean
+from wardround.rules.centred_clipping import CentredClipping
+from wardround.rules.geometric_median import GeometricMedian
+from wardround.rules.trimmed_mean import TrimmedMean
 
-RULES: tuple[Rule, ...] = get_args(Rule)
+RULES = KIND.built_in
 ROBUST = [rule for rule in RULES if rule != "mean"]
 LIES: dict[str, Callable[[Tensor], Tensor]] = {
     "far": lambda honest: torch.full((honest.shape[1],), 1e4),
@@ -44,8 +39,20 @@ def made(hospitals: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.randn(hospitals, size, generator=generator), torch.rand(hospitals, generator=generator) + 0.1
 
 
-def of(rule: str, liars: float = 0.25) -> aggregate.AggregationRule:
-    return rule_of(OuterOptimizer.model_validate({"rule": rule, "liars": liars}))
+def of(rule: str, liars: float = 0.25) -> Rule:
+    return outer(rule=rule, **({} if rule == "mean" else {"liars": liars})).rule
+
+
+def trimmed_mean(deltas: Tensor, weights: Tensor, *, liars: int) -> Tensor:
+    return TrimmedMean().robust(deltas, weights, liars)
+
+
+def geometric_median(deltas: Tensor, weights: Tensor) -> Tensor:
+    return GeometricMedian().robust(deltas, weights, 1)
+
+
+def centred_clipping(deltas: Tensor, weights: Tensor) -> Tensor:
+    return CentredClipping().robust(deltas, weights, 1)
 
 
 @given(st.integers(1, 8), st.integers(1, 20), st.integers(0, 999))
@@ -130,7 +137,7 @@ def test_centred_clipping_step_by_step() -> None:
 
 
 @given(rule=st.sampled_from(RULES), seed=st.integers(0, 999), hospitals=st.integers(1, 9))
-def test_the_order_of_the_hospitals_does_not_matter(rule: Rule, seed: int, hospitals: int) -> None:
+def test_the_order_of_the_hospitals_does_not_matter(rule: str, seed: int, hospitals: int) -> None:
     deltas, weights = made(hospitals, 5, seed)
     order = torch.randperm(hospitals, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(of(rule)(deltas[order], weights[order]), of(rule)(deltas, weights), rtol=1e-4, atol=1e-5)
@@ -143,14 +150,14 @@ def test_the_order_of_the_hospitals_does_not_matter(rule: Rule, seed: int, hospi
     scale=st.floats(0.01, 100),
     shift=st.floats(-10, 10),
 )
-def test_units_and_origins_do_not_matter(rule: Rule, seed: int, hospitals: int, scale: float, shift: float) -> None:
+def test_units_and_origins_do_not_matter(rule: str, seed: int, hospitals: int, scale: float, shift: float) -> None:
     deltas, weights = made(hospitals, 5, seed)
     moved = of(rule)(scale * deltas + shift, weights)
     torch.testing.assert_close(moved, scale * of(rule)(deltas, weights) + shift, rtol=1e-3, atol=1e-3 * (1 + scale))
 
 
 @given(rule=st.sampled_from(RULES), seed=st.integers(0, 999), hospitals=st.integers(1, 9))
-def test_hospitals_that_agree_are_agreed_with(rule: Rule, seed: int, hospitals: int) -> None:
+def test_hospitals_that_agree_are_agreed_with(rule: str, seed: int, hospitals: int) -> None:
     deltas, weights = made(hospitals, 5, seed)
     torch.testing.assert_close(of(rule)(deltas[:1].expand(hospitals, -1), weights), deltas[0], rtol=1e-5, atol=1e-5)
     assert not of(rule)(torch.zeros(hospitals, 5), weights).any()
@@ -164,10 +171,10 @@ def test_hospitals_that_agree_are_agreed_with(rule: Rule, seed: int, hospitals: 
     heavy=st.sampled_from([1.0, 1e3, 1e9]),
 )
 def test_liars_whoever_they_are_do_not_lead_past_the_honest(
-    rule: Rule, lie: str, seed: int, hospitals: int, heavy: float
+    rule: str, lie: str, seed: int, hospitals: int, heavy: float
 ) -> None:
     deltas, weights = made(hospitals, 5, seed)
-    liars = tolerated(OuterOptimizer(rule=rule), hospitals)
+    liars = outer(rule=rule).rule.tolerated(hospitals)
     who = torch.randperm(hospitals, generator=torch.Generator().manual_seed(seed))[:liars]
     honest = deltas[[i for i in range(hospitals) if i not in who.tolist()]]
     deltas[who], weights[who] = LIES[lie](honest), weights[who] * heavy
@@ -190,8 +197,7 @@ def test_the_mean_has_no_such_bound() -> None:
 
 @given(st.lists(st.floats(1, 1e9), min_size=3, max_size=20), st.floats(0.01, 0.49))
 def test_capped_weights_leave_any_liars_less_than_half(weights: list[float], share: float) -> None:
-    outer = OuterOptimizer(rule="median", liars=share)
-    liars = tolerated(outer, len(weights))
+    liars = of("median", share).tolerated(len(weights))
     assert 1 <= liars < len(weights) / 2
     cut = capped(torch.tensor(weights), liars)
     allowed = (liars / len(weights) + 0.5) / 2
@@ -206,22 +212,23 @@ def test_weights_that_are_alike_are_left_alone() -> None:
 
 @pytest.mark.parametrize("rule", ROBUST)
 @pytest.mark.parametrize("hospitals", [1, 2])
-def test_of_two_hospitals_every_rule_is_the_mean(rule: Rule, hospitals: int) -> None:
+def test_of_two_hospitals_every_rule_is_the_mean(rule: str, hospitals: int) -> None:
     deltas, weights = made(hospitals, 5, 0)
     torch.testing.assert_close(of(rule)(deltas, weights), weighted_mean(deltas, weights))
-    assert tolerated(OuterOptimizer(rule=rule), hospitals) == 0
+    assert outer(rule=rule).rule.tolerated(hospitals) == 0
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_blocks_are_no_seams(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_no_seams(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deltas, weights = made(6, 50, 1)
     whole = of(rule)(deltas, weights)
-    monkeypatch.setattr(aggregate, "BLOCK", 7)
+    for module in (_matrix, geometric_median_file):
+        monkeypatch.setattr(module, "BLOCK", 7)
     torch.testing.assert_close(of(rule)(deltas, weights), whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_corner_gives_finite_numbers(rule: Rule) -> None:
+def test_every_corner_gives_finite_numbers(rule: str) -> None:
     corners = [0.0, 1.0, -1.0, 3e38, 1e-45]
     for values in itertools.combinations_with_replacement(corners, 3):
         result = of(rule)(torch.tensor(values).unsqueeze(1).expand(3, 4).contiguous(), torch.tensor([1.0, 1e9, 1e-3]))
