@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import click
 import typer
 from platformdirs import user_log_path
 
 from wardround import __version__
-from wardround.errors import WardroundError
+from wardround.command import WIDTH, Command
+from wardround.errors import EXIT_CODES, WardroundError
 from wardround.logs import indented
 from wardround.text import shown
 
@@ -29,11 +31,7 @@ GROUP = "wardround.commands"
 DEBUG = "WARDROUND_DEBUG"
 INTERRUPTED = 130
 _LONGEST = 4000  # characters of a message
-_HELP = "Hospitals meta-learn together from their own images; only differentially private model deltas leave."
-_EPILOG = (
-    "Exit codes: 0 done, 1 other error, 2 impossible file or option, 3 data, 4 privacy, 5 malformed message, "
-    "6 federation (nobody answers, not trusted, quorum missed), 7 disk, 8 port in use, 130 interrupted."
-)
+_HELP = "Hospitals meta-learn together from their own images; only differentially private model deltas leave them."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,7 +82,7 @@ def _run(arguments: Sequence[str], *, as_json: bool) -> int:
 
 def command() -> click.Command:
     """The root command with every installed word; a word's package is imported when the word is used."""
-    root = _Root(name="wardround", help=_HELP, epilog=_EPILOG, no_args_is_help=True)
+    root = _Root(name="wardround", help=_HELP, no_args_is_help=True, context_settings={"max_content_width": WIDTH})
     root.params.append(
         click.Option(
             ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
@@ -94,27 +92,44 @@ def command() -> click.Command:
 
 
 class _Root(click.Group):
-    """A group whose words are entry points."""
+    """A group whose words are entry points: a `Command`, `Commands`, or a Typer app of another package."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The words that are installed."""
-        return sorted(_words())
+        """The words that are installed, in the order of use."""
+        return sorted(_words(), key=lambda word: (getattr(_loaded(word), "place", 100), word))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a word: a Typer app. One that cannot be imported fails when it is used, not before."""
-        found = _words().get(cmd_name)
-        if found is None:
+        """The command of a word. One that cannot be imported fails when it is used, not before."""
+        if cmd_name not in _words():
             return None
-        try:
-            return typer.main.get_command(found.load())
-        except ImportError as error:
-            return _broken(cmd_name, error)
+        part = _loaded(cmd_name)
+        if isinstance(part, Command):
+            return part.as_click(cmd_name)
+        return part if isinstance(part, click.Command) else typer.main.get_command(part)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The words with the first line of their help."""
-        known = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        """The words with the first sentence of their help; what is typed in turn; the exit codes."""
+        words = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, found.get_short_help_str(90)) for name, found in known if found])
+            formatter.write_dl([(name, found.get_short_help_str(200)) for name, found in words.items() if found])
+        with formatter.section("In turn"):
+            formatter.write_dl(
+                [
+                    (journey.purpose, f"wardround {name} " + ", ".join(journey.commands))
+                    for name, found in words.items()
+                    for journey in getattr(found, "journeys", ())
+                ]
+            )
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
+
+def _loaded(word: str) -> Any:
+    """What the entry point of a word names, or a command that says why it cannot be imported."""
+    try:
+        return _words()[word].load()
+    except ImportError as error:
+        return _broken(word, error)
 
 
 def _words() -> dict[str, EntryPoint]:

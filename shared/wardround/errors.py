@@ -1,7 +1,7 @@
 """Everything that can go wrong and that a user can do something about.
 
     WardroundError                   exit 1   anything of ours
-    ├── ConfigError                  exit 2   a TOML file or an option says something impossible
+    ├── ConfigError                  exit 2   a TOML file or an option is invalid
     ├── DataError                    exit 3   the cohort, the labels or a file cannot be used
     ├── PrivacyError                 exit 4   answering would break the promise
     │   ├── PolicyRefusal                     the hospital's policy forbids what was asked
@@ -23,6 +23,28 @@ says what was asked, what is allowed and what to do next.
 from __future__ import annotations
 
 from typing import ClassVar
+
+EXIT_CODES = {
+    0: "done",
+    1: "another error: a bug",
+    2: "invalid file or option",
+    3: "the cohort, its files or its labels cannot be used",
+    4: "privacy: policy, approval, budget or audit",
+    5: "malformed message",
+    6: "the federation: not running, not reachable, not trusted, or too few replies",
+    7: "the disk",
+    8: "the port is in use",
+    130: "interrupted",
+}
+"""What each exit code means, of every command."""
+
+_ADVICE = {
+    "policy": "change the federation, or have the hospital change its own hospital.toml",
+    "policy.memory": "choose a smaller model, or a machine with more memory",
+    "pause": "wait until the hospital resumes (`wardround hospital resume`)",
+    "approved": "have the hospital approve it (`wardround hospital approve`)",
+    "device": "choose a smaller model, or another device.compute in hospital.toml",
+}
 
 
 class WardroundError(Exception):
@@ -47,7 +69,7 @@ class WardroundError(Exception):
 
 
 class ConfigError(WardroundError):
-    """A TOML file or an option says something impossible."""
+    """A TOML file or an option is invalid."""
 
     exit_code = 2
 
@@ -65,10 +87,10 @@ class PrivacyError(WardroundError):
 
 
 class PolicyRefusal(PrivacyError):
-    """The hospital's policy forbids what was asked.
+    """The hospital does not permit what was asked.
 
     Args:
-        rule: the policy's rule, as it is written in hospital.toml (`policy.greatest_clip_norm`).
+        rule: of hospital.toml, as it is written there (`policy.greatest_clip_norm`), or "pause", "approved", "device".
         asked: what the request asked for.
         allowed: what the rule permits.
     """
@@ -78,7 +100,7 @@ class PolicyRefusal(PrivacyError):
         super().__init__(
             f"Refused by {rule}: asked {asked}",
             allowed=allowed,
-            do="change the federation, or have the hospital change its own hospital.toml",
+            do=_ADVICE.get(rule) or _ADVICE.get(rule.partition(".")[0], ""),
         )
 
 

@@ -1,31 +1,17 @@
-"""`wardround hospital ...`: set up, ingest, approve, run, look. Heavy imports wait until a command needs them."""
+"""`wardround hospital ...`: one file a command, found by its name. Heavy imports wait until a command needs them."""
 
-from wardround_client.commands import (
-    adapt,
-    approve,
-    audit,
-    evaluate,
-    history,
-    ingest,
-    ledger,
-    predict,
-    prepare,
-    running,
-    withdraw,
+from wardround.command import Command, Commands, Journey
+from wardround.plugins import Kind
+
+app = Commands(
+    "hospital",
+    help="A hospital: its images stay here, private answers leave.",
+    kind=Kind[Command]("command", "wardround_client.commands", "command", "wardround.hospital.commands"),
+    place=2,
+    panels=("Set up", "Take part", "Use at home", "Look", "Repair"),
+    journeys=(
+        Journey("A hospital takes part", ("init", "join", "ingest", "approve", "up")),
+        Journey("and uses what was learned", ("adapt", "evaluate", "predict")),
+        Journey("and sees what left", ("status", "ledger", "audit")),
+    ),
 )
-from wardround_client.commands.common import app
-
-__all__ = [
-    "adapt",
-    "app",
-    "approve",
-    "audit",
-    "evaluate",
-    "history",
-    "ingest",
-    "ledger",
-    "predict",
-    "prepare",
-    "running",
-    "withdraw",
-]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wardround import __version__
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround_client.commands.at_home import (
+from wardround.terminal import console, emit, say
+from wardround_client.commands._at_home import (
     NOTHING_LEFT,
     FederationOption,
     ModelOption,
@@ -20,7 +22,7 @@ from wardround_client.commands.at_home import (
     stages,
     warn,
 )
-from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, console, emit, example, say
+from wardround_client.commands._common import HERE, HomeArgument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,15 +32,6 @@ if TYPE_CHECKING:
     from wardround_client.personal.data_checks import Finding
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital adapt ~/st-anna",
-        "wardround hospital adapt ~/st-anna --task federation.toml --model checkpoint.safetensors --shots 5",
-        "wardround hospital adapt ~/st-anna --task lungs --classes normal,sarcoidosis --label-column diagnosis "
-        "--name sarcoidosis",
-        "wardround hospital adapt ~/st-anna --task new-disease.toml --federation lungs --json",
-    )
-)
 def adapt(
     home: HomeArgument = HERE,
     task: TaskOption = "",
@@ -151,3 +144,17 @@ def _described(hospital: Hospital, made: Adapted, findings: Sequence[Finding]) -
         **({setting: getattr(learner.algorithm, setting)} if setting else {}),
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }
+
+
+command = Command(
+    adapt,
+    panel="Use at home",
+    place=1,
+    examples=(
+        "wardround hospital adapt ~/st-anna",
+        "wardround hospital adapt ~/st-anna --task federation.toml --model checkpoint.safetensors --shots 5",
+        "wardround hospital adapt ~/st-anna --task lungs --classes normal,sarcoidosis --label-column diagnosis "
+        "--name sarcoidosis",
+        "wardround hospital adapt ~/st-anna --task new-disease.toml --federation lungs --json",
+    ),
+)

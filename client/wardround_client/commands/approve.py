@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, WardroundError
-from wardround_client.commands.common import JsonOption, NewHome, app, checked, emit, example, say, show
+from wardround.terminal import console, emit, fields, say
+from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
     from wardround.config import Federation
@@ -45,13 +47,6 @@ _NAMES = {
 }
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital approve ~/st-anna federation.toml",
-        "wardround hospital approve ~/st-anna federation.toml --yes",
-        "wardround hospital approve ~/st-anna federation.toml --runs 3",
-    )
-)
 def approve(
     home: NewHome,
     federation: Annotated[Path, typer.Argument(help="The agreement: federation.toml.", show_default=False)],
@@ -78,7 +73,7 @@ def approve(
         proposal = Proposal.read(federation)
         terms = terms_of(hospital, hospital.approvals.preview(proposal), runs)
         if not as_json:
-            show(_rows(terms), title="This agreement")
+            console.print(fields(_rows(terms), title="This agreement"))
             if not yes and not typer.confirm(f"Approve it for {_runs(runs)}?"):
                 say("Not approved. Nothing was changed.")
                 raise typer.Exit(4)
@@ -91,42 +86,6 @@ def approve(
         emit(event="approve", **terms)
     else:
         say(f"Approved for {_runs(runs)}: {proposal.federation.name} ({proposal.federation.digest[:12]}).")
-
-
-@app.command(
-    epilog=example("wardround hospital revoke ~/st-anna 5e41c07a2b90", "wardround hospital revoke ~/st-anna lungs")
-)
-def revoke(
-    home: NewHome,
-    federation: Annotated[
-        str,
-        typer.Argument(help="An approved federation's digest, the beginning of that, or its name.", show_default=False),
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Take an approval back. A daemon refuses from the next message on; what was spent stays spent.
-
-    `wardround hospital status` lists what is approved. It can be approved again.
-    """
-    home = checked(home)
-    from wardround_client.consent.approvals import ApprovalFolder
-    from wardround_client.hospital import Hospital
-
-    approvals = ApprovalFolder(home)
-    digest = federation.strip().lower()
-    if digest not in approvals.digests():
-        from wardround_client.personal.shared_model import approved_digest
-
-        hospital = Hospital.open(home)
-        hospital.ledger.close()
-        if not digest:
-            raise ConfigError("no federation was named", do="name its digest, as `wardround hospital status` lists it")
-        digest = approved_digest(hospital, federation)
-    approvals.remove(digest)
-    if as_json:
-        emit(event="revoke", digest=digest)
-    else:
-        say(f"Revoked: {digest}. Every round of it is refused from the next message on.")
 
 
 def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[str, Any]:
@@ -227,3 +186,15 @@ def _listed(names: Sequence[str]) -> str:
 
 def _runs(count: int) -> str:
     return f"{count} run{'' if count == 1 else 's'}"
+
+
+command = Command(
+    approve,
+    panel="Take part",
+    place=1,
+    examples=(
+        "wardround hospital approve ~/st-anna federation.toml",
+        "wardround hospital approve ~/st-anna federation.toml --yes",
+        "wardround hospital approve ~/st-anna federation.toml --runs 3",
+    ),
+)

@@ -9,17 +9,9 @@ import typer
 from rich.progress import TextColumn
 from rich.table import Table
 
-from wardround_client.commands.common import (
-    HomeArgument,
-    JsonOption,
-    app,
-    checked,
-    console,
-    emit,
-    example,
-    progress_bar,
-    say,
-)
+from wardround.command import Command, JsonOption
+from wardround.terminal import console, emit, progress_bar, say, table
+from wardround_client.commands._common import HomeArgument, checked
 
 if TYPE_CHECKING:
     from wardround_client.audit import AuditReport
@@ -32,13 +24,6 @@ _NOTE = (
 )
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital audit ~/st-anna",
-        "wardround hospital audit ~/st-anna federation.toml --trials 10000",
-        "wardround hospital audit ~/st-anna 3f2a9c --json",
-    )
-)
 def audit(
     home: HomeArgument,
     federation: Annotated[
@@ -118,3 +103,15 @@ def _agreement(hospital: Hospital, named: str) -> Agreement:
     if named and Path(named).is_file():
         return hospital.approvals.preview(Path(named))
     return hospital.approvals.agreement(approved_digest(hospital, named))
+
+
+command = Command(
+    audit,
+    panel="Look",
+    place=4,
+    examples=(
+        "wardround hospital audit ~/st-anna",
+        "wardround hospital audit ~/st-anna federation.toml --trials 10000",
+        "wardround hospital audit ~/st-anna 3f2a9c --json",
+    ),
+)

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround_client.commands.at_home import (
+from wardround.terminal import console, emit, say
+from wardround_client.commands._at_home import (
     NOTHING_LEFT,
     FederationOption,
     ModelOption,
@@ -19,16 +21,9 @@ from wardround_client.commands.at_home import (
     stages,
     warn,
 )
-from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, console, emit, example, say
+from wardround_client.commands._common import HERE, HomeArgument
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital evaluate ~/st-anna",
-        "wardround hospital evaluate ~/st-anna --adapted lungs --json",
-        "wardround hospital evaluate ~/st-anna --unadapted --task federation.toml --model checkpoint.safetensors",
-    )
-)
 def evaluate(
     home: HomeArgument = HERE,
     adapted: Annotated[
@@ -89,3 +84,15 @@ def evaluate(
     console.print(scores(shown, f"{name or agreed.name} at {said['hospital']}"))
     say_shortfall(judged["before"], agreed.task.classes)
     say(NOTHING_LEFT)
+
+
+command = Command(
+    evaluate,
+    panel="Use at home",
+    place=2,
+    examples=(
+        "wardround hospital evaluate ~/st-anna",
+        "wardround hospital evaluate ~/st-anna --adapted lungs --json",
+        "wardround hospital evaluate ~/st-anna --unadapted --task federation.toml --model checkpoint.safetensors",
+    ),
+)

@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import MofNCompleteColumn
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
+from wardround.terminal import console, emit, fields, progress_bar, say
 from wardround.text import shown
-from wardround_client.commands.common import (
-    JsonOption,
-    NewHome,
-    app,
-    checked,
-    emit,
-    example,
-    progress_bar,
-    say,
-    show,
-)
+from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
     from wardround.config import Task
@@ -33,14 +25,6 @@ if TYPE_CHECKING:
 _SHOWN_LABELS = 12  # of a column
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
-        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1 --dry-run",
-        "wardround hospital ingest ~/st-anna /data/png --labels pictures.csv    (columns: file, PatientID, labels)",
-        "wardround hospital ingest ~/st-anna heart.csv --federation federation.toml --set patient_column=id",
-    )
-)
 def ingest(
     home: NewHome,
     where: Annotated[
@@ -176,7 +160,7 @@ def _print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_js
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
     if summary.unusable:
         rows |= {"CSV lines without effect": str(summary.unusable)}
-    show(rows, title="Ingest, dry run: nothing was written" if dry_run else "Ingest")
+    console.print(fields(rows, title="Ingest, dry run: nothing was written" if dry_run else "Ingest"))
     for each in summary.classes:
         if each.unknown:
             say(f"{each.sentence()}. Their images are not used.")
@@ -199,3 +183,16 @@ def _listed(counts: Mapping[str, int]) -> str:
     named = [f"{quoted(name)} {count}" for name, count in list(counts.items())[:_SHOWN_LABELS]]
     more = [f"and {len(counts) - _SHOWN_LABELS} more"] if len(counts) > _SHOWN_LABELS else []
     return ", ".join(named + more) or "none"
+
+
+command = Command(
+    ingest,
+    panel="Set up",
+    place=3,
+    examples=(
+        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
+        "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1 --dry-run",
+        "wardround hospital ingest ~/st-anna /data/png --labels pictures.csv    (columns: file, PatientID, labels)",
+        "wardround hospital ingest ~/st-anna heart.csv --federation federation.toml --set patient_column=id",
+    ),
+)

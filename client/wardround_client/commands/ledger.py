@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.table import Table
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, StorageError
-from wardround_client.commands.common import HERE, HomeArgument, JsonOption, app, checked, console, emit, example, say
+from wardround.terminal import console, emit, say
+from wardround_client.commands._common import HERE, HomeArgument, checked
 from wardround_client.intake.spreadsheet import harmless
 
 if TYPE_CHECKING:
@@ -44,15 +46,6 @@ CSV_COLUMNS: dict[str, Callable[[Entry], object]] = {
 }
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital ledger ~/st-anna",
-        "wardround hospital ledger ~/st-anna --verify",
-        "wardround hospital ledger ~/st-anna --contains 5e41…c07a",
-        "wardround hospital ledger ~/st-anna --csv > receipts.csv",
-        "wardround hospital ledger ~/st-anna --json",
-    )
-)
 def ledger(
     home: HomeArgument = HERE,
     verify: Annotated[
@@ -161,3 +154,17 @@ def _table(entries: Iterable[Entry]) -> Table:
             *(f"{body['epsilon_after']:.4g}", str(body.get("bytes", "")), str(body.get("sha256", ""))[:12]),
         )
     return table
+
+
+command = Command(
+    ledger,
+    panel="Look",
+    place=3,
+    examples=(
+        "wardround hospital ledger ~/st-anna",
+        "wardround hospital ledger ~/st-anna --verify",
+        "wardround hospital ledger ~/st-anna --contains 5e41…c07a",
+        "wardround hospital ledger ~/st-anna --csv > receipts.csv",
+        "wardround hospital ledger ~/st-anna --json",
+    ),
+)

@@ -11,9 +11,11 @@ from rich.progress import MofNCompleteColumn
 from rich.table import Table
 from rich.text import Text
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, DataError, StorageError
-from wardround_client.commands.at_home import NOTHING_LEFT, chosen, counted, opened
-from wardround_client.commands.common import JsonOption, NewHome, app, console, emit, example, progress_bar, say
+from wardround.terminal import console, emit, progress_bar, say
+from wardround_client.commands._at_home import NOTHING_LEFT, chosen, counted, opened
+from wardround_client.commands._common import NewHome
 
 if TYPE_CHECKING:
     from wardround_client.personal.predictions import Predictions
@@ -21,12 +23,6 @@ if TYPE_CHECKING:
 _SHOWN = 20  # patients, and refused files, on the screen
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital predict ~/st-anna /data/new --adapted lungs --heatmap",
-        "wardround hospital predict ~/st-anna scan1.dcm scan2.dcm --out /tmp/answers --json",
-    )
-)
 def predict(
     home: NewHome,
     paths: Annotated[
@@ -133,3 +129,14 @@ def _show(found: Predictions, folder: Path) -> None:
         say(f"Among those it was learned from, so that it knows the answer: {counted(known, 'patient')} of these.")
     say(f"{counted(len(found.images), 'image')} of {counted(len(patients), 'patient')}. JSON and CSV: {folder}")
     say(NOTHING_LEFT)
+
+
+command = Command(
+    predict,
+    panel="Use at home",
+    place=3,
+    examples=(
+        "wardround hospital predict ~/st-anna /data/new --adapted lungs --heatmap",
+        "wardround hospital predict ~/st-anna scan1.dcm scan2.dcm --out /tmp/answers --json",
+    ),
+)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, DataError, WardroundError
 from wardround.given import LIST_BYTES, given_text
-from wardround_client.commands.common import JsonOption, NewHome, app, checked, console, emit, example, say
+from wardround.terminal import console, emit, say
+from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
     from wardround_client.cohort.records import Record
@@ -55,14 +57,6 @@ class Patient:
         return "kept" if self.withdrawn else "in use"
 
 
-@app.command(
-    epilog=example(
-        "wardround hospital withdraw ~/st-anna --from patients.txt",
-        "wardround hospital withdraw ~/st-anna 4711 4712 --erase",
-        "wardround hospital withdraw ~/st-anna 4711 --rounds-only",
-        "wardround hospital withdraw ~/st-anna --list",
-    )
-)
 def withdraw(
     home: NewHome,
     patients: Annotated[
@@ -333,3 +327,16 @@ def _ranges(numbers: Sequence[int]) -> str:
             spans.append([number, number])
     said = ", ".join(f"{first} to {last}" if last > first else f"{first}" for first, last in spans)
     return f"round{'s' if len(numbers) > 1 else ''} {said}"
+
+
+command = Command(
+    withdraw,
+    panel="Take part",
+    place=6,
+    examples=(
+        "wardround hospital withdraw ~/st-anna --from patients.txt",
+        "wardround hospital withdraw ~/st-anna 4711 4712 --erase",
+        "wardround hospital withdraw ~/st-anna 4711 --rounds-only",
+        "wardround hospital withdraw ~/st-anna --list",
+    ),
+)

@@ -1,6 +1,13 @@
-"""`wardround coordinator ...`: set up, start, run a federation, look at it. One file a command."""
+"""`wardround coordinator ...`: one file a command, found by its name. Heavy imports wait until a command needs them."""
 
-from wardround_server.commands import init, register, up, run, status, report, remove, renew_ca  # noqa: I001 - the order of use
-from wardround_server.commands._common import app
+from wardround.command import Command, Commands, Journey
+from wardround.plugins import Kind
 
-__all__ = ["app", "init", "register", "remove", "renew_ca", "report", "run", "status", "up"]
+app = Commands(
+    "coordinator",
+    help="The coordinator: it asks hospitals and never sees a patient.",
+    kind=Kind[Command]("command", "wardround_server.commands", "command", "wardround.coordinator.commands"),
+    place=3,
+    panels=("Set up", "Run", "Maintain"),
+    journeys=(Journey("A coordinator runs a federation", ("init", "up", "register", "run", "report")),),
+)

@@ -8,40 +8,13 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from rich.table import Column, Table
 
 from wardround.config import Name
 from wardround.errors import ConfigError
-from wardround.screen import Screen
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
 
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 other error, 2 invalid file or option, 5 malformed message, "
-    "6 the federation cannot go on (unreachable, untrusted, quorum missed), 7 disk, 8 port in use, 130 interrupted."
-)
-app = typer.Typer(no_args_is_help=True, help="The coordinator: it asks hospitals and never sees a patient.")
-console = Screen()
 HomeArgument = Annotated[Path, typer.Argument(help="The coordinator's home folder.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-
-
-def example(*lines: str) -> str:
-    """The epilog of a command: examples, then the exit codes."""
-    return "\n\n".join(["Examples:", *(f"    {line}" for line in lines), EXIT_CODES])
-
-
-def say(line: str) -> None:
-    """One line for a person; a path in it stays whole, so that it can be copied."""
-    console.print(line, soft_wrap=True)
-
-
-def show_table(*columns: str, rows: list[list[str]]) -> None:
-    """A table for a person; cells are folded, never cut."""
-    table = Table(*(Column(name, overflow="fold") for name in columns))
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def at_a_terminal() -> bool:

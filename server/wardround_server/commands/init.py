@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from wardround_server.commands._common import HomeArgument, app, example, say
+from wardround.command import Command
+from wardround.terminal import say
+from wardround_server.commands._common import HomeArgument
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
 from wardround_server.network import tls
 
 
-@app.command(epilog=example("wardround coordinator init ~/coordinator --host fl.example.org --port 9092"))
 def init(
     home: HomeArgument,
     host: Annotated[
@@ -52,3 +53,11 @@ def init(
     invitation = coordinator.invite(config, config.listen.port)
     say(f"The coordinator's home is {home}.")
     say(f"Give {invitation} to each hospital; it answers with a join.json for `coordinator register`.")
+
+
+command = Command(
+    init,
+    panel="Set up",
+    place=1,
+    examples=("wardround coordinator init ~/coordinator --host fl.example.org --port 9092",),
+)

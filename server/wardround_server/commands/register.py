@@ -7,18 +7,14 @@ from typing import Annotated
 
 import typer
 
+from wardround.command import Command
 from wardround.errors import Unreachable
-from wardround_server.commands._common import HomeArgument, app, at_a_terminal, example, register_nodes, say
+from wardround.terminal import say
+from wardround_server.commands._common import HomeArgument, at_a_terminal, register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry, load_card
 
 
-@app.command(
-    epilog=example(
-        "wardround coordinator register ~/coordinator st-anna/join.json",
-        "wardround coordinator register ~/coordinator st-anna/join.json --patients 400 --yes",
-    )
-)
 def register(
     home: HomeArgument,
     card: Annotated[Path, typer.Argument(help="The hospital's join.json.", show_default=False)],
@@ -50,3 +46,14 @@ def register(
         say(f"{hospital.name} is registered, as node {node_id}.")
     except Unreachable:
         say(f"{hospital.name} is noted; it can connect after the next `wardround coordinator up {home}`.")
+
+
+command = Command(
+    register,
+    panel="Set up",
+    place=3,
+    examples=(
+        "wardround coordinator register ~/coordinator st-anna/join.json",
+        "wardround coordinator register ~/coordinator st-anna/join.json --patients 400 --yes",
+    ),
+)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from wardround.command import Command
 from wardround.errors import Unreachable
-from wardround_server.commands._common import HomeArgument, app, example, register_nodes, say
+from wardround.terminal import say
+from wardround_server.commands._common import HomeArgument, register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
 
 
-@app.command(epilog=example("wardround coordinator remove ~/coordinator st-anna"))
 def remove(
     home: HomeArgument,
     name: Annotated[str, typer.Argument(help="The hospital's name, as `status` shows it.", show_default=False)],
@@ -25,3 +26,11 @@ def remove(
     with contextlib.suppress(Unreachable):  # then the next `up` forgets its key
         register_nodes(coordinator, int(coordinator.running()["admin"]))
     say(f"{hospital.name} is removed. What it has contributed stays in the models that it helped to make.")
+
+
+command = Command(
+    remove,
+    panel="Maintain",
+    place=1,
+    examples=("wardround coordinator remove ~/coordinator st-anna",),
+)

@@ -6,18 +6,14 @@ from typing import Annotated
 
 import typer
 
+from wardround.command import Command
 from wardround.errors import ConfigError, Unreachable
-from wardround_server.commands._common import HomeArgument, app, example, say
+from wardround.terminal import say
+from wardround_server.commands._common import HomeArgument
 from wardround_server.home import Home
 from wardround_server.network import tls
 
 
-@app.command(
-    "renew-ca",
-    epilog=example(
-        "wardround coordinator renew-ca ~/coordinator", "wardround coordinator renew-ca ~/coordinator --switch"
-    ),
-)
 def renew_ca(
     home: HomeArgument,
     switch: Annotated[
@@ -47,3 +43,14 @@ def renew_ca(
         return
     say(f"A new CA is made; nothing changes yet. Give {invitation} to each hospital: it joins again with it.")
     say(f"When all have: stop the coordinator, then `wardround coordinator renew-ca {home} --switch`.")
+
+
+command = Command(
+    renew_ca,
+    panel="Maintain",
+    place=2,
+    examples=(
+        "wardround coordinator renew-ca ~/coordinator",
+        "wardround coordinator renew-ca ~/coordinator --switch",
+    ),
+)

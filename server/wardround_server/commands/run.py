@@ -10,24 +10,19 @@ from typing import Annotated
 
 import typer
 
+from wardround.command import Command, JsonOption
 from wardround.config import load_federation
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import write_atomically
 from wardround.given import TOML_BYTES, given_text
-from wardround_server.commands._common import HomeArgument, JsonOption, app, checked_run_name, console, example, say
+from wardround.terminal import console, say
+from wardround_server.commands._common import HomeArgument, checked_run_name
 from wardround_server.follow import follow
 from wardround_server.home import OPTIONS, Home, RunOptions
 from wardround_server.sinks import SINKS, Tell, progress
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
 
-@app.command(
-    epilog=example(
-        "wardround coordinator run ~/coordinator federation.toml",
-        "wardround coordinator run ~/coordinator federation.toml --run spring --resume",
-        "wardround coordinator run ~/coordinator federation.toml --json",
-    )
-)
 def run(
     home: HomeArgument,
     federation: Annotated[
@@ -110,3 +105,15 @@ def _keep_agreement(coordinator: Home, federation: Path, folder: Path, encoder: 
         write_atomically(copy, weights.read_bytes())
     except OSError as error:
         raise StorageError(f"{copy}: cannot be written ({error.strerror})", do="check the disk") from None
+
+
+command = Command(
+    run,
+    panel="Run",
+    place=2,
+    examples=(
+        "wardround coordinator run ~/coordinator federation.toml",
+        "wardround coordinator run ~/coordinator federation.toml --run spring --resume",
+        "wardround coordinator run ~/coordinator federation.toml --json",
+    ),
+)

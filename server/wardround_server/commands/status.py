@@ -7,10 +7,12 @@ import json
 import typer
 
 from wardround.certificates import until
+from wardround.command import Command, JsonOption
 from wardround.errors import Unreachable
+from wardround.terminal import console, say, table
 from wardround.text import shown
 from wardround_server.answers import AnswerBook
-from wardround_server.commands._common import HomeArgument, JsonOption, app, example, say, show_table
+from wardround_server.commands._common import HomeArgument
 from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
 from wardround_server.follow import last_event
 from wardround_server.home import Home
@@ -20,7 +22,6 @@ from wardround_server.sinks.jsonl import FILE as EVENTS
 SILENT_S = 9.0  # two heartbeats
 
 
-@app.command(epilog=example("wardround coordinator status ~/coordinator"))
 def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     """Who is registered, who is connected, and how far each run is."""
     coordinator = Home(home)
@@ -52,8 +53,8 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
         for name, end in ends.items():
             say(f"The {name} ends on {until(end)}.")
         rows = [[str(value) for value in hospital.values()] for hospital in hospitals]
-        show_table("hospital", "declared patients", "status", "answers", rows=rows)
-        show_table("run", "how far", "since", rows=[[name, *_how_far(event)] for name, event in runs.items()])
+        console.print(table("hospital", "declared patients", "status", "answers", rows=rows))
+        console.print(table("run", "how far", "since", rows=[[name, *_how_far(event)] for name, event in runs.items()]))
     if down:
         raise typer.Exit(down.exit_code)
 
@@ -99,3 +100,11 @@ def _how_far(event: Event | None) -> tuple[str, str]:
         case _:
             what = "nothing yet"
     return shown(what), event.time if event else ""
+
+
+command = Command(
+    status,
+    panel="Run",
+    place=3,
+    examples=("wardround coordinator status ~/coordinator",),
+)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from wardround.command import Command
 from wardround.files import Held, private_folder
-from wardround_server.commands._common import HomeArgument, app, example, register_nodes, say
+from wardround.terminal import say
+from wardround_server.commands._common import HomeArgument, register_nodes
 from wardround_server.home import Home
 from wardround_server.network import tls
 from wardround_server.network.limits import Connections
 
 
-@app.command(epilog=example("wardround coordinator up ~/coordinator"))
 def up(home: HomeArgument) -> None:
     """Start the coordinator and stay until SIGTERM or Ctrl-C. Flower's own log goes to coordinator.log."""
     coordinator = Home(home.absolute())
@@ -43,3 +44,11 @@ def up(home: HomeArgument) -> None:
             raise
         finally:
             coordinator.retire()
+
+
+command = Command(
+    up,
+    panel="Set up",
+    place=2,
+    examples=("wardround coordinator up ~/coordinator",),
+)

@@ -1,77 +1,30 @@
-"""`wardround hospital init | join`: a home, and which coordinator it dials."""
+"""`wardround hospital join`: which coordinator a hospital dials."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
 from wardround.files import cannot_write, write_atomically
 from wardround.given import TOML_BYTES, given_text
+from wardround.terminal import emit, say
 from wardround.text import is_plain, shown
 from wardround.toml import parsed
-from wardround_client.commands.common import (
-    JsonOption,
-    NewHome,
-    app,
-    checked,
-    console,
-    emit,
-    example,
-    say,
-)
-from wardround_client.commands.template import HOSPITAL_TOML, with_coordinator
+from wardround_client.commands._common import NewHome, checked
+from wardround_client.commands._template import with_coordinator
 
 if TYPE_CHECKING:
     from wardround_client.config import CoordinatorAddress
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 CA_FILE = "coordinator-ca.pem"
 _AUTHORITIES = 4
 
 
-@app.command(epilog=example("wardround hospital init ~/st-anna --name st-anna --patients 400"))
-def init(
-    home: NewHome,
-    name: Annotated[str, typer.Option(help="How the federation calls this hospital.", show_default=False)],
-    patients: Annotated[
-        int,
-        typer.Option(help="A round PUBLIC number near the cohort's size, never the exact one.", min=1, max=10**9),
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Make a hospital's home: hospital.toml, the key of the pseudonyms, the node's key, and its card join.json."""
-    if not NAME.match(name):
-        raise ConfigError(f"the name {name!r}", allowed="up to 63 letters, digits, dots, dashes and underscores")
-    from wardround_client.hospital import Hospital
-    from wardround_client.keys import create_node_key, write_card
-
-    hospital = Hospital.create(home, HOSPITAL_TOML.format(name=name, patients=patients))
-    hospital.ledger.close()
-    card = write_card(home, name=name, declared_patients=patients, public_key=create_node_key(home))
-    if as_json:
-        emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
-        return
-    say(f"The home of {name} is {home}. Only its owner can read it; keep a backup of secret.key.")
-    console.print("Next:", style="bold")
-    say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
-    say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")
-    say(f"  3. give {card} to the coordinator; it holds no secret")
-    say(f"  4. wardround hospital join {home} invitation.toml      (from the coordinator)")
-    say(f"  5. wardround hospital approve {home} federation.toml   (from the coordinator)")
-    say(f"  6. wardround hospital up {home}")
-
-
-@app.command(
-    epilog=example(
-        "wardround hospital join ~/st-anna invitation.toml",
-        "wardround hospital join ~/st-anna --address fl.example.org:9092 --ca ca.crt",
-    )
-)
 def join(
     home: NewHome,
     invitation: Annotated[Path | None, typer.Argument(help="The coordinator's invitation.toml.")] = None,
@@ -143,17 +96,17 @@ def _invitation(path: Path) -> tuple[str, str, list[str]]:
         address, pem = given["address"], given["ca_pem"]
     except KeyError as error:
         raise ConfigError(
-            f"{path} is no invitation ({error} is missing)",
+            f"{path} is not an invitation ({error} is missing)",
             allowed="address and ca_pem",
             do="ask the coordinator for it again",
         ) from None
     if not (isinstance(address, str) and isinstance(pem, str)):
-        raise ConfigError(f"{path} is no invitation", allowed="address and ca_pem, both text")
+        raise ConfigError(f"{path} is not an invitation", allowed="address and ca_pem, both text")
     endorsements = given.get("endorsements", [])
     if not (
         isinstance(endorsements, list) and len(endorsements) <= 8 and all(isinstance(e, str) for e in endorsements)
     ):
-        raise ConfigError(f"{path} is no invitation", allowed="endorsements, a list of at most 8 texts")
+        raise ConfigError(f"{path} is not an invitation", allowed="endorsements, a list of at most 8 texts")
     return address, pem, endorsements
 
 
@@ -175,7 +128,9 @@ def _check_certificate(pem: str) -> None:
         count = 0
     if not 1 <= count <= _AUTHORITIES:
         raise ConfigError(
-            "the coordinator's CA is no PEM certificate" if count == 0 else f"{count} certificates of the coordinator",
+            "the coordinator's CA is not a PEM certificate"
+            if count == 0
+            else f"{count} certificates of the coordinator",
             allowed=f"1 to {_AUTHORITIES}, while a CA is replaced",
             do="ask the coordinator for it again",
         )
@@ -190,3 +145,14 @@ def _replace(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+command = Command(
+    join,
+    panel="Set up",
+    place=2,
+    examples=(
+        "wardround hospital join ~/st-anna invitation.toml",
+        "wardround hospital join ~/st-anna --address fl.example.org:9092 --ca ca.crt",
+    ),
+)

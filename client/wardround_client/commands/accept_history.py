@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround_client.commands.common import JsonOption, NewHome, app, checked, emit, example, say
+from wardround.terminal import emit, say
+from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
     from wardround_client import one_life
 
 
-@app.command(
-    "accept-history",
-    epilog=example(
-        "wardround hospital accept-history ~/st-anna",
-        "wardround hospital accept-history ~/st-anna st-anna.jsonl",
-    ),
-)
 def accept_history(
     home: NewHome,
     answers: Annotated[
@@ -81,3 +76,14 @@ def _show(history: one_life.History, budget: float) -> None:
         seen = f"reply {each.sha256[:12]}" if each.sha256 else "no reply seen, but one may have left"
         say(f"  run {each.run}, round {each.round}: {each.question} ({seen})")
     say(f"Epsilon spent: {history.epsilon_before:.4g} -> {history.epsilon_after:.4g} of {budget:g}.")
+
+
+command = Command(
+    accept_history,
+    panel="Repair",
+    place=1,
+    examples=(
+        "wardround hospital accept-history ~/st-anna",
+        "wardround hospital accept-history ~/st-anna st-anna.jsonl",
+    ),
+)

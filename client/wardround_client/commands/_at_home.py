@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wardround.errors import ConfigError
-from wardround_client.commands.common import checked, console, progress_bar, say
-from wardround_client.commands.prepare import NAME
+from wardround.terminal import console, progress_bar, say
+from wardround_client.commands._common import checked
+from wardround_client.commands.init import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
