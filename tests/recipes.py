@@ -31,7 +31,7 @@ def follow(heading: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (file.parent / "__init__.py").touch()
             file.write_text(body, encoding="utf-8")
         if language == "toml" and "entry-points" in body:
-            points = re.sub(r'\[project\.entry-points\."(.+?)"\]', r"[\1]", body)
+            points = re.sub(r'\[project\.entry-points\."(.+?)"\].*', r"[\1]", body)
             (info / "entry_points.txt").write_text(points.replace('"', ""))
     assert (info / "entry_points.txt").exists() and any(title for _, title, _ in blocks), "nothing to install"
     monkeypatch.syspath_prepend(folder)

@@ -112,14 +112,14 @@ class _Root(click.Group):
         words = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         with formatter.section("Commands"):
             formatter.write_dl([(name, found.get_short_help_str(200)) for name, found in words.items() if found])
-        with formatter.section("In turn"):
-            formatter.write_dl(
-                [
-                    (journey.purpose, f"wardround {name} " + ", ".join(journey.commands))
-                    for name, found in words.items()
-                    for journey in getattr(found, "journeys", ())
-                ]
-            )
+        turns = [("Try it", "wardround simulate")] * ("simulate" in words) + [
+            (journey.purpose, f"wardround {name} " + ", ".join(journey.commands))
+            for name, found in words.items()
+            for journey in getattr(found, "journeys", ())
+        ]
+        if turns:
+            with formatter.section("In the order of use"):
+                formatter.write_dl(turns)
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 

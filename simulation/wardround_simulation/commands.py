@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wardround.algorithms import ALGORITHMS
-from wardround.config import Federation, load_federation
+from wardround.command import Command
 from wardround.errors import ConfigError
-from wardround.labels import LABEL_KINDS
-from wardround_server.sinks import SINKS
-from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
+from wardround_simulation.tasks import DEFAULT_TASK, TASKS
 
-app = typer.Typer(add_completion=False, help="Simulate a whole federation in this process.")
+if TYPE_CHECKING:
+    from wardround.config import Federation
+
+_THEIRS = "the federation's"
 
 
-@app.command("simulate")
-def simulate_command(
+def simulate(
     federation: Annotated[
-        Path | None, typer.Argument(metavar="[FEDERATION.toml]", help="Default: an embedded one.")
+        Path | None, typer.Argument(metavar="[FEDERATION.toml]", help="The agreement; without one, a small one.")
     ] = None,
     hospitals: Annotated[int, typer.Option(help="Hospitals that take part; one more is made that does not.")] = 8,
-    rounds: Annotated[int | None, typer.Option(help="Training rounds. [default: the federation's]")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Training rounds.", show_default=_THEIRS)] = None,
     seed: Annotated[
         int,
-        typer.Option(help="Of the SYNTHETIC DATA only. Noise comes from the operating system and cannot be seeded."),
+        typer.Option(help="Seed of the SYNTHETIC DATA. Noise comes from the operating system and cannot be seeded."),
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="A new folder for everything. [default: simulations/DATE-TIME]", show_default=False),
+        typer.Option(help="A new folder for everything.", show_default="simulations/DATE-TIME"),
     ] = None,
     data: Annotated[
         Path | None,
@@ -41,16 +41,16 @@ def simulate_command(
         ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}. [default: {DEFAULT_TASK}]")
+        str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}.", show_default=DEFAULT_TASK)
     ] = None,
     engine: Annotated[
         str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")
     ] = "local",
     algorithm: Annotated[
-        str | None, typer.Option(help=f"{', '.join(ALGORITHMS.built_in)}. [default: the federation's]")
+        str | None, typer.Option(help=f"{', '.join(ALGORITHMS.built_in)}.", show_default=_THEIRS)
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="Of the whole run, a patient. [default: the federation's]")
+        float | None, typer.Option(help="Epsilon of the whole run, for each patient.", show_default=_THEIRS)
     ] = None,
     no_privacy: Annotated[
         bool, typer.Option("--no-privacy", help="DANGER: exact answers, no clipping, no noise. Protects nobody.")
@@ -73,12 +73,15 @@ def simulate_command(
         bool, typer.Option("--json", help="One JSON object a line: each round, what --audit finds, and last `done`.")
     ] = False,
 ) -> None:
-    """Hospitals are made and learn together in this process; then a hospital that took no part is asked what it gained.
+    """Simulate a federation on synthetic hospitals and evaluate on a held-out one.
 
     Privacy is on: every hospital clips, adds noise and keeps a ledger, as a deployed one does. The accuracy shown after
     each round is measured without noise at the hospital that took no part; that is legal only because its data are
     synthetic (or, with --data, your own to look at).
     """
+    from wardround.labels import LABEL_KINDS
+    from wardround_server.sinks import SINKS
+
     chosen, base = _federation(federation, task)
     changes: dict[str, dict[str, Any]] = {
         "rounds": _given(rounds=rounds) if rounds is not None else {},
@@ -99,6 +102,7 @@ def simulate_command(
 
     # torch is slow to import: mistakes above are told at once.
     from wardround_simulation.simulate import Settings
+    from wardround_simulation.simulate import simulate as simulate_here
     from wardround_simulation.watch import watching
 
     settings = Settings(
@@ -121,13 +125,12 @@ def simulate_command(
 
             simulate_with_ray(settings, watch)
         else:
-            from wardround_simulation.simulate import simulate
-
-            simulate(settings, watch)
+            simulate_here(settings, watch)
 
 
 def _federation(path: Path | None, task: str | None) -> tuple[Federation, Path]:
     """The agreement and the folder of its encoder file. Raises: ConfigError."""
+    from wardround.config import load_federation
     from wardround_simulation.federation import changed, embedded
 
     if path is None:
@@ -164,3 +167,15 @@ def _range(text: str) -> tuple[int, int]:
         return int(least), int(greatest or least)
     except ValueError:
         raise ConfigError(f"--patients {text}", allowed="two numbers, such as 60-220") from None
+
+
+app = Command(
+    simulate,
+    panel="",
+    place=1,
+    examples=(
+        "wardround simulate",
+        "wardround simulate --algorithm maml --epsilon 3 --hospitals 12",
+        "wardround simulate federation.toml --data my-hospitals",
+    ),
+)

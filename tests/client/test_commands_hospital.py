@@ -116,8 +116,8 @@ def test_join_by_address_and_again_elsewhere(home: Path, ca: Path, capsys: pytes
     [
         ([], "neither an invitation"),
         (["missing.toml"], "cannot be read"),
-        (["--address", "host:1", "--ca", "hospital.toml"], "no PEM certificate"),
-        (["hospital.toml"], "no invitation"),
+        (["--address", "host:1", "--ca", "hospital.toml"], "not a PEM certificate"),
+        (["hospital.toml"], "not an invitation"),
     ],
 )
 def test_an_invitation_that_is_none(
@@ -196,8 +196,8 @@ def test_the_policy_speaks_before_the_person(home: Path, federation: Path, capsy
         (["up", "HOME"], 2, "names no coordinator"),
         (["pause", "HOME"], 6, "no daemon is running"),
         (["watch", "HOME"], 6, "no daemon is running"),
-        (["status", "HOME/nowhere"], 2, "no hospital's home"),
-        (["ledger", "HOME/nowhere"], 2, "no hospital's home"),
+        (["status", "HOME/nowhere"], 2, "not a hospital's home"),
+        (["ledger", "HOME/nowhere"], 2, "not a hospital's home"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -241,8 +241,7 @@ def test_the_home_comes_from_the_environment(
 def test_every_help_has_an_example_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     from wardround_client.commands import app
 
-    for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "")
+    for name in app.kind.names:
         code, out, _ = wardround(capsys, name, "--help")
         assert code == 0
         assert f"wardround hospital {name}" in out.split("Examples:")[1]

@@ -85,12 +85,12 @@ def test_columns_and_cells_of_a_table_are_text(home: Path, tmp_path: Path, name:
 
 
 def test_the_status_of_a_hospital_whose_refusals_are_odd_is_text(capsys: pytest.CaptureFixture[str]) -> None:
-    from wardround_client.commands._status import _print_status
+    from wardround_client.commands._status import print_status
 
     told = dict.fromkeys(("name", "coordinator", "link", "link_detail", "run", "last_error"), "".join(ODD))
     numbers = {"paused": False, "round": 1, "answered": 1, "epsilon_spent": 1.0, "epsilon_budget": 1.0, "delta": 0.1}
-    _print_status(told | numbers | {"approved": ODD}, as_json=False)
-    _print_status(told | numbers | {"approved": ODD}, as_json=True)
+    print_status(told | numbers | {"approved": ODD}, as_json=False)
+    print_status(told | numbers | {"approved": ODD}, as_json=True)
     out = capsys.readouterr().out
     assert not {letter for letter in out if ord(letter) < 32 or 127 <= ord(letter) < 160 or letter == "\u202e"} - {"\n"}
     assert json.loads(out.splitlines()[-1])["run"] == told["run"]  # a program gets it whole

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.chosen import UNITS, algorithm
-from typer.testing import CliRunner
 
 from wardround.algorithms import ALGORITHMS
 from wardround_client.commands import app

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tests.server.test_hospitals import card
-from typer.testing import CliRunner
 
 from wardround.config import load_federation
 from wardround.errors import ConfigError, FederationError, QuorumMissed, Unreachable, WardroundError

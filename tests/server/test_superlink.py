@@ -19,12 +19,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.superlink.routers.fleet import node_auth
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.test_hospitals import card
-from typer.testing import CliRunner
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wardround.errors import PortInUse, Unreachable, Untrusted

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from wardround.algorithms import ALGORITHMS
 from wardround.config import load_federation
-from wardround_simulation.commands import app
+from wardround_simulation import commands
 from wardround_simulation.federation import changed, embedded, to_toml
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
@@ -45,7 +45,9 @@ def test_a_federation_is_simulated_with(algorithm: str, private: bool, folders: 
         "--shots",
         "2",
     ]
-    result = CliRunner().invoke(app, [*arguments, *([] if private else ["--no-privacy"]), "--json"])
+    result = CliRunner().invoke(
+        commands.app.as_click("simulate"), [*arguments, *([] if private else ["--no-privacy"]), "--json"]
+    )
     assert result.exit_code == 0, result.output
     federation = load_federation(out / "federation.toml")
     assert federation.algorithm.name == algorithm

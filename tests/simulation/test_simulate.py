@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from wardround.cli import run
 from wardround.config import load_federation
-from wardround_simulation.commands import app
+from wardround_simulation import commands
 from wardround_simulation.federation import changed, embedded, to_toml
 
 SMALL = ["--hospitals", "2", "--rounds", "3", "--patients", "24-30", "--shots", "2"]
@@ -31,7 +31,9 @@ def quick(tmp_path: Path) -> str:
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
     out = tmp_path_factory.mktemp("simulation") / "out"
-    result = CliRunner().invoke(app, [*SMALL, "--out", str(out), "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        commands.app.as_click("simulate"), [*SMALL, "--out", str(out), "--json"], catch_exceptions=False
+    )
     assert result.exit_code == 0
     return out, lines(result.stdout)
 
@@ -90,7 +92,7 @@ def test_a_folder_of_another_simulation_is_not_touched(
 def test_without_privacy_every_line_and_the_report_say_so_and_no_epsilon_is_claimed(tmp_path: Path, quick: str) -> None:
     out = tmp_path / "out"
     arguments = [quick, *SMALL, "--out", str(out), "--no-privacy"]
-    result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(commands.app.as_click("simulate"), [*arguments, "--json"], catch_exceptions=False)
     events = lines(result.stdout)
     assert len(events) == 5
     assert all(e["privacy"] == "OFF" for e in events)
@@ -107,7 +109,7 @@ def test_folders_of_ones_own_take_the_place_of_phantoms(
         (data / name).symlink_to(small_run[0] / "hospitals" / name / "images")
     out = tmp_path / "out"
     arguments = [quick, "--data", str(data), "--rounds", "2", "--shots", "1", "--out", str(out)]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(commands.app.as_click("simulate"), arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "round 2 of 2: 2/2 replied" in result.stdout
     assert "2 hospitals learn" in result.stdout

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
-from typer.testing import CliRunner
 
 from wardround.errors import AuditFailed
 from wardround_client.audit import LEAST_TRIALS, AuditReport, Row
@@ -119,6 +119,8 @@ def test_the_option_reaches_the_simulation(monkeypatch: pytest.MonkeyPatch, tmp_
     asked: list[Settings] = []
     monkeypatch.setattr("wardround_simulation.simulate.simulate", lambda settings, watch: asked.append(settings))
     for arguments in ([], ["--audit"]):
-        result = CliRunner().invoke(commands.app, [*arguments, "--out", str(tmp_path / "out")], catch_exceptions=False)
+        result = CliRunner().invoke(
+            commands.app.as_click("simulate"), [*arguments, "--out", str(tmp_path / "out")], catch_exceptions=False
+        )
         assert result.exit_code == 0
     assert [settings.audit for settings in asked] == [False, True]

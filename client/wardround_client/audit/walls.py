@@ -32,6 +32,7 @@ from wardround_client.audit.report import Row
 from wardround_client.cohort.examples import Examples
 from wardround_client.config import BudgetLimits, HospitalConfig, Identity
 from wardround_client.consent.agreement import Agreement
+from wardround_client.consent.approvals import Approvals
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
 from wardround_client.privacy.private_cohort import _COUNT_SHARE
@@ -189,6 +190,21 @@ _UNITS: dict[Question, Callable[[Bench, Cohort, Objective, Tensor], Tensor]] = {
 # --- the whole round
 
 
+class OneAgreement(Approvals):
+    """Approvals of a hospital that stands for nobody: one agreement, for any run."""
+
+    def __init__(self, hospital: Hospital, agreement: Agreement) -> None:
+        super().__init__(hospital.home, hospital.config, hospital.ledger)
+        self._agreement = agreement
+
+    def agreement(self, digest: str) -> Agreement:
+        """That one, whatever the digest."""
+        return self._agreement
+
+    def permit(self, digest: str, run: str) -> None:
+        """Any run."""
+
+
 class _Invented(Hospital):
     """A hospital of invented patients: no approval, no disk, a ledger in memory."""
 
@@ -199,14 +215,7 @@ class _Invented(Hospital):
             HospitalConfig(hospital=identity, budget=BudgetLimits(epsilon=1e6)),
             ledger,
         )
-        self._terms, self._world = terms, world
-
-    def agreement(self, digest: str) -> Agreement:
-        """The one that is audited."""
-        return self._terms
-
-    def permit(self, digest: str, run: str) -> None:
-        """Anything."""
+        self.approvals, self._world = OneAgreement(self, terms), world
 
     def examples(self, agreement: Agreement) -> Examples:
         """Invented."""

@@ -10,8 +10,8 @@ app = Commands(
     place=2,
     panels=("Set up", "Take part", "Use at home", "Look", "Repair"),
     journeys=(
-        Journey("A hospital takes part", ("init", "join", "ingest", "approve", "up")),
-        Journey("and uses what was learned", ("adapt", "evaluate", "predict")),
-        Journey("and sees what left", ("status", "ledger", "audit")),
+        Journey("Take part", ("init", "join", "ingest", "approve", "up")),
+        Journey("Use it at home", ("adapt", "evaluate", "predict")),
+        Journey("See what left", ("status", "ledger", "audit")),
     ),
 )

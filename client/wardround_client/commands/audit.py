@@ -10,7 +10,7 @@ from rich.progress import TextColumn
 from rich.table import Table
 
 from wardround.command import Command, JsonOption
-from wardround.terminal import console, emit, progress_bar, say, table
+from wardround.terminal import console, emit, progress_bar, say
 from wardround_client.commands._common import HomeArgument, checked
 
 if TYPE_CHECKING:

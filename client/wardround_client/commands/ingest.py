@@ -192,7 +192,7 @@ command = Command(
     examples=(
         "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
         "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1 --dry-run",
-        "wardround hospital ingest ~/st-anna /data/png --labels pictures.csv    (columns: file, PatientID, labels)",
+        "wardround hospital ingest ~/st-anna /data/png --labels pictures.csv",
         "wardround hospital ingest ~/st-anna heart.csv --federation federation.toml --set patient_column=id",
     ),
 )

@@ -12,7 +12,10 @@ from wardround_server.commands._common import HomeArgument, checked_run_name
 from wardround_server.home import Home
 
 
-def report(home: HomeArgument, run_name: Annotated[str, typer.Argument(metavar="RUN", show_default=False)]) -> None:
+def report(
+    home: HomeArgument,
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The name of the run.", show_default=False)],
+) -> None:
     """Write report.html of a run, finished or not."""
     from wardround_server.report import write_report
 

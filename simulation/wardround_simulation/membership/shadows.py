@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wardround.errors import WardroundError
+from wardround_client.audit.walls import OneAgreement
 from wardround_client.cohort.examples import Examples
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
@@ -84,11 +85,7 @@ class _StandIn(Hospital):
 
     def __init__(self, pool: Pool, cohort: Examples) -> None:
         super().__init__(pool.hospital.home, pool.hospital.config, Ledger(None))
-        self._agreed, self._cohort = pool.agreement, cohort
-
-    def agreement(self, digest: str) -> Agreement:
-        """The one of the run under attack."""
-        return self._agreed
+        self.approvals, self._cohort = OneAgreement(self, pool.agreement), cohort
 
     def examples(self, agreement: Agreement) -> Examples:
         """The drawn cohort."""

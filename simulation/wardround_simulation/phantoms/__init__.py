@@ -5,7 +5,7 @@ Everything here is drawn from seeded numpy generators: no patient is in it, and 
 
 from wardround_simulation.phantoms.dicom import write_hospital, write_small_hospital
 from wardround_simulation.phantoms.hospitals import HospitalProfile, Scanner, make_profiles
-from wardround_simulation.phantoms.tasks import DEFAULT_TASK, FINDINGS, TASKS
+from wardround_simulation.tasks import DEFAULT_TASK, FINDINGS, TASKS
 
 __all__ = [
     "DEFAULT_TASK",

@@ -19,7 +19,7 @@ from wardround.errors import StorageError
 from wardround_simulation.phantoms.acquire import Acquisition, acquire
 from wardround_simulation.phantoms.cohort import People, Plan, draw_people, draw_plan
 from wardround_simulation.phantoms.hospitals import HospitalProfile, Scanner, make_profiles
-from wardround_simulation.phantoms.tasks import TASKS
+from wardround_simulation.tasks import TASKS
 
 BATCH = 48
 SOP_CLASS = {

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from wardround_simulation.phantoms.anatomy import Scene
 from wardround_simulation.phantoms.shapes import Field, column, over, ramp, smooth_noise
-from wardround_simulation.phantoms.tasks import FINDINGS
+from wardround_simulation.tasks import FINDINGS
 
 Ints = npt.NDArray[np.int64]
 NODULES = 3

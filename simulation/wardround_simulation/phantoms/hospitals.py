@@ -9,7 +9,7 @@ import numpy as np
 
 from wardround.errors import ConfigError
 from wardround_simulation.phantoms.anatomy import Modality
-from wardround_simulation.phantoms.tasks import FINDINGS
+from wardround_simulation.tasks import FINDINGS
 
 LabelKey = Literal["PatientID", "StudyInstanceUID", "SOPInstanceUID"]
 Storage = Literal["implicit", "explicit", "rle", "jpeg-ls"]
