@@ -151,18 +151,18 @@ def curve_svg(line: Line, *, title: str, x_label: str, aim: float | None = None)
 
 def lines_svg(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -> str:
     """Curves of fractions as a file of their own, with a list of what they are."""
-    chart = line_chart(lines, title=title, x_label=x_label, y_label=y_label, percent=True, y_range=_around(lines))
+    drawing = line_chart(lines, title=title, x_label=x_label, y_label=y_label, percent=True, y_range=_around(lines))
     names = "".join(
         f'<text class="value {line.style}" x="310" y="{200 - 15 * place}">{escape(line.label)}</text>'
         for place, line in enumerate(reversed(lines))
     )
-    return standing(chart.replace("</svg>", f"{names}</svg>"))
+    return standing(str(drawing).replace("</svg>", f"{names}</svg>"))
 
 
 def standing(chart: str) -> str:
     """A chart of a report, with its styles, as a file of its own."""
     style = files("wardround_server.report").joinpath("style.css").read_text()
-    standing = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    standing = str(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return standing.replace("</title>", f"</title><style>{style}</style>", 1)
 
 

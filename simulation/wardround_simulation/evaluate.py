@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner, compare
 from wardround_server.checkpoint import State
 
+SAME = 1e-6  # of probabilities that do not differ
+
 
 def learner(agreement: Agreement, state: State, device: torch.device, theta: Tensor | None = None) -> Learner:
     """The federation's method at a state, or at another theta with the state's scaling."""
@@ -24,14 +27,30 @@ def learner(agreement: Agreement, state: State, device: torch.device, theta: Ten
     return Learner(agreement.federation.algorithm, loss, start)
 
 
-def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float:
-    """The shared model's balanced accuracy at a hospital, before any adaptation, in [0, 1]."""
+def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float | None:
+    """The shared model's balanced accuracy at a hospital, before any adaptation, in [0, 1].
+
+    None while the model says the same of every image, as one does whose class means nobody has given yet, or whose head
+    is made at home: its accuracy would be that of a constant, and tell nothing of what was learned.
+    """
     examples = hospital.examples(agreement)
     shared = learner(agreement, state, examples.device)
-    return shared.score(shared.unadapted(), examples)
+    fitted = shared.unadapted()
+    said = shared.probabilities(fitted, examples.z)
+    if len(said) and float((said - said[0]).abs().max()) < SAME:
+        return None
+    return shared.score(fitted, examples)
 
 
-def compare_shots(hospital: Hospital, agreement: Agreement, state: State, *, shots: int, seed: int) -> dict[str, Any]:
+def compare_shots(
+    hospital: Hospital,
+    agreement: Agreement,
+    state: State,
+    *,
+    shots: int,
+    seed: int,
+    step: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """k-shot balanced accuracy from the meta-learned and from a fresh model, for k = 0, 1 and shots.
 
     The fresh start gets the federation's feature scaling too, which can only favour it. Without shots there is nothing
@@ -49,7 +68,7 @@ def compare_shots(hospital: Hospital, agreement: Agreement, state: State, *, sho
         "meta": learner(agreement, state, examples.device),
         "fresh": learner(agreement, state, examples.device, model.initial().detach()),
     }
-    scores = compare(learners, examples, shots=sorted({0, 1, shots}), seed=seed)
+    scores = compare(learners, examples, shots=sorted({0, 1, shots}), seed=seed, step=step)
     rows: dict[int, dict[str, Any]] = {}
     for score in scores:
         low, high = max(0.0, score.mean - score.half_width), min(1.0, score.mean + score.half_width)

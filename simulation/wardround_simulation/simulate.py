@@ -118,7 +118,8 @@ def simulate(settings: Settings, watch: Watch, engine: Rounds | None = None) -> 
                 recorder.note(event, state)
         assert state is not None
         newcomer, agreement = ready.hospitals[-1], ready.agreements[-1]
-        comparison = compare_shots(newcomer, agreement, state, shots=settings.shots, seed=settings.seed)
+        step = partial(watch.step, "a new hospital")
+        comparison = compare_shots(newcomer, agreement, state, shots=settings.shots, seed=settings.seed, step=step)
         _write(settings.out / "comparison.json", comparison)
         verdict, files = _audit(ready, recorder, sinks, watch) if recorder is not None else (None, {})
         done = sinks.tell(

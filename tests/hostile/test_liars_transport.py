@@ -176,7 +176,7 @@ NAMED = {
     "too_large": "announced a reply of",
     "a_little_too_large": "not a Reply|not a RoundReply",
     "empty": "not a Reply|not a RoundReply",
-    "escapes": r"Flower reports error 3: \\x1b\[2J",
+    "escapes": r"disconnected before it answered \(Flower's error 3: \\x1b\[2J",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
@@ -163,6 +163,7 @@ def compare(
     repeats: int = 20,
     tuning_repeats: int = 3,
     seed: int = 0,
+    step: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
     """k-shot balanced accuracy after adapting from each start, all starts on the same splits.
 
@@ -176,6 +177,7 @@ def compare(
         repeats: reported splits, at least 2.
         tuning_repeats: splits to choose the setting on, at least 1.
         seed: of the splits.
+        step: is told after each score how many there are, of how many.
 
     Returns:
         A score of each start in turn, for each number of shots.
@@ -191,6 +193,8 @@ def compare(
             results = [_trial(chosen, split) for split in reported]
             half_width = _Z95 * stdev(results) / len(results) ** 0.5 if len(results) > 1 else 0.0
             scores.append(Score(name, k, fmean(results), half_width, len(results), setting))
+            if step is not None:
+                step(len(scores), len(shots) * len(learners))
     return scores
 
 

@@ -24,6 +24,7 @@ from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import Registered, RunFailed
+from wardround_server.flower.reasons import explained
 from wardround_server.home import Home, RunOptions
 from wardround_server.hospitals import Member, Registry
 from wardround_server.network.limits import announced_run
@@ -65,9 +66,11 @@ def main(grid: Grid, context: Context) -> None:
 
                 longest = max(reply_bytes(answer_size(plan.question, model)) for plan in Schedule.of(federation).rounds)
                 stack.enter_context(announced_run(home, context.run_id, longest))
-                transport = GridTransport(grid, Registry(home).by_node, mail=Mail(_over_http(grid), longest))
+                transport = GridTransport(
+                    grid, Registry(home).by_node, mail=Mail(_over_http(grid), longest, federation.digest)
+                )
             else:  # a simulation under `flwr run`: nobody registers, and every node is taken at its word
-                transport = GridTransport(grid, dict, everybody=True)
+                transport = GridTransport(grid, dict, everybody=True, digest=federation.digest)
             for event in run(
                 federation,
                 model,
@@ -113,6 +116,7 @@ class GridTransport:
         members: the hospitals by node id, as they are now; asked before each round and for each reply.
         mail: how replies are fetched; default: by the Grid's own `pull_messages`, which trusts who sends.
         everybody: nodes that are no members are asked too, named by their numbers, and believed. Only in a simulation.
+        digest: of the run's agreement, for errors.
     """
 
     def __init__(
@@ -122,9 +126,10 @@ class GridTransport:
         *,
         mail: Mailbox | None = None,
         everybody: bool = False,
+        digest: str = "",
     ) -> None:
         self._grid, self._members, self._everybody = grid, members, everybody
-        self._mail = mail or _GridMail(grid)
+        self._mail = mail or _GridMail(grid, digest)
         self._nodes: dict[str, int] = {}
         self._declared: dict[str, int] = {}
 
@@ -179,12 +184,12 @@ class GridTransport:
 class _GridMail:
     """Replies by Flower's public Grid, in a simulation: the hospitals are this process's own."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, digest: str) -> None:
+        self._grid, self._digest = grid, digest
 
     def collect(self, waiting: Iterable[str], until: float) -> Iterator[tuple[str, bytes | WardroundError]]:
         for reply in self._grid.pull_messages(list(waiting)):
-            yield reply.metadata.reply_to_message_id, _outcome(reply)
+            yield reply.metadata.reply_to_message_id, _outcome(reply, self._digest)
 
     def close(self, sent: Iterable[str], unanswered: Iterable[str]) -> Iterator[tuple[str, WardroundError]]:
         return iter(())
@@ -218,9 +223,9 @@ def _end_with_the_coordinator(home: Path) -> None:
     threading.Thread(target=watch, name="coordinator-watch", daemon=True).start()
 
 
-def _outcome(reply: Message) -> bytes | WardroundError:
+def _outcome(reply: Message, digest: str) -> bytes | WardroundError:
     if reply.has_error():
-        return FederationError(f"Flower reports error {reply.error.code}: {shown(reply.error.reason)}")
+        return explained(reply.error.code, reply.error.reason, digest)
     try:
         return unpack(reply.content)
     except MessageError as error:

@@ -21,9 +21,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from wardround.errors import FederationError, MessageError, WardroundError
-from wardround.text import shown
 from wardround_flower import unpack
 from wardround_flower.parts import ENVELOPE_BYTES, check_parts, most_parts
+from wardround_server.flower.reasons import explained
 
 SLICE_S = 0.5  # after so long the others are looked at again
 log = logging.getLogger(__name__)
@@ -45,10 +45,11 @@ class Mail:
     Args:
         grid: Flower's, over HTTP.
         largest_reply: bytes of the longest blob that an honest hospital answers with in this run.
+        digest: of the run's agreement, for errors.
     """
 
-    def __init__(self, grid: HttpGrid, largest_reply: int) -> None:
-        self._grid, self._limit = grid, largest_reply
+    def __init__(self, grid: HttpGrid, largest_reply: int, digest: str = "") -> None:
+        self._grid, self._limit, self._digest = grid, largest_reply, digest
         self._arriving: dict[str, Arriving] = {}
         self._late: set[str] = set()
 
@@ -68,7 +69,7 @@ class Mail:
                 self._forget(reply)
             elif head.HasField("error"):
                 self._forget(reply)
-                yield to, FederationError(f"Flower reports error {head.error.code}: {shown(head.error.reason)}")
+                yield to, explained(head.error.code, head.error.reason, self._digest)
             elif to in asked:
                 self._arriving[to] = Arriving(reply, [part.object_id for part in iterate_object_tree(tree)])
         for to, reply_ in list(self._arriving.items()):
