@@ -24,7 +24,7 @@ Sink = Callable[[Path, Mapping[str, Any]], AbstractContextManager[Tell]]
 SINKS: Kind[Sink] = Kind("event sink", "wardround_server.sinks", "sink", "wardround.sinks")
 ALWAYS = ("jsonl", "log")
 LAST_WORDS_S = 10.0  # how long a sink may take for what is left when the run is over
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)  # `log` is the name of a sink
 
 
 class Sinks:
@@ -53,9 +53,9 @@ class Sinks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in self._threads:
-            each.finish()
-        self._stack.close()
+        with self._stack:
+            for each in self._threads:
+                each.finish()
 
     def tell(self, event: Event) -> Event:
         """Give an event to every sink -> the event, with its time."""
@@ -82,11 +82,11 @@ class _Apart(threading.Thread):
                     tell(event)
         except Exception as error:  # another's code
             kind, text = type(error).__name__, shown(error, 500)
-            log.warning("event sink %s failed and gets no further event: %s: %s", self._sink, kind, text)
+            _logger.warning("event sink %s failed and gets no further event: %s: %s", self._sink, kind, text)
 
     def finish(self) -> None:
         """Let it handle what is left, for a while."""
         self.events.put(None)
         self.join(LAST_WORDS_S)
         if self.is_alive():
-            log.warning("event sink %s is busy %g s after the run: it is left behind", self._sink, LAST_WORDS_S)
+            _logger.warning("event sink %s is busy %g s after the run: it is left behind", self._sink, LAST_WORDS_S)
