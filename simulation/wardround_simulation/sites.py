@@ -19,7 +19,7 @@ from wardround.errors import ConfigError, DataError
 from wardround.settings import limited
 from wardround_client.config import Policy
 from wardround_client.hospital import Hospital
-from wardround_client.intake.check import check_labels
+from wardround_client.intake.check import labels_for
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.recipe import ImageRecipe, TableRecipe
@@ -105,7 +105,9 @@ def sites_of_data(data: Path, out: Path, task: Task) -> list[Site]:
             raise ConfigError(
                 f"{place} cannot be a hospital's name", allowed="letters, digits, dot, dash and underscore"
             )
-        check_labels(source_of(place, task), [task])
+        labels = labels_for(source_of(place, task), task)
+        if labels.nearest:  # other labels are left out, but a typing error would cost a class
+            raise labels.error("lines", f"correct them in {place}, or name them in task.classes")
         sites.append(
             Site(
                 name=name,

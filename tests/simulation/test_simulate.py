@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from wardround.cli import run
 from wardround.config import load_federation
@@ -120,6 +122,91 @@ def test_folders_of_ones_own_take_the_place_of_phantoms(
     assert all(20 <= h["declared_patients"] <= 30 for h in described["hospitals"])
     rounds = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()][:-1]
     assert not any(event["accuracy_by_hospital"] for event in rounds)
+
+
+TABLE_FEDERATION = """
+name = "hearts"
+[task]
+label_column = "num"
+classes = ["0", "1"]
+kind = "table"
+features = ["age", "chol"]
+[model]
+family = "logistic"
+[algorithm]
+adapt_steps = 3
+[rounds]
+rounds = 2
+quorum = 2
+evaluate_every = 0
+"""
+PICTURES_FEDERATION = """
+name = "shades"
+[task]
+label_column = "shade"
+classes = ["dark", "light"]
+image_size_px = 32
+[model]
+features = 8
+[algorithm]
+adapt_steps = 3
+[rounds]
+rounds = 2
+quorum = 2
+evaluate_every = 0
+"""
+
+
+def tables(data: Path) -> None:
+    """A CSV for each hospital; one of them as its own spreadsheet writes it."""
+    for number, name in enumerate(["north", "south", "west"]):
+        separator = ";" if number == 1 else ","
+        lines = [("PatientID", "age", "chol", "num")]
+        lines += [(f"P{row // 2}", str(40 + row), str(200 + 7 * row % 90), str(row // 2 % 2)) for row in range(48)]
+        (data / f"{name}.csv").write_text("\n".join(map(separator.join, lines)) + "\n")
+
+
+def pictures(data: Path) -> None:
+    """A folder of PNG files and their labels.csv for each hospital."""
+    for name in ("north", "south", "west"):
+        (data / name).mkdir()
+        lines = ["file,PatientID,shade"]
+        for number in range(24):
+            Image.new("L", (12, 10), 40 + 150 * (number % 2) + number).save(data / name / f"{number}.png")
+            lines.append(f"{number}.png,P{number},{['dark', 'light'][number % 2]}")
+        (data / name / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("write", "federation", "wrong", "words"),
+    [
+        (tables, TABLE_FEDERATION, ("num", "numb"), "no label column 'num'"),
+        (pictures, PICTURES_FEDERATION, ("dark", "Dark"), "did you mean 'dark'?"),
+    ],
+)
+def test_tables_and_pictures_of_ones_own_are_read_too(
+    tmp_path: Path,
+    write: Callable[[Path], None],
+    federation: str,
+    wrong: tuple[str, str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write(data)
+    (tmp_path / "federation.toml").write_text(federation)
+    arguments = ["simulate", str(tmp_path / "federation.toml"), "--data", str(data), "--shots", "2"]
+    assert ended([*arguments, "--out", str(tmp_path / "out")]) == 0
+    described = json.loads((tmp_path / "out" / "simulation.json").read_text())
+    assert [(h["name"], h["declared_patients"]) for h in described["hospitals"]] == [
+        ("north", 20), ("south", 20), ("west", 20),
+    ]  # fmt: skip
+    for file in data.rglob("*.csv"):
+        file.write_text(file.read_text().replace(*wrong))
+    assert ended([*arguments, "--out", str(tmp_path / "again")]) == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "did you mean 'dark'?" in told or ("num, numb" not in told and "no label column 'num'" in told)
 
 
 def ended(arguments: list[str]) -> int:

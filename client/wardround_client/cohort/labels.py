@@ -67,14 +67,9 @@ class LabelCounts:
         more = [f"and {len(self.unknown) - NAMED} more"] if len(self.unknown) > NAMED else []
         return f"{self.column} has labels that the task does not know: {', '.join(named + more)}"
 
-    def check(self, of: str = "patients") -> None:
-        """Raises: DataError, when a label is probably a mistake."""
-        if self.suspect:
-            raise DataError(
-                self.sentence(of),
-                allowed=", ".join(self.classes),
-                do="correct the labels and ingest again, or add --allow-unknown-labels: those images are not used",
-            )
+    def error(self, of: str, do: str) -> DataError:
+        """For labels that are probably a mistake. of: what was counted. do: what to do next."""
+        return DataError(self.sentence(of), allowed=", ".join(self.classes), do=do)
 
 
 def label_counts(store: CohortStore, task: Task) -> LabelCounts:

@@ -26,7 +26,7 @@ from wardround_client.cohort.index import Layout, storage
 from wardround_client.cohort.labels import LabelCounts
 from wardround_client.cohort.store import MANUFACTURER, normalised
 from wardround_client.cohort.writer import CohortWriter
-from wardround_client.intake.check import check_labels
+from wardround_client.intake.check import check_labels, labels_for
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import Recipe
 from wardround_client.intake.source import Item, Rejection, Source
@@ -81,7 +81,11 @@ def ingest(
     found = sum(1 for _ in source.items())
     if not found:
         raise DataError(f"{source.name} holds no files", do="name what holds the images or the rows")
-    check_labels(source, tasks, allow_unknown=allow_unknown_labels)
+    for task in tasks:
+        if allow_unknown_labels:
+            labels_for(source, task)
+        else:
+            check_labels(source, task)
     writing = CohortWriter(cohort_dir, recipe.layout, key, withdrawn=withdrawn, dry_run=dry_run)
     with storage(cohort_dir), writing as writer:
         tally = Tally(write=lambda *_: None)

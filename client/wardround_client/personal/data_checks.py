@@ -6,7 +6,6 @@ a patient (P56).
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import DataError
+from wardround_client.cohort.labels import nearest
 from wardround_client.cohort.store import UNKNOWN
 
 NAMED = 5
@@ -83,11 +83,10 @@ def label_findings(codes: Iterable[str | None], classes: Sequence[str]) -> list[
         strange.pop(name, None)
     if not strange:
         return []
-    folded = {name.casefold(): name for name in classes}
 
     def told(code: str, count: int) -> str:
-        near = difflib.get_close_matches(code.casefold(), folded, n=1)
-        return f"{_short(code)} ({count}{f', perhaps {folded[near[0]]!r}' if near else ''})"
+        near = nearest(code, classes)
+        return f"{_short(code)} ({count}{f', perhaps {near!r}' if near else ''})"
 
     ordered = sorted(strange.items(), key=lambda item: (-item[1], item[0]))
     return [

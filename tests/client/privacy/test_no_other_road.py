@@ -260,6 +260,8 @@ def test_an_answer_brings_nothing_along(model: str) -> None:
 # --- which modules hold images
 
 HOLDS_IMAGES = {
+    "wardround_client.cohort.patients": "opens the cohort and keeps it encoded",
+    "wardround_client.cohort.labels": "at home: counts the patients a class",
     "wardround_client.hospital": "opens the cohort and keeps it encoded",
     "wardround_client.round": "carries the encoded cohort to the private one; its sending is in tests/hostile",
     "wardround_client.privacy.episodes": "deals patients for the private cohort",
