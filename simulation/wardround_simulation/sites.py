@@ -238,7 +238,9 @@ def _write(site: Site) -> None:
 def _take_in(site: Site, key: bytes, federation: Federation) -> None:
     task = federation.task
     recipe = TableRecipe(task.features) if task.kind == "table" else ImageRecipe(task.image_size_px, task.channels)
-    ingest(source_of(site.images, task), site.home / "cohort", recipe, key=key, workers=0)
+    # What somebody else made may crash a decoder.
+    workers = 0 if site.profile else 1
+    ingest(source_of(site.images, task), site.home / "cohort", recipe, key=key, workers=workers)
 
 
 @contextmanager

@@ -74,8 +74,8 @@ def test_labels_that_differ_in_case_are_an_error_that_names_the_class(
     typed = ("ingest", home, folder, "--labels", folder / "labels.csv", "--federation", federation)
     code, _, err = wardround(capsys, *typed)
     assert code == 3
-    assert "'Normal' (2 lines, did you mean 'normal'?)" in err and "'NODULE' (1 lines, did you mean 'nodule'?)" in err
-    assert "'xyzzy' (1 lines)" in err and "normal, nodule, effusion" in err
+    assert "'Normal' (2 lines, did you mean 'normal'?)" in err and "'NODULE' (1 line, did you mean 'nodule'?)" in err
+    assert "'xyzzy' (1 line)" in err and "normal, nodule, effusion" in err
     assert not (home / "cohort" / "inputs.bin").exists(), "nothing was stored"
     code, out, _ = wardround(capsys, *typed, "--allow-unknown-labels")
     assert code == 0
@@ -125,6 +125,9 @@ def test_a_folder_of_pictures_without_their_csv_is_an_error_with_the_right_advic
     code, out, err = wardround(capsys, "ingest", home, folder, "--labels", folder / "labels.csv")
     assert code == 3
     assert "not DICOM" in out and "none of 4 could be used" in err and "columns file, PatientID" in err
+    pictures(tmp_path / "more")
+    typed = ("--labels", tmp_path / "more" / "pictures.csv", "--size", 16)
+    assert wardround(capsys, "ingest", home, tmp_path / "more", *typed)[0] == 0, "an empty cohort binds to no size"
 
 
 def test_pictures_and_their_csv_become_a_cohort_once(
@@ -146,6 +149,11 @@ def test_pictures_and_their_csv_become_a_cohort_once(
     assert store.inputs.shape == (4, 1, 8, 8) and store.inputs[:].max() > 40_000
     again = json.loads(wardround(capsys, *typed)[1])
     assert (again["already"], again["added"], again["patients"]) == (4, 0, 2)
+    # Two lines about one picture contradict each other: it has no label.
+    with (folder / "pictures.csv").open("a") as file:
+        file.write("./b/3.png,P1,effusion\n")
+    contradicted = json.loads(wardround(capsys, *typed)[1])
+    assert contradicted["labels"] == {"finding": {"normal": 2, "nodule": 1}}
     # The picture is another patient's: it is read again, and the first patient keeps what was stored.
     text = (folder / "pictures.csv").read_text().replace("b/1.jpg,P0,nodule", "b/1.jpg,P7,effusion")
     (folder / "pictures.csv").write_text(text)

@@ -63,7 +63,10 @@ class LabelCounts:
         if not self.unknown:
             return ""
         hints = {name: f", did you mean {near!r}?" for name, near in self.nearest.items()}
-        named = [f"{quoted(name)} ({n} {of}{hints.get(name, '')})" for name, n in list(self.unknown.items())[:NAMED]]
+        named = [
+            f"{quoted(name)} ({n} {of.removesuffix('s') if n == 1 else of}{hints.get(name, '')})"
+            for name, n in list(self.unknown.items())[:NAMED]
+        ]
         more = [f"and {len(self.unknown) - NAMED} more"] if len(self.unknown) > NAMED else []
         return f"{self.column} has labels that the task does not know: {', '.join(named + more)}"
 

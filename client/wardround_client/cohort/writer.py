@@ -86,7 +86,9 @@ class CohortWriter:
             self._index.executemany("INSERT INTO meta VALUES (?, ?)", wanted)
             self._index.execute("COMMIT")
         stored, meta = read_meta(self.path, self._index)
-        if stored != self.layout:
+        if stored != self.layout and not count_rows(self._index):  # an ingest of which nothing could be used
+            self._index.execute("UPDATE meta SET value = ? WHERE name = 'layout'", (self.layout.dumps(),))
+        elif stored != self.layout:
             raise DataError(
                 f"{self.path}: asked for {_differences(self.layout, stored)}",
                 allowed=_differences(stored, self.layout) + ", as this cohort was made",

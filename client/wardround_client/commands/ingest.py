@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, WardroundError
 from wardround.terminal import console, emit, fields, progress_bar, say
 from wardround.text import shown
 from wardround_client.commands._common import NewHome, checked
@@ -130,10 +131,12 @@ def _task(federation: Path | None) -> Task | None:
 
 
 def _approved(hospital: Hospital, source: Source) -> list[Task]:
-    """The tasks of the approved agreements whose labels this source brings."""
-    approvals = hospital.approvals
-    tasks = [approvals.federation(digest).task for digest in sorted(approvals.digests())]
-    return [task for task in tasks if task.label_column in source.label_columns]
+    """The tasks of the approved agreements that this source brings labels for."""
+    tasks = []
+    for digest in sorted(hospital.approvals.digests()):
+        with suppress(WardroundError):  # an approval that cannot be used says nothing about labels
+            tasks.append(hospital.approvals.federation(digest).task)
+    return [task for task in tasks if task.kind == source.kind and task.label_column in source.label_columns]
 
 
 def _note(line: str, as_json: bool) -> None:

@@ -132,7 +132,7 @@ def _claim_known(
             continue
         if not batch.claim(*known):
             again.add((item.name, item.line))
-        elif known[0] not in writer.withdrawn:
+        if known[0] not in writer.withdrawn:
             _stage_own(batch, item, known[1], tally)
     return again
 
@@ -183,6 +183,7 @@ def _store(
     if not len(outcome.rows) or outcome.rows.shape[1:] != writer.layout.shape:
         tally.reject(item.name, Rejection("rows of another shape than the cohort's", str(outcome.rows.shape)))
         return
+    _stage_own(batch, item, instance, tally)
     if not batch.claim(patient, instance):
         tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
         return
@@ -197,7 +198,6 @@ def _store(
     else:
         tally.reject(item.name, Rejection(f"{source.identity} is in the cohort with other pixels"))
         return
-    _stage_own(batch, item, instance, tally)
     if file:
         batch.remember(file, patient, instance)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -103,12 +103,10 @@ def quarantine_list(cohort_dir: Path) -> Iterator[Callable[[str, Rejection], Non
     """quarantine.csv, replaced in one step by this ingest's list; quarantined items are tried again each time."""
     target = cohort_dir / QUARANTINE
     with replacing(target, scratch=target.with_suffix(".csv.part")) as raw:
-        file = io.TextIOWrapper(raw, "utf-8", "backslashreplace", newline="")
-        writer = csv.writer(file)
+        writer = csv.writer(codecs.getwriter("utf-8")(raw, "backslashreplace"))
         writer.writerow(["file", "reason", "detail"])
 
         def write(what: str, rejection: Rejection) -> None:
             writer.writerow(map(harmless, (what, rejection.reason, rejection.detail)))
 
         yield write
-        file.detach()

@@ -9,6 +9,7 @@ import resource
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from wardround.errors import WardroundError
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import Recipe
 from wardround_client.intake.source import Instance, Item, Rejection
@@ -95,6 +97,10 @@ def _result(future: ProcessFuture[Outcome]) -> Outcome:
         return TOO_SLOW
     except ProcessExpired:
         return CRASHED
+    except BrokenProcessPool:
+        raise WardroundError(
+            "no process can be started to read files in", do="close other programs, or ask for fewer --workers"
+        ) from None
 
 
 class _Pool:

@@ -6,6 +6,8 @@ read: nobody could say whose it is.
 
 from __future__ import annotations
 
+import posixpath
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +56,14 @@ class Picture:
             return Rejection("another number of cells than there are columns", f"line {self.line}")
         if self.patient in MISSING or not self.file:
             return Rejection("the CSV names no file, or no PatientID", f"line {self.line}")
-        with open_regular(self.path, recipe.greatest_bytes) as file, Image.open(file) as image:
-            if image.width * image.height > recipe.greatest_pixels:
-                return Rejection("larger than the limit", f"{image.width} x {image.height} pixels")
-            values = _values(ImageOps.exif_transpose(image))
+        with open_regular(self.path, recipe.greatest_bytes) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit is not ours
+            with Image.open(file) as image:
+                if image.width * image.height > recipe.greatest_pixels:
+                    return Rejection("larger than the limit", f"{image.width} x {image.height} pixels")
+                if getattr(image, "n_frames", 1) > 1:
+                    return Rejection("several pictures in one file")
+                values = _values(ImageOps.exif_transpose(image))
         return Instance(
             patient=pseudonyms.patient(self.patient),
             study=b"",
@@ -91,7 +97,7 @@ class ImageFolder(Source):
             if row.cells is None:
                 yield Picture(self._root, "", None, row.line, none)
             else:
-                file = row.cells[FILE].replace("\\", "/")
+                file = posixpath.normpath(row.cells[FILE].replace("\\", "/")) if row.cells[FILE] else ""
                 labels = labels_of(row.cells, self.label_columns)
                 yield Picture(self._root / file, file, row.cells[PATIENT], row.line, labels)
 
