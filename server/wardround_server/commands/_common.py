@@ -12,7 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from wardround.config import Name
 from wardround.errors import ConfigError
 from wardround_server.home import Home
-from wardround_server.hospitals import Registry
+from wardround_server.hospitals import Registry, Seen
+
+SILENT_S = 9.0  # two heartbeats
 
 HomeArgument = Annotated[Path, typer.Argument(help="The coordinator's home folder.", show_default=False)]
 
@@ -51,3 +53,28 @@ def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
             if node not in nodes.values() and state != "unregistered":
                 control.unregister(node)
     return nodes
+
+
+def seen_nodes(coordinator: Home) -> dict[int, Seen]:
+    """Each node's state. Raises: Unreachable."""
+    admin = int(coordinator.running()["admin"])
+    from wardround_server.flower.superlink import Control
+
+    with Control(admin, coordinator.tls.ca) as control:
+        return control.seen()
+
+
+def in_words(seen: Seen | None) -> str:
+    """A node's state in words."""
+    if seen is None:
+        return "unknown"
+    if seen.ago_s is None or (seen.status == "online" and seen.ago_s < SILENT_S):
+        return seen.status
+    return f"{'silent' if seen.status == 'online' else seen.status}, last seen {_ago(seen.ago_s)} ago"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

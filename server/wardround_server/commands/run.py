@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.config import load_federation
+from wardround.config import Federation
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import write_atomically
 from wardround.given import TOML_BYTES, given_text
-from wardround.terminal import console, say
+from wardround.terminal import console, emit, say
+from wardround.toml import loads
 from wardround_server.commands._common import HomeArgument, checked_run_name
 from wardround_server.follow import follow
 from wardround_server.home import OPTIONS, Home, RunOptions
@@ -37,14 +37,14 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a federation to its end and write the report. Ctrl-C stops it; --resume goes on where it was."""
-    agreement = load_federation(federation)
+    text = given_text(federation, TOML_BYTES, do="name a federation.toml")
+    agreement = loads(text, Federation, name=str(federation))
     coordinator = Home(home.absolute())
-    config = coordinator.config()
-    for sink in config.sinks:
+    for sink in coordinator.config().sinks:
         _ = SINKS[sink]  # an unknown one is an error now, and not a line in a log later
     admin = int(coordinator.running()["admin"])
-    name = run_name or agreement.name
-    folder = coordinator.run_folder(checked_run_name(name))
+    name = checked_run_name(run_name or agreement.name)
+    folder = coordinator.run_folder(name)
     if not resume and (folder / "checkpoint.safetensors").exists():
         raise ConfigError(f"run {name!r} exists already", do="continue it with --resume, or choose another --run")
     if resume and not folder.is_dir():
@@ -55,8 +55,10 @@ def run(
     from wardround_server.report import write_report
 
     with Checkpointer(folder).held():  # what is going on already keeps its agreement
-        _keep_agreement(coordinator, federation, folder, agreement.model.encoder)
-        coordinator.write(f"runs/{folder.name}/{OPTIONS}", RunOptions(wait_s=wait).model_dump_json() + "\n")
+        coordinator.write(f"runs/{name}/federation.toml", text)
+        coordinator.write(f"runs/{name}/{OPTIONS}", RunOptions(wait_s=wait).model_dump_json() + "\n")
+        if agreement.model.encoder != "builtin":
+            _keep_encoder(federation, folder, agreement.model.encoder)
 
     events = folder / EVENTS
     with Control(admin, coordinator.tls.ca) as control, _shown(as_json) as tell:
@@ -65,7 +67,7 @@ def run(
         try:
             follow(control, run_id, events, start, tell)
         except BaseException as error:
-            with suppress(WardroundError):  # what was done until here
+            with suppress(WardroundError):  # of a run that failed, too
                 report = write_report(folder)
                 if not as_json:
                     say(f"The report of what was done is {report}.")
@@ -74,7 +76,7 @@ def run(
             raise
     report = write_report(folder)
     if as_json:
-        print(json.dumps({"event": "done", "run": name, "report": str(report)}))
+        emit(event="done", run=name, report=str(report))
     else:
         say(f"The report is {report}.")
 
@@ -89,13 +91,8 @@ def _shown(as_json: bool) -> Iterator[Tell]:
         yield tell
 
 
-def _keep_agreement(coordinator: Home, federation: Path, folder: Path, encoder: str) -> None:
-    """Copy the agreement, and the encoder it names, into the run's folder. Raises: ConfigError, StorageError."""
-    coordinator.write(
-        f"runs/{folder.name}/federation.toml", given_text(federation, TOML_BYTES, do="name a federation.toml")
-    )
-    if encoder == "builtin":
-        return
+def _keep_encoder(federation: Path, folder: Path, encoder: str) -> None:
+    """Copy the encoder that an agreement names into the run's folder. Raises: ConfigError, StorageError."""
     weights = federation.parent / encoder
     if not weights.is_file():
         raise ConfigError(f"{federation}: model.encoder names {weights}, which is not there", do="put it there")

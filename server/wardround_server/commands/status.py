@@ -12,14 +12,12 @@ from wardround.errors import Unreachable
 from wardround.terminal import console, say, table
 from wardround.text import shown
 from wardround_server.answers import AnswerBook
-from wardround_server.commands._common import HomeArgument
+from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
 from wardround_server.follow import last_event
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry, Seen
 from wardround_server.sinks.jsonl import FILE as EVENTS
-
-SILENT_S = 9.0  # two heartbeats
 
 
 def status(home: HomeArgument, as_json: JsonOption = False) -> None:
@@ -28,7 +26,7 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     coordinator.config()
     seen, down = dict[int, Seen](), None
     try:
-        seen = _seen(coordinator)
+        seen = seen_nodes(coordinator)
     except Unreachable as error:
         down = error
     registered = list(Registry(home))
@@ -37,7 +35,7 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
         {
             "hospital": hospital.name,
             "declared_patients": hospital.declared_patients,
-            "status": "coordinator down" if down else _status(seen.get(hospital.node_id or 0)),
+            "status": "coordinator down" if down else in_words(seen.get(hospital.node_id or 0)),
             "answers": len(book.of(hospital.name)),
         }
         for hospital in registered
@@ -57,31 +55,6 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
         console.print(table("run", "how far", "since", rows=[[name, *_how_far(event)] for name, event in runs.items()]))
     if down:
         raise typer.Exit(down.exit_code)
-
-
-def _seen(coordinator: Home) -> dict[int, Seen]:
-    """Each node's state. Raises: Unreachable."""
-    admin = int(coordinator.running()["admin"])
-    from wardround_server.flower.superlink import Control
-
-    with Control(admin, coordinator.tls.ca) as control:
-        return control.seen()
-
-
-def _status(seen: Seen | None) -> str:
-    """A node's state in words."""
-    if seen is None:
-        return "unknown"
-    if seen.ago_s is None or (seen.status == "online" and seen.ago_s < SILENT_S):
-        return seen.status
-    return f"{'silent' if seen.status == 'online' else seen.status}, last seen {_ago(seen.ago_s)} ago"
-
-
-def _ago(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _how_far(event: Event | None) -> tuple[str, str]:
