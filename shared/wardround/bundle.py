@@ -4,7 +4,7 @@ Flower ships an app as a zip whose root it puts at the FRONT of `sys.path`, so a
 ours. This one names our installed entry points and embeds the federation's agreement; a hospital builds the same bytes
 from the federation.toml it was shown, and so knows the hash it approves before anything arrives.
 
-The bytes are those of `flwr build` (flwr 1.41, `flwr/cli/build.py`): it parses pyproject.toml and writes it again with
+The bytes are those of `flwr build` (flwr 1.42, `flwr/cli/build.py`): it parses pyproject.toml and writes it again with
 tomli-w, stores the files uncompressed under one fixed date, and adds a listing of their hashes. A test compares.
 """
 

@@ -1,4 +1,4 @@
-"""Bounds on a message as Flower sends it: objects that name each other by SHA-256 (flwr 1.41). Both sides use these.
+"""Bounds on a message as Flower sends it: objects that name each other by SHA-256 (flwr 1.42). Both sides use these.
 
 A message of ours is a chain: Message, RecordDict, ArrayRecord, Array, and as many ArrayChunks as its length explains.
 An object is stored as: class name, ids of its children and length of the body, with blanks between; a zero byte; the

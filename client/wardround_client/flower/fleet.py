@@ -1,4 +1,4 @@
-"""Flower's Fleet API (flwr 1.41), as far as a hospital's node speaks it.
+"""Flower's Fleet API (flwr 1.42), as far as a hospital's node speaks it.
 
 This is the only file of the hospital with private Flower API; each symbol has a test that fails by its name when Flower
 changes it. Nothing that a coordinator answers is believed: its length is bounded while it is read, and what cannot be

@@ -2,7 +2,7 @@
 
 Flower's own `pull_messages` waits up to two hours for the parts of an announced reply, puts together whatever it gets,
 and raises out of the round when that fails. Here a part that is not there yet is asked for again later, and what cannot
-be read is an error of its hospital's. Private Flower API (flwr 1.41); each symbol has a test that fails by its name.
+be read is an error of its hospital's. Private Flower API (flwr 1.42); each symbol has a test that fails by its name.
 """
 
 from __future__ import annotations

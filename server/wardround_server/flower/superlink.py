@@ -4,7 +4,7 @@ ONE SuperLink behind two TLS listeners. Its Control API knows no accounts: whoev
 start runs. So all of it listens on loopback, for processes of the coordinator's own user alone (peers.py); hospitals
 reach a second port behind a gate (gate.py) and a door (door.py), which serves the Fleet paths only.
 
-Private Flower API (flwr 1.41) is used here, in door.py and in mail.py, and nowhere else in the coordinator. Each symbol
+Private Flower API (flwr 1.42) is used here, in door.py and in mail.py, and nowhere else in the coordinator. Each symbol
 has a test that fails by its name when Flower changes it.
 """
 
