@@ -7,7 +7,7 @@
 Rows are appended and synced first, then the index commits. So after a crash the index never points at a row that is
 not there; rows that no index knows are cut off when the next ingest opens the cohort.
 
-Whoever opens a cohort says who has withdrawn (withdrawn.py). Rows of these patients are not there for any reader.
+A cohort is opened with the pseudonyms of those who have withdrawn (optout.py). No reader sees their rows.
 """
 
 from __future__ import annotations

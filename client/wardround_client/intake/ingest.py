@@ -12,7 +12,7 @@ patients who claim the same one both keep theirs.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -38,8 +38,8 @@ Progress = Callable[[int, int], None]
 BATCH_BYTES = 1 << 25
 """Of rows in one transaction, about: a sync to disk every hundred images or so, and memory stays flat."""
 
-LISTED_LINES = 20
-"""At most so many lines of the CSV are named in a summary."""
+LISTED_LINES, LISTED_LABELS = 20, 100
+"""At most so many lines of the CSV, and labels of a column, are named in a summary."""
 
 
 def ingest(
@@ -225,7 +225,7 @@ def _finish(writer: CohortWriter, source: Source, tally: Tally, tasks: Sequence[
         images=images,
         added=writer.added,
         unlabelled=writer.unlabelled(columns),
-        labels={name: dict(Counter(label for label, _ in writer.labels(name)).most_common()) for name in columns},
+        labels={name: _most(label for label, _ in writer.labels(name)) for name in columns},
         classes=tuple(LabelCounts.of(writer.labels(task.label_column), task) for task in tasks),
         unmatched=unmatched,
         unmatched_lines=lines,
@@ -234,3 +234,7 @@ def _finish(writer: CohortWriter, source: Source, tally: Tally, tasks: Sequence[
         shared=writer.shared(),
         pictures=tally.pictures,
     )
+
+
+def _most(labels: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(labels).most_common(LISTED_LABELS))

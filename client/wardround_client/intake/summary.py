@@ -34,7 +34,8 @@ class IngestSummary:
         reasons: quarantined items by reason; a reason never holds a value of an item.
         patients, images: in the whole cohort now (images: rows, for a table), less those who have withdrawn.
         added: images that this ingest added. unlabelled: images without a label in any column of this CSV.
-        labels: by column of this CSV, how many patients of the cohort have an image of each label.
+        labels: by column of this CSV, how many patients of the cohort have an image of each label, for the
+            most frequent of them.
         classes: the same for the classes of each task that was named.
         unmatched: rows of the CSV whose key no image has. unmatched_lines: the first of their line numbers.
         unusable: lines of the CSV without a key, with too few or too many cells, or that contradict an earlier line of

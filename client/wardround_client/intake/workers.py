@@ -34,8 +34,8 @@ NO_MEMORY = Rejection("not enough memory to decode it")
 AGAIN = (CRASHED, TOO_SLOW, NO_MEMORY)
 """What is believed only of an item that had the machine to itself: what others needed decides about nobody's file."""
 
-AHEAD = 32
-"""Items in flight a worker: enough that none waits, few enough that memory stays flat."""
+AHEAD, AHEAD_BYTES = 32, 1 << 23
+"""Items, and bytes of rows, in flight a worker: enough that none waits, few enough that memory stays flat."""
 
 
 def outcomes(
@@ -60,6 +60,7 @@ def outcomes(
             yield item, _read(item, recipe, pseudonyms)
         return
     count = workers or len(os.sched_getaffinity(0))
+    ahead = count * max(3, min(AHEAD, AHEAD_BYTES // recipe.layout.row_bytes))
     todo = iter(items)
     flying: deque[tuple[AnyItem, ProcessFuture[Outcome]]] = deque()
     first = next(todo, None)
@@ -69,7 +70,7 @@ def outcomes(
     try:
         flying.append((first, pool.submit(first)))
         while flying:
-            flying.extend((item, pool.submit(item)) for item in islice(todo, AHEAD * count - len(flying)))
+            flying.extend((item, pool.submit(item)) for item in islice(todo, ahead - len(flying)))
             item, future = flying.popleft()
             outcome = _result(future)
             if outcome in AGAIN:
