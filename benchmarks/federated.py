@@ -37,7 +37,8 @@ RUN = "benchmark"
 class ArrayHospital:
     """A hospital whose cohort is encoded already.
 
-    counts: what it answered in round 0, from which its own prior comes.
+    counts: what it answered in round 0, from which its own prior comes. sent: the sum of its deltas, if the algorithm
+    remembers.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ArrayHospital:
     open_cohort: OpenCohort
     declared_patients: int
     counts: Tensor | None = field(default=None)
+    sent: Tensor | None = field(default=None)
 
     @classmethod
     def of(cls, name: str, examples: Examples, federation: Federation, model: Model, *, private: bool) -> ArrayHospital:
@@ -69,7 +71,9 @@ class ArrayHospital:
             reserved=rows_for(self.agreement.calibration, plan),
         )
         prior = None if self.counts is None else self.examples.labels.prior(self.counts, self.declared_patients)
-        answer = ask(plan, cohort, request, self.agreement, prior, torch.device("cpu"))
+        answer = ask(plan, cohort, request, self.agreement, prior, torch.device("cpu"), self.sent)
+        if plan.trains and self.agreement.federation.algorithm.remembers:
+            self.sent = answer if self.sent is None else self.sent + answer
         if plan.question == "statistics":
             self.counts = Statistics.unpack(answer, model.classes).counts
         header = ReplyHeader(

@@ -82,6 +82,7 @@ def rows(embeddings: tuple[int, int], *, rate: float = 20.0) -> tuple[Row, ...]:
             hospital("fedprox", 2, 0.2, local_steps=2, local_learning_rate=5.0, proximal=0.02),
             name="FedProx + fine-tune",
         ),
+        hospital("scaffold", 2, 0.2, local_steps=2, local_learning_rate=5.0),
         hospital("reptile", 2, 0.2, local_steps=2, local_learning_rate=5.0),
         hospital("fomaml", 2, 0.4, local_steps=1, local_learning_rate=5.0),
         hospital("discriminant", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def follow(heading: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             points = re.sub(r'\[project\.entry-points\."(.+?)"\].*', r"[\1]", body)
             (info / "entry_points.txt").write_text(points.replace('"', ""))
     assert (info / "entry_points.txt").exists() and any(title for _, title, _ in blocks), "nothing to install"
+    for package in {title.split("/")[0] for _, title, _ in blocks if title}:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:  # another recipe's
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(folder)
     importlib.invalidate_caches()
     return folder

@@ -117,6 +117,7 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
 
     # 3. What may raise raises here, where nobody is looked at: the whole answer, about nobody.
     rows, prior = rows_for(agreement.calibration, plan), _own_prior(hospital, header.run, agreement)
+    sent = _sent(hospital, header.run, agreement, plan)
     price = ledger.price_of_run(header.run, header.round, rows, hospital.config.delta)
     described, layout = _reply_header(hospital, header, price), layout_of(plan.question, agreement.model)
     examples = hospital.examples(agreement)
@@ -130,7 +131,7 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
             declared_patients=hospital.config.hospital.declared_patients,
             reserved=rows,
         )
-        result = ask(plan, cohort, asked.request, agreement, prior, hospital.device)
+        result = ask(plan, cohort, asked.request, agreement, prior, hospital.device, sent)
         return RoundReply(described, result.numpy()).pack(), float(result.double().norm())
 
     _rehearse(hospital, agreement, plan)
@@ -207,9 +208,10 @@ def ask(
     agreement: Agreement,
     prior: Tensor | None,
     device: torch.device,
+    sent: Tensor | None = None,
 ) -> Tensor:
     """The round's one question -> float32 [answer_size], on the CPU, finite: see `_finite`."""
-    return _finite(_asked_of(plan, cohort, request, agreement, prior, device).detach().float().cpu())
+    return _finite(_asked_of(plan, cohort, request, agreement, prior, device, sent).detach().float().cpu())
 
 
 def _finite(answer: Tensor) -> Tensor:
@@ -224,6 +226,7 @@ def _asked_of(
     agreement: Agreement,
     prior: Tensor | None,
     device: torch.device,
+    sent: Tensor | None,
 ) -> Tensor:
     model, algorithm = agreement.model, agreement.federation.algorithm
     # Copied into torch's own memory, whose alignment is always the same (`wardround_client.isolated`).
@@ -235,6 +238,8 @@ def _asked_of(
         case "statistics":
             return cohort.statistics().pack()
         case "gradient" | "episode_gradient":
+            if sent is not None:
+                return algorithm.inner_after(sent.to(device), theta, cohort, loss)
             return algorithm.inner(theta, cohort, loss)
         case "class_means":
             return cohort.class_means(lambda z: loss.embed(theta, z) * model.embedding_gain).pack()
@@ -252,6 +257,21 @@ def _own_prior(hospital: Hospital, run: str, agreement: Agreement) -> Tensor | N
         return None
     declared, labels = hospital.config.hospital.declared_patients, agreement.federation.task.labels
     return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes, declared, labels)
+
+
+def _sent(hospital: Hospital, run: str, agreement: Agreement, plan: RoundPlan) -> Tensor | None:
+    """The sum of the deltas that this hospital released in the run's earlier rounds, float32 [P], for an algorithm that
+    remembers; None for all others. What was released is noised and paid for: this looks at nobody.
+    """
+    if not (agreement.federation.algorithm.remembers and plan.trains):
+        return None
+    total = torch.zeros(agreement.model.layout.size)
+    for earlier in agreement.schedule.rounds[: plan.number]:
+        stored = hospital.ledger.reply_of(run, earlier.number) if earlier.trains else None
+        if stored is not None:
+            reply = RoundReply.unpack(stored, run=run, round=earlier.number, size=len(total))
+            total += torch.from_numpy(reply.answer.copy())
+    return total
 
 
 @lru_cache(maxsize=1024)

@@ -8,6 +8,10 @@ from typing import Any
 from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import ConfigError
+from wardround.optimizers import OPTIMIZERS
+from wardround.plugins import Kind
+from wardround.rules import RULES
+from wardround.settings import Part
 from wardround.toml import loads
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
 
@@ -43,6 +47,10 @@ quorum = 2
 deadline_s = 120.0
 """
 
+_PARTS: dict[str, dict[str, Kind[type[Part]]]] = {
+    "algorithm": {"name": ALGORITHMS},
+    "outer": {"rule": RULES, "optimizer": OPTIMIZERS},
+}
 EPISODES_RATE = 0.03
 """The outer learning rate for methods of episodes: a hospital has few episodes, so their noise is large."""
 
@@ -56,29 +64,29 @@ def embedded(task: str = DEFAULT_TASK) -> Federation:
 
 
 def with_algorithm(federation: Federation, name: str) -> Federation:
-    """The federation with another algorithm, with the settings that both have, and an embedding where it needs one.
-
-    Raises: ConfigError.
-    """
-    shared = federation.algorithm.model_dump(include=set(ALGORITHMS[name].model_fields) - {"tasks"})
-    tables = federation.model_dump(mode="json") | {"algorithm": shared | {"name": name}}
-    federation = loads(_dump(tables), Federation, name="the federation with another algorithm")
+    """The federation with another algorithm, and an embedding where that needs one. Raises: ConfigError."""
+    federation = changed(federation, algorithm={"name": name})
     if federation.algorithm.question == "episode_gradient":
         federation = changed(federation, outer={"learning_rate": EPISODES_RATE})
-    if (
-        not federation.algorithm.needs_embedding
-        or federation.model.family != "encoder-head"
-        or federation.model.embedding
-    ):
-        return federation
-    return changed(federation, model={"embedding": federation.model.features})
+    model = federation.model
+    if federation.algorithm.needs_embedding and model.family == "encoder-head" and not model.embedding:
+        return changed(federation, model={"embedding": model.features})
+    return federation
 
 
 def changed(federation: Federation, **sections: dict[str, Any]) -> Federation:
-    """The federation with some keys of some sections replaced, checked again. Raises: ConfigError."""
+    """The federation with some keys of some sections replaced, checked again.
+
+    With another algorithm, rule or optimizer, those settings stay that it has as well. Raises: ConfigError.
+    """
     data = federation.model_dump(mode="json")
     for section, values in sections.items():
-        data[section] = {**data[section], **values}
+        table = data[section]
+        for key, kind in _PARTS.get(section, {}).items():
+            if key in values and values[key] != table[key]:
+                gone = kind[table[key]].model_fields.keys() - (kind[values[key]].model_fields.keys() - {"tasks"})
+                table = {name: value for name, value in table.items() if name not in gone}
+        data[section] = {**table, **values}
     return loads(_dump(data), Federation, name="the federation with the options' values")
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import wardround.bundle
 from wardround import __version__
-from wardround.config import Federation
+from wardround.config import AS_APPROVED, Federation
 from wardround.errors import ConfigError, PolicyRefusal, StorageError
 from wardround.files import private_folder, read_bounded, sync_folder, write_atomically
 from wardround.given import ENCODER_BYTES, TOML_BYTES, decoded, given_bytes
@@ -129,7 +129,7 @@ class ApprovalFolder:
             ) from None
         if digest in self._read and self._read[digest][0] == text:  # parsing takes longer than the rest of a round
             return self._read[digest][1]
-        federation = loads(decoded(text, file, do="approve it again"), Federation, name=str(file))
+        federation = loads(decoded(text, file, do="approve it again"), Federation, name=str(file), context=AS_APPROVED)
         if federation.digest != digest:
             raise PolicyRefusal(
                 "approved", asked=f"federation {digest[:12]}", allowed="an approval whose file is unchanged"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.config import Federation
+from wardround.config import AS_APPROVED, Federation
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import write_atomically
 from wardround.given import TOML_BYTES, given_text
@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Run a federation to its end and write the report. Ctrl-C stops it; --resume goes on where it was."""
     text = given_text(federation, TOML_BYTES, do="name a federation.toml")
-    agreement = loads(text, Federation, name=str(federation))
+    agreement = loads(text, Federation, name=str(federation), context=AS_APPROVED if resume else None)
     coordinator = Home(home.absolute())
     for sink in coordinator.config().sinks:
         _ = SINKS[sink]  # an unknown one is an error now, and not a line in a log later

@@ -136,7 +136,7 @@ def read_run(run_dir: Path) -> RunRecord:
     simulation = _json(run_dir / "simulation.json")
     facts = simulation or {}
     toml = run_dir / "federation.toml"
-    federation = load_federation(toml) if toml.exists() else None
+    federation = load_federation(toml, approved=True) if toml.exists() else None
     end = events[-1] if events else Event()
     done = end if isinstance(end, RunEnded) else RunEnded()
     times = [event.time for event in events if event.time]

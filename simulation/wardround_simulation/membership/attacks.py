@@ -169,11 +169,12 @@ def evidence(pool: Pool, released: Released) -> Overlaps | None:
 
 
 def answer_weights(algorithm: Algorithm) -> Tensor | None:
-    """The w of delta = - sum_k w_k answer_k, float32 [answers a round]; None, if it asks for more than gradients.
+    """The w of delta = - sum_k w_k answer_k, float32 [answers a round]; None, if it asks for more than gradients,
+    or makes its delta of more than a round's answers.
 
     Found out, not written down: the algorithm is given answers that are unit vectors, one for each time that it asks.
     """
-    if algorithm.question != "gradient":
+    if algorithm.remembers or algorithm.question != "gradient":
         return None
     theta = torch.zeros(algorithm.answers_per_round)
     cohort = cast(Cohort, _UnitVectors(len(theta)))
