@@ -357,7 +357,7 @@ def start_run(siege: Siege, federation: Path, name: str = "spring") -> Run:
     """Start a run once three nodes are there."""
     command = [sys.executable, "-m", "wardround", "coordinator", "run", str(siege.home), str(federation)]
     process = subprocess.Popen(
-        [*command, "--run", name, "--json"],
+        [*command, "--run", name, "--wait", "0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

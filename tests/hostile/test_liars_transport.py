@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.message_pb2 import ObjectTree
 from tests.hostile.coordinators import (
     DEADLINE_S,
@@ -26,7 +27,10 @@ from tests.hostile.coordinators import (
     whole,
 )
 
-from wardround_client.flower.fleet import Work
+from wardround.errors import ConfigError
+from wardround_client.flower.clock_skew import Clock
+from wardround_client.flower.errors import KeyRefused
+from wardround_client.flower.fleet import Forgotten, Session, Work, connect
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="reads Linux' /proc")
 SLACK_S = 2.0
@@ -235,6 +239,33 @@ def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(siege: Siege, tmp
     assert "no reply within" in rounds[0]["rejected"]["liar"]
     assert all(event["rejected"] == {} and event["replied"] == 3 for event in rounds[1:]), rounds
     assert liar.told[:2] == ["late", "the_one_before"]
+
+
+def test_a_hospital_set_up_anew_gets_a_new_key_and_the_old_one_is_dead_at_once(siege: Siege) -> None:
+    from wardround_server.commands.remove import remove
+
+    def begun(key: ec.EllipticCurvePrivateKey) -> Iterator[Session]:
+        with connect(siege.coordinator, key, lambda: 1 << 30, Clock()) as client:
+            yield Session.begin(client, key, siege.coordinator.address, None, Clock())
+
+    siege.register("dora")
+    old = siege.keys["dora"]
+    for session in begun(old):
+        assert session.poll() is None
+        with pytest.raises(ConfigError, match=r"registered with another key.*coordinator remove"):
+            siege.register("dora")
+        remove(siege.home, "dora")
+        with pytest.raises(Forgotten):
+            session.poll()
+        siege.register("dora")
+        with pytest.raises(Forgotten):
+            session.poll()
+    with pytest.raises(KeyRefused):
+        next(begun(old))
+    for session in begun(siege.keys["dora"]):
+        assert session.poll() is None
+        online(siege, "dora")
+    remove(siege.home, "dora")
 
 
 def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(siege: Siege, tmp_path: Path) -> None:
