@@ -16,6 +16,8 @@ from wardround.algorithms import Pooled
 from wardround.algorithms.scaffold import Scaffold
 from wardround.optimizers.sgd import Sgd
 from wardround.questions import Loss
+from wardround.reach import Reach
+from wardround.vector import Layout
 
 SIZE, HOSPITALS = 4, 3
 
@@ -134,3 +136,30 @@ def test_both_parts_of_a_reply_say_the_same(k: int) -> None:
     delta = scaffold.inner_after(0.1 * torch.ones(2 * SIZE), theta, hospitals(1.0, 2)[0], Nothing())
     torch.testing.assert_close(delta[:SIZE], -k * 0.2 * delta[SIZE:], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(torch.isfinite(delta).all(), torch.tensor(True))
+
+
+@given(k=st.integers(1, 6), noise=st.sampled_from([0.0, 0.5]), seed=st.integers(0, 99))
+def test_no_honest_reply_is_longer_than_its_bound(k: int, noise: float, seed: int) -> None:
+    """Gradients of length 1 that turn round between two rounds, from a c of any length."""
+    generator, signal = torch.Generator().manual_seed(seed), torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    class Turning(SilentCohort):
+        sign = 1.0
+
+        def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+            answer = self.sign * signal + noise * torch.randn(SIZE, generator=generator)
+            return torch.cat([answer, torch.zeros(SIZE)])
+
+    scaffold, cohort = Scaffold(local_steps=k, local_learning_rate=0.3), Turning()
+    theta = torch.cat([torch.zeros(SIZE), 10 * torch.randn(SIZE, generator=generator)])
+    first = scaffold.inner(theta, cohort, Nothing())
+    cohort.sign = -1.0
+    second = scaffold.inner_after(first, theta, cohort, Nothing())
+    layout = Layout((("own", (SIZE,)), ("c", (SIZE,))))
+    for delta in (first, second):
+        for part, (size, longest) in zip(
+            torch.split(delta, SIZE), scaffold.longest(layout, Reach(1.0, noise)), strict=True
+        ):
+            assert (len(part), True) == (size, float(part.norm()) <= longest)
+    if not noise:
+        assert float(second[SIZE:].norm()) > 0.99 * 2, "the bound is reached"

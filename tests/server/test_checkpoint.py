@@ -12,6 +12,10 @@ import torch
 
 from wardround.errors import ConfigError, StorageError
 from wardround.files import write_atomically
+from wardround.optimizers.adam import Adam
+from wardround.optimizers.sgd import Sgd
+from wardround.optimizers.yogi import Yogi
+from wardround.release import Release
 from wardround_server.checkpoint import Checkpointer, State
 
 DIGEST = "a" * 64
@@ -129,3 +133,16 @@ def test_a_file_that_is_no_checkpoint_is_a_storage_error(tmp_path: Path, content
     (tmp_path / "checkpoint.safetensors").write_bytes(content)
     with pytest.raises(StorageError, match="not a checkpoint"):
         Checkpointer(tmp_path).load(run="spring", federation=DIGEST)
+
+
+def test_a_checkpoint_of_version_0_1_goes_on(tmp_path: Path) -> None:
+    """It held two tensors of the outer optimizer, whatever that was; SGD leaves the second alone."""
+    theta = torch.ones(3)
+    release = Release("spring", DIGEST, 4, theta, theta, theta)
+    old = {"optimizer.first": 2 * theta, "optimizer.second": 3 * theta}
+    write_atomically(tmp_path / "checkpoint.safetensors", release.pack(old, {"epsilon": "{}", "answered": "{}"}))
+    found = load(Checkpointer(tmp_path))
+    for optimizer in (Sgd(), Adam(), Yogi()):
+        state, _ = optimizer.step(found.outer, found.theta, theta)
+        assert set(state) == {"first", "second"}
+        assert not torch.equal(state["first"], found.outer["first"])

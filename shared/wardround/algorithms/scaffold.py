@@ -22,7 +22,8 @@ What noise does. With option II c_i+ is the mean of the round's K answers, noise
 the next round subtracts it from every step: each reply bears twice the variance of FedAvg's. In the mean over all
 hospitals c - c_i is zero, noise and signal alike, so what remains there is FedAvg's noise; hospitals that miss a round,
 or a rule that trusts some replies less, leave a part of it. SCAFFOLD helps where hospitals differ by more than that.
-A reply that was sent and never arrived counts in c_i, not in c.
+A reply that was sent and never arrived counts in c_i, not in c. Where hospitals share their noise, an own
+reply bears less of it: c_i must then come from a reply with all of it, or the method be refused.
 """
 
 from __future__ import annotations
