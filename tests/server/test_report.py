@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import ConfigError, DataError, StorageError
+from wardround.proportions import wilson
 from wardround_server.events import RoundEnded, parsed
 from wardround_server.report import write_report
 from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, nice_ticks
-from wardround_server.report.numbers import whole_percent, wilson
+from wardround_server.report.numbers import whole_percent
 
 TOML = """
 name = "spring"

@@ -23,6 +23,7 @@ from wardround.errors import ConfigError, DataError
 from wardround.labels import LabelKind
 from wardround.labels.one import kind as one_class
 from wardround.labels.several import rarest
+from wardround.proportions import wilson
 from wardround_client.personal.bootstrap import Estimate, estimates
 
 METRICS = (
@@ -34,6 +35,7 @@ METRICS = (
     "brier_score",
 )
 _BINS = 15  # Guo et al., 2017
+_POINT = 1e-9  # an interval so narrow is none
 _SUM_TOLERANCE = 0.01  # what a softmax in bfloat16 may miss 1 by
 
 
@@ -178,9 +180,17 @@ def _report(predictions: _Predictions, specificity: float, resamples: int, seed:
         predictions=len(truth),
         classes=tuple(torch.nonzero(truth.any(0) & ~truth.all(0)).flatten().tolist()),
         specificity=specificity,
-        metrics=dict(zip(METRICS, results, strict=True)),
+        metrics={name: _no_point(each, len(patients)) for name, each in zip(METRICS, results, strict=True)},
         confusion=tuple(map(tuple, confusion.tolist())) if predictions.exclusive else None,
     )
+
+
+def _no_point(found: Estimate | None, patients: int) -> Estimate | None:
+    """The estimate; where every resample says the same, as of two patients, with the interval of a proportion."""
+    if found is None or found.high - found.low > _POINT:
+        return found
+    low, high = wilson(min(max(found.value, 0.0), 1.0), patients)
+    return Estimate(found.value, min(low, found.value), max(high, found.value))
 
 
 def _metrics(of: _Predictions, weights: Tensor, specificity: float) -> Tensor:
