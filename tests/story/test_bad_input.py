@@ -155,7 +155,8 @@ def test_a_cohort_that_cannot_be_used(place: Path, home: Path, tmp_path: Path) -
     assert "no cohort yet" in said and "wardround hospital ingest" in said
 
     (tmp_path / "empty.csv").write_text("age,chol,num\n,,0\n")
-    typed("hospital", "ingest", home, "--table", tmp_path / "empty.csv", "--federation", federation)
+    said = typed("hospital", "ingest", home, "--table", tmp_path / "empty.csv", "--federation", federation, expect=3)
+    assert "none of 1 could be used" in said and "column age is missing" in said
     said = typed("hospital", "up", home, expect=3)
     assert "cohort is empty" in said
 
@@ -175,7 +176,7 @@ def test_labels_that_match_no_image(tmp_path: Path) -> None:
     labels.write_text("\n".join([header, *(f"X{row}" for row in rows)]) + "\n")
     typed("hospital", "init", home, "--name", "st-anna", "--patients", 20)
     said = typed("hospital", "ingest", home, data, "--labels", labels, expect=3)
-    assert "no PatientID of this file" in said and "correct the CSV" in said
+    assert "no PatientID of the labels CSV" in said and "correct the CSV" in said
 
 
 def test_a_full_disk_at_ingest_keeps_what_was_there(place: Path, home: Path, tmp_path: Path) -> None:
