@@ -18,7 +18,9 @@ from wardround.accountant import calibrate, rows_for
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.models import Model, Objective
-from wardround.questions import Statistics
+from wardround.questions import Point
+from wardround.questions.statistics import FIRST_ROUND
+from wardround.questions.statistics import question as statistics
 from wardround.schedule import Schedule
 from wardround.wire import ReplyHeader, RoundReply, RoundRequest
 from wardround_client.cohort.examples import Examples
@@ -37,8 +39,7 @@ RUN = "benchmark"
 class ArrayHospital:
     """A hospital whose cohort is encoded already.
 
-    counts: what it answered in round 0, from which its own prior comes. sent: the sum of its deltas, if the algorithm
-    remembers.
+    prior: its own, from what it answered in the first round. sent: the sum of its deltas, if the algorithm remembers.
     """
 
     name: str
@@ -46,8 +47,8 @@ class ArrayHospital:
     agreement: Agreement
     open_cohort: OpenCohort
     declared_patients: int
-    counts: Tensor | None = field(default=None)
     sent: Tensor | None = field(default=None)
+    prior: Tensor | None = field(default=None)
 
     @classmethod
     def of(cls, name: str, examples: Examples, federation: Federation, model: Model, *, private: bool) -> ArrayHospital:
@@ -65,17 +66,18 @@ class ArrayHospital:
         plan = self.agreement.schedule[request.header.round]
         cohort = self.open_cohort(
             self.examples,
-            calibration=self.agreement.calibration,
             privacy=self.agreement.federation.privacy,
             declared_patients=self.declared_patients,
             reserved=rows_for(self.agreement.calibration, plan),
         )
-        prior = None if self.counts is None else self.examples.labels.prior(self.counts, self.declared_patients)
-        answer = ask(plan, cohort, request, self.agreement, prior, torch.device("cpu"), self.sent)
-        if plan.trains and self.agreement.federation.algorithm.remembers:
+        federation = self.agreement.federation
+        theta, shift, scale = (torch.from_numpy(each.copy()) for each in (request.theta, request.shift, request.scale))
+        loss = Objective.of(federation, model, shift, scale, self.prior)
+        answer = ask(plan, cohort, Point(federation, loss, theta, self.sent))
+        if plan.trains and federation.algorithm.remembers:
             self.sent = answer if self.sent is None else self.sent + answer
-        if plan.question == "statistics":
-            self.counts = Statistics.unpack(answer, model.classes).counts
+        if plan.number == FIRST_ROUND:
+            self.prior = statistics.prior(answer, federation, model, self.declared_patients)
         header = ReplyHeader(
             run=RUN,
             round=plan.number,

@@ -41,7 +41,7 @@ from wardround.errors import WardroundError
 from wardround.files import write_atomically
 from wardround.models import Model, Objective, build_model
 from wardround.rules import RULES
-from wardround.schedule import Schedule, answer_size
+from wardround.schedule import Schedule
 from wardround.wire import RoundReply, Vector, peek_request
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.learner import Learner
@@ -100,7 +100,8 @@ class Liars:
         replies = {}
         for name, outcome in self.honest.exchange(requests, deadline_s):
             assert isinstance(outcome, bytes)
-            size = answer_size(plan.question, self.model)
+            declared = self.honest.declared_patients(name) or 1
+            size = sum(numbers for numbers, _ in self.bounds.parts(plan, name, declared))
             replies[name] = RoundReply.unpack(outcome, run=RUN, round=plan.number, size=size)
         truth = np.stack([reply.answer for name, reply in replies.items() if name not in self.names]).astype(np.float64)
         for name, reply in replies.items():

@@ -27,7 +27,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +50,7 @@ from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.optimizers import Optimizer
 from wardround.optimizers.adam import Adam
-from wardround.questions import ClassMeans, Embed, EpisodeGradient, FewShotLoss, Loss, Predict, Shots, Statistics
+from wardround.questions import EpisodeGradient, FewShotLoss, Loss, OfImages, Shots, Summand
 from wardround_server.report.charts import Line
 
 ROOT = Path(__file__).parents[1]
@@ -122,14 +122,8 @@ class Episodes:
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         raise AssertionError("a task is an episode here")
 
-    def class_means(self, embed: Embed) -> ClassMeans:
-        raise AssertionError("no run closes here")
-
-    def statistics(self) -> Statistics:
-        raise AssertionError("drawings are not standardised")
-
-    def confusion(self, predict: Predict) -> Tensor:
-        raise AssertionError("accuracy is measured on characters that no training sees")
+    def sum(self, summands: Sequence[Summand], of_images: OfImages) -> Tensor:
+        raise AssertionError("nothing else is asked here")
 
 
 @dataclass(frozen=True)

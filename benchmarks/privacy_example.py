@@ -19,7 +19,7 @@ from scipy.stats import norm
 from wardround import accountant
 from wardround.config import Federation
 from wardround.models import build_model
-from wardround.schedule import Schedule, answer_size
+from wardround.schedule import QUESTIONS, Schedule
 from wardround.toml import loads
 from wardround.wire import reply_bytes
 from wardround_server.home import FEDERATION_TOML
@@ -78,8 +78,8 @@ def figures() -> dict[str, str]:
     curve = Curve(mu)
     told = {
         "rounds": f"{len(schedule)} replies",
-        "noise multiplier of the statistics": f"{calibration.statistics:.2f}",
-        "noise multiplier of a gradient": f"{calibration.gradient:.2f}",
+        "noise multiplier of the statistics": f"{calibration.noise_multiplier('statistics'):.2f}",
+        "noise multiplier of a gradient": f"{calibration.noise_multiplier('gradient'):.2f}",
         "sensitivity over noise": f"{mu:.3f}",
         "epsilon of the first round": f"{accountant.epsilon(rows[:1], DELTA):.2f}",
         "at worst, from 1 %": f"{posterior(0.01, EPSILON):.1%}".replace("%", " %"),
@@ -96,9 +96,8 @@ def figures() -> dict[str, str]:
     before = 4 * rows
     fifth = sum(accountant.epsilon([*before, *rows[: number + 1]], DELTA) <= BUDGET for number in range(len(rows)))
     told["rounds of a fifth run"] = f"first {fifth} of its 41 rounds"
-    told["bytes that leave"] = (
-        f"{sum(reply_bytes(answer_size(plan.question, model)) for plan in schedule.rounds):,} bytes"
-    )
+    sizes = {name: QUESTIONS[name].layout(federation, model).size for name in schedule.questions}
+    told["bytes that leave"] = f"{sum(reply_bytes(sizes[plan.question]) for plan in schedule.rounds):,} bytes"
     for runs in (2, 3, 4, 5):
         told[f"epsilon of {runs} runs"] = f"{accountant.gaussian_epsilon(mu * math.sqrt(runs), DELTA):.2f}"
     for eps in (1, 3, 8):

@@ -33,7 +33,7 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from wardround.accountant import Answers, Calibration
+from wardround.accountant import Answers
 from wardround.config import Privacy
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
@@ -76,7 +76,6 @@ def ours(model: Model, device: str) -> Step:
     def step(x: Tensor, y: Tensor) -> Tensor:
         cohort = PrivateCohort(
             Examples(x, y, torch.arange(len(x)), x.flatten(1)[:, :1], CLASSES),
-            calibration=Calibration(1.0, 1.0, 1.0, 1.0),
             privacy=Privacy(),
             declared_patients=len(x),
             reserved=(Answers(1.0, 1.0, 1),),

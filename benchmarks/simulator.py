@@ -40,7 +40,7 @@ from rich.console import Console
 from torch import Tensor
 
 from tables import Row, hardware, markdown
-from wardround.questions import Loss, Statistics
+from wardround.questions import Blocks, Loss, OfImages, Summand
 from wardround_client.cohort.examples import Examples
 from wardround_server.events import RoundEnded
 from wardround_simulation.exact import ExactCohort
@@ -64,10 +64,9 @@ class IdleCohort(ExactCohort):
         """Float32 [P], zeros."""
         return torch.zeros_like(theta)
 
-    def statistics(self) -> Statistics:
-        """Zeros."""
-        d = self._examples.summary.shape[1]
-        return Statistics(torch.zeros(self._examples.classes), torch.zeros(d), torch.zeros(d))
+    def sum(self, summands: Sequence[Summand], of_images: OfImages) -> Tensor:
+        """Float32 [size], zeros."""
+        return torch.zeros(Blocks(tuple(summands)).layout.size)
 
 
 @dataclass(frozen=True)

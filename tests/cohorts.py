@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
+from wardround.questions import EpisodeGradient, Loss, OfImages, Summand
 
 
 class SilentCohort:
@@ -17,13 +19,7 @@ class SilentCohort:
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         raise AssertionError("not asked here")
 
-    def class_means(self, embed: Embed) -> ClassMeans:
-        raise AssertionError("not asked here")
-
-    def statistics(self) -> Statistics:
-        raise AssertionError("not asked here")
-
-    def confusion(self, predict: Predict) -> Tensor:
+    def sum(self, summands: Sequence[Summand], of_images: OfImages) -> Tensor:
         raise AssertionError("not asked here")
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.questions import EpisodeGradient, Loss, Shots
-from wardround.schedule import Question
 
 COLUMNS, CLASSES, WIDTH = 4, 3, 5
 MODEL = Tabular.mlp(COLUMNS, CLASSES, WIDTH)
@@ -23,7 +22,7 @@ class OneEpisode(SilentCohort):
 
     support: Shots
     query: Shots
-    asked: list[tuple[Question, Tensor]] = field(default_factory=list)
+    asked: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         self.asked.append(("gradient", theta))

@@ -35,9 +35,9 @@ def follow(heading: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             points = re.sub(r'\[project\.entry-points\."(.+?)"\].*', r"[\1]", body)
             (info / "entry_points.txt").write_text(points.replace('"', ""))
     assert (info / "entry_points.txt").exists() and any(title for _, title, _ in blocks), "nothing to install"
-    for package in {title.split("/")[0] for _, title, _ in blocks if title}:
-        for name in [name for name in sys.modules if name.split(".")[0] == package]:  # another recipe's
-            monkeypatch.delitem(sys.modules, name)
+    ours = {Path(title).parts[0] for _, title, _ in blocks if title}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]  # of another recipe, followed before in another folder
     monkeypatch.syspath_prepend(folder)
     importlib.invalidate_caches()
     return folder

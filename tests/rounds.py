@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wardround.schedule import answer_size
+from wardround.schedule import QUESTIONS
 from wardround.wire import RequestHeader, RoundReply, RoundRequest, Vector
 from wardround_client.consent.agreement import Agreement
 
@@ -41,5 +41,6 @@ def request(
 
 def read(agreement: Agreement, blob: bytes, number: int, *, run: str = RUN) -> RoundReply:
     """The reply to a round's question, checked as the coordinator does. Raises: MessageError."""
-    question = agreement.schedule[number].question
-    return RoundReply.unpack(blob, run=run, round=number, size=answer_size(question, agreement.model))
+    question = QUESTIONS[agreement.schedule[number].question]
+    size = question.layout(agreement.federation, agreement.model).size
+    return RoundReply.unpack(blob, run=run, round=number, size=size)

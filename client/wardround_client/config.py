@@ -6,12 +6,19 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wardround.algorithms import ALGORITHMS
 from wardround.config import Family, Fraction, Name, Positive
-from wardround.schedule import QUESTIONS, Question
+from wardround.schedule import QUESTIONS
 from wardround.toml import Section, load
+
+
+def _question(name: str) -> str:
+    if name not in QUESTIONS:
+        raise ValueError(f"unknown question; allowed: {', '.join(QUESTIONS.names)}")
+    return name
+
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -45,13 +52,14 @@ class BudgetLimits(Section):
 class Policy(Section):
     """Limits on what may be asked: one for every setting of an agreement that decides what is computed here.
 
-    algorithms: those that come with wardround, unless others are listed here, by name. An empty list of labels permits
-    every label code. greatest_epsilon: of one run. greatest_gradients_per_round:
-    training answers of one round, of patients or of episodes; greatest_local_steps: also of those within an episode.
-    greatest_episodes: of one round. greatest_variants: of an image, by `augment`. greatest_features: of the columns of
-    a table and of an encoder. greatest_answer_bytes: of the longest answer. greatest_magnitude: of the numbers that a
-    request brings (theta, shift, scale) and of 1 / scale, and of a table's centre, spread and 1 / spread; a float32 of
-    a million moves in steps of 1/16, so nothing that still learns is near it. reply_grid_s: replies leave only whole
+    questions, algorithms: those that come with wardround, unless others are listed here, by name. An empty list of
+    labels permits every label code.
+    greatest_epsilon: of one run. greatest_gradients_per_round: training answers of one round, of patients or of
+    episodes; greatest_local_steps: also of those within an episode. greatest_episodes: of one round.
+    greatest_variants: of an image, by `augment`. greatest_features: of the columns of a table and of an encoder.
+    greatest_answer_bytes: of the longest answer. greatest_magnitude: of the numbers that a request brings (theta,
+    shift, scale) and of 1 / scale, and of a table's centre, spread and 1 / spread; a float32 of a million moves in
+    steps of 1/16, so nothing that still learns is near it. reply_grid_s: replies leave only whole
     multiples of so many seconds after their requests came; 0: at once. It makes a reply's time say less about the data,
     not nothing.
     """
@@ -62,7 +70,7 @@ class Policy(Section):
     greatest_clip_norm: Positive = 10.0
     least_patients: Count = 20
     greatest_rounds: Count = 10_000
-    questions: tuple[Question, ...] = QUESTIONS
+    questions: tuple[Annotated[str, AfterValidator(_question)], ...] = QUESTIONS.built_in
     algorithms: tuple[Name, ...] = ALGORITHMS.built_in
     greatest_gradients_per_round: Count = 100
     greatest_local_steps: Count = 100

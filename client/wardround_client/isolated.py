@@ -55,23 +55,23 @@ def fresh(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def image_by_image(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Apply function to each of inputs [n, ...], which may be none, in isolation.
+def image_by_image(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Apply function to each row of inputs [n, ...], which may be none, in isolation.
 
     Args:
-        function: [1, ...] -> [1, ...]. Where it raises for an image, the image's row is NaN; it is shown an image of
-            zeros first, which is nobody's, and what it raises of that is raised here.
-        inputs: [n, ...].
+        function: a [1, ...] of each input -> [1, ...]. Where it raises for an image, the image's row is NaN; it is
+            shown zeros first, which are nobody's, and what it raises of these is raised here.
+        inputs: [n, ...] each.
 
     Returns:
         [n, ...].
     """
     with isolation():
-        blank = function(inputs.new_zeros(1, *inputs.shape[1:]))
+        blank = function(*(each.new_zeros(1, *each.shape[1:]) for each in inputs))
         nothing = torch.full_like(blank, torch.nan)
-        results = blank.new_empty(len(inputs), *blank.shape[1:])
-        for row in range(len(inputs)):
-            results[row] = or_else(nothing, function, fresh(inputs[row : row + 1]))[0]
+        results = blank.new_empty(len(inputs[0]), *blank.shape[1:])
+        for row in range(len(results)):
+            results[row] = or_else(nothing, function, *(fresh(each[row : row + 1]) for each in inputs))[0]
     return results
 
 

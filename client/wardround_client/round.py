@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from wardround.accountant import Answers, Calibration, rows_for
+from wardround.accountant import Answers, rows_for
 from wardround.config import Privacy
 from wardround.errors import MessageError, PolicyRefusal, WardroundError
-from wardround.labels import LABEL_KINDS
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
-from wardround.questions import Cohort, Statistics
-from wardround.schedule import RoundPlan, answer_size
+from wardround.questions import Cohort, Point
+from wardround.questions.statistics import FIRST_ROUND
+from wardround.questions.statistics import question as statistics
+from wardround.schedule import QUESTIONS, RoundPlan
 from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
 from wardround_client import one_life
 from wardround_client.cohort.examples import Examples
@@ -34,7 +35,6 @@ from wardround_client.hospital import Hospital
 from wardround_client.isolated import fresh
 from wardround_client.last_model import remember
 from wardround_client.privacy.private_cohort import PrivateCohort
-from wardround_client.privacy.receipt import layout_of
 from wardround_client.privacy.rehearsal import Rehearsal
 
 _GREATEST = 1e30  # of a number in an answer: its square is a float64, and nothing that learns is near it
@@ -45,13 +45,7 @@ class OpenCohort(Protocol):
     """How a round gets at its cohort: `PrivateCohort` in every hospital; a simulation may pass an exact one."""
 
     def __call__(
-        self,
-        examples: Examples,
-        *,
-        calibration: Calibration,
-        privacy: Privacy,
-        declared_patients: int,
-        reserved: tuple[Answers, ...],
+        self, examples: Examples, *, privacy: Privacy, declared_patients: int, reserved: Sequence[Answers]
     ) -> Cohort: ...
 
 
@@ -116,22 +110,21 @@ def _answer(hospital: Hospital, header: RequestHeader, asked: _Asked, open_cohor
         return stored
 
     # 3. What may raise raises here, where nobody is looked at: the whole answer, about nobody.
-    rows, prior = rows_for(agreement.calibration, plan), _own_prior(hospital, header.run, agreement)
-    sent = _sent(hospital, header.run, agreement, plan)
+    rows, at = rows_for(agreement.calibration, plan), _point(hospital, asked)
     price = ledger.price_of_run(header.run, header.round, rows, hospital.config.delta)
-    described, layout = _reply_header(hospital, header, price), layout_of(plan.question, agreement.model)
+    described = _reply_header(hospital, header, price)
+    layout = str(QUESTIONS[plan.question].layout(agreement.federation, agreement.model))
     examples = hospital.examples(agreement)
 
     def answer_about(some: Examples) -> tuple[bytes, float]:
         """The packed reply, and the length of what it holds."""
         cohort = open_cohort(
             some,
-            calibration=agreement.calibration,
             privacy=agreement.federation.privacy,
             declared_patients=hospital.config.hospital.declared_patients,
             reserved=rows,
         )
-        result = ask(plan, cohort, asked.request, agreement, prior, hospital.device, sent)
+        result = ask(plan, cohort, at)
         return RoundReply(described, result.numpy()).pack(), float(result.double().norm())
 
     _rehearse(hospital, agreement, plan)
@@ -177,13 +170,10 @@ def _rehearse(hospital: Hospital, agreement: Agreement, plan: RoundPlan) -> None
     if key in hospital.rehearsed:
         return
     invented = Rehearsal(agreement.federation, model, hospital.config.hospital.declared_patients, hospital.device)
-    d = model.scaling_size
-    start = RoundRequest(
-        RequestHeader(run="rehearsal", federation=agreement.federation.digest, round=plan.number),
-        *(each.numpy() for each in (model.initial(), *no_scaling(d))),
-    )
+    scaling = (each.to(hospital.device) for each in no_scaling(model.scaling_size))
+    loss = Objective.of(agreement.federation, model, *scaling)
     try:
-        ask(plan, invented, start, agreement, None, hospital.device)
+        ask(plan, invented, Point(agreement.federation, loss, model.initial().to(hospital.device)))
     except (MemoryError, RuntimeError):  # nobody's data are in it
         log.exception("%s cannot be rehearsed", plan.question)
         raise PolicyRefusal(
@@ -201,62 +191,41 @@ def _plan(agreement: Agreement, number: int) -> RoundPlan:
     return agreement.schedule[number]
 
 
-def ask(
-    plan: RoundPlan,
-    cohort: Cohort,
-    request: RoundRequest,
-    agreement: Agreement,
-    prior: Tensor | None,
-    device: torch.device,
-    sent: Tensor | None = None,
-) -> Tensor:
-    """The round's one question -> float32 [answer_size], on the CPU, finite: see `_finite`."""
-    return _finite(_asked_of(plan, cohort, request, agreement, prior, device, sent).detach().float().cpu())
+def ask(plan: RoundPlan, cohort: Cohort, at: Point) -> Tensor:
+    """The round's one question -> float32 [size], on the CPU.
 
-
-def _finite(answer: Tensor) -> Tensor:
-    """What post-processing made infinite is set to public numbers, before anything packs or measures it."""
+    What post-processing made infinite is set to public numbers, before anything packs or measures it.
+    """
+    question = QUESTIONS[plan.question]
+    answer, layout = question.ask(cohort, at).detach().float().cpu(), question.layout(at.federation, at.loss.model)
+    if answer.shape != (layout.size,):
+        raise ValueError(f"{plan.question} answers with shape {list(answer.shape)}, and says {layout}")
     return torch.nan_to_num(answer, nan=0.0, posinf=_GREATEST, neginf=-_GREATEST).clamp(-_GREATEST, _GREATEST)
 
 
-def _asked_of(
-    plan: RoundPlan,
-    cohort: Cohort,
-    request: RoundRequest,
-    agreement: Agreement,
-    prior: Tensor | None,
-    device: torch.device,
-    sent: Tensor | None,
-) -> Tensor:
-    model, algorithm = agreement.model, agreement.federation.algorithm
+def _point(hospital: Hospital, asked: _Asked) -> Point:
+    """Where the request asks, with what follows from this hospital's own earlier replies of the run."""
+    request, agreement, run = asked.request, asked.agreement, asked.request.header.run
+    prior, sent = _own_prior(hospital, run, agreement), _sent(hospital, run, agreement, asked.plan)
     # Copied into torch's own memory, whose alignment is always the same (`wardround_client.isolated`).
     theta, shift, scale = (
-        fresh(torch.from_numpy(array.copy())).to(device) for array in (request.theta, request.shift, request.scale)
+        fresh(torch.from_numpy(array.copy())).to(hospital.device)
+        for array in (request.theta, request.shift, request.scale)
     )
-    loss = Objective.of(agreement.federation, model, shift, scale, None if prior is None else prior.to(device))
-    match plan.question:
-        case "statistics":
-            return cohort.statistics().pack()
-        case "gradient" | "episode_gradient":
-            if sent is not None:
-                return algorithm.inner_after(sent.to(device), theta, cohort, loss)
-            return algorithm.inner(theta, cohort, loss)
-        case "class_means":
-            return cohort.class_means(lambda z: loss.embed(theta, z) * model.embedding_gain).pack()
-        case "confusion":
-            fitted = algorithm.unadapted(theta, loss)
-            return cohort.confusion(lambda z: algorithm.predict(fitted, z, loss)).reshape(-1)
+    prior, sent = (None if each is None else each.to(hospital.device) for each in (prior, sent))
+    loss = Objective.of(agreement.federation, agreement.model, shift, scale, prior)
+    return Point(agreement.federation, loss, theta, sent)
 
 
 def _own_prior(hospital: Hospital, run: str, agreement: Agreement) -> Tensor | None:
-    """This hospital's log class frequencies, or log odds of findings, from the noised counts that it released in round
-    0; None without them.
-    """
-    stored = hospital.ledger.reply_of(run, 0)
+    """From the noised counts that this hospital released in the first round, and from nothing else; None before."""
+    stored = hospital.ledger.reply_of(run, FIRST_ROUND)
     if stored is None:
         return None
-    declared, labels = hospital.config.hospital.declared_patients, agreement.federation.task.labels
-    return _prior_of(stored, run, answer_size("statistics", agreement.model), agreement.model.classes, declared, labels)
+    federation, model = agreement.federation, agreement.model
+    size = statistics.layout(federation, model).size
+    released = torch.from_numpy(RoundReply.unpack(stored, run=run, round=FIRST_ROUND, size=size).answer.copy())
+    return statistics.prior(released, federation, model, hospital.config.hospital.declared_patients)
 
 
 def _sent(hospital: Hospital, run: str, agreement: Agreement, plan: RoundPlan) -> Tensor | None:
@@ -272,13 +241,6 @@ def _sent(hospital: Hospital, run: str, agreement: Agreement, plan: RoundPlan) -
             reply = RoundReply.unpack(stored, run=run, round=earlier.number, size=len(total))
             total += torch.from_numpy(reply.answer.copy())
     return total
-
-
-@lru_cache(maxsize=1024)
-def _prior_of(stored: bytes, run: str, size: int, classes: int, declared_patients: int, labels: str) -> Tensor:
-    answer = RoundReply.unpack(stored, run=run, round=0, size=size).answer.copy()
-    counts = Statistics.unpack(torch.from_numpy(answer), classes).counts
-    return LABEL_KINDS[labels].prior(counts, declared_patients)
 
 
 def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> ReplyHeader:

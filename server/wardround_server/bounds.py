@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,15 +9,13 @@ import numpy as np
 from wardround.accountant import Calibration, calibrate
 from wardround.config import Federation
 from wardround.errors import MessageError
-from wardround.labels import LABEL_KINDS
 from wardround.models import Model
-from wardround.reach import EXCESS, Part, Reach
-from wardround.schedule import RoundPlan, Schedule
+from wardround.reach import Part
+from wardround.schedule import QUESTIONS, RoundPlan, Schedule
 from wardround.wire import RoundReply
 
 BEYOND = 10.0
 """A reply so many times too long is damaged, or means harm: nothing that an honest hospital computed is left in it."""
-COUNT_SHARE = 0.5  # lambda, in wardround_client.privacy.private_cohort
 
 
 class Bounds:
@@ -49,34 +46,10 @@ class Bounds:
 
     def parts(self, plan: RoundPlan, hospital: str, declared_patients: int) -> tuple[Part, ...]:
         """Parts of an answer, in their order, with the greatest length of each. Raises: ConfigError."""
-        privacy, model, algorithm = self._federation.privacy, self._model, self._federation.algorithm
-        sigma = self.calibration(hospital, declared_patients).noise_multiplier(plan.question)
-        patients, classes, once = EXCESS * declared_patients, model.classes, (1.0,)
-        match plan.question:
-            case "gradient":
-                expected = privacy.expected_patients(declared_patients)
-                reach = Reach.of_sample(privacy.clip_norm, sigma, declared=declared_patients, expected=expected)
-                return algorithm.longest(model.layout, reach)
-            case "episode_gradient":  # a mean of clipped gradients, and noise of sensitivity 2 C
-                noise = 2 * sigma * privacy.clip_norm / privacy.episodes(declared_patients)
-                return algorithm.longest(model.layout, Reach(privacy.clip_norm, noise))
-            case "statistics":
-                features, reach = model.scaling_size, Reach(patients, math.sqrt(3) * sigma)
-                most = math.sqrt(LABEL_KINDS[self._federation.task.labels].full)
-                moment = reach.sum(once, features)
-                return (
-                    (classes, most * reach.sum(once, classes)),
-                    (features, math.sqrt(features) * moment),
-                    (features, math.sqrt(3 * features) * moment),
-                )
-            case "class_means":
-                e, sigma = model.embedding_size, sigma * math.sqrt(1 + COUNT_SHARE**2)
-                return (
-                    (classes, Reach(patients, sigma / COUNT_SHARE).sum(once, classes)),
-                    (classes * e, math.sqrt(e) * Reach(patients, sigma).sum(once, classes * e)),
-                )
-            case "confusion":
-                return ((classes**2, Reach(patients, sigma).sum(once, classes**2)),)
+        noise = self.calibration(hospital, declared_patients).noise_multiplier(plan.question)
+        return QUESTIONS[plan.question].longest(
+            self._federation, self._model, noise_multiplier=noise, declared_patients=declared_patients
+        )
 
     def cut(self, plan: RoundPlan, reply: RoundReply) -> tuple[RoundReply, float]:
         """The reply with no part longer than it can be, and the least factor that a part was multiplied by.

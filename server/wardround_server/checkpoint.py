@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from wardround.errors import ConfigError, StorageError
 from wardround.files import Held, locked, write_atomically
+from wardround.models.scaling import no_scaling
+from wardround.questions import Learned
 from wardround.release import Release, read
 from wardround.wire import Answered
 
@@ -26,23 +27,18 @@ _OUTER = "optimizer."  # as since 0.1, whose checkpoints are read
 PATIENCE_S = 5.0
 
 
-@dataclass(frozen=True)
-class State:
-    """A run between two rounds.
+@dataclass(frozen=True, kw_only=True)
+class State(Learned):
+    """A run between two rounds, with what it has learned.
 
-    run: its name. federation: `Federation.digest`. round: number of the next round. theta float32 [P]; shift, scale
-    float32 [d]. outer: what the algorithm's coordinator half remembers, by name. epsilon: what each hospital said that
-    the run has cost it so far. answered: each hospital's last answer when the round begins, which its request names;
-    kept, so that a resumed round sends the same bytes.
+    run: its name. federation: `Federation.digest`. round: number of the next round. epsilon: what each hospital said
+    that the run has cost it so far. answered: each hospital's last answer when the round begins, which its request
+    names; kept, so that a resumed round sends the same bytes.
     """
 
     run: str
     federation: str
     round: int
-    theta: Tensor
-    shift: Tensor
-    scale: Tensor
-    outer: Mapping[str, Tensor]
     epsilon: Mapping[str, float] = field(default_factory=dict)
     answered: Mapping[str, Answered] = field(default_factory=dict)
 
@@ -125,4 +121,5 @@ class Checkpointer:
 
 def initial(run: str, federation: str, theta: Tensor, scaling_size: int, outer: Mapping[str, Tensor]) -> State:
     """The state before the first round: no scaling is known yet (shift 0, scale 1)."""
-    return State(run, federation, 0, theta, torch.zeros(scaling_size), torch.ones(scaling_size), outer)
+    shift, scale = no_scaling(scaling_size)
+    return State(run=run, federation=federation, round=0, theta=theta, shift=shift, scale=scale, outer=outer)

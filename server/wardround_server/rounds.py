@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from wardround.algorithms import Pooled
 from wardround.config import Federation
 from wardround.errors import (
     ConfigError,
@@ -21,14 +19,12 @@ from wardround.errors import (
     StorageError,
     WardroundError,
 )
-from wardround.labels import LABEL_KINDS
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
-from wardround.rules import LEAST_HOSPITALS
-from wardround.schedule import RoundPlan, Schedule, answer_size
+from wardround.questions import Pool
+from wardround.schedule import QUESTIONS, RoundPlan, Schedule
 from wardround.text import shown
 from wardround.wire import Answered, RequestHeader, RoundReply, RoundRequest
-from wardround_server import pooling
 from wardround_server.answers import AnswerBook
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer, State, initial
@@ -219,7 +215,7 @@ def _ask(
     bounds: Bounds | None,
 ) -> Replies:
     """One exchange. A reply that cannot be used is rejected with its reason, and the round goes on."""
-    replies, silent, size = Replies(), set(requests), answer_size(plan.question, model)
+    replies, silent, size = Replies(), set(requests), QUESTIONS[plan.question].layout(federation, model).size
     for name, outcome in transport.exchange(requests, federation.rounds.deadline_s):
         who = name
         try:
@@ -288,72 +284,25 @@ def _learn(
     federation: Federation, model: Model, plan: RoundPlan, state: State, replies: Replies
 ) -> tuple[State, dict[str, Any]]:
     """What the answers teach: the next state, and what the event says of it. Raises: FederationError."""
-    answers = torch.stack([torch.from_numpy(reply.answer.copy()) for reply in replies.accepted.values()])
-    epsilon = dict(state.epsilon) | {who: reply.header.epsilon for who, reply in replies.accepted.items()}
+    replied = replies.accepted
+    epsilon = dict(state.epsilon) | {who: reply.header.epsilon for who, reply in replied.items()}
+    declared = torch.tensor([float(reply.header.declared_patients) for reply in replied.values()])
+    pool = Pool(
+        matrix=torch.stack([torch.from_numpy(reply.answer.copy()) for reply in replied.values()]),
+        hospitals=list(replied),
+        declared=declared,
+        weights=declared if federation.outer.weighting == "declared" else torch.ones(len(replied)),
+        rule=federation.outer.rule,
+        share=len(replied) / len(epsilon),
+    )
     state = replace(state, round=plan.number + 1, epsilon=epsilon)
-    findings: dict[str, Any] = {"delta_norm": None, "accuracy": None}
-    algorithm, rule = federation.algorithm, federation.outer.rule
-    loss = Objective.of(federation, model, state.shift, state.scale)
-    match plan.question:
-        case "statistics":
-            labels = LABEL_KINDS[federation.task.labels]
-            shift, scale = pooling.scaling(answers, _declared(replies), model.classes, rule, labels)
-            state = replace(state, shift=shift, scale=scale)
-        case "gradient" | "episode_gradient":
-            delta = rule(answers, _weights(federation, replies))
-            pooled = Pooled(delta, share=len(answers) / len(epsilon))
-            outer, theta = algorithm.outer(state.outer, state.theta, pooled, loss, federation.outer.optimizer)
-            state = replace(state, theta=theta, outer=outer)
-            findings["delta_norm"] = float(delta.norm())
-            findings["apart"] = _apart(replies, answers, delta)
-        case "class_means":
-            means = pooling.class_means(answers, model.classes, rule)
-            means = replace(means, sums=means.sums / model.embedding_gain)
-            state = replace(state, theta=algorithm.with_means(state.theta, means, loss))
-        case "confusion":
-            confusions = answers.view(-1, model.classes, model.classes)
-            findings |= _scores(confusions.sum(0))
-            findings["accuracy_by_hospital"] = {
-                who: _scores(confusion)["accuracy"] for who, confusion in zip(replies.accepted, confusions, strict=True)
-            }
+    state, findings = QUESTIONS[plan.question].learn(pool, state, federation, model)
     if not all(bool(tensor.isfinite().all()) for tensor in (state.theta, state.shift, state.scale)):
         raise FederationError(
             f"after round {plan.number} the model is no longer finite",
             do="lower outer.learning_rate or algorithm.local_learning_rate in a new federation.toml",
         )
     return state, findings
-
-
-def _weights(federation: Federation, replies: Replies) -> Tensor:
-    """float32 [hospitals]: declared patients, which are public, or all the same."""
-    if federation.outer.weighting == "uniform":
-        return torch.ones(len(replies.accepted))
-    return _declared(replies)
-
-
-def _declared(replies: Replies) -> Tensor:
-    """float32 [hospitals]: declared patients."""
-    return torch.tensor([float(reply.header.declared_patients) for reply in replies.accepted.values()])
-
-
-def _apart(replies: Replies, answers: Tensor, delta: Tensor) -> dict[str, float]:
-    """How far each reply lies from what was made of them, in units of the median distance; nobody, for two replies."""
-    distances = torch.stack([(answer.double() - delta.double()).norm() for answer in answers])
-    middle = float(distances.median())
-    if len(distances) < LEAST_HOSPITALS or not middle > 0:
-        return {}
-    return {who: round(float(each) / middle, 3) for who, each in zip(replies.accepted, distances, strict=True)}
-
-
-def _scores(confusion: Tensor) -> dict[str, Any]:
-    """Estimates from noised counts [classes, classes]; None where the noise leaves nobody to count."""
-    total, rows = float(confusion.sum()), confusion.sum(dim=1)
-    seen = rows > 0
-    recalls = (confusion.diagonal()[seen] / rows[seen]).clamp(0, 1)
-    return {
-        "accuracy": min(max(float(confusion.trace()) / total, 0.0), 1.0) if total > 0 else None,
-        "balanced_accuracy": float(recalls.mean()) if len(recalls) else None,
-    }
 
 
 def _started(

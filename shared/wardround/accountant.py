@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -25,7 +25,7 @@ from scipy.special import log_ndtr
 
 from wardround.config import Privacy
 from wardround.errors import ConfigError
-from wardround.schedule import QUESTIONS, TRAINING, Question, RoundPlan, Schedule
+from wardround.schedule import QUESTIONS, RoundPlan, Schedule
 
 Method = Literal["gaussian", "prv", "rdp"]
 
@@ -55,25 +55,21 @@ class Answers:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Noise multipliers of a run's questions, and the rate at which training answers sample patients.
+    """The rate at which training answers sample patients, and the noise multiplier of each question that a run asks.
 
-    Each is of that question's own sensitivity: 1, C, 2 C for episodes. Infinite where the run never asks.
+    Each is of the sensitivity of what is asked: the cohort's own affair (`wardround.questions.Cohort`).
     """
 
-    statistics: float
-    gradient: float
-    confusion: float
     sampling_rate: float
-    episode_gradient: float = math.inf
-    class_means: float = math.inf
+    noise: Mapping[str, float] = field(hash=False)
 
-    def noise_multiplier(self, question: Question) -> float:
-        """Of that question."""
-        return float(getattr(self, question))
+    def noise_multiplier(self, question: str) -> float:
+        """Of that question; infinite where the run never asks it."""
+        return self.noise.get(question, math.inf)
 
     def least_noise(self) -> float:
         """The least noise multiplier that the run ever uses."""
-        return min(self.noise_multiplier(question) for question in QUESTIONS)
+        return min(self.noise.values(), default=math.inf)
 
 
 def merged(rows: Iterable[Answers]) -> tuple[Answers, ...]:
@@ -196,30 +192,23 @@ def _subsampled(history: list[tuple[float, float, int]], delta: float) -> tuple[
 def calibrate(schedule: Schedule, privacy: Privacy, *, declared_patients: int, delta: float) -> Calibration:
     """The noise of a whole run that costs at most privacy.epsilon at delta, and at least 0.99 of it.
 
-    The statistics alone cost statistics_share x epsilon, and so do class means; all confusions together
-    evaluation_share x epsilon; the training gets what is left of the run's epsilon, by composition of everything.
-    A sampled training that could do with less noise than _LEAST_SIGMA gets that, and the run costs less.
+    A question that has a share of epsilon costs that share, however often it is asked; the training gets what is left
+    of the run's epsilon, by composition of everything. A sampled training that could do with less noise than
+    _LEAST_SIGMA gets that, and the run costs less.
 
     Raises: ConfigError, when the shares leave nothing for the training, or no accountant can price what is asked.
     """
-    rate = privacy.expected_patients(declared_patients) / declared_patients
-    shares: dict[Question, float] = {
-        "statistics": privacy.statistics_share,
-        "class_means": privacy.statistics_share,
-        "confusion": privacy.evaluation_share,
-    }
-    noise = {name: _alone(schedule.times(name), share * privacy.epsilon, delta) for name, share in shares.items()}
-    fixed = [Answers(noise[name], 1.0, schedule.times(name)) for name in shares if schedule.times(name)]
-    # Which training question it is does not matter here: a run asks one of them, at its own sensitivity.
-    steps = sum(schedule.times(question) for question in TRAINING)
+    rate, noise, steps = privacy.expected_patients(declared_patients) / declared_patients, {}, 0
+    for name in schedule.questions:
+        share = QUESTIONS[name].share(privacy)
+        if share is None:
+            steps += schedule.times(name)
+        else:
+            noise[name] = math.sqrt(schedule.times(name)) / gaussian_mu_for(share * privacy.epsilon, delta)
+    fixed = [Answers(sigma, 1.0, schedule.times(name)) for name, sigma in noise.items()]
+    # Which training question it is does not matter here: each is asked at its own sensitivity.
     training = _training_sigma(fixed, rate, steps, privacy.epsilon, delta)
-    noise |= {question: training if schedule.times(question) else math.inf for question in TRAINING}
-    return Calibration(sampling_rate=rate, **noise)
-
-
-def _alone(times: int, eps: float, delta: float) -> float:
-    """Noise multiplier at which `times` unsampled answers cost eps; infinite for none."""
-    return math.sqrt(times) / gaussian_mu_for(eps, delta) if times else math.inf
+    return Calibration(rate, {name: noise.get(name, training) for name in schedule.questions})
 
 
 def _training_sigma(fixed: Sequence[Answers], rate: float, steps: int, eps: float, delta: float) -> float:

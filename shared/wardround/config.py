@@ -32,7 +32,7 @@ from wardround.canonical import canonical, read_as_approved
 from wardround.labels import LABEL_KINDS
 from wardround.optimizers import OPTIMIZERS, Optimizer
 from wardround.rules import RULES, Rule
-from wardround.settings import Part, chosen, invalid, own_settings, part_class
+from wardround.settings import Later, Part, chosen, invalid, own_settings, part_class
 from wardround.text import is_plain
 from wardround.toml import Section, load
 
@@ -49,6 +49,15 @@ def _label_kind(name: str) -> str:
     return name
 
 
+def _question(name: str) -> str:
+    from wardround.schedule import QUESTIONS  # which imports this module
+
+    if name not in QUESTIONS or name in QUESTIONS.built_in:
+        raise ValueError(f"not a question of another package; allowed: {', '.join(QUESTIONS.others) or 'none'}")
+    return name
+
+
+# Bounds are generous, and such that nothing within them overflows or takes for ever; a hospital's policy is narrower.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=1e-4, lt=1)]
@@ -251,12 +260,18 @@ class Rounds(Section):
     """rounds: training rounds. A round ends when all have replied, or at deadline_s if `quorum` hospitals have.
 
     evaluate_every: ask for private confusion counts after every so many rounds; 0: never (it costs epsilon).
+    questions: of other packages, which the run asks beside ours where they are due.
     """
 
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 20
     quorum: Annotated[int, Field(ge=1, le=10_000)] = 2
     deadline_s: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 120.0
     evaluate_every: Annotated[int, Field(ge=0, le=100_000)] = 0
+    questions: Annotated[tuple[Annotated[str, AfterValidator(_question)], ...], Field(max_length=100), Later(())] = ()
+
+    def evaluates(self, after: int) -> bool:
+        """Whether an evaluation follows that training round."""
+        return self.evaluate_every > 0 and after > 0 and after % self.evaluate_every == 0
 
 
 def _algorithm(values: Any) -> Any:

@@ -24,13 +24,15 @@ class Kind(Generic[T_co]):
     """All parts of one kind.
 
     what: the kind in words, for errors. package: where ours lie, a file each: `per_fedavg.py` holds "per-fedavg".
-    attribute: the name, in each file, of the part. group: the entry points of other packages.
+    attribute: the name, in each file, of the part. group: the entry points of other packages. joined: what stands
+    between the words of a name.
     """
 
     what: str
     package: str
     attribute: str
     group: str
+    joined: str = "-"
 
     @cached_property
     def built_in(self) -> tuple[str, ...]:
@@ -38,13 +40,17 @@ class Kind(Generic[T_co]):
         spec = find_spec(self.package)
         folders = spec.submodule_search_locations if spec else None
         names = (module.name for module in pkgutil.iter_modules(folders or []))
-        return tuple(sorted(name.replace("_", "-") for name in names if not name.startswith("_")))
+        return tuple(sorted(name.replace("_", self.joined) for name in names if not name.startswith("_")))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the parts that other packages bring, sorted."""
+        return tuple(sorted({point.name for point in entry_points(group=self.group)} - set(self.built_in)))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all parts that are installed: ours, then the others."""
-        others = {point.name for point in entry_points(group=self.group)} - set(self.built_in)
-        return (*self.built_in, *sorted(others))
+        return (*self.built_in, *self.others)
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self.names
@@ -55,7 +61,7 @@ class Kind(Generic[T_co]):
         Raises: ConfigError, when none is installed, or the package that brings it cannot be imported.
         """
         if name in self.built_in:
-            part: T_co = getattr(import_module(f"{self.package}.{name.replace('-', '_')}"), self.attribute)
+            part: T_co = getattr(import_module(f"{self.package}.{name.replace(self.joined, '_')}"), self.attribute)
             return part
         for point in entry_points(group=self.group, name=name):
             try:

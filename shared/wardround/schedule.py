@@ -4,48 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING
 
 from wardround.config import Federation
+from wardround.plugins import Kind
 
-if TYPE_CHECKING:
-    from wardround.vector import Layout
+if TYPE_CHECKING:  # torch takes seconds to import, and most commands need no model
+    from wardround.questions import Question
 
-TrainingQuestion = Literal["gradient", "episode_gradient"]
-Question = Literal["statistics", TrainingQuestion, "class_means", "confusion"]
-TRAINING: tuple[TrainingQuestion, ...] = get_args(TrainingQuestion)
-QUESTIONS: tuple[Question, ...] = get_args(Question)
+QUESTIONS: Kind[Question] = Kind("question", "wardround.questions", "question", "wardround.questions", joined="_")
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """One round: its number (from 0), the one question it asks and how often it asks it."""
+    """One round: its number (from 0), the name of the one question it asks and how often it asks it."""
 
     number: int
-    question: Question
+    question: str
     times: int
 
     @property
     def trains(self) -> bool:
         """Whether its answer is a delta."""
-        return self.question in TRAINING
+        return QUESTIONS[self.question].trains
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """All rounds of a run, in order. Round 0 asks for statistics; evaluations follow the rounds they judge.
-
-    Methods whose head is made of class means ask for these before each evaluation and at the end.
-    """
+    """All rounds of a run, in order: training rounds, and after each (or before the first) what else is due then."""
 
     rounds: tuple[RoundPlan, ...]
 
     @classmethod
     def of(cls, federation: Federation) -> Schedule:
         """The schedule that a federation's agreement implies; hospital and coordinator derive the same one."""
-        return cls(tuple(_rounds(federation)))
+        questions = (RoundPlan(number, *each) for number, each in enumerate(_questions(federation)))
+        return cls(tuple(questions))
 
-    def times(self, question: Question) -> int:
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """Names of what is asked, in the order in which it is asked first."""
+        return tuple(dict.fromkeys(plan.question for plan in self.rounds if plan.times))
+
+    def times(self, question: str) -> int:
         """How often the whole run asks this question."""
         return sum(plan.times for plan in self.rounds if plan.question == question)
 
@@ -56,49 +57,11 @@ class Schedule:
         return len(self.rounds)
 
 
-def _rounds(federation: Federation) -> Iterator[RoundPlan]:
-    algorithm, last, every = federation.algorithm, federation.rounds.rounds, federation.rounds.evaluate_every
-    questions: list[tuple[Question, int]] = [("statistics", 1)]
-    for train in range(1, last + 1):
-        questions.append((algorithm.question, algorithm.answers_per_round))
-        evaluated = every > 0 and train % every == 0
-        if algorithm.closes_with_means and (evaluated or train == last):
-            questions.append(("class_means", 1))
-        if evaluated:
-            questions.append(("confusion", 1))
-    for number, (question, times) in enumerate(questions):
-        yield RoundPlan(number, question, times)
-
-
-class Sizes(Protocol):
-    """What of a model decides how long an answer is."""
-
-    @property
-    def layout(self) -> Layout: ...
-    @property
-    def classes(self) -> int: ...
-    @property
-    def scaling_size(self) -> int: ...
-    @property
-    def embedding_size(self) -> int: ...
-
-
-def answer_layout(question: Question, model: Sizes) -> Layout:
-    """Which float32 numbers the answer to a question holds, in their order: public, whatever the data are."""
-    from wardround.vector import Layout  # torch takes seconds to import, and most commands need no model
-
-    classes, features = model.classes, model.scaling_size
-    match question:
-        case "statistics":
-            return Layout((("counts", (classes,)), ("sum_z", (features,)), ("sum_zz", (features,))))
-        case "gradient" | "episode_gradient":
-            return model.layout
-        case "class_means":
-            return Layout((("counts", (classes,)), ("sums", (classes, model.embedding_size))))
-        case "confusion":
-            return Layout((("confusion", (classes, classes)),))
-
-
-def answer_size(question: Question, model: Sizes) -> int:
-    """Float32 numbers in the answer to a question."""
-    return answer_layout(question, model).size
+def _questions(federation: Federation) -> Iterator[tuple[str, int]]:
+    """Questions of all rounds, and how often. Several that are due at once come by their names, ours first."""
+    algorithm = federation.algorithm
+    for train in range(federation.rounds.rounds + 1):
+        if train:
+            yield algorithm.question, algorithm.answers_per_round
+        names = (*QUESTIONS.built_in, *federation.rounds.questions)
+        yield from ((name, 1) for name in names if QUESTIONS[name].due(train, federation))

@@ -40,6 +40,10 @@ class Layout:
         """Elements of one tensor. Raises: KeyError."""
         return dict(zip((name for name, _ in self.tensors), self.sizes, strict=True))[name]
 
+    def __str__(self) -> str:
+        """Each tensor's name and shape, in their order: "head.weight 4x32, head.bias 4"."""
+        return ", ".join(f"{name} {'x'.join(map(str, shape)) or 1}" for name, shape in self.tensors)
+
     def pack(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Named tensors -> float32 [size]. Raises: ValueError, if names or shapes are not the layout's."""
         if Layout.of({name: parameters[name] for name, _ in self.tensors if name in parameters}) != self:

@@ -6,13 +6,15 @@ not contain it. It is made like `wardround_client.privacy.private_cohort.Private
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.func import grad
 
-from wardround.accountant import Answers, Calibration
+from wardround.accountant import Answers
 from wardround.config import Privacy
-from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Statistics
+from wardround.questions import EpisodeGradient, Loss, OfImages, Summand
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.episodes import deal, episodes_of
 
@@ -22,19 +24,18 @@ class ExactCohort:
 
     Args:
         examples: the cohort.
-        calibration, reserved: taken so that it is made as a PrivateCohort is; nothing is noised or counted by them.
         privacy: of it, only how large an episode is and how it is split.
         declared_patients: the denominator of a gradient, as it is with privacy on.
+        reserved: taken so that it is made as a PrivateCohort is; nothing is noised or counted by it.
     """
 
     def __init__(
         self,
         examples: Examples,
         *,
-        calibration: Calibration,
         privacy: Privacy,
         declared_patients: int,
-        reserved: tuple[Answers, ...],
+        reserved: Sequence[Answers],
     ) -> None:
         self._examples, self._declared, self._privacy = examples, declared_patients, privacy
         # Each patient weighs 1 in all, whatever the number of images: the weights of a patient's images sum to 1.
@@ -75,20 +76,9 @@ class ExactCohort:
             total += gradient(theta, support, query).detach()
         return total / episodes
 
-    def class_means(self, embed: Embed) -> ClassMeans:
-        """Sums of embeddings and patients, a class; each patient weighs 1."""
-        shares = (self._examples.targets * self._weights.unsqueeze(1)).T
-        with torch.no_grad():
-            return ClassMeans(shares @ embed(self._examples.z), shares.sum(1))
-
-    def statistics(self) -> Statistics:
-        """Class counts (patients; one with several images counts as shares) and sums of features and their squares."""
-        z, weights = self._examples.summary, self._weights
-        return Statistics(weights @ self._examples.targets.to(z.dtype), weights @ z, weights @ z.square())
-
-    def confusion(self, predict: Predict) -> Tensor:
-        """float32 [classes, classes]: rows truth, columns prediction; each patient weighs 1."""
+    def sum(self, summands: Sequence[Summand], of_images: OfImages) -> Tensor:
+        """float32 [size]: the sum over ALL patients of the mean over a patient's images; each patient weighs 1."""
         examples = self._examples
         with torch.no_grad():
-            judged = examples.labels.judge(predict(examples.z), examples.y, examples.classes)
-        return (self._weights @ judged).view(examples.classes, examples.classes)
+            values = of_images(examples.z, examples.y, examples.summary)
+        return self._weights @ values.to(self._weights.dtype)

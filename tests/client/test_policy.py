@@ -80,6 +80,8 @@ def test_each_rule_refuses_by_name(rule: str) -> None:
 class Wrapped:
     layout: Any
     network: nn.Module
+    classes: int = 2
+    scaling_size: int = 3
 
 
 @pytest.mark.parametrize("trainable", [True, False])
@@ -97,6 +99,8 @@ def test_a_layer_that_mixes_patients_is_refused(layer: nn.Module, trainable: boo
 class WithEncoder:
     layout: Any
     encoder: nn.Module
+    classes: int = 2
+    scaling_size: int = 3
 
 
 def test_a_frozen_encoder_may_hold_batch_norm_in_evaluation_mode_only() -> None:

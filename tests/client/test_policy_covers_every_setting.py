@@ -97,6 +97,7 @@ BOUNDED: dict[str, list[Case]] = {
     "privacy.evaluation_share": [
         ("least_noise_multiplier", IMAGES, {"privacy": {"evaluation_share": 0.8}, "rounds": {"evaluate_every": 5}}, 3.0)
     ],
+    "rounds.questions": [("questions", IMAGES, {}, None)],  # tested with a question of another package, in tests/extend
     "rounds.rounds": [("greatest_rounds", IMAGES, {}, 20)],
     "rounds.evaluate_every": [
         ("questions", IMAGES, {"rounds": {"evaluate_every": 5}}, ["statistics", "gradient"]),

@@ -26,12 +26,13 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node as PbNode
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from tests.questions import answer_size
 from tests.story.processes import environment
 
 from wardround import bundle
 from wardround.config import Federation, load_federation
 from wardround.models import Model, build_model
-from wardround.schedule import Schedule, answer_size
+from wardround.schedule import Schedule
 from wardround.wire import ReplyHeader, RoundReply, peek_request
 from wardround_client.flower.clock_skew import Clock
 from wardround_client.flower.fleet import Coordinator, Session, Work, connect

@@ -116,9 +116,9 @@ def test_steps_within_the_algorithm_count_for_every_training_question(victim: Vi
 
 
 def test_every_question_can_be_forbidden(victim: Victim) -> None:
-    assert set(victim.hospital.config.policy.questions) == set(QUESTIONS)
-    assert {"episode_gradient", "class_means"} <= set(QUESTIONS)
-    narrow = limited(victim, questions=[question for question in QUESTIONS if question != "gradient"])
+    assert set(victim.hospital.config.policy.questions) == set(QUESTIONS.built_in)
+    assert {"episode_gradient", "class_means"} <= set(QUESTIONS.built_in)
+    narrow = limited(victim, questions=[question for question in QUESTIONS.built_in if question != "gradient"])
     with pytest.raises(PolicyRefusal) as refusal:
         narrow.hospital.approvals.agreement(victim.agreement.federation.digest)
     assert (refusal.value.rule, refusal.value.asked) == ("policy.questions", "gradient")

@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.chosen import UNITS, fitting
 from tests.cohorts import SilentCohort
+from tests.questions import agreement_of
 from torch import Tensor
 
-from wardround.accountant import Answers, Calibration
+from wardround.accountant import Answers
 from wardround.algorithms import ALGORITHMS, Algorithm
 from wardround.config import Privacy
 from wardround.meta.total import positive, solved
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
-from wardround.questions import EpisodeGradient, Loss, Shots
+from wardround.questions import EpisodeGradient, Loss, Point, Shots
+from wardround.schedule import QUESTIONS
 from wardround_client.cohort.examples import Examples
 from wardround_client.config import Policy
 from wardround_client.privacy.private_cohort import PrivateCohort
@@ -180,17 +182,15 @@ def test_a_private_cohort_answers_with_finite_numbers(name: str, unit: str, data
     loss = objective(model, data.draw(st.sampled_from([1e-6, 1.0])))
     cohort = private(Examples(x[:present], y[:present], torch.arange(present), x[:present], CLASSES))
     answers = [choice.inner(theta, cohort, loss)]
-    fitted = choice.unadapted(theta, loss)
-    answers.append(cohort.confusion(lambda z: choice.predict(fitted, z, loss)))
-    answers.append(cohort.class_means(lambda z: loss.embed(theta, z)).pack())
+    agreement = agreement_of(model).model_copy(update={"algorithm": choice})
+    sums = (QUESTIONS[name] for name in ("confusion", "class_means", "statistics"))
+    answers += [question.ask(cohort, Point(agreement, loss, theta)) for question in sums]
     assert all(torch.isfinite(answer).all() for answer in answers)
 
 
 def private(examples: Examples) -> PrivateCohort:
-    calibration = Calibration(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     return PrivateCohort(
         examples,
-        calibration=calibration,
         privacy=Privacy(patients_per_episode=4),
         declared_patients=DECLARED,
         reserved=(Answers(1.0, 1.0, 100),),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.questions import answer_size
 
 from wardround.config import Federation, ModelChoice, Outer, Rounds, Task
 from wardround.errors import WardroundError
 from wardround.models import Model, build_model
-from wardround.schedule import Schedule, answer_size
+from wardround.schedule import Schedule
 from wardround.wire import ReplyHeader, RoundReply, RoundRequest, Vector, peek_request
 from wardround_server.checkpoint import Checkpointer
 

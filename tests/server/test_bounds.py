@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.chosen import UNITS, fitting
 from tests.cohorts import SilentCohort
+from tests.questions import answer_size
 from tests.server.conftest import TASK
 from torch import Tensor
 
@@ -22,15 +23,13 @@ from wardround.errors import MessageError
 from wardround.labels import LABEL_KINDS
 from wardround.models import Model, Objective, build_model
 from wardround.models.scaling import no_scaling
-from wardround.questions import EpisodeGradient, Loss
+from wardround.questions import EpisodeGradient, Loss, Point
 from wardround.reach import EXCESS, Reach
-from wardround.schedule import RoundPlan, Schedule, answer_size
+from wardround.schedule import QUESTIONS, RoundPlan, Schedule
 from wardround.vector import Layout
 from wardround.wire import ReplyHeader, RoundReply
 from wardround_client.cohort.examples import Examples
-from wardround_client.privacy import private_cohort as cohort
 from wardround_client.privacy.private_cohort import PrivateCohort
-from wardround_server import bounds
 from wardround_server.bounds import BEYOND, Bounds
 
 ASKED = [(name, unit) for name, units in UNITS.items() for unit in units]
@@ -78,11 +77,19 @@ class WorstCohort(SilentCohort):
         expected, patients = self.privacy.expected_patients(self.declared), int(EXCESS * self.declared)
         rate = expected / self.declared
         sampled = int((torch.rand(patients, generator=self.generator) < rate).sum()) if rate < 1 else patients
-        return self._answer(theta, sampled, self.calibration.gradient * self.privacy.clip_norm) / expected
+        return (
+            self._answer(theta, sampled, self.calibration.noise_multiplier("gradient") * self.privacy.clip_norm)
+            / expected
+        )
 
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         episodes = self.privacy.episodes(self.declared)
-        return self._answer(theta, episodes, 2 * self.calibration.episode_gradient * self.privacy.clip_norm) / episodes
+        return (
+            self._answer(
+                theta, episodes, 2 * self.calibration.noise_multiplier("episode_gradient") * self.privacy.clip_norm
+            )
+            / episodes
+        )
 
     def _answer(self, theta: Tensor, aligned: int, std: float) -> Tensor:
         noise = std * torch.randn(len(theta), generator=self.generator)
@@ -133,27 +140,17 @@ def test_no_honest_sum_is_cut_whatever_the_features_are(declared: int, patients:
     y = torch.ones(patients, 2) if several else torch.zeros(patients, dtype=torch.int64)
     labels = LABEL_KINDS[federation.task.labels]
     examples = Examples(z=x, y=y, patient=torch.arange(patients), summary=x, classes=2, labels=labels)
+    loss, theta = Objective.of(federation, model, *no_scaling(model.scaling_size)), 1e3 * torch.ones(model.layout.size)
     for plan in (plan for plan in schedule.rounds if not plan.trains):
         for _ in range(20):
             asked = PrivateCohort(
                 examples,
-                calibration=calibration,
                 privacy=federation.privacy,
                 declared_patients=declared,
                 reserved=rows_for(calibration, plan),
             )
-            match plan.question:
-                case "statistics":
-                    answer = asked.statistics().pack()
-                case "class_means":
-                    answer = asked.class_means(lambda z: torch.full((len(z), model.embedding_size), 1e6)).pack()
-                case _:
-                    answer = asked.confusion(lambda z: torch.zeros(len(z), 2)).flatten()
+            answer = QUESTIONS[plan.question].ask(asked, Point(federation, loss, theta))
             assert bound.cut(plan, a_reply(plan, answer, declared))[1] == 1.0
-
-
-def test_the_constants_are_the_cohorts_own() -> None:
-    assert bounds.COUNT_SHARE == cohort._COUNT_SHARE
 
 
 @pytest.mark.parametrize("declared, patients_per_step", [(60, 0), (500, 0), (500, 32)])

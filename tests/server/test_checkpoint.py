@@ -24,15 +24,9 @@ DIGEST = "a" * 64
 def a_state(number: int) -> State:
     vector = torch.full((5,), float(number))
     return State(
-        "spring",
-        DIGEST,
-        number,
-        vector,
-        vector[:2],
-        vector[:2] + 1,
-        {"first": vector, "second": vector * 2},
-        {"anna": 0.5},
-    )
+        run="spring", federation=DIGEST, round=number, theta=vector, shift=vector[:2], scale=vector[:2] + 1,
+        outer={"first": vector, "second": vector * 2}, epsilon={"anna": 0.5},
+    )  # fmt: skip
 
 
 def load(checkpointer: Checkpointer) -> State:

@@ -10,19 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.chosen import outer
+from tests.questions import agreement_of
 from tests.server.conftest import FakeHospital, FakeTransport, Reply, a_federation
 from torch import Tensor
 
 from wardround.config import Federation
-from wardround.labels import LabelKind
-from wardround.labels.one import kind as one_class
-from wardround.labels.several import kind as findings
 from wardround.models import build_model
-from wardround.questions import Statistics
+from wardround.models.scaling import no_scaling
+from wardround.models.tabular import Tabular
+from wardround.questions import Learned, Pool
+from wardround.questions.class_means import question as class_means
 from wardround.rules import RULES
-from wardround.schedule import Schedule
+from wardround.schedule import QUESTIONS, Schedule
 from wardround.wire import RoundReply, RoundRequest, Vector
-from wardround_server import pooling
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import Event, RoundEnded, RunStarted
@@ -110,7 +110,7 @@ def test_few_hospitals_that_agree_are_believed(rule: str, hospitals: int, checkp
 
 def statistics(shift: float, patients: int, features: int = 4) -> Tensor:
     z = torch.full((features,), shift * patients)
-    return Statistics(torch.tensor([0.5, 0.5]) * patients, z, (1 + shift**2) * patients * torch.ones(features)).pack()
+    return torch.cat([torch.tensor([0.5, 0.5]) * patients, z, (1 + shift**2) * patients * torch.ones(features)])
 
 
 LIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -123,26 +123,37 @@ LIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def pool(answers: Tensor, declared: Tensor, rule: str) -> Pool:
+    names = [f"hospital {number}" for number in range(len(answers))]
+    return Pool(answers, names, declared, declared, outer(rule=rule).rule)
+
+
+def scaling(answers: Tensor, declared: Tensor, rule: str, labels: str = "one") -> tuple[Tensor, Tensor]:
+    model = Tabular.logistic(4, 2)
+    chosen = outer(rule=rule)
+    federation = agreement_of(model, exclusive=labels == "one").model_copy(update={"outer": chosen})
+    before = Learned(model.initial(), *no_scaling(4), {})
+    after, _ = QUESTIONS["statistics"].learn(pool(answers, declared, rule), before, federation, model)
+    return after.shift, after.scale
+
+
 @given(rule=st.sampled_from(ROBUST), lie=st.sampled_from(sorted(LIES)), who=st.integers(0, 4))
 def test_a_lie_about_statistics_does_not_move_the_scaling_past_the_honest(rule: str, lie: str, who: int) -> None:
     answers = torch.stack([statistics(shift, 200) for shift in (0.2, 0.25, 0.3, 0.35, 0.4)])
     answers[who] = LIES[lie](answers[who])
-    of = outer(rule=rule).rule
-    shift, scale = pooling.scaling(answers, torch.full((5,), 200.0), 2, of, one_class)
+    shift, scale = scaling(answers, torch.full((5,), 200.0), rule)
     assert (shift > 0.1).all()
     assert (shift < 0.5).all()
     assert (scale > 0.85).all()
     assert (scale < 1.15).all()
 
 
-@pytest.mark.parametrize("labels", [one_class, findings])
+@pytest.mark.parametrize("labels", ["one", "several"])
 @pytest.mark.parametrize("rule", RULES.built_in)
-def test_honest_statistics_pool_as_ever(rule: str, labels: LabelKind) -> None:
+def test_honest_statistics_pool_as_ever(rule: str, labels: str) -> None:
     answers = torch.stack([statistics(0.3, patients) for patients in (80, 120, 100)])
     declared = torch.tensor([80.0, 120.0, 100.0])
-    of = outer(rule=rule).rule
-    found = pooling.scaling(answers, declared, 2, of, labels)
-    expected = pooling.scaling(answers, declared, 2, outer(rule="mean").rule, labels)
+    found, expected = (scaling(answers, declared, each, labels) for each in (rule, "mean"))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -155,7 +166,9 @@ def test_a_class_that_one_hospital_alone_has_keeps_its_mean(rule: str) -> None:
 
     common = [means([100.0, -2.0], [1.0, 0.0]) for _ in range(4)]
     answers = torch.stack([*common, means([50.0, 50.0], [1.0, 7.0]), means([100.0, 0.0], [-90.0, 0.0])])
-    found = pooling.class_means(answers, 2, outer(rule=rule).rule)
+    model = Tabular.logistic(3, 2)
+    federation = agreement_of(model).model_copy(update={"outer": outer(rule=rule)})
+    found = class_means.pooled(pool(answers, torch.full((6,), 100.0), rule), federation, model)
     torch.testing.assert_close(found.means()[0], torch.ones(3), rtol=0.05, atol=0.05)
     torch.testing.assert_close(found.means()[1], torch.full((3,), 7.0), rtol=1e-4, atol=1e-4)
 

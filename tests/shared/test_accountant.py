@@ -44,7 +44,7 @@ def test_a_run_costs_its_epsilon_and_no_more(
     if evaluations:
         assert epsilon(confusions, delta) == pytest.approx(0.15 * target, rel=1e-6)
     else:
-        assert math.isinf(calibration.confusion)
+        assert math.isinf(calibration.noise_multiplier("confusion"))
 
 
 @pytest.mark.parametrize(("target", "patients"), [(3.0, 500), (0.5, 2000)])

@@ -29,7 +29,10 @@ def test_what_is_packed_is_read(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_the_coordinator_is_a_release(tmp_path: Path) -> None:
     vector = RELEASE.theta
-    state = State("spring", "a" * 64, 7, vector, RELEASE.shift, RELEASE.scale, {"first": vector})
+    state = State(
+        run="spring", federation="a" * 64, round=7, theta=vector, shift=RELEASE.shift, scale=RELEASE.scale,
+        outer={"first": vector},
+    )  # fmt: skip
     Checkpointer(tmp_path).save(state)
     assert same(read(tmp_path / "checkpoint.safetensors")[0], RELEASE)
 

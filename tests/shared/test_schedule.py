@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.chosen import fitting
 
 from wardround.config import Federation, Rounds, Task
-from wardround.schedule import Schedule, answer_size
-from wardround.vector import Layout
+from wardround.schedule import Schedule
 
 TASK = Task(label_column="finding", classes=("none", "nodule", "mass"))
 
@@ -39,18 +36,3 @@ def test_an_evaluation_follows_the_round_that_it_judges() -> None:
 def test_fomaml_asks_once_more_than_it_steps() -> None:
     assert schedule(1, 0, "fomaml", 3)[1].times == 4
     assert schedule(1, 0, "reptile", 3)[1].times == 3
-
-
-def test_the_length_of_an_answer_is_public() -> None:
-    @dataclass(frozen=True)
-    class Sizes:
-        layout: Layout
-        classes: int = 3
-        scaling_size: int = 2
-        embedding_size: int = 5
-
-    sizes = Sizes(Layout((("w", (3, 2)), ("b", (3,)))))
-    assert answer_size("gradient", sizes) == 9
-    assert answer_size("statistics", sizes) == 3 + 2 * 2
-    assert answer_size("class_means", sizes) == 3 * (5 + 1)
-    assert answer_size("confusion", sizes) == 9

@@ -20,9 +20,9 @@ from wardround.labels.one import kind as one_class
 from wardround.labels.several import kind as findings
 from wardround.meta.local import fine_tune
 from wardround.models import Objective
-from wardround.models.scaling import no_scaling, pool_statistics
+from wardround.models.scaling import no_scaling, scaling_of
 from wardround.models.tabular import Tabular
-from wardround.questions import Shots, Statistics
+from wardround.questions import Shots
 
 COLUMNS, FINDINGS = 4, 3
 MODEL = Tabular.logistic(COLUMNS, FINDINGS)
@@ -112,11 +112,11 @@ def test_a_constant_that_minimises_the_adjusted_loss_tells_nothing_of_prevalence
 def test_features_are_pooled_over_declared_patients_where_counts_do_not_add_up_to_them() -> None:
     """A patient with three findings is one patient."""
     z = 2 + 0.5 * torch.randn(5000, 2)
-    reply = Statistics(torch.tensor([5000.0, 4000.0, 5000.0]), z.sum(0), z.square().sum(0))
-    shift, scale = pool_statistics(reply, torch.tensor(5000.0))
+    sums, counts = (z.sum(0), z.square().sum(0)), torch.tensor([[5000.0, 4000.0, 5000.0]])
+    shift, scale = scaling_of(*sums, findings.patients(counts, torch.tensor([5000.0])).sum())
     torch.testing.assert_close(shift, torch.tensor([2.0, 2.0]), atol=0.05, rtol=0)
     assert scale.max() < 0.6
-    assert pool_statistics(reply, reply.counts.sum())[0].max() < 1
+    assert scaling_of(*sums, one_class.patients(counts, torch.tensor([5000.0])).sum())[0].max() < 1
 
 
 # --- shots

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.questions import ask, parts
 from torch import Tensor
 
-from wardround.accountant import Answers, Calibration
+from wardround.accountant import Answers
 from wardround.config import Privacy
-from wardround.errors import ConfigError
+from wardround.labels import LABEL_KINDS
+from wardround.models import Objective
+from wardround.models.tabular import Tabular
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_simulation.exact import ExactCohort
 
 FEATURES, CLASSES, DECLARED = 3, 2, 10
-NO_NOISE = Calibration(statistics=1e-9, gradient=1e-9, confusion=1e-9, sampling_rate=1.0)
+LOSS = Objective(Tabular.logistic(FEATURES, CLASSES), torch.zeros(FEATURES), torch.ones(FEATURES))
 
 
 class Logistic:
@@ -32,14 +37,15 @@ def cohort_of(images: list[int], seed: int = 0, *, findings: bool = False, varia
     patient = patient[torch.randperm(len(patient), generator=generator)]  # images of a patient need not be neighbours
     z = 0.3 * torch.randn(len(patient), FEATURES, generator=generator)
     y = torch.randint(2, (len(patient), CLASSES), generator=generator).float() if findings else patient % CLASSES
+    labels = LABEL_KINDS["several" if findings else "one"]
     others = 0.3 * torch.randn(len(patient), variants - 1, FEATURES, generator=generator) if variants > 1 else None
-    return Examples(z=z, y=y, patient=patient, summary=z, classes=CLASSES, augmented=others)
+    return Examples(z=z, y=y, patient=patient, summary=z, classes=CLASSES, augmented=others, labels=labels)
 
 
-def made(kind: type[ExactCohort] | type[PrivateCohort], examples: Examples, calibration: Calibration = NO_NOISE):  # type: ignore[no-untyped-def]
+def made(kind: type[ExactCohort] | type[PrivateCohort], examples: Examples):  # type: ignore[no-untyped-def]
     privacy = Privacy(clip_norm=1e4, images_per_patient=8)
-    reserved = (Answers(1e-9, 1.0, 3),)
-    return kind(examples, calibration=calibration, privacy=privacy, declared_patients=DECLARED, reserved=reserved)
+    reserved = (Answers(1e-9, 1.0, 4),)
+    return kind(examples, privacy=privacy, declared_patients=DECLARED, reserved=reserved)
 
 
 cohorts = st.lists(st.integers(1, 5), min_size=2, max_size=8)
@@ -69,22 +75,16 @@ def test_a_private_cohort_without_noise_answers_the_same(
     torch.testing.assert_close(
         exact.gradient(Logistic(), theta), private.gradient(Logistic(), theta), rtol=1e-3, atol=1e-4
     )
-    torch.testing.assert_close(exact.statistics().pack(), private.statistics().pack().float(), rtol=1e-3, atol=1e-4)
-
-    def predict(x: Tensor) -> Tensor:
-        return x @ theta.view(FEATURES, CLASSES)
-
-    if findings:
-        for cohort in (exact, private):
-            with pytest.raises(ConfigError, match="one class"):
-                cohort.confusion(predict)
-    else:
-        torch.testing.assert_close(exact.confusion(predict), private.confusion(predict).float(), rtol=1e-3, atol=1e-4)
+    loss, theta = replace(LOSS, labels=examples.labels), torch.linspace(-1, 1, LOSS.model.layout.size)
+    for question in ("statistics",) if findings else ("statistics", "class_means", "confusion"):
+        one, other = (ask(question, cohort, loss, theta) for cohort in (exact, private))
+        torch.testing.assert_close(one, other.float(), rtol=1e-3, atol=1e-4)
 
 
 def test_counts_are_patients_and_not_images() -> None:
-    statistics = made(ExactCohort, cohort_of([1, 5, 1, 2])).statistics()
-    assert statistics.counts.tolist() == pytest.approx([2.0, 2.0])
+    cohort = made(ExactCohort, cohort_of([1, 5, 1, 2]))
+    counts = parts("statistics", cohort, LOSS, torch.zeros(LOSS.model.layout.size))["counts"]
+    assert counts.tolist() == pytest.approx([2.0, 2.0])
 
 
 def test_it_asks_as_often_as_it_likes_for_the_same_answer() -> None:

@@ -85,8 +85,8 @@ def audit(
         progress(running, done, total)
 
     bench = Bench(
+        federation=terms.federation,
         model=terms.model,
-        input_shape=terms.federation.task.input_shape,
         schedule=terms.schedule,
         calibration=terms.calibration,
         privacy=terms.federation.privacy,

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from wardround.accountant import Answers, Calibration, rows_for
-from wardround.config import Privacy
+from wardround.config import Federation, Privacy
 from wardround.models import Model
 from wardround.questions import Cohort, ElementaryLoss, Loss, Shots
-from wardround.schedule import QUESTIONS, Question, RoundPlan, Schedule
+from wardround.schedule import RoundPlan, Schedule
 from wardround_client.audit.bounds import Bools
 from wardround_client.cohort.examples import Examples
 from wardround_client.round import OpenCohort
@@ -89,12 +89,12 @@ class CanaryEpisode:
 class Bench:
     """What is audited: an agreement's public numbers, and the code that makes its cohorts.
 
-    input_shape: of one example, before it is encoded. trials: answers that an experiment may ask for, about.
-    tick: called with the number of answers just given.
+    federation: the agreement; privacy: its section, or one that an experiment changes. trials: answers that an
+    experiment may ask for, about. tick: called with the number of answers just given.
     """
 
+    federation: Federation
     model: Model
-    input_shape: tuple[int, ...]
     schedule: Schedule
     calibration: Calibration
     privacy: Privacy
@@ -109,7 +109,6 @@ class Bench:
         """As in that round of the run: nothing but its patients is exchanged."""
         return self.open_cohort(
             examples,
-            calibration=self.calibration,
             privacy=self.privacy,
             declared_patients=self.declared_patients,
             reserved=rows_for(self.calibration, plan),
@@ -117,16 +116,14 @@ class Bench:
 
     def alone(self, noise_multiplier: float, examples: Examples, answers: int = 1, *, rate: float = 1.0) -> Cohort:
         """For so many answers of that noise to one question."""
-        noise = dict.fromkeys(QUESTIONS, noise_multiplier)
         return self.open_cohort(
             examples,
-            calibration=Calibration(sampling_rate=rate, **noise),
             privacy=self.privacy,
             declared_patients=self.declared_patients,
             reserved=(Answers(noise_multiplier, rate, answers),),
         )
 
-    def sharp(self, question: Question) -> float:
+    def sharp(self, question: str) -> float:
         """The run's noise multiplier, but no more than SHARP."""
         return min(SHARP, self.calibration.noise_multiplier(question))
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from wardround.accountant import Answers
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
-from wardround.questions import Cohort
+from wardround.questions import Blocks, Cohort, Summand, SumQuestion
+from wardround.schedule import QUESTIONS
 from wardround_client.audit.bounds import Bools, Evidence
 from wardround_client.audit.canaries import (
     HUGE,
@@ -37,7 +38,6 @@ _IMAGES = 8  # of a canary that has many
 _SMALL_MODEL = 10_000  # parameters; a larger one is tried less often, with fewer images
 _LEAST_TRIALS = 200
 _SCALES = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
-_SHARES = (0.25, 0.5, 1.0, 2.0)  # how long counts may be beside embeddings, in an answer about class means
 
 Ask = Callable[[Cohort], list[Tensor]]  # asks one question -> scores, one a column
 
@@ -66,9 +66,7 @@ def single_answers(bench: Bench) -> Iterator[Experiment]:
     yield _companions(bench)
     yield from _model(bench)
     yield _episodes(bench)
-    yield _statistics(bench)
-    yield _class_means(bench)
-    yield _confusion(bench)
+    yield from _sums(bench)
 
 
 def _trained(bench: Bench) -> str | None:
@@ -77,7 +75,7 @@ def _trained(bench: Bench) -> str | None:
 
 def _sampling(bench: Bench) -> Experiment:
     """One answer about a sample, at the run's own rate and noise."""
-    rate, sigma = bench.calibration.sampling_rate, bench.calibration.gradient
+    rate, sigma = bench.calibration.sampling_rate, bench.calibration.noise_multiplier("gradient")
     asked = max(3, bench.trials // 10)
     loss, theta = bench.canary_loss(), torch.zeros(CANARIES, device=bench.device)
 
@@ -172,7 +170,7 @@ def _model(bench: Bench) -> Iterator[Experiment]:
     tensor that a norm forgets is only seen where it is much of the gradient. Each has several images, all alike.
     """
     random, device, model = generator(), bench.device, bench.model
-    z = model.encode(torch.rand(4, *bench.input_shape, generator=random).to(device))
+    z = model.encode(torch.rand(4, *bench.federation.task.input_shape, generator=random).to(device))
     y = torch.randint(model.classes, (4,), generator=random).to(device)
     theta = (model.initial() + 0.1 * torch.randn(model.layout.size, generator=random)).to(device)
     shift, scale = (each.to(device) for each in no_scaling(model.scaling_size))
@@ -235,54 +233,29 @@ def _episodes(bench: Bench) -> Experiment:
     )
 
 
-def _statistics(bench: Bench) -> Experiment:
-    """A canary of several images with huge features, scored in the units of its block and of each part of it."""
-    size, classes = 16, 4
-    sign = torch.where(torch.rand(size, generator=generator()) < 0.5, -1.0, 1.0)
-    alone, both = _zeros_and(HUGE * sign, classes, bench)
+def _sums(bench: Bench) -> Iterator[Experiment]:
+    """Of each question that is a sum, whatever it adds up: the cohort itself has to bound a patient's part."""
+    for name in dict.fromkeys((*QUESTIONS.built_in, *bench.schedule.questions)):
+        question = QUESTIONS[name]
+        if isinstance(question, SumQuestion) and (summands := question.summands(bench.federation, bench.model)):
+            yield _sum(bench, name, summands)
+
+
+def _sum(bench: Bench, name: str, summands: tuple[Summand, ...]) -> Experiment:
+    """A canary of several images, huge in every number, scored in each summand, and in all as they are weighted."""
+    blocks = Blocks(summands)
+    sizes, weights = list(blocks.layout.sizes), torch.tensor([each.weight for each in summands]).double()
+    sign = torch.where(torch.rand(blocks.layout.size, generator=generator()) < 0.5, -1.0, 1.0)
+    alone, both = _zeros_and(HUGE * sign, bench.model.classes, bench)
 
     def ask(cohort: Cohort) -> list[Tensor]:
-        answer = cohort.statistics()
-        parts = [
-            answer.counts[0],
-            answer.sum_z.cpu() @ sign / size,
-            answer.sum_zz.sum() / (size * math.sqrt(3)),
-        ]
-        each = torch.stack([part.cpu() for part in parts])
-        return [each, each.sum().unsqueeze(0)]
+        answer = blocks.scaled(cohort.sum(summands, lambda x, y, features: x).double().cpu(), down=True)
+        parts = zip(torch.split(answer, sizes), torch.split(sign.double(), sizes), strict=True)
+        along = torch.stack([part @ each / math.sqrt(len(each)) for part, each in parts])
+        return [along, (weights @ along / weights.norm()).unsqueeze(0)]
 
-    sigma = bench.sharp("statistics")
-    tests = "a patient weighs too much in counts and moments"
-    return _two_worlds(bench, "statistics", tests, sigma, alone, both, ask, bench.trials)
-
-
-def _class_means(bench: Bench) -> Experiment:
-    """As the statistics, for sums of embeddings a class."""
-    size, classes = 16, 4
-    sign = torch.where(torch.rand(size, generator=generator()) < 0.5, -1.0, 1.0)
-    alone, both = _zeros_and(HUGE * sign, classes, bench)
-
-    def ask(cohort: Cohort) -> list[Tensor]:
-        answer = cohort.class_means(lambda x: x)
-        count, along = answer.counts[0].cpu(), answer.sums[0].cpu() @ sign / size
-        return [torch.stack([count, along, *(share**2 * count + along for share in _SHARES)])]
-
-    sigma = bench.sharp("class_means")
-    tests = "a patient weighs too much in prototypes"
-    return _two_worlds(bench, "class_means", tests, sigma, alone, both, ask, bench.trials)
-
-
-def _confusion(bench: Bench) -> Experiment:
-    """A canary of several images of class 0, all taken for class 1."""
-    classes = 4
-    alone, both = _zeros_and(torch.eye(classes)[1], classes, bench)
-
-    def ask(cohort: Cohort) -> list[Tensor]:
-        return [cohort.confusion(lambda x: x)[0, 1:2]]
-
-    sigma = bench.sharp("confusion")
-    tests = "a patient weighs too much in an evaluation"
-    return _two_worlds(bench, "confusion", tests, sigma, alone, both, ask, bench.trials)
+    tests = f"a patient weighs too much in {name}"
+    return _two_worlds(bench, name, tests, bench.sharp(name), alone, both, ask, bench.trials)
 
 
 def _two_worlds(

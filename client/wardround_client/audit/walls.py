@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from wardround.accountant import Answers, epsilon
 from wardround.errors import StorageError
 from wardround.labels import LABEL_KINDS
 from wardround.models import Objective
-from wardround.questions import Cohort
-from wardround.schedule import Question, RoundPlan
+from wardround.questions import Blocks, Cohort, EpisodeGradient, Loss, OfImages, Point, Summand
+from wardround.schedule import QUESTIONS, RoundPlan
 from wardround.wire import RequestHeader, RoundRequest, Vector, peek_reply
 from wardround_client.audit.canaries import Bench, generator
 from wardround_client.audit.report import Row
@@ -35,7 +35,6 @@ from wardround_client.consent.agreement import Agreement
 from wardround_client.consent.approvals import Approvals
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
-from wardround_client.privacy.private_cohort import _COUNT_SHARE
 from wardround_client.round import OpenCohort, answer
 
 CERTAIN = 1e6
@@ -91,16 +90,18 @@ def _verdict(name: str, tests: str, attack: Callable[[], tuple[bool, int]]) -> R
 
 def _alone(bench: Bench, terms: Agreement) -> Row:
     """How far a sum moves at most, in units of its sensitivity, and what noise is worth that was made for one unit."""
-    asked = {plan.question: plan for plan in terms.schedule.rounds if plan.times and plan.question in _UNITS}
     worst, answers, sigma, times = 1.0, 0, math.inf, 1
-    for question, plan in asked.items():
+    for plan in _each_question(terms):
         for examples, theta in _worlds(bench):
-            moved = _moved(bench, question, examples, theta)
+            moved = _moved(bench, plan, examples, theta)
+            if moved is None:
+                break
             bench.tick(2)
             answers += 2
             if moved > worst * (1 + _ROUNDING):
                 worst = moved
-        if (noise := bench.calibration.noise_multiplier(question)) < sigma:
+        noise = bench.calibration.noise_multiplier(plan.question)
+        if moved is not None and noise < sigma:
             sigma, times = noise, plan.times
     return Row(
         "alone",
@@ -115,12 +116,13 @@ def _alone(bench: Bench, terms: Agreement) -> Row:
 
 def _worlds(bench: Bench) -> Iterator[tuple[Examples, Tensor]]:
     """Cohorts, of whom the first patient will leave, and parameters that are hostile to them."""
-    random, model = generator(), bench.model
+    random, model, task = generator(), bench.model, bench.federation.task
+    labels = LABEL_KINDS[task.labels]
     for size in _SIZES:
-        x = torch.rand(2, *bench.input_shape, generator=random)
-        z = model.encode(x.to(bench.device))[[0] + [1] * (size - 1)]  # all others are alike
-        y = torch.ones(size, dtype=torch.int64, device=bench.device)
-        examples = Examples(z, y, torch.arange(size, device=bench.device), model.summary(z), model.classes)
+        x, whose = torch.rand(2, *task.input_shape, generator=random), [0] + [1] * (size - 1)  # all others are alike
+        z, y = model.encode(x.to(bench.device))[whose], labels.invented(2, task).to(bench.device)[whose]
+        patient = torch.arange(size, device=bench.device)
+        examples = Examples(z, y, patient, model.summary(z), model.classes, labels=labels)
         for number in range(_TRIES):
             yield examples, _hostile(model.layout.size, number, z[1].flatten().cpu(), random).to(bench.device)
 
@@ -145,46 +147,46 @@ def _hostile(size: int, number: int, known: Tensor, random: torch.Generator) -> 
     return theta
 
 
-def _moved(bench: Bench, question: Question, examples: Examples, theta: Tensor) -> float:
+class _Seen(Exception):
+    """The first answer is there, and nobody needs another."""
+
+
+class _InUnits:
+    """A cohort whose first answer is kept, in units in which one patient moves it by at most 1.
+
+    An episode's is not: what bounds it is that a patient is in one episode, which an attack of its own looks at.
+    """
+
+    def __init__(self, bench: Bench, cohort: Cohort) -> None:
+        self.first: Tensor | None = None
+        self._bench, self._cohort = bench, cohort
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        self.first = self._cohort.gradient(loss, theta).double().cpu() * self._bench.per_clip_norm()
+        raise _Seen
+
+    def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
+        raise _Seen
+
+    def sum(self, summands: Sequence[Summand], of_images: OfImages) -> Tensor:
+        answer = self._cohort.sum(summands, of_images).double().cpu()
+        self.first = Blocks(tuple(summands)).scaled(answer, down=True)
+        raise _Seen
+
+
+def _moved(bench: Bench, plan: RoundPlan, examples: Examples, theta: Tensor) -> float | None:
+    """How far the first answer moves when a patient leaves; None for one of episodes."""
     d = bench.model.scaling_size
     tiny = torch.full((d,), 1.1e-6, device=bench.device)
-    loss = Objective(bench.model, torch.zeros(d, device=bench.device), tiny)
+    loss = Objective.of(bench.federation, bench.model, torch.zeros(d, device=bench.device), tiny)
     there = torch.ones(len(examples.y), dtype=torch.bool, device=bench.device)
     there[0] = False
-    sums = [
-        _UNITS[question](bench, bench.alone(NO_NOISE, each), loss, theta) for each in (examples, examples.subset(there))
-    ]
-    return float((sums[0] - sums[1]).norm())
-
-
-def _gradient(bench: Bench, cohort: Cohort, loss: Objective, theta: Tensor) -> Tensor:
-    return cohort.gradient(loss, theta).double().cpu() * bench.per_clip_norm()
-
-
-def _statistics(bench: Bench, cohort: Cohort, loss: Objective, theta: Tensor) -> Tensor:
-    found = cohort.statistics()
-    d = len(found.sum_z)
-    parts = found.counts, found.sum_z / math.sqrt(d), found.sum_zz / math.sqrt(3 * d)
-    return torch.cat(parts).double().cpu() / math.sqrt(3)
-
-
-def _class_means(bench: Bench, cohort: Cohort, loss: Objective, theta: Tensor) -> Tensor:
-    found = cohort.class_means(lambda x: loss.embed(theta, x))
-    parts = found.counts * _COUNT_SHARE, found.sums.flatten() / math.sqrt(found.sums.shape[1])
-    return torch.cat(parts).double().cpu() / math.sqrt(1 + _COUNT_SHARE**2)
-
-
-def _confusion(bench: Bench, cohort: Cohort, loss: Objective, theta: Tensor) -> Tensor:
-    return cohort.confusion(lambda x: loss.logits(theta, x)).double().cpu()
-
-
-_UNITS: dict[Question, Callable[[Bench, Cohort, Objective, Tensor], Tensor]] = {
-    "gradient": _gradient,
-    "statistics": _statistics,
-    "class_means": _class_means,
-    "confusion": _confusion,
-}
-"""The un-noised sum in units in which one patient moves it by at most 1; episodes are bounded by their own attack."""
+    worlds = [_InUnits(bench, bench.alone(NO_NOISE, each)) for each in (examples, examples.subset(there))]
+    for world in worlds:
+        with suppress(_Seen):
+            QUESTIONS[plan.question].ask(world, Point(bench.federation, loss, theta))
+    one, other = (world.first for world in worlds)
+    return None if one is None or other is None else float((one - other).norm())
 
 
 # --- the whole round
@@ -225,7 +227,7 @@ class _Invented(Hospital):
 def _refusals(bench: Bench, terms: Agreement) -> tuple[bool, int]:
     """Whether any hostile question is answered in another way because of one patient; and how many were asked."""
     random, asked = generator(), 0
-    common = bench.model.encode(torch.rand(12, *bench.input_shape, generator=random).to(bench.device))
+    common = bench.model.encode(torch.rand(12, *bench.federation.task.input_shape, generator=random).to(bench.device))
     for plan in _each_question(terms):
         for number, theta in enumerate(_thetas(terms, common[0].flatten().cpu(), random)):
             seen = set()
@@ -252,7 +254,8 @@ def _outcome(hospital: Hospital, blob: bytes, open_cohort: OpenCohort) -> tuple[
 def _retries(bench: Bench, terms: Agreement) -> tuple[bool, int]:
     """Whether patients are looked at more than once for a reservation, or two replies of one round differ."""
     asked = 0
-    common = bench.model.encode(torch.rand(12, *bench.input_shape, generator=generator()).to(bench.device))
+    x = torch.rand(12, *bench.federation.task.input_shape, generator=generator())
+    common = bench.model.encode(x.to(bench.device))
     (world, *_) = _odd_worlds(bench, terms, common)
     for plan in _each_question(terms):
         blob = _request(terms, plan, bench.model.initial().cpu(), "run")

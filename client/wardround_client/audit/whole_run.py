@@ -35,7 +35,7 @@ def whole_run(bench: Bench) -> Experiment | None:
 
 def _gradients(bench: Bench, rows: tuple[Answers, ...]) -> Experiment:
     """Many canaries at once, each along a direction of its own and in the cohort with probability 1/2."""
-    rate, sigma = bench.calibration.sampling_rate, bench.calibration.gradient
+    rate, sigma = bench.calibration.sampling_rate, bench.calibration.noise_multiplier("gradient")
     steps = bench.schedule.times("gradient")
     runs = max(1, bench.trials // steps)
     loss, theta = bench.canary_loss(), torch.zeros(CANARIES, device=bench.device)
@@ -66,7 +66,7 @@ def _episodes(bench: Bench, rows: tuple[Answers, ...]) -> Experiment:
 
     There are two episodes whatever the agreement says: how many there are moves no price, and two are quicker.
     """
-    rate, sigma = bench.calibration.sampling_rate, bench.calibration.episode_gradient
+    rate, sigma = bench.calibration.sampling_rate, bench.calibration.noise_multiplier("episode_gradient")
     steps = bench.schedule.times("episode_gradient")
     runs = max(_LEAST_RUNS, 4 * bench.trials // steps)
     expected = bench.privacy.expected_patients(bench.declared_patients)

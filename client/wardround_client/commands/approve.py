@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 100
 MOST_CHANGES = 20
-# What each question computes and sends, always with noise.
-_QUESTIONS = {
-    "statistics": "patients of each class, sums of features and of their squares",
-    "gradient": "a clipped sum of gradients over sampled patients",
-    "episode_gradient": "a clipped sum of gradients over few-shot episodes",
-    "class_means": "sums of features of each class",
-    "confusion": "how many patients of each class are taken for which",
-}
 # Rows of the screen that are called otherwise than in --json.
 _NAMES = {
     "changed": "changed since the last",
@@ -94,7 +86,7 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
 
     Raises: PolicyRefusal, when the machine has less memory than a round may take.
     """
-    from wardround.schedule import QUESTIONS, answer_size
+    from wardround.schedule import QUESTIONS
     from wardround.wire import reply_bytes
     from wardround_client.consent.footprint import footprint, free_memory
     from wardround_client.consent.forecast import forecast
@@ -103,9 +95,9 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     declared = hospital.config.hospital.declared_patients
     budget = hospital.budget
-    asked = {question: schedule.times(question) for question in QUESTIONS}
     replies = Counter(plan.question for plan in schedule.rounds)
-    bytes_a_run = sum(reply_bytes(answer_size(each, model)) * rounds for each, rounds in replies.items())
+    sizes = {name: QUESTIONS[name].layout(federation, model).size for name in replies}
+    bytes_a_run = sum(reply_bytes(sizes[name]) * rounds for name, rounds in replies.items())
     history = hospital.ledger.history()
     price = forecast(agreement, history, budget, runs)
     alone = price.alone if runs == 1 else forecast(agreement, (), budget).alone
@@ -123,7 +115,7 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
         **computed(federation, schedule, agreement.calibration, declared),
         "memory": footprint(federation, model, declared).check(free_memory()),
         "rounds": len(schedule),
-        "questions": {question: times for question, times in asked.items() if times},
+        "questions": {name: schedule.times(name) for name in schedule.questions},
         "outbound_bytes": runs * bytes_a_run,
         "cohort": hospital.patients.unfit_for(agreement.federation.task) or "fits",
         "runs_begun": sorted(hospital.ledger.runs_of(federation.digest)),
@@ -173,7 +165,9 @@ def _rows(terms: Mapping[str, Any]) -> dict[str, str]:
 
 def _said(value: object) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{name} x {times}: {_QUESTIONS.get(name, name)}" for name, times in value.items())
+        from wardround.schedule import QUESTIONS
+
+        return "; ".join(f"{name} x {times}: {QUESTIONS[name].described}" for name, times in value.items())
     if isinstance(value, list | tuple):
         return "; ".join(map(_said, value)) or "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"

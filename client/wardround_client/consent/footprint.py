@@ -24,6 +24,7 @@ from wardround.algorithms import EpisodeSizes
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
+from wardround.schedule import QUESTIONS, Schedule
 
 _MIB = 1 << 20
 PROGRAM_BYTES = 640 * _MIB  # Python, torch, Flower, Opacus, and what an allocator keeps
@@ -90,7 +91,8 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
     if federation.algorithm.question == "episode_gradient":
         training = 4 * federation.algorithm.episode_numbers(sizes)
     batches = 4 * max(_ENCODED_AT_ONCE * encoding.numbers, _PREDICTED_AT_ONCE * forward)
-    answer = _ANSWER_BYTES * max(sizes.theta, model.classes**2)
+    longest = max(QUESTIONS[name].layout(federation, model).size for name in Schedule.of(federation).questions)
+    answer = _ANSWER_BYTES * longest
     return Footprint(cohort, _WORK_BYTES + training + batches + answer)
 
 

@@ -18,7 +18,7 @@ from wardround.accountant import Calibration
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
-from wardround.schedule import Schedule
+from wardround.schedule import QUESTIONS, Schedule
 from wardround.settings import limited, unbounded
 from wardround.wire import RoundRequest, Vector
 from wardround_client.config import HospitalConfig, Policy
@@ -44,7 +44,8 @@ def check(
     """
     _hold(_rules_of_privacy(config, federation, schedule, calibration))
     check_sizes(config, federation)
-    _hold(_rules_of_model(config.policy, len(federation.task.classes), schedule, calibration, model))
+    _hold(_rules_of_learning(config, federation))
+    _hold(_rules_of_model(config.policy, federation, schedule, calibration, model))
 
 
 def check_sizes(config: HospitalConfig, federation: Federation, base: Path | None = None) -> None:
@@ -99,7 +100,7 @@ def _rules_of_privacy(
     yield _at_most(policy, "clip_norm", privacy.clip_norm)
     fewest = policy.least_patients
     yield "least_patients", f"a cohort of {declared} declared", f"at least {fewest}", declared >= fewest
-    yield _among("questions", {plan.question for plan in schedule.rounds if plan.times}, policy.questions)
+    yield _among("questions", schedule.questions, policy.questions)
     steps = max((plan.times for plan in schedule.rounds if plan.trains), default=0)
     yield _at_most(policy, "gradients_per_round", steps)
     yield _at_most(policy, "rounds", len(schedule))
@@ -131,6 +132,7 @@ def _rules_of_learning(config: HospitalConfig, federation: Federation) -> Iterat
 
 def _rules_of_size(policy: Policy, federation: Federation, base: Path | None) -> Iterator[Rule]:
     task, model = federation.task, federation.model
+    yield _among("questions", federation.rounds.questions, policy.questions)  # before any of another's code is run
     yield _among("families", [model.family], policy.families)
     yield _among("labels", task.classes, policy.labels or task.classes)
     yield _at_most(policy, "classes", len(task.classes))
@@ -151,14 +153,14 @@ def _rules_of_size(policy: Policy, federation: Federation, base: Path | None) ->
 
 
 def _rules_of_model(
-    policy: Policy, classes: int, schedule: Schedule, calibration: Calibration, model: Model
+    policy: Policy, federation: Federation, schedule: Schedule, calibration: Calibration, model: Model
 ) -> Iterator[Rule]:
     yield _at_most(policy, "parameters", model.layout.size)
     mixing = sorted(mixing_layers(model))
     yield "model", ", ".join(mixing)[:200], "layers that keep patients apart, such as GroupNorm", not mixing
     finite = all(math.isfinite(calibration.noise_multiplier(plan.question)) for plan in schedule.rounds)
     yield "model", "answers without a finite noise", "finite noise", finite
-    longest = max(model.layout.size, classes**2)  # class means fit into a head, and statistics are shorter
+    longest = max(QUESTIONS[name].layout(federation, model).size for name in schedule.questions)
     yield _at_most(policy, "answer_bytes", BYTES_PER_NUMBER * longest)
 
 

@@ -85,8 +85,7 @@ def _episodes(federation: Federation, declared_patients: int) -> str:
 
 def _noise(schedule: Schedule, calibration: Calibration) -> str:
     """The standard deviation that each question's answer gets, in units of what one patient may move."""
-    asked = dict.fromkeys(plan.question for plan in schedule.rounds if plan.times)
-    return ", ".join(f"{question} {calibration.noise_multiplier(question):.4g}" for question in asked)
+    return ", ".join(f"{name} {calibration.noise_multiplier(name):.4g}" for name in schedule.questions)
 
 
 def _count(number: int, one: str, many: str = "") -> str:

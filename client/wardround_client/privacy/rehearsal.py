@@ -7,6 +7,8 @@ agreement permits are computed here at the public start of the model; no real pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.labels import LABEL_KINDS
 from wardround.models import Model
-from wardround.questions import ClassMeans, Embed, EpisodeGradient, Loss, Predict, Shots, Statistics
+from wardround.questions import Blocks, EpisodeGradient, Loss, OfImages, Shots, Summand
 from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import image_by_image, isolation
 from wardround_client.privacy.per_patient import clipped_sum
@@ -40,12 +42,12 @@ class Rehearsal:
             few = torch.rand(min(many, 4), *task.input_shape, generator=generator).to(device)
             return image_by_image(model.encode, few)[torch.arange(many) % len(few)]
 
-        labels = LABEL_KINDS[task.labels]
+        z, labels = encoded(images), LABEL_KINDS[task.labels]
         self._examples = Examples(
-            encoded(images),
+            z,
             labels.invented(images, task).to(device),
             torch.arange(images, device=device) // privacy.images_per_patient,
-            torch.zeros(images, 1, device=device),
+            model.summary(z),
             model.classes,
             augmented=encoded(images * (task.variants - 1)).view(images, task.variants - 1, *encoded(1).shape[1:])
             if task.variants > 1
@@ -84,27 +86,13 @@ class Rehearsal:
             self._same(each, found[0])
         return torch.zeros_like(theta)
 
-    def class_means(self, embed: Embed) -> ClassMeans:
-        """Embeddings of a few."""
-        e = self._image_by_image(embed).shape[1]
-        classes = self._examples.classes
-        return ClassMeans(torch.zeros(classes, e), torch.zeros(classes))
-
-    def statistics(self) -> Statistics:
-        """Nothing is computed but means."""
-        return Statistics(*(torch.zeros(size) for size in (self._examples.classes, 1, 1)))
-
-    def confusion(self, predict: Predict) -> Tensor:
-        """Predictions for a few."""
-        self._image_by_image(predict)
-        return torch.zeros(self._examples.classes, self._examples.classes)
-
-    def _image_by_image(self, function: Embed | Predict) -> Tensor:
-        z = self._examples.z[:4]
-        found = image_by_image(function, z)
+    def sum(self, summands: Sequence[Summand], of_images: OfImages) -> Tensor:
+        """Of a few images."""
+        few = [each[:4] for each in (self._examples.z, self._examples.y, self._examples.summary)]
+        found = image_by_image(of_images, *few)
         for _ in range(_TIMES):
-            self._same(image_by_image(function, z[1:]), found[1:])
-        return found
+            self._same(image_by_image(of_images, *(each[1:] for each in few)), found[1:])
+        return torch.zeros(Blocks(tuple(summands)).layout.size)
 
     def _same(self, one: Tensor, other: Tensor) -> None:
         if not torch.equal(one.nan_to_num(), other.nan_to_num()):

@@ -7,9 +7,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from wardround.questions import Statistics
-
-# The public prior of pool_statistics: features of mean 0 and variance 1, worth so many patients.
+# The public prior of scaling_of: features of mean 0 and variance 1, worth so many patients.
 PRIOR_PATIENTS = 50.0
 LEAST_VARIANCE, GREATEST_VARIANCE = 0.05, 20.0
 GREATEST_SHIFT = 5.0
@@ -29,15 +27,15 @@ def standardised(z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (z - shift) / (scale * sqrt(z.shape[-1]))
 
 
-def pool_statistics(pooled: Statistics, patients: Tensor) -> tuple[Tensor, Tensor]:
+def scaling_of(sum_z: Tensor, sum_zz: Tensor, patients: Tensor) -> tuple[Tensor, Tensor]:
     """Noised moments of all hospitals together -> shift, scale: float32 [d] each, finite, scale > 0.
 
     Public features have mean 0 and variance 1 by construction; that prior counts as PRIOR_PATIENTS patients, which
     keeps a small or very noisy federation near the public constants.
 
-    patients: float32 [], whose moments these are, as far as is known.
+    sum_z, sum_zz: float32 [d], sums over patients of features and of their squares. patients: float32 [], how many.
     """
     patients = patients.clamp(min=0) + PRIOR_PATIENTS
-    shift = (pooled.sum_z / patients).clamp(-GREATEST_SHIFT, GREATEST_SHIFT)
-    variance = (pooled.sum_zz + PRIOR_PATIENTS) / patients - shift.square()
+    shift = (sum_z / patients).clamp(-GREATEST_SHIFT, GREATEST_SHIFT)
+    variance = (sum_zz + PRIOR_PATIENTS) / patients - shift.square()
     return shift.float(), variance.clamp(LEAST_VARIANCE, GREATEST_VARIANCE).sqrt().float()

@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 from wardround.algorithms import Algorithm
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
-from wardround.questions import Cohort, Statistics
-from wardround.schedule import answer_size
+from wardround.questions import Cohort
+from wardround.questions.statistics import FIRST_ROUND
+from wardround.questions.statistics import question as statistics
 from wardround.wire import RoundReply, peek_reply
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.contribution import clipped
@@ -151,7 +152,8 @@ def evidence(pool: Pool, released: Released) -> Overlaps | None:
     privacy, calibration = agreement.federation.privacy, agreement.calibration
     noise, rate = EXACT_NOISE, 1.0
     if released.private:
-        noise, rate = calibration.gradient * privacy.clip_norm, calibration.sampling_rate
+        noise = calibration.noise_multiplier("gradient") * privacy.clip_norm
+        rate = calibration.sampling_rate
     # delta = - sum_k w_k (sum of gradients + noise)_k / expected patients
     unit = noise * float(weights.norm())
     expected = rate * pool.hospital.config.hospital.declared_patients
@@ -212,7 +214,7 @@ def _rounds(pool: Pool, released: Released) -> dict[int, Tensor]:
     """Number -> delta float32 [P] of the rounds that are used: all, or as many as can be afforded, evenly spread."""
     model, schedule = pool.agreement.model, pool.agreement.schedule
     deltas = {
-        plan.number: released.answer(plan.number, pool.name, answer_size("gradient", model))
+        plan.number: released.answer(plan.number, pool.name, model.layout.size)
         for plan in schedule.rounds
         if plan.question == "gradient" and plan.number in released.states
     }
@@ -225,12 +227,12 @@ def _rounds(pool: Pool, released: Released) -> dict[int, Tensor]:
 
 def _own_prior(pool: Pool, released: Released) -> Tensor | None:
     """The log class frequencies that the hospital trained with: its noised counts of round 0 left it."""
-    model = pool.agreement.model
-    answer = released.answer(0, pool.name, answer_size("statistics", model))
+    federation, model = pool.agreement.federation, pool.agreement.model
+    answer = released.answer(FIRST_ROUND, pool.name, statistics.layout(federation, model).size)
     if answer is None:
         return None
-    counts, declared = Statistics.unpack(answer, model.classes).counts, pool.hospital.config.hospital.declared_patients
-    return pool.examples.labels.prior(counts, declared).to(pool.examples.device)
+    declared = pool.hospital.config.hospital.declared_patients
+    return statistics.prior(answer, federation, model, declared).to(pool.examples.device)
 
 
 def _logits(model: Model, state: State, examples: Examples) -> Tensor:

@@ -203,9 +203,9 @@ def summed_in_an_order_of_the_batch(patch: Patch) -> None:
 def predicted_in_one_batch(patch: Patch) -> None:
     """The same for predictions: all images at once, rounded by how many they are."""
 
-    def wrong(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        found = function(inputs)
-        return found.roll(len(inputs) % 2, 1) if found.dim() == 2 else found
+    def wrong(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        found = function(*inputs)
+        return found.roll(len(found) % 2, 1) if found.dim() == 2 else found
 
     patch.setattr(cohort, "image_by_image", wrong)
 

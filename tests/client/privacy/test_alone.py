@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.privacy.generated import CLASSES, DECLARED, Identity, cohort, without
+from tests.questions import blocks
 from torch import Tensor
 
 from wardround.algorithms.discriminant import Discriminant, WithSums
@@ -24,7 +25,7 @@ from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import EncoderHead
 from wardround.models.tabular import Tabular
-from wardround.questions import Loss, Shots
+from wardround.questions import Blocks, Loss, Shots, Summand
 from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import image_by_image
 from wardround_client.privacy import private_cohort as private
@@ -219,16 +220,11 @@ def test_nobody_s_block_changes_when_another_leaves(
     leaves = data.draw(st.integers(0, len(images) - 1))
     stay = torch.tensor([patient for patient in range(len(images)) if patient != leaves])
 
-    def blocks(of: Examples) -> tuple[Tensor, ...]:
-        asked = cohort(of)
-        return (
-            asked._statistics_blocks(),
-            asked._class_blocks(lambda z: loss.embed(theta, z))[0],
-            asked._confusion_blocks(lambda z: loss.logits(theta, z)),
-        )
+    def added(of: Examples) -> tuple[Tensor, ...]:
+        return tuple(blocks(name, cohort(of), loss, theta) for name in ("statistics", "class_means", "confusion"))
 
     with threads(number):
-        everyone, others = blocks(examples), blocks(without(examples, leaves))
+        everyone, others = added(examples), added(without(examples, leaves))
     for one, other in zip(everyone, others, strict=True):
         assert torch.equal(one[stay], other)
 
@@ -411,9 +407,9 @@ def test_an_image_that_cannot_be_encoded_or_predicted_is_a_row_of_its_own() -> N
 
     found = image_by_image(function, x)
     assert found[3].isnan().all() and torch.equal(found[4], torch.tensor([4.0, 4.0]))
-    examples = replace(hospital(logistic(1), [1] * 5, 0, False, 0), z=x)
-    asked = cohort(examples)
-    assert asked._class_blocks(function)[0].isfinite().all()
+    examples, summands = replace(hospital(logistic(1), [1] * 5, 0, False, 0), z=x), (Summand("x", (2,), 9.0),)
+    rows = cohort(examples)._blocks(Blocks(summands), lambda x, y, features: function(x))
+    assert rows.isfinite().all() and (rows[3] == 0).all() and (rows[4] > 0).all()
 
 
 def test_an_episode_has_at_most_a_public_number_of_patients_on_either_side() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.client.privacy.generated import CLASSES, MODELS, cohort, examples_of, without
+from tests.questions import blocks
 from torch import Tensor
 
 from wardround.config import Federation, Privacy
@@ -49,11 +50,8 @@ def test_what_a_sum_loses_is_what_the_patient_adds(name: str) -> None:
     for leaves in (0, 7, 29):
         alone = total(examples.subset(examples.patient == leaves))
         assert torch.equal(total(examples) - total(without(examples, leaves)), alone)
-    blocks = cohort(examples)._confusion_blocks(lambda z: loss.logits(theta, z))
-    assert torch.equal(
-        cohort(without(examples, 3))._confusion_blocks(lambda z: loss.logits(theta, z)),
-        blocks[[n != 3 for n in range(30)]],
-    )
+    everyone, others = (blocks("confusion", cohort(of), loss, theta) for of in (examples, without(examples, 3)))
+    assert torch.equal(others, everyone[[n != 3 for n in range(30)]])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

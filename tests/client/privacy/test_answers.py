@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, MODELS, asks, cohort, examples_of, objective
+from tests.questions import parts
 from torch import Tensor
 
-from wardround.accountant import Answers, Calibration
+from wardround.accountant import Answers
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
-from wardround.schedule import QUESTIONS, Question
+from wardround.models import Objective
+from wardround.questions import ClassMeans
+from wardround.schedule import QUESTIONS
 from wardround_client.privacy.private_cohort import PrivateCohort
 
 THETA = torch.zeros(MODELS["logistic"].layout.size)
@@ -21,7 +25,7 @@ ASK = asks(objective("logistic"), THETA)
 TIMES = 4000
 
 
-def stds_in_units(question: Question, sigma: float, clip_norm: float, episodes: int) -> Tensor:
+def stds_in_units(question: str, sigma: float, clip_norm: float, episodes: int) -> Tensor:
     """What the docstrings of `PrivateCohort` say, number by number."""
     ones = torch.ones
     match question:
@@ -36,19 +40,19 @@ def stds_in_units(question: Question, sigma: float, clip_norm: float, episodes: 
         case "class_means":  # (lambda counts, sums / sqrt e) / sqrt(1 + lambda^2), lambda = 1/2
             counts, sums = 2 * ones(CLASSES), math.sqrt(FEATURES) * ones(CLASSES * FEATURES)
             return sigma * math.sqrt(1.25) * torch.cat([counts, sums])
-        case "confusion":
+        case _:
             return sigma * ones(CLASSES**2)
 
 
-def measured_std(asked: PrivateCohort, question: Question, size: int) -> Tensor:
+def measured_std(asked: PrivateCohort, question: str, size: int) -> Tensor:
     """Of answers about nobody, which are noise alone; mean square, because the mean is known to be 0."""
     answers = torch.stack([ASK[question](asked).double() for _ in range(TIMES)])
     assert answers.shape[1] == size
     return answers.square().mean(0).sqrt()
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_the_noise_has_the_standard_deviation_of_its_sensitivity(question: Question) -> None:
+@pytest.mark.parametrize("question", QUESTIONS.built_in)
+def test_the_noise_has_the_standard_deviation_of_its_sensitivity(question: str) -> None:
     """privacy.md: "add N(0, (sigma C)^2 I), divide by a public constant"; "sigma relative to 2C"."""
     sigma, clip_norm = 1.7, 0.4
     asked = cohort(examples_of([]), Privacy(clip_norm=clip_norm, patients_per_episode=10), sigma=sigma)
@@ -60,7 +64,7 @@ def test_the_noise_has_the_standard_deviation_of_its_sensitivity(question: Quest
 
 @pytest.mark.parametrize("question", ["gradient", "episode_gradient"])
 @pytest.mark.parametrize("rate", [1e-9, 1.0])
-def test_an_empty_sample_has_the_noise_of_a_full_one(question: Question, rate: float) -> None:
+def test_an_empty_sample_has_the_noise_of_a_full_one(question: str, rate: float) -> None:
     """privacy.md: "An empty sample still adds noise." And an episode with one side only is one that is empty."""
     sigma, times = 1.3, 500
     denominator = {"gradient": rate * DECLARED, "episode_gradient": 2}[question]
@@ -98,38 +102,24 @@ def test_class_means_are_in_natural_units() -> None:
     examples = examples_of([1, 3, 2] * 300, seed=4)
     centres = torch.tensor([[1.0, 0, 0, 0], [0, -1.0, 0, 0.5], [0.0] * 4])
     z = centres[examples.y] + 0.1 * examples.z
-    examples = type(examples)(z, examples.y, examples.patient, z, CLASSES)
-    answer = cohort(examples, Privacy(), sigma=1e-6).class_means(lambda x: x)
+    model = MODELS["logistic"]
+    as_it_is = Objective(model, torch.zeros(FEATURES), torch.full((FEATURES,), model.embedding_gain / FEATURES**0.5))
+    answer = parts("class_means", cohort(replace(examples, z=z), sigma=1e-6), as_it_is, THETA)
     weights = 1 / torch.bincount(examples.patient)[examples.patient]
     truth = torch.stack([weights[examples.y == number].sum() for number in range(CLASSES)])
-    assert answer.counts.sum().item() == pytest.approx(900, rel=1e-3)
-    torch.testing.assert_close(answer.counts, truth, rtol=1e-3, atol=0.01)
-    torch.testing.assert_close(answer.means()[:2], centres[:2], atol=0.02, rtol=0)
-    assert answer.means()[2].abs().max() < 1e-3, "a class that nobody has"
+    assert answer["counts"].sum().item() == pytest.approx(900, rel=1e-3)
+    torch.testing.assert_close(answer["counts"], truth, rtol=1e-3, atol=0.01)
+    means = ClassMeans(answer["sums"], answer["counts"]).means()
+    torch.testing.assert_close(means[:2], centres[:2], atol=0.02, rtol=0)
+    assert means[2].abs().max() < 1e-3, "a class that nobody has"
 
 
-def test_each_question_is_paid_for_apart() -> None:
-    """What was reserved for one question, at its noise, buys no other; what is not in the run is never answered."""
-    calibration = Calibration(1.0, 2.0, 3.0, 0.5, episode_gradient=4.0, class_means=5.0)
-    for paid in QUESTIONS:
-        rate = 0.5 if paid in ("gradient", "episode_gradient") else 1.0
-        row = Answers(calibration.noise_multiplier(paid), rate, 1)
-        for question in QUESTIONS:
-            asked = PrivateCohort(
-                examples_of([1] * 9),
-                calibration=calibration,
-                privacy=Privacy(),
-                declared_patients=DECLARED,
-                reserved=(row,),
-            )
-            if question == paid:
-                ASK[question](asked)
-            with pytest.raises(BudgetExceeded, match="more than was reserved"):
-                ASK[question](asked)
-    unasked = Calibration(math.inf, math.inf, math.inf, 1.0)
-    for question in QUESTIONS:
-        asked = PrivateCohort(
-            examples_of([1]), calibration=unasked, privacy=Privacy(), declared_patients=DECLARED, reserved=()
-        )
-        with pytest.raises(BudgetExceeded):
-            ASK[question](asked)
+@pytest.mark.parametrize("question", QUESTIONS.built_in)
+def test_a_question_is_answered_with_what_was_reserved_and_no_oftener(question: str) -> None:
+    """Whatever is asked: the noise and the sampling are those of the reservation, which was priced."""
+    rows = (Answers(1e9, 1.0, 1), Answers(1e-6, 1.0, 2))
+    asked = PrivateCohort(examples_of([1] * 9), privacy=Privacy(), declared_patients=DECLARED, reserved=rows)
+    loud, *exact = (ASK[question](asked).abs().max() for _ in range(3))
+    assert loud > 1e3 > max(exact)
+    with pytest.raises(BudgetExceeded, match="more than was reserved"):
+        ASK[question](asked)

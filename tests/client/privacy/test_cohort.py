@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.privacy.generated import CLASSES, DECLARED, FEATURES, cohort, without
+from tests.questions import blocks, parts
 from torch import Tensor, nn
 
-from wardround.accountant import Answers, Calibration
+from wardround.accountant import Answers
 from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.models import Objective
@@ -24,6 +28,7 @@ from wardround_client.privacy.private_cohort import PrivateCohort
 
 MODEL = Tabular.logistic(FEATURES, CLASSES)
 LOSS = Objective(MODEL, torch.zeros(FEATURES), torch.ones(FEATURES))
+SIZE = MODEL.layout.size
 
 
 def examples_from(images: list[int], *, scale: float = 1.0, seed: int = 0) -> Examples:
@@ -68,14 +73,8 @@ def test_one_patient_moves_statistics_and_confusion_by_at_most_1(
     examples = examples_from(images, scale=scale, seed=seed)
     fewer = without(examples, data.draw(st.integers(0, len(images) - 1)))
 
-    def predict(x: Tensor) -> Tensor:
-        return x[:, :CLASSES]
-
-    one, other = cohort(examples), cohort(fewer)
-    for rows, fewer_rows in (
-        (one._statistics_blocks(), other._statistics_blocks()),
-        (one._confusion_blocks(predict), other._confusion_blocks(predict)),
-    ):
+    for question in ("statistics", "confusion"):
+        rows, fewer_rows = (blocks(question, cohort(of), LOSS, torch.ones(SIZE)) for of in (examples, fewer))
         assert torch.isfinite(rows).all()
         assert (rows.sum(0) - fewer_rows.sum(0)).norm().item() <= 1
         assert rows.norm(dim=1).max().item() <= 1
@@ -83,23 +82,20 @@ def test_one_patient_moves_statistics_and_confusion_by_at_most_1(
 
 def test_statistics_are_in_natural_units() -> None:
     examples = examples_from([1, 3, 2] * 200)
-    answer = cohort(examples, sigma=1e-6).statistics()
-    assert answer.counts.sum().item() == pytest.approx(600, rel=0.01)
+    answer = parts("statistics", cohort(examples, sigma=1e-6), LOSS, torch.zeros(SIZE))
+    assert answer["counts"].sum().item() == pytest.approx(600, rel=0.01)
     means = torch.zeros(600, FEATURES).index_add_(0, examples.patient, examples.z) / torch.tensor(
         [1, 3, 2] * 200
     ).unsqueeze(1)
-    assert torch.allclose(answer.sum_z / 600, means.mean(0), atol=0.1)
-    assert (answer.sum_zz / 600 - 1).abs().max() < 0.35
+    assert torch.allclose(answer["sum_z"] / 600, means.mean(0), atol=0.1)
+    assert (answer["sum_zz"] / 600 - 1).abs().max() < 0.35
 
 
 def test_confusion_counts_patients() -> None:
     examples = examples_from([1, 4, 2] * 30)
-    truth = nn.functional.one_hot(examples.y, CLASSES).float()
-    lookup = {tuple(z.tolist()): label for z, label in zip(examples.z, truth, strict=True)}
-    anything = torch.zeros(CLASSES)  # of the zeros that fill a batch
-    perfect = cohort(examples, sigma=1e-6).confusion(
-        lambda z: torch.stack([lookup.get(tuple(row.tolist()), anything) for row in z])
-    )
+    z = nn.functional.one_hot(examples.y, FEATURES).float()  # which a model of weights 1 predicts right
+    theta = torch.cat([torch.eye(CLASSES, FEATURES).flatten(), torch.zeros(CLASSES)])
+    perfect = parts("confusion", cohort(replace(examples, z=z), sigma=1e-6), LOSS, theta)["confusion"]
     assert perfect.shape == (CLASSES, CLASSES)
     assert perfect.diagonal().sum().item() == pytest.approx(90, rel=0.01)
     assert (perfect - perfect.diagonal().diag()).abs().max() < 0.01
@@ -113,7 +109,8 @@ def test_the_noise_is_sigma_times_c_over_the_public_denominator(sigma: float) ->
     theta = torch.zeros(MODEL.layout.size)
     answers = torch.stack([asked.gradient(LOSS, theta) for _ in range(400)])
     assert answers.std(0).mean().item() == pytest.approx(sigma * clip_norm / DECLARED, rel=0.05)
-    spread = torch.stack([asked.statistics().counts for _ in range(400)]).std(0).mean().item()
+    counts = [parts("statistics", asked, LOSS, theta)["counts"] for _ in range(400)]
+    spread = torch.stack(counts).std(0).mean().item()
     assert spread == pytest.approx(sigma * math.sqrt(3), rel=0.1)
 
 
@@ -140,7 +137,6 @@ def test_asking_more_than_was_reserved_raises_before_anything_is_computed() -> N
     examples = examples_from([1] * 5)
     asked = PrivateCohort(
         examples,
-        calibration=Calibration(2.0, 3.0, 4.0, 1.0),
         privacy=Privacy(),
         declared_patients=DECLARED,
         reserved=(Answers(3.0, 1.0, 2),),
@@ -153,9 +149,17 @@ def test_asking_more_than_was_reserved_raises_before_anything_is_computed() -> N
         def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
             raise AssertionError("computed")
 
-    for ask in (lambda: asked.gradient(Unused(), theta), asked.statistics, lambda: asked.confusion(lambda z: z)):
+    def unused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("computed")
+
+    asks: list[Callable[[], Tensor]] = [
+        lambda: asked.gradient(Unused(), theta),
+        lambda: asked.episode_gradient(unused, theta),
+        lambda: asked.sum((), unused),
+    ]
+    for again in asks:
         with pytest.raises(BudgetExceeded, match="more than was reserved"):
-            ask()
+            again()
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.privacy.generated import CLASSES, FEATURES, cohort, examples_of, hospitals
+from tests.client.privacy.generated import CLASSES, FEATURES, cohort, examples_of, hospitals, objective
+from tests.questions import blocks, parts
 from torch import Tensor
 
-from wardround.errors import ConfigError
 from wardround.labels.several import kind
 from wardround_client.cohort.examples import Examples
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 
 def patients_of(findings: list[list[int]]) -> Examples:
@@ -21,23 +22,32 @@ def patients_of(findings: list[list[int]]) -> Examples:
     return Examples(z, y, torch.arange(len(y)), z, CLASSES, labels=kind)
 
 
+LOSS = objective("logistic", findings=True)
+
+
+def counted_by(asked: PrivateCohort, findings: bool = True) -> Tensor:
+    return parts("statistics", asked, objective("logistic", findings), torch.zeros(LOSS.model.layout.size))["counts"]
+
+
 @pytest.mark.parametrize(
     ("findings", "counted"), [([0, 0, 0], [0, 0, 0]), ([0, 1, 0], [0, 1, 0]), ([1, 0, 1], [1, 0, 1])]
 )
 def test_up_to_two_findings_of_a_patient_count_in_full(findings: list[int], counted: list[int]) -> None:
-    answer = cohort(patients_of([findings] * 500), sigma=1e-6).statistics()
-    torch.testing.assert_close(answer.counts, 500.0 * torch.tensor(counted).float(), rtol=1e-3, atol=0.1)
+    counts = counted_by(cohort(patients_of([findings] * 500), sigma=1e-6))
+    torch.testing.assert_close(counts, 500.0 * torch.tensor(counted).float(), rtol=1e-3, atol=0.1)
 
 
 def test_of_more_findings_each_counts_less() -> None:
     """A patient's counts have a norm of at most sqrt 2."""
-    answer = cohort(patients_of([[1, 1, 1]] * 500), sigma=1e-6).statistics()
-    torch.testing.assert_close(answer.counts, torch.full((3,), 500 * (2 / 3) ** 0.5), rtol=1e-3, atol=0.1)
+    counts = counted_by(cohort(patients_of([[1, 1, 1]] * 500), sigma=1e-6))
+    torch.testing.assert_close(counts, torch.full((3,), 500 * (2 / 3) ** 0.5), rtol=1e-3, atol=0.1)
 
 
 def test_several_findings_make_the_noise_of_a_count_larger_by_sqrt_2() -> None:
-    one, several = (cohort(examples_of([], findings=findings)) for findings in (False, True))
-    spread, wider = (torch.stack([each.statistics().counts for _ in range(600)]).std() for each in (one, several))
+    spread, wider = (
+        torch.stack([counted_by(cohort(examples_of([], findings=findings)), findings) for _ in range(600)]).std()
+        for findings in (False, True)
+    )
     assert (wider / spread).item() == pytest.approx(2**0.5, rel=0.1)
 
 
@@ -45,19 +55,9 @@ def test_several_findings_make_the_noise_of_a_count_larger_by_sqrt_2() -> None:
 @given(examples=hospitals(findings=True), seed=st.integers(0, 1000))
 def test_no_patient_s_block_is_longer_than_one(examples: Examples, seed: int) -> None:
     """privacy.md: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""
-    asked, weights = cohort(examples), torch.randn(FEATURES, 6, generator=torch.Generator().manual_seed(seed))
-    for rows in (asked._statistics_blocks(), asked._class_blocks(lambda z: z @ weights)[0]):
+    theta = torch.randn(LOSS.model.layout.size, generator=torch.Generator().manual_seed(seed))
+    for question in ("statistics", "class_means"):
+        rows = blocks(question, cohort(examples), LOSS, theta)
         assert rows.shape[0] == examples.patients
         assert torch.isfinite(rows).all()
         assert rows.norm(dim=1).max() <= 1
-
-
-@pytest.mark.parametrize("images", [[], [1, 2]])
-def test_confusion_counts_are_of_one_class_each(images: list[int]) -> None:
-    """Refused for everybody alike, whoever is there: the agreement says how labels are."""
-
-    def predict(x: Tensor) -> Tensor:
-        return x[:, :CLASSES]
-
-    with pytest.raises(ConfigError, match="evaluate_every = 0"):
-        cohort(examples_of(images, findings=True)).confusion(predict)

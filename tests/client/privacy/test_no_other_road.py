@@ -13,19 +13,24 @@ import builtins
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from tests.client.privacy.generated import MODELS, cohort, examples_of, objective
 from tests.imports import calls, closure, foreign, imported, modules, tree
+from tests.questions import answer_size, ask
 from torch import Tensor
 
 from wardround import questions
 from wardround.algorithms import ALGORITHMS
+from wardround.config import Task
 from wardround.meta.local import differentiable_slope
-from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots, Statistics
-from wardround.schedule import QUESTIONS, answer_size
+from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.vector import Layout
 
 # --- what can be imported and called
 
@@ -33,7 +38,11 @@ TRUSTED_WITH_NOTHING = tuple(
     sorted(name for name in modules() if name.startswith(("wardround.meta", "wardround.algorithms")))
 )
 MODEL_FILES = tuple(sorted(name for name in modules() if name.startswith("wardround.models")))
-LIBRARY = (*TRUSTED_WITH_NOTHING, *MODEL_FILES, "wardround.questions")
+LIBRARY = (
+    *TRUSTED_WITH_NOTHING,
+    *MODEL_FILES,
+    *(name for name in modules() if name.startswith(("wardround.questions", "wardround.labels"))),
+)
 
 _READS = """
 open read read_bytes read_text fromfile memmap genfromtxt load load_file safe_open loads files iterdir glob
@@ -141,6 +150,16 @@ def test_a_loss_that_kept_something_would_be_found(line: str) -> None:
 PLAIN = {bool, int, float, str, bytes, type(None), Tensor, torch.Size}
 
 
+# Names that a module imports for its annotations alone, because torch is slow to import.
+NAMES = {
+    "Tensor": Tensor, "np": np, "npt": npt, "Labels": Any, "Task": Task, "Shots": Shots, "Layout": Layout, "Any": Any,
+}  # fmt: skip
+
+
+def hints_of(owner: Any) -> dict[str, Any]:
+    return typing.get_type_hints(owner, localns=NAMES)
+
+
 def parts(hint: object) -> Iterator[type]:
     """The classes that an annotation names."""
     arguments = typing.get_args(hint)
@@ -153,13 +172,13 @@ def parts(hint: object) -> Iterator[type]:
 def handed_out(owner: type) -> Iterator[object]:
     """Annotations of all that an object of a class shows: fields, properties, and what its methods return."""
     if hasattr(owner, "model_fields") or dataclasses.is_dataclass(owner):
-        yield from typing.get_type_hints(owner).values()
+        yield from hints_of(owner).values()
     for name, member in inspect.getmembers_static(owner):
         if name.startswith("_") and name != "__call__":
             continue
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         if inspect.isfunction(function) and function.__module__.startswith("wardround"):
-            yield typing.get_type_hints(function).get("return", object)
+            yield hints_of(function).get("return", object)
 
 
 def reachable(*start: object) -> set[type]:
@@ -175,8 +194,11 @@ def reachable(*start: object) -> set[type]:
 
 
 def parameters_of(function: object) -> dict[str, object]:
-    hints = typing.get_type_hints(function)
+    hints = hints_of(function)
     return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+ASKED = {name for name in vars(Cohort) if not name.startswith("_")}
 
 
 def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> None:
@@ -185,14 +207,11 @@ def test_only_noised_answers_can_come_out_of_what_an_algorithm_is_given() -> Non
     """
     given = {"theta": Tensor, "cohort": Cohort, "loss": FewShotLoss}
     found = reachable(*given.values())
-    assert found - PLAIN == {Cohort, Statistics, ClassMeans, FewShotLoss}
+    assert found - PLAIN == {Cohort, FewShotLoss}
     for algorithm in (ALGORITHMS[name] for name in ALGORITHMS.built_in):
         assert parameters_of(algorithm.inner) == given
         assert all(isinstance(value, int | float | str) for value in dict(algorithm()).values())  # type: ignore[call-arg]
-    answers = {typing.get_type_hints(getattr(Cohort, name))["return"] for name in QUESTIONS}
-    assert answers == {Tensor, Statistics, ClassMeans}
-    for answer in (Statistics, ClassMeans):
-        assert set(typing.get_type_hints(answer).values()) == {Tensor}
+    assert {hints_of(getattr(Cohort, name))["return"] for name in ASKED} == {Tensor}
 
 
 def test_the_walk_would_find_a_way_to_the_examples() -> None:
@@ -203,24 +222,30 @@ def test_the_walk_would_find_a_way_to_the_examples() -> None:
     assert Examples in reachable(Hospital)
 
 
+PUBLIC = {"wardround.models.base", "wardround.vector", "wardround.labels", "wardround.questions"}
+
+
 def test_the_loss_that_an_algorithm_is_given_is_made_of_public_numbers() -> None:
-    """At run time it is an Objective: a model, the public scaling and a log prior made of a noised answer."""
-    found = {each.__module__ for each in reachable(*typing.get_type_hints(type(objective("mlp"))).values()) - PLAIN}
-    assert {name for name in found if name.startswith("wardround")} <= {"wardround.models.base", "wardround.vector"}
+    """At run time it is an Objective: a model, the public scaling, a prior made of a noised answer; and a label kind,
+    which holds nothing, and makes shots of shots.
+    """
+    found = {each.__module__ for each in reachable(*hints_of(type(objective("mlp"))).values()) - PLAIN}
+    assert {name for name in found if name.startswith("wardround")} <= PUBLIC
 
 
 def test_what_sees_images_is_named() -> None:
     """The functions that an algorithm may pass in, and what they see of images. A new one has to be looked at."""
     passed_in = {
         hint
-        for name in QUESTIONS
+        for name in ASKED
         for hint in parameters_of(getattr(Cohort, name)).values()
         if hint is not Tensor and hint is not Cohort
     }
-    assert passed_in == {questions.Loss, questions.EpisodeGradient, questions.Embed, questions.Predict}
-    for seen in (questions.Loss, questions.EpisodeGradient, questions.Embed, questions.Predict):
+    functions = {questions.Loss, questions.EpisodeGradient, questions.OfImages}
+    assert passed_in == functions | {Sequence[questions.Summand]}
+    for seen in functions:
         assert set(parameters_of(seen.__call__).values()) <= {Tensor, Shots}
-        assert typing.get_type_hints(seen.__call__)["return"] is Tensor
+        assert hints_of(seen.__call__)["return"] is Tensor
 
 
 # --- what the object shows at run time
@@ -229,8 +254,7 @@ def test_what_sees_images_is_named() -> None:
 def test_the_private_cohort_shows_the_questions_and_nothing_else() -> None:
     """A new public attribute fails here, and so does a question that nobody priced."""
     asked = cohort(examples_of([1, 2]))
-    protocol = {name for name in vars(Cohort) if not name.startswith("_")}
-    assert {name for name in dir(asked) if not name.startswith("_")} == protocol == set(QUESTIONS)
+    assert {name for name in dir(asked) if not name.startswith("_")} == ASKED
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -238,23 +262,19 @@ def test_an_answer_brings_nothing_along(model: str) -> None:
     """No autograd graph that leads back to images, and no more memory than the noised numbers themselves."""
     asked, loss, network = cohort(examples_of([2] * 8, model=model)), objective(model), MODELS[model]
     theta = network.initial().requires_grad_()
-    means, moments = asked.class_means(lambda z: loss.embed(theta, z)), asked.statistics()
-    answers: dict[str, list[Tensor]] = {
-        "statistics": [moments.counts, moments.sum_z, moments.sum_zz],
-        "gradient": [asked.gradient(loss, theta)],
-        "episode_gradient": [
-            asked.episode_gradient(lambda at, support, query: differentiable_slope(at, query, loss), theta)
-        ],
-        "class_means": [means.sums, means.counts],
-        "confusion": [asked.confusion(lambda z: network.logits(theta, z, loss.shift, loss.scale))],
+    answers = {
+        "gradient": asked.gradient(loss, theta),
+        "episode_gradient": asked.episode_gradient(
+            lambda at, support, query: differentiable_slope(at, query, loss), theta
+        ),
+        **{name: ask(name, asked, loss, theta) for name in ("statistics", "class_means", "confusion")},
     }
-    for question in QUESTIONS:
-        for tensor in answers[question]:
-            assert tensor.dtype == torch.float32
-            assert not tensor.requires_grad
-            assert tensor.grad_fn is None
-            assert tensor.untyped_storage().nbytes() <= 4 * answer_size(question, network)
-        assert sum(tensor.numel() for tensor in answers[question]) == answer_size(question, network)
+    for question, tensor in answers.items():
+        assert tensor.dtype == torch.float32
+        assert not tensor.requires_grad
+        assert tensor.grad_fn is None
+        assert tensor.numel() == answer_size(question, network)
+        assert tensor.untyped_storage().nbytes() == 4 * tensor.numel()
 
 
 # --- which modules hold images
@@ -262,7 +282,7 @@ def test_an_answer_brings_nothing_along(model: str) -> None:
 HOLDS_IMAGES = {
     "wardround_client.cohort.patients": "opens the cohort and keeps it encoded",
     "wardround_client.cohort.labels": "at home: counts the patients a class",
-    "wardround_client.hospital": "opens the cohort and keeps it encoded",
+    "wardround_client.hospital": "hands them to a round",
     "wardround_client.round": "carries the encoded cohort to the private one; its sending is in tests/hostile",
     "wardround_client.privacy.episodes": "deals patients for the private cohort",
     "wardround_client.personal.learner": "at home: adapts and predicts, sends nothing",

@@ -32,7 +32,6 @@ from wardround.config import Privacy
 from wardround.errors import ConfigError
 from wardround.models import Objective
 from wardround.questions import EpisodeGradient, FewShotLoss, Loss
-from wardround.schedule import Question
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.private_cohort import PrivateCohort
 
@@ -74,7 +73,7 @@ class Recording(SilentCohort):
     """A hospital that remembers which questions were asked, where, and what noised answer was given."""
 
     private: PrivateCohort
-    asked: list[tuple[Question, Tensor, Tensor]] = field(default_factory=list)
+    asked: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         return self._note("gradient", theta, self.private.gradient(loss, theta))
@@ -82,7 +81,7 @@ class Recording(SilentCohort):
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         return self._note("episode_gradient", theta, self.private.episode_gradient(gradient, theta))
 
-    def _note(self, question: Question, theta: Tensor, answer: Tensor) -> Tensor:
+    def _note(self, question: str, theta: Tensor, answer: Tensor) -> Tensor:
         self.asked.append((question, theta.clone(), answer.clone()))
         return answer
 
@@ -92,7 +91,7 @@ class Replaying(SilentCohort):
     """ANOTHER hospital, which lets the algorithm's loss see its own patients and gives the recorded answers."""
 
     private: PrivateCohort
-    recorded: list[tuple[Question, Tensor, Tensor]]
+    recorded: list[tuple[str, Tensor, Tensor]]
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         self.private.gradient(loss, theta)
@@ -102,7 +101,7 @@ class Replaying(SilentCohort):
         self.private.episode_gradient(gradient, theta)
         return self._next("episode_gradient", theta)
 
-    def _next(self, question: Question, theta: Tensor) -> Tensor:
+    def _next(self, question: str, theta: Tensor) -> Tensor:
         recorded, at, answer = self.recorded.pop(0)
         assert recorded == question
         assert torch.equal(at, theta), "where it asks depends on more than the answers"
@@ -157,7 +156,7 @@ class BothWorlds(SilentCohort):
     with_: PrivateCohort
     without_: PrivateCohort
     removed: int
-    moved: dict[Question, list[float]] = field(default_factory=dict)
+    moved: dict[str, list[float]] = field(default_factory=dict)
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         return self._ask("gradient", lambda cohort: cohort.gradient(loss, theta))
@@ -165,7 +164,7 @@ class BothWorlds(SilentCohort):
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         return self._ask("episode_gradient", lambda cohort: cohort.episode_gradient(gradient, theta))
 
-    def _ask(self, question: Question, ask: Callable[[PrivateCohort], Tensor]) -> Tensor:
+    def _ask(self, question: str, ask: Callable[[PrivateCohort], Tensor]) -> Tensor:
         difference = coupled(self.with_, self.without_, self.removed, ask)
         self.moved.setdefault(question, []).append(difference.moved)
         return difference.answer

@@ -27,13 +27,15 @@ from tests.client.privacy.generated import (
     objective,
     without,
 )
+from tests.questions import blocks
 from torch import Tensor
 
 from wardround.config import Privacy
-from wardround.questions import Shots
-from wardround.schedule import QUESTIONS, Question
+from wardround.questions import Shots, Summand
+from wardround.schedule import QUESTIONS
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.contribution import clipped
+from wardround_client.privacy.private_cohort import PrivateCohort
 
 CLIP_NORMS = st.sampled_from([0.1, 1.0, 7.0])
 SEEDS = st.integers(0, 10_000)
@@ -43,16 +45,14 @@ def theta_of(model: str, seed: int, scale: float) -> Tensor:
     return torch.randn(MODELS[model].layout.size, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def bound(question: Question, clip_norm: float) -> float:
+def bound(question: str, clip_norm: float) -> float:
     """privacy.md, "Each algorithm": C for a gradient, 2C for episodes, 1 for a block."""
     return {"gradient": clip_norm, "episode_gradient": 2 * clip_norm}.get(question, 1.0)
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_for(
-    question: Question, model: str
-) -> None:
+@pytest.mark.parametrize("question", QUESTIONS.built_in)
+def test_a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_for(question: str, model: str) -> None:
     """privacy.md: "the WHOLE parameter vector clipped to C"; "sensitivity 2C"; "clipped jointly; one Gaussian"."""
 
     kinds = [hospitals(model), hospitals(model, findings=True)]
@@ -94,11 +94,9 @@ def test_a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", QUESTIONS.built_in)
 @pytest.mark.parametrize("images", [[], [1], [5]])
-def test_nobody_and_one_patient_get_an_answer_like_everybody_else(
-    question: Question, model: str, images: list[int]
-) -> None:
+def test_nobody_and_one_patient_get_an_answer_like_everybody_else(question: str, model: str, images: list[int]) -> None:
     """privacy.md: "An empty sample still adds noise." An error here would tell who is not there."""
     asked = cohort(examples_of(images, model=model), Privacy(images_per_patient=3), rate=0.5)
     ask = asks(objective(model), theta_of(model, 0, 0.1))[question]
@@ -172,17 +170,38 @@ def test_an_episode_needs_the_whole_of_2c() -> None:
 
 
 @settings(max_examples=60)
+@given(
+    examples=hospitals(),
+    norms=st.lists(st.sampled_from([1e-300, 1e-30, 1.0, 7.0, 1e30, 1e300]), min_size=1, max_size=3),
+    weights=st.lists(st.sampled_from([1e-300, 0.5, 1.0, 1e20, 1e300]), min_size=3, max_size=3),
+    size=st.sampled_from([1.0, 1e19, 1e38, math.inf, math.nan]),
+    rate=st.sampled_from([1.0, 0.5]),
+    data=st.data(),
+)
+def test_no_sum_moves_further_whatever_a_question_says_of_itself(
+    examples: Examples, norms: list[float], weights: list[float], size: float, rate: float, data: st.DataObject
+) -> None:
+    """A question of another package may say of its norms what it likes: the cohort bounds what a patient adds."""
+    summands = [Summand(f"part {n}", (FEATURES,), *each) for n, each in enumerate(zip(norms, weights, strict=False))]
+    removed = data.draw(st.integers(0, examples.patients - 1))
+
+    def everything(x: Tensor, y: Tensor, features: Tensor) -> Tensor:
+        return (size * x).repeat(1, len(summands))
+
+    def sums(of: PrivateCohort) -> Tensor:
+        return of.sum(summands, everything)
+
+    worlds = cohort(examples, rate=rate), cohort(without(examples, removed), rate=rate)
+    assert coupled(*worlds, removed, sums).moved <= 1
+
+
+@settings(max_examples=60)
 @given(examples=hospitals(), size=st.sampled_from([0.0, 1.0, 1e4, 1e19, math.inf, math.nan]), seed=SEEDS)
 def test_no_patient_s_block_is_longer_than_one(examples: Examples, size: float, seed: int) -> None:
     """privacy.md: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""
-    asked = cohort(examples)
-    weights = torch.randn(FEATURES, 6, generator=torch.Generator().manual_seed(seed)) * size
-    blocks = (
-        asked._statistics_blocks(),
-        asked._class_blocks(lambda z: z @ weights)[0],
-        asked._confusion_blocks(lambda z: (z @ weights)[:, :CLASSES]),
-    )
-    for rows in blocks:
+    loss, theta = objective("logistic"), theta_of("logistic", seed, size)
+    for question in ("statistics", "class_means", "confusion"):
+        rows = blocks(question, cohort(examples), loss, theta)
         assert rows.shape[0] == examples.patients
         assert torch.isfinite(rows).all()
         assert rows.norm(dim=1).max() <= 1
@@ -210,7 +229,7 @@ def test_a_patient_whose_number_stands_in_many_rows_is_one_patient(
         own = torch.tensor([each == number for each, _ in rows])
         expected += clipped(torch.func.grad(loss)(theta, z[own], examples.y[own]).unsqueeze(0), 1.0)[0]
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
-    assert asked._statistics_blocks().shape[0] == len({number for number, _ in rows})
+    assert len(blocks("statistics", asked, loss, theta)) == len({number for number, _ in rows})
 
 
 def test_the_answer_is_the_noised_sum_over_a_public_number() -> None:
@@ -218,7 +237,7 @@ def test_the_answer_is_the_noised_sum_over_a_public_number() -> None:
     theta = theta_of("logistic", 1, 1.0)
     for images in ([1] * 3, [2] * 30):
         asked = cohort(examples_of(images), Privacy(patients_per_step=25, patients_per_episode=5), rate=0.5, sigma=1e-7)
-        denominators: dict[Question, float] = {"gradient": 0.5 * DECLARED, "episode_gradient": 5}
+        denominators: dict[str, float] = {"gradient": 0.5 * DECLARED, "episode_gradient": 5}
         for question, denominator in denominators.items():
             difference = coupled(asked, asked, 10**6, asks(objective("logistic"), theta)[question])
             assert difference.moved == 0

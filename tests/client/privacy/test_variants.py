@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.privacy.generated import CLASSES, FEATURES, MODELS, cohort, examples_of, hospitals, objective
+from tests.questions import blocks
 from torch import Tensor
 
 from wardround.config import Privacy
@@ -114,16 +115,10 @@ def test_judging_and_counting_see_the_images_as_they_are(examples: Examples, see
     """Whatever the variants hold: statistics, class means and confusion counts are those of a task without any."""
     poison = torch.full((len(examples.z), 2, FEATURES), math.nan)
     plain, varied = (cohort(replace(examples, augmented=each)) for each in (None, poison))
-    weights = torch.randn(FEATURES, CLASSES, generator=torch.Generator().manual_seed(seed))
-
-    def shown(x: Tensor) -> Tensor:
-        return x @ weights
-
-    for one, other in (
-        (plain._statistics_blocks(), varied._statistics_blocks()),
-        (plain._class_blocks(shown)[0], varied._class_blocks(shown)[0]),
-        (plain._confusion_blocks(shown), varied._confusion_blocks(shown)),
-    ):
+    loss = objective("logistic")
+    theta = torch.randn(loss.model.layout.size, generator=torch.Generator().manual_seed(seed))
+    for question in ("statistics", "class_means", "confusion"):
+        one, other = (blocks(question, each, loss, theta) for each in (plain, varied))
         assert torch.equal(one, other)
 
 
