@@ -19,7 +19,7 @@ from scipy.stats import norm
 from wardround import accountant
 from wardround.config import Federation
 from wardround.models import build_model
-from wardround.schedule import QUESTIONS, Schedule
+from wardround.schedule import Schedule
 from wardround.toml import loads
 from wardround.wire import reply_bytes
 from wardround_server.home import FEDERATION_TOML
@@ -96,8 +96,7 @@ def figures() -> dict[str, str]:
     before = 4 * rows
     fifth = sum(accountant.epsilon([*before, *rows[: number + 1]], DELTA) <= BUDGET for number in range(len(rows)))
     told["rounds of a fifth run"] = f"first {fifth} of its 41 rounds"
-    sizes = {name: QUESTIONS[name].layout(federation, model).size for name in schedule.questions}
-    told["bytes that leave"] = f"{sum(reply_bytes(sizes[plan.question]) for plan in schedule.rounds):,} bytes"
+    told["bytes that leave"] = f"{sum(map(reply_bytes, schedule.answer_sizes(federation, model))):,} bytes"
     for runs in (2, 3, 4, 5):
         told[f"epsilon of {runs} runs"] = f"{accountant.gaussian_epsilon(mu * math.sqrt(runs), DELTA):.2f}"
     for eps in (1, 3, 8):

@@ -10,6 +10,7 @@ from wardround.config import Federation
 from wardround.plugins import Kind
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most commands need no model
+    from wardround.models import Model
     from wardround.questions import Question
 
 QUESTIONS: Kind[Question] = Kind("question", "wardround.questions", "question", "wardround.questions", joined="_")
@@ -49,6 +50,11 @@ class Schedule:
     def times(self, question: str) -> int:
         """How often the whole run asks this question."""
         return sum(plan.times for plan in self.rounds if plan.question == question)
+
+    def answer_sizes(self, federation: Federation, model: Model) -> list[int]:
+        """How many float32 numbers the answer of each round holds."""
+        sizes = {name: QUESTIONS[name].layout(federation, model).size for name in self.questions}
+        return [sizes[plan.question] for plan in self.rounds]
 
     def __getitem__(self, number: int) -> RoundPlan:
         return self.rounds[number]

@@ -23,14 +23,14 @@ FEDERATION = f"""
 name = "grades"
 {TWO_COLUMNS.replace('["no", "yes"]', '["none", "mild", "severe"]' + chr(10) + 'labels = "grade"')}
 [outer]
-learning_rate = 2.0
+learning_rate = 4.0
 [privacy]
 epsilon = 60.0
 [rounds]
-rounds = 15
-evaluate_every = 15
+rounds = 6
+evaluate_every = 6
 """
-PATIENTS = 150
+PATIENTS = 80
 
 
 def rows(seed: int) -> Iterator[tuple[object, ...]]:
@@ -44,7 +44,7 @@ def rows(seed: int) -> Iterator[tuple[object, ...]]:
 def test_grades_are_learned_judged_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow("A new label kind", tmp_path, monkeypatch)
     assert LABEL_KINDS.names == ("one", "several", "grade")
-    hospitals = [hospital(tmp_path / f"h{seed}", rows(seed), FEDERATION) for seed in range(4)]
+    hospitals = [hospital(tmp_path / f"h{seed}", rows(seed), FEDERATION) for seed in range(3)]
     *members, stranger = hospitals
     agreement = stranger.approvals.preview(stranger.home / "federation.toml")
     checkpointer = Checkpointer(tmp_path)

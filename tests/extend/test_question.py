@@ -16,6 +16,7 @@ from wardround.errors import PolicyRefusal
 from wardround.schedule import QUESTIONS, Schedule
 from wardround.toml import loads
 from wardround_client.audit import audit
+from wardround_client.consent.terms import computed
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import RoundEnded
 from wardround_server.rounds import run
@@ -58,6 +59,8 @@ def test_a_federation_asks_it_and_the_ledger_is_charged_under_its_name(tmp_path:
         for name, mean in (("anna", 0.2), ("bert", 0.6), ("carl", 1.0))
     ]
     agreement = hospitals[0].approvals.preview(hospitals[0].home / "federation.toml")
+    shown = computed(agreement.federation, agreement.schedule, agreement.calibration, PATIENTS)
+    assert "first_feature" in shown["noise_in_clip_norms"], "a person sees it before saying yes"
     events = list(
         run(agreement.federation, agreement.model, Called(hospitals), Checkpointer(tmp_path), run_name="spring")
     )

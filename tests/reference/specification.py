@@ -162,10 +162,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "P17": (_BLOCKS, _BOUNDED, _ANSWERS + "class_means_are_in_natural_units"),
     "P18": (_BLOCKS, _BOUNDED, _COHORT + "statistics_are_in_natural_units"),
     "P19": (_BLOCKS, _BOUNDED, _COHORT + "confusion_counts_patients"),
+    "P75": (
+        _SENSITIVITY + "no_sum_moves_further_whatever_a_question_says_of_itself",
+        "tests/extend/test_question.py::test_a_federation_asks_it_and_the_ledger_is_charged_under_its_name",
+        "tests/extend/test_question.py::test_a_hospital_that_does_not_list_it_refuses",
+    ),
     "P20": (
         "tests/shared/test_meta.py::test_a_round_asks_exactly_what_was_priced",
         _COHORT + "asking_more_than_was_reserved_raises_before_anything_is_computed",
-        _ANSWERS + "each_question_is_paid_for_apart",
+        _ANSWERS + "a_question_is_answered_with_what_was_reserved_and_no_oftener",
     ),
     "P21": (
         _NO_ROAD + "only_noised_answers_can_come_out_of_what_an_algorithm_is_given",

@@ -142,7 +142,7 @@ def test_no_honest_sum_is_cut_whatever_the_features_are(declared: int, patients:
     examples = Examples(z=x, y=y, patient=torch.arange(patients), summary=x, classes=2, labels=labels)
     loss, theta = Objective.of(federation, model, *no_scaling(model.scaling_size)), 1e3 * torch.ones(model.layout.size)
     for plan in (plan for plan in schedule.rounds if not plan.trains):
-        for _ in range(20):
+        for _ in range(6):
             asked = PrivateCohort(
                 examples,
                 privacy=federation.privacy,

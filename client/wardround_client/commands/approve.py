@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,7 +85,6 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
 
     Raises: PolicyRefusal, when the machine has less memory than a round may take.
     """
-    from wardround.schedule import QUESTIONS
     from wardround.wire import reply_bytes
     from wardround_client.consent.footprint import footprint, free_memory
     from wardround_client.consent.forecast import forecast
@@ -95,9 +93,7 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
     federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
     declared = hospital.config.hospital.declared_patients
     budget = hospital.budget
-    replies = Counter(plan.question for plan in schedule.rounds)
-    sizes = {name: QUESTIONS[name].layout(federation, model).size for name in replies}
-    bytes_a_run = sum(reply_bytes(sizes[name]) * rounds for name, rounds in replies.items())
+    bytes_a_run = sum(map(reply_bytes, schedule.answer_sizes(federation, model)))
     history = hospital.ledger.history()
     price = forecast(agreement, history, budget, runs)
     alone = price.alone if runs == 1 else forecast(agreement, (), budget).alone

@@ -24,7 +24,7 @@ from wardround.algorithms import EpisodeSizes
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
-from wardround.schedule import QUESTIONS, Schedule
+from wardround.schedule import Schedule
 
 _MIB = 1 << 20
 PROGRAM_BYTES = 640 * _MIB  # Python, torch, Flower, Opacus, and what an allocator keeps
@@ -91,8 +91,7 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
     if federation.algorithm.question == "episode_gradient":
         training = 4 * federation.algorithm.episode_numbers(sizes)
     batches = 4 * max(_ENCODED_AT_ONCE * encoding.numbers, _PREDICTED_AT_ONCE * forward)
-    longest = max(QUESTIONS[name].layout(federation, model).size for name in Schedule.of(federation).questions)
-    answer = _ANSWER_BYTES * longest
+    answer = _ANSWER_BYTES * max(Schedule.of(federation).answer_sizes(federation, model))
     return Footprint(cohort, _WORK_BYTES + training + batches + answer)
 
 

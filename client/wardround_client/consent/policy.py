@@ -18,7 +18,7 @@ from wardround.accountant import Calibration
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
-from wardround.schedule import QUESTIONS, Schedule
+from wardround.schedule import Schedule
 from wardround.settings import limited, unbounded
 from wardround.wire import RoundRequest, Vector
 from wardround_client.config import HospitalConfig, Policy
@@ -160,7 +160,7 @@ def _rules_of_model(
     yield "model", ", ".join(mixing)[:200], "layers that keep patients apart, such as GroupNorm", not mixing
     finite = all(math.isfinite(calibration.noise_multiplier(plan.question)) for plan in schedule.rounds)
     yield "model", "answers without a finite noise", "finite noise", finite
-    longest = max(QUESTIONS[name].layout(federation, model).size for name in schedule.questions)
+    longest = max(schedule.answer_sizes(federation, model))
     yield _at_most(policy, "answer_bytes", BYTES_PER_NUMBER * longest)
 
 

@@ -238,7 +238,7 @@ class Ledger:
             reservation: what was reserved for it.
             reply: the bytes that will leave.
             norm: L2 norm of the noised answer.
-            layout: which numbers it holds, in their order, with the shape of each tensor (`receipt.layout_of`).
+            layout: which numbers it holds, in their order, with the shape of each tensor (`str` of a `Layout`).
 
         Returns:
             The bytes that may leave: `reply`, or what another computation of the same round released before.

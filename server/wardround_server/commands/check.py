@@ -125,11 +125,10 @@ def _noise(agreement: Federation, schedule: Schedule, declared: int, delta: floa
 def _run(agreement: Federation, schedule: Schedule, base: Path) -> dict[str, str | int | float]:
     """What is asked, and what it costs."""
     from wardround.models import build_model
-    from wardround.schedule import answer_size
     from wardround.wire import reply_bytes, request_bytes
 
     model = agreement.algorithm.extended(build_model(agreement, base))
-    leaves = sum(reply_bytes(answer_size(plan.question, model)) for plan in schedule.rounds)
+    leaves = sum(map(reply_bytes, schedule.answer_sizes(agreement, model)))
     comes = len(schedule) * request_bytes(model.layout.size, model.scaling_size)
     rounds = agreement.rounds
     return {

@@ -53,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
     _end_with_the_coordinator(home)
     # torch and the models are slow to import: not before Flower has been told that the run is alive.
     from wardround.models import build_model
-    from wardround.schedule import QUESTIONS, Schedule
+    from wardround.schedule import Schedule
     from wardround.wire import reply_bytes
     from wardround_server.rounds import run
 
@@ -64,8 +64,7 @@ def main(grid: Grid, context: Context) -> None:
             if COORDINATOR_PID in os.environ:  # deployed: Flower's own Grid over HTTP, and only who is registered
                 from wardround_server.flower.mail import Mail
 
-                asked = Schedule.of(federation).questions
-                longest = max(reply_bytes(QUESTIONS[name].layout(federation, model).size) for name in asked)
+                longest = reply_bytes(max(Schedule.of(federation).answer_sizes(federation, model)))
                 stack.enter_context(announced_run(home, context.run_id, longest))
                 transport = GridTransport(
                     grid, Registry(home).by_node, mail=Mail(_over_http(grid), longest, federation.digest)

@@ -46,7 +46,7 @@ class Model(Protocol):
         ...
 
     def summary(self, z: Tensor) -> Tensor:
-        """From z [n, ...], float32 [n, d]: what `Cohort.statistics` takes moments of, near mean 0 and variance 1."""
+        """From z [n, ...], float32 [n, d]: features near mean 0 and variance 1, of which `statistics` takes moments."""
         ...
 
     def logits(self, theta: Tensor, z: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from wardround_client.privacy.private_cohort import PrivateCohort
 THETA = torch.zeros(MODELS["logistic"].layout.size)
 FIRST = torch.eye(len(THETA))[0]
 ASK = asks(objective("logistic"), THETA)
-TIMES = 4000
+TIMES = 1500
 
 
 def stds_in_units(question: str, sigma: float, clip_norm: float, episodes: int) -> Tensor:

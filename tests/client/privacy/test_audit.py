@@ -72,7 +72,7 @@ def test_honest_code_passes_the_whole_audit() -> None:
     """privacy.md: "The lower bound must not pass the claim"."""
     report = audited(agreement(), 300)
     assert report.holds, report.to_json()
-    names = "run one_run repeat images companions model tensor episodes statistics class_means confusion"
+    names = "run one_run repeat images companions model tensor episodes class_means confusion statistics"
     assert [row.name for row in report.rows] == [*names.split(), "alone", "refusals", "retries"]
     report.check()
 
