@@ -198,24 +198,30 @@ class Outer(Section):
 
 def outer_parts(values: Mapping[str, Any]) -> dict[str, Any]:
     """The table [outer] with each setting at the part that has it. Raises: ValidationError."""
-    parts = {"rule": values.get("rule", "geometric-median"), "optimizer": values.get("optimizer", "sgd")}
-    classes: list[type[Part]] = []
-    for key, part in parts.items():
-        if isinstance(part, Part):
-            classes.append(type(part))
-        else:
-            classes.append(part_class(RULES, part, key) if key == "rule" else part_class(OPTIMIZERS, part, key))
-    both = classes[0].model_fields.keys() & classes[1].model_fields.keys() - {"name"}
+    rule, optimizer = values.get("rule", "geometric-median"), values.get("optimizer", "sgd")
+    rules = type(rule) if isinstance(rule, Part) else part_class(RULES, rule, "rule")
+    optimizers = type(optimizer) if isinstance(optimizer, Part) else part_class(OPTIMIZERS, optimizer, "optimizer")
     own = {key: value for key, value in values.items() if key not in Outer.model_fields}
-    for key in own:
-        if key in both or not any(key in each.model_fields for each in classes):
-            none = f"{parts['rule']} and {parts['optimizer']} have no such setting; they have {own_settings(*classes)}"
-            raise invalid("outer", key, own[key], "both parts have this setting" if key in both else none)
-    for key, cls in zip(parts, classes, strict=True):
-        if not isinstance(parts[key], Part):
-            mine = {name: value for name, value in own.items() if name in cls.model_fields}
-            parts[key] = cls.model_validate({"name": parts[key], **mine})
-    return {**{key: value for key, value in values.items() if key in Outer.model_fields}, **parts}
+    # One table holds both, so that a name that two have would hide a value from the digest.
+    twice = _settings_of(rules) & _settings_of(optimizers)
+    twice |= _settings_of(rules, optimizers) & Outer.model_fields.keys()
+    if twice:
+        why = f"the optimizer {optimizer}, or [outer] itself, has settings of the same name: {sorted(twice)}"
+        raise invalid("outer", "rule", rule, why)
+    for key in sorted(own.keys() - _settings_of(rules, optimizers)):
+        has = own_settings(rules, optimizers)
+        raise invalid("outer", key, own[key], f"{rule} and {optimizer} have no such setting; they have {has}")
+
+    def made(part: object, cls: type[Part]) -> object:
+        mine = {key: own[key] for key in own.keys() & cls.model_fields.keys()}
+        return part if isinstance(part, Part) else cls.model_validate({"name": part, **mine})
+
+    rest = {key: values[key] for key in values.keys() - own.keys()}
+    return rest | {"rule": made(rule, rules), "optimizer": made(optimizer, optimizers)}
+
+
+def _settings_of(*classes: type[Part]) -> set[str]:
+    return {name for cls in classes for name in cls.model_fields} - {"name"}
 
 
 class Privacy(Section):

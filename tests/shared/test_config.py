@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from tests.chosen import outer
 
-from wardround.config import Federation, ModelChoice, Privacy, Rounds, Task
+from wardround.config import Federation, ModelChoice, Outer, Privacy, Rounds, Task
+from wardround.optimizers.sgd import Sgd
+from wardround.rules.mean import Mean
 
 IMAGES = Task(label_column="finding", classes=("none", "nodule"))
 TABLE = Task(label_column="finding", classes=("none", "nodule"), kind="table", features=("age", "bmi"))
@@ -67,3 +69,11 @@ def test_contradictions_are_refused(make: object, said: str) -> None:
 def test_an_agreement_cannot_be_changed_once_made() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         IMAGES.label_column = "other"
+
+
+@pytest.mark.parametrize("name", ["momentum", "learning_rate", "weighting", "rule"])
+def test_a_rule_and_an_optimizer_with_settings_of_one_name_do_not_go_together(name: str) -> None:
+    """One of two values would not be in the digest."""
+    taken = create_model("Taken", __base__=Mean, **{name: (float, 0.5)})  # type: ignore[call-overload]
+    with pytest.raises(ValidationError, match="settings of the same name"):
+        Outer(rule=taken(), optimizer=Sgd())

@@ -11,7 +11,7 @@ from tests.cohorts import LossOnly
 from tests.episodes import MODEL, episode, objective, one_image
 from torch import Tensor
 
-from wardround.algorithms import ALGORITHMS, Algorithm, Pooled
+from wardround.algorithms import ALGORITHMS, Algorithm, Federated, Personal, Pooled
 from wardround.algorithms.meta_sgd import MetaSgd
 from wardround.errors import ConfigError
 from wardround.models import Objective
@@ -71,8 +71,9 @@ def test_the_theta_that_arrived_is_not_changed(name: str, tasks: str) -> None:
 
 @pytest.mark.parametrize(("name", "tasks"), CASES)
 def test_at_home_neither_theta_nor_the_shots_are_changed(name: str, tasks: str) -> None:
-    choice, shots = chosen(name, tasks), episode()
-    loss = loss_of(choice)
+    method, shots = chosen(name, tasks), episode()
+    choice: Personal = method
+    loss = loss_of(method)
     theta = loss.model.initial()
     fitted = choice.adapt(theta, shots.support, loss)
     logits = choice.predict(fitted, shots.query.x, loss)
@@ -86,7 +87,7 @@ def test_at_home_neither_theta_nor_the_shots_are_changed(name: str, tasks: str) 
         assert torch.equal(getattr(shots.query, name), getattr(fresh.query, name))
 
 
-def learned(choice: Algorithm, theta: Tensor) -> Tensor:
+def learned(choice: Federated, theta: Tensor) -> Tensor:
     """Theta after 200 rounds with one hospital, whose minimum is CENTRE."""
     optimizer, loss = Sgd(learning_rate=1.0, momentum=0.0), Bowl()
     state = choice.start(theta, loss, optimizer)
