@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.commands import wardround
+from tests.client.command_line import wardround
 from tests.recipes import follow
 
 from wardround_client.cohort.store import CohortStore

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+_SETTINGS = "tests/client/consent/test_policy_covers_every_setting.py::test_"
 _CLIENT, _PRIVACY, _HOSTILE, _REFERENCE = "tests/client/", "tests/client/privacy/", "tests/hostile/", "tests/reference/"
 _ALONE = _PRIVACY + "test_alone.py::test_"
 _ANSWERS = _PRIVACY + "test_answers.py::test_"
-_AUDIT = _PRIVACY + "test_audit.py::test_"
+_AUDIT = _CLIENT + "audit/test_audit.py::test_"
+_CLI_LEDGER = _CLIENT + "commands/test_ledger.py::test_"
 _COHORT = _PRIVACY + "test_cohort.py::test_"
 _DELTA = _HOSTILE + "test_nothing_beside_the_delta.py::test_"
 _DRAWS = _PRIVACY + "test_draws.py::test_"
@@ -42,8 +44,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P2": (
         _SENSITIVITY + "a_patient_whose_number_stands_in_many_rows_is_one_patient",
-        _CLIENT + "test_ingest.py::test_a_folder_becomes_a_cohort",
-        _CLIENT + "test_ingest_table.py::test_rows_are_used_or_quarantined_by_column",
+        _CLIENT + "intake/test_ingest.py::test_a_folder_becomes_a_cohort",
+        _CLIENT + "intake/test_ingest_table.py::test_rows_are_used_or_quarantined_by_column",
     ),
     "P3": (_SCHEDULES + "our_epsilon_is_never_below_the_oracle_s_and_hardly_above_for_both_neighbours", _BOUNDED),
     "P4": (
@@ -127,8 +129,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P68": (_ALONE + "the_grid_of_contributions_is_public", _MECHANISM + "the_grid_does_not_follow_the_data"),
     "P69": (
-        _CLIENT + "test_ingest_stable.py::test_whoever_comes_or_goes_the_others_stay_as_they_are",
-        _CLIENT + "test_ingest_stable.py::test_whoever_leaves_a_table_the_others_stay_as_they_are",
+        _CLIENT + "intake/test_ingest_stable.py::test_whoever_comes_or_goes_the_others_stay_as_they_are",
+        _CLIENT + "intake/test_ingest_stable.py::test_whoever_leaves_a_table_the_others_stay_as_they_are",
     ),
     # The wall
     "P70": (_WALL + "whatever_function_raises_a_round_ends_in_one_reply",),
@@ -138,12 +140,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P72": (_WALL + "what_post_processing_makes_infinite_is_a_public_number",),
     "P73": (
-        _CLIENT + "test_policy_covers_every_setting.py::test_every_setting_has_a_bound_or_a_reason_why_it_needs_none",
-        _CLIENT + "test_policy_covers_every_setting.py::test_each_bound_refuses_by_its_name",
+        _CLIENT
+        + "consent/test_policy_covers_every_setting.py::test_every_setting_has_a_bound_or_a_reason_why_it_needs_none",
+        _SETTINGS + "each_bound_refuses_by_its_name",
     ),
     "P74": (
-        _CLIENT + "test_footprint.py::test_an_estimate_is_above_what_an_episode_takes_and_not_far",
-        _CLIENT + "test_footprint.py::test_an_agreement_larger_than_the_machine_is_refused_by_name",
+        _CLIENT + "consent/test_footprint.py::test_an_estimate_is_above_what_an_episode_takes_and_not_far",
+        _CLIENT + "consent/test_footprint.py::test_an_agreement_larger_than_the_machine_is_refused_by_name",
         _ALONE + "an_episode_has_at_most_a_public_number_of_patients_on_either_side",
     ),
     "P14": (_BOUNDED, _COHORT + "one_patient_moves_the_sum_of_gradients_by_at_most_c"),
@@ -205,7 +208,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P27": (
         _PROMISE + "what_was_forecast_is_what_the_ledger_holds",
-        _CLIENT + "test_forecast.py::test_a_second_run_is_priced_together_with_the_first",
+        _CLIENT + "consent/test_forecast.py::test_a_second_run_is_priced_together_with_the_first",
     ),
     # Ledger
     "P28": (
@@ -245,7 +248,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P35": (
         _PRIVACY + "test_receipt.py::test_a_receipt_holds_all_that_the_specification_names",
-        _CLIENT + "test_commands_ledger.py::test_a_csv_has_one_line_an_entry_and_every_field_of_the_receipt",
+        _CLIENT + "commands/test_ledger.py::test_a_csv_has_one_line_an_entry_and_every_field_of_the_receipt",
     ),
     "P36": (
         _FAULTS + "two_processes_together_never_pass_the_budget",
@@ -260,13 +263,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P38": (
         _CLIENT
-        + "test_commands_ledger.py::test_an_older_copy_of_the_file_does_not_hold_the_head_that_was_written_down",
+        + "commands/test_ledger.py::test_an_older_copy_of_the_file_does_not_hold_the_head_that_was_written_down",
         _FAULTS + "a_daemon_notices_an_older_copy_that_is_written_into_its_file",
         _HOSTILE + "test_one_life.py::test_an_older_copy_put_back_is_noticed",
     ),
     # Policy
     "P39": (
-        _CLIENT + "test_policy.py::test_each_rule_refuses_by_name",
+        _CLIENT + "consent/test_policy.py::test_each_rule_refuses_by_name",
         _ROUNDS + "an_agreement_past_the_policy_is_refused_by_name",
         _ROUNDS + "a_round_of_an_approval_that_the_policy_no_longer_permits_is_refused",
         _ROUNDS + "every_question_can_be_forbidden",
@@ -284,7 +287,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _PROMISE + "what_was_forecast_is_what_the_ledger_holds",
     ),
     "P42": (
-        _CLIENT + "test_policy.py::test_a_layer_that_mixes_patients_is_refused",
+        _CLIENT + "consent/test_policy.py::test_a_layer_that_mixes_patients_is_refused",
         _ROUNDS + "a_model_with_batch_norm_is_refused_at_approval_and_in_a_round",
     ),
     "P43": (
@@ -303,9 +306,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P45": (
         _ROUNDS + "an_exchanged_ca_file_is_refused_before_anything_connects",
-        _CLIENT + "test_node.py::test_a_wrong_ca_is_not_trusted",
+        _CLIENT + "flower/test_node.py::test_a_wrong_ca_is_not_trusted",
         _OUTSIDE + "a_running_daemon_listens_on_nothing_but_its_owners_socket",
-        _CLIENT + "test_control.py::test_only_the_owner_may_open_it",
+        _CLIENT + "service/test_control.py::test_only_the_owner_may_open_it",
     ),
     # What could leak beside the delta
     "P46": (
@@ -346,7 +349,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "P52": (
         _PROMISE + "a_class_prior_is_made_of_released_counts_and_of_nothing_else",
         _NO_ROAD + "the_loss_that_an_algorithm_is_given_is_made_of_public_numbers",
-        _CLIENT + "test_policy.py::test_a_frozen_encoder_may_hold_batch_norm_in_evaluation_mode_only",
+        _CLIENT + "consent/test_policy.py::test_a_frozen_encoder_may_hold_batch_norm_in_evaluation_mode_only",
     ),
     "P53": (
         _PROMISE + "what_was_forecast_is_what_the_ledger_holds",
@@ -362,15 +365,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     # Withdrawal
     "P57": (
-        _CLIENT + "test_commands_withdraw.py::test_a_patient_opts_out_between_two_rounds",
-        _CLIENT + "test_commands_withdraw.py::test_who_withdraws_before_coming_never_comes",
-        _CLIENT + "test_withdrawn.py::test_a_warm_cohort_loses_exactly_the_patient",
-        _CLIENT + "test_withdrawn.py::test_the_intake_quarantines_who_withdrew",
+        _CLIENT + "commands/test_withdraw.py::test_a_patient_opts_out_between_two_rounds",
+        _CLIENT + "commands/test_withdraw.py::test_who_withdraws_before_coming_never_comes",
+        _CLIENT + "cohort/test_optout.py::test_a_warm_cohort_loses_exactly_the_patient",
+        _CLIENT + "cohort/test_optout.py::test_the_intake_quarantines_who_withdrew",
     ),
     "P58": (
-        _CLIENT + "test_withdrawn.py::test_the_rounds_since_the_patient_came_are_named",
-        _CLIENT + "test_withdrawn.py::test_rounds_after_the_withdrawal_are_not",
-        _CLIENT + "test_commands_withdraw.py::test_a_patient_opts_out_between_two_rounds",
+        _CLIENT + "cohort/test_optout.py::test_the_rounds_since_the_patient_came_are_named",
+        _CLIENT + "cohort/test_optout.py::test_rounds_after_the_withdrawal_are_not",
+        _CLIENT + "commands/test_withdraw.py::test_a_patient_opts_out_between_two_rounds",
     ),
     # Proof
     "P59": (_BOUNDED, _BLOCKS, _SENSITIVITY + "no_loss_however_hostile_moves_a_sum_further"),
@@ -378,7 +381,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _AUDIT + "the_audit_finds",
         _AUDIT + "the_audit_finds_where_patients_are_sampled",
         _AUDIT + "honest_code_passes_the_whole_audit",
-        _PRIVACY + "test_audit_bounds.py::test_a_true_claim_is_refuted_in_at_most_5_percent_of_audits",
+        _CLIENT + "audit/test_bounds.py::test_a_true_claim_is_refuted_in_at_most_5_percent_of_audits",
     ),
     "P61": (
         _MEMBERSHIP + "under_epsilon_1_every_attack_stays_below_the_ceiling",

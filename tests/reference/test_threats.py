@@ -90,7 +90,7 @@ def test_every_attacker_is_there_and_no_attack_twice() -> None:
         ("| stranger | a | b | `tests/reference/test_threats.py::test_absent` |", "has no test"),
         ("| stranger | a | b | `tests/reference/test_threats.py` |", "has no test"),
         ("| stranger | a | b | `tests/reference/test_threats.py::fault` |", "has no test"),
-        ("| stranger | a | b | `tests/client/test_ingest_table.py::test_four_real_hospitals` |", "needs data"),
+        ("| stranger | a | b | `tests/client/intake/test_ingest_table.py::test_four_real_hospitals` |", "needs data"),
     ],
 )
 def test_a_row_that_holds_nothing_is_noticed(row: str, why: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.client.dicom_files import KEY, ingest_folder, write_patients
+from tests.client.intake.dicom_files import KEY, ingest_folder, write_patients
 from tests.imports import modules, tree
 from tests.intake import ingest_table
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian
-from tests.client.dicom_files import KEY, outcome, reason, write_dicom
+from tests.client.intake.dicom_files import KEY, outcome, reason, write_dicom
 
 from wardround_client.intake.dicom.attributes import quiet
 from wardround_client.intake.dicom.header import read

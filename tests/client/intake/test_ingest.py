@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.dicom_files import KEY, ingest_folder, quarantine, write_dicom, write_patients
+from tests.client.intake.dicom_files import KEY, ingest_folder, quarantine, write_dicom, write_patients
 from tests.intake import ingest_dicom
 
 from wardround.errors import DataError, StorageError
@@ -119,7 +119,7 @@ def test_killed_in_the_middle_and_run_again_is_one_clean_run(tmp_path: Path, mom
     folder = write_patients(tmp_path / "dicom", patients=20)
     script = tmp_path / "crash.py"
     script.write_text(CRASH)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     died = subprocess.run([sys.executable, script, folder, tmp_path / "c", str(count), moment, root], check=False)
     assert died.returncode == -signal.SIGKILL
     with pytest.raises(DataError, match="did not finish"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.server.test_commands import call
+from tests.server.commands.test_commands import call
 from tests.server.test_hospitals import card
 
 from wardround.config import load_federation

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.client.commands import wardround
+from tests.client.command_line import wardround
 from tests.client.privacy.ledgers import reserve
 
 from wardround.accountant import Answers

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.client.commands import wardround
+from tests.client.command_line import wardround
 from tests.rounds import TWO_COLUMNS
 
 from wardround_client.config import load_hospital_config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.client.dicom_files import ingest_folder, write_dicom
+from tests.client.intake.dicom_files import ingest_folder, write_dicom
 
 from wardround.config import Task
 from wardround.errors import DataError

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.client.commands import wardround
+from tests.client.command_line import wardround
 from tests.client.conftest import FEDERATION_TOML
-from tests.client.dicom_files import write_dicom, write_patients
-from tests.client.test_global_model import write_release
+from tests.client.intake.dicom_files import write_dicom, write_patients
+from tests.client.personal.test_shared_model import write_release
 from tests.rounds import TWO_COLUMNS
 
 from wardround.config import load_federation

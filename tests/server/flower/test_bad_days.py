@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from tests.server.flower.test_superlink import start
 from tests.server.test_hospitals import card
-from tests.server.test_superlink import start
 
 from wardround.errors import ConfigError, PortInUse, StorageError
 from wardround.files import room_on_disk

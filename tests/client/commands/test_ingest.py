@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.client.commands import wardround
-from tests.client.dicom_files import write_patients
+from tests.client.command_line import wardround
+from tests.client.intake.dicom_files import write_patients
 
 from wardround_client.cohort.store import CohortStore
 

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
-from tests.client.dicom_files import images, reason, write_dicom
+from tests.client.intake.dicom_files import images, reason, write_dicom
 
 from wardround_client.intake.dicom.pixels import apply_window, fit
 from wardround_client.intake.recipe import ImageRecipe

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.client.dicom_files import KEY, ingest_folder, write_dicom
+from tests.client.intake.dicom_files import KEY, ingest_folder, write_dicom
 from tests.intake import ingest_dicom, ingest_table
 
 from wardround.errors import DataError

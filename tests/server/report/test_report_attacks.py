@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.test_report import make_run
+from tests.server.report.test_report import make_run
 
 from wardround_server.report import write_report
 from wardround_server.report.charts import Line, roc_chart

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.test_report import COMPARISON, SIMULATION, make_run, read
+from tests.server.report.test_report import COMPARISON, SIMULATION, make_run, read
 
 from wardround_server.report.card import METRICS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.dicom_files import KEY
+from tests.client.intake.dicom_files import KEY
 from tests.intake import ingest_table
 
 from wardround.errors import DataError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.client.privacy.planted import BUGS, SAMPLING_BUGS, Bug
+from tests.client.audit.planted import BUGS, SAMPLING_BUGS, Bug
 
 from wardround.cli import run
 from wardround.errors import AuditFailed, ConfigError, PrivacyError
