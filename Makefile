@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED = 0
 
-.PHONY: demo test lint types imports unit soak format proto hospital-wheel clean
+.PHONY: demo test lint types imports unit docs soak format proto lock hospital-wheel sbom clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wardround simulate
@@ -35,9 +35,23 @@ format: $(VENV)/.installed
 proto: $(VENV)/.installed
 	$(BIN)/python client/wardround_client/service/_proto/generate.py
 
+# The documentation as a site in site/, with the reference generated from the code.
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict --quiet
+
+# constraints.txt and deploy/hospital/requirements.txt anew; UPGRADE=1 takes the newest versions.
+lock: $(VENV)/.installed
+	PATH=$(BIN):$$PATH $(BIN)/python tools/lock.py
+
 # What a hospital installs: the library and its own program, without the coordinator's or the simulation's.
 hospital-wheel: $(VENV)/.installed
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist ./deploy/hospital
+
+# What is in it, as CycloneDX: every dependency that a hospital installs, with its hashes.
+sbom: $(VENV)/.installed
+	mkdir -p dist
+	$(BIN)/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements deploy/hospital/requirements.txt \
+		--pyproject deploy/hospital/pyproject.toml --output-reproducible --of JSON -o dist/wardround-hospital.cdx.json
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("wardround needs Python >= 3.11; try: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
@@ -46,4 +60,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache simulations
+	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache simulations
