@@ -37,7 +37,7 @@ proto: $(VENV)/.installed
 
 # The documentation as a site in site/, with the reference generated from the code.
 docs: $(VENV)/.installed
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # constraints.txt and deploy/hospital/requirements.txt anew; UPGRADE=1 takes the newest versions.
 lock: $(VENV)/.installed

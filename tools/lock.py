@@ -39,9 +39,13 @@ def main() -> None:
     """Write both files."""
     constraints, hospital = ROOT / "constraints.txt", ROOT / "deploy" / "hospital" / "requirements.txt"
     text = compiled(ROOT / "pyproject.toml", constraints, "--extra", "dev")
-    constraints.write_text(f"# Made by `make lock`. The machine decides which build of torch it installs.\n{TORCH}\n{text}")
+    constraints.write_text(
+        f"# Made by `make lock`. The machine decides which build of torch it installs.\n{TORCH}\n{text}"
+    )
     text = compiled(hospital.with_name("pyproject.toml"), hospital, "--generate-hashes", "-c", str(constraints))
-    hospital.write_text(f"# Made by `make lock`. Install {TORCH} first, then this with --no-deps --require-hashes.\n{text}")
+    hospital.write_text(
+        f"# Made by `make lock`. Install {TORCH} first, then this with --no-deps --require-hashes.\n{text}"
+    )
 
 
 if __name__ == "__main__":
