@@ -68,6 +68,8 @@ def in_words(seen: Seen | None) -> str:
     """A node's state in words."""
     if seen is None:
         return "unknown"
+    if seen.status == "registered":
+        return "never connected"
     if seen.ago_s is None or (seen.status == "online" and seen.ago_s < SILENT_S):
         return seen.status
     return f"{'silent' if seen.status == 'online' else seen.status}, last seen {_ago(seen.ago_s)} ago"

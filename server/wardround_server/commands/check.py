@@ -56,8 +56,8 @@ def check(
         console.print(
             fields({name.replace("_", " "): str(each) for name, each in asked.items() if name != "agreement"})
         )
-        columns = ("hospital", "status", "approved", "patients", "delta", "noise (patients)", "epsilon so far")
-        names = ("hospital", "status", "approved", "declared_patients", "delta", "noise", "epsilon_so_far")
+        columns = ("hospital", "status", "approved", "patients", "noise", "epsilon so far")
+        names = ("hospital", "status", "approved", "declared_patients", "noise", "epsilon_so_far")
         console.print(table(*columns, rows=[[shown(row[name]) for name in names] for row in rows]))
     if online < agreement.rounds.quorum:
         raise QuorumMissed(
@@ -137,7 +137,7 @@ def _run(agreement: Federation, schedule: Schedule, base: Path) -> dict[str, str
         "questions": ", ".join(f"{count} x {name}" for name, count in _questions(schedule)),
         "quorum": rounds.quorum,
         "epsilon_of_each_hospital": agreement.privacy.epsilon,
-        "longest_time": f"{len(schedule) * rounds.deadline_s / 3600:.1f} h, if every round lasts to its deadline",
+        "longest_time": f"{len(schedule) * rounds.deadline_s / 60:,.0f} min, if every round lasts to its deadline",
         "bytes_of_each_hospital": f"{leaves:,} leave, at most {comes:,} come",
     }
 
