@@ -19,14 +19,14 @@ from torch import Tensor
 
 from wardround.accountant import Answers, rows_for
 from wardround.config import Privacy
-from wardround.errors import MessageError, PolicyRefusal, WardroundError
+from wardround.errors import PolicyRefusal, WardroundError
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.questions import Cohort, Point
 from wardround.questions.statistics import FIRST_ROUND
 from wardround.questions.statistics import question as statistics
 from wardround.schedule import QUESTIONS, RoundPlan
-from wardround.wire import Refusal, ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
+from wardround.wire import ReplyHeader, RequestHeader, RoundReply, RoundRequest, peek_request
 from wardround_client import one_life
 from wardround_client.cohort.examples import Examples
 from wardround_client.consent.agreement import Agreement
@@ -36,6 +36,7 @@ from wardround_client.isolated import fresh
 from wardround_client.last_model import remember
 from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.privacy.rehearsal import Rehearsal
+from wardround_client.refusal import refused
 
 _GREATEST = 1e30  # of a number in an answer: its square is a float64, and nothing that learns is near it
 log = logging.getLogger(__name__)
@@ -69,10 +70,10 @@ def answer(hospital: Hospital, blob: bytes, open_cohort: OpenCohort = PrivateCoh
             return _answer(hospital, header, asked, open_cohort)
     except WardroundError as error:
         log.warning("refused: %s", error)
-        return _refuse(hospital, header, error, named=asked is None)
+        return refused(hospital.config.hospital, header, error, named=asked is None)
     except Exception as error:  # whatever it is, its text may hold data: it stays in the hospital's own log
         log.exception("a round failed")
-        return _refuse(hospital, header, error, named=False)
+        return refused(hospital.config.hospital, header, error, named=False)
 
 
 @dataclass(frozen=True)
@@ -252,41 +253,3 @@ def _reply_header(hospital: Hospital, header: RequestHeader, epsilon: float) -> 
         declared_patients=identity.declared_patients,
         epsilon=round(epsilon, 6),
     )
-
-
-def _refuse(hospital: Hospital, header: RequestHeader | None, error: Exception, *, named: bool) -> bytes:
-    """A refusal says the rule, what was asked and what is allowed, all of it public; of other errors only the kind.
-
-    Args:
-        hospital: who refuses.
-        header: of the request, as far as it could be read.
-        error: why.
-        named: whether it was raised before anything of the cohort was looked at; else its words stay here as well.
-    """
-    identity = hospital.config.hospital
-    refusal = Refusal(error="InternalError")
-    if isinstance(error, PolicyRefusal) and named:
-        refusal = Refusal(
-            error="PolicyRefusal", rule=error.rule[:128], asked=_said(error.asked), allowed=_said(error.allowed)
-        )
-    elif isinstance(error, MessageError) and named:
-        refusal = Refusal(error="MessageError", asked=_said(error.what), allowed=_said(error.allowed))
-    elif isinstance(error, WardroundError):
-        refusal = Refusal(error=type(error).__name__)
-    empty = torch.zeros(0).numpy()
-    return RoundReply(
-        ReplyHeader(
-            run=header.run if header else "unknown",
-            round=header.round if header else 0,
-            hospital=identity.name,
-            declared_patients=identity.declared_patients,
-            epsilon=0.0,
-            refusal=refusal,
-        ),
-        empty,
-    ).pack()
-
-
-def _said(text: str) -> str:
-    """A text as a refusal may hold it: short, and one byte a character whatever the sender wrote."""
-    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text[:256])

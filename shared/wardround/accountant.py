@@ -192,7 +192,7 @@ def _subsampled(history: list[tuple[float, float, int]], delta: float) -> tuple[
 def calibrate(schedule: Schedule, privacy: Privacy, *, declared_patients: int, delta: float) -> Calibration:
     """The noise of a whole run that costs at most privacy.epsilon at delta, and at least 0.99 of it.
 
-    A question that has a share of epsilon costs that share, however often it is asked; the training gets what is left
+    A question that does not train costs its share of epsilon, however often it is asked; the training gets what is left
     of the run's epsilon, by composition of everything. A sampled training that could do with less noise than
     _LEAST_SIGMA gets that, and the run costs less.
 
@@ -200,11 +200,11 @@ def calibrate(schedule: Schedule, privacy: Privacy, *, declared_patients: int, d
     """
     rate, noise, steps = privacy.expected_patients(declared_patients) / declared_patients, {}, 0
     for name in schedule.questions:
-        share = QUESTIONS[name].share(privacy)
-        if share is None:
-            steps += schedule.times(name)
+        question, times = QUESTIONS[name], schedule.times(name)
+        if question.trains:
+            steps += times
         else:
-            noise[name] = math.sqrt(schedule.times(name)) / gaussian_mu_for(share * privacy.epsilon, delta)
+            noise[name] = math.sqrt(times) / gaussian_mu_for(question.share(privacy) * privacy.epsilon, delta)
     fixed = [Answers(sigma, 1.0, schedule.times(name)) for name, sigma in noise.items()]
     # Which training question it is does not matter here: each is asked at its own sensitivity.
     training = _training_sigma(fixed, rate, steps, privacy.epsilon, delta)

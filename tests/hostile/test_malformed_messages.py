@@ -218,10 +218,10 @@ def test_no_honest_request_is_longer_than_is_allowed(victim: Victim) -> None:
 def test_every_refusal_has_one_length_whatever_it_says(sitting_victim: Victim, asked: str, allowed: str) -> None:
     """privacy.md: "per-round timing and message size"."""
     from wardround.errors import PolicyRefusal
-    from wardround_client.round import _refuse
+    from wardround_client.refusal import refused
 
     error = PolicyRefusal("policy.labels", asked=asked, allowed=allowed)
-    reply = _refuse(sitting_victim.hospital, None, error, named=True)
+    reply = refused(sitting_victim.hospital.config.hospital, None, error, named=True)
     only_a_refusal(reply, sitting_victim.hospital)
     refusal = peek_reply(reply).refusal
     assert refusal is not None

@@ -321,9 +321,9 @@ class Question:
     described: str
     trains: bool = False
 
-    def share(self, privacy: Privacy) -> float | None:
-        """The part of the run's epsilon that all its answers cost together; None: what all others leave."""
-        return None
+    def share(self, privacy: Privacy) -> float:
+        """The part of the run's epsilon that all its answers cost together; the training gets what all others leave."""
+        raise NotImplementedError
 
     def due(self, after: int, federation: Federation) -> bool:
         """Whether it is asked after that training round (0: before the first)."""

@@ -26,7 +26,7 @@ class Means(SumQuestion):
 
     described = "sums of features of each class"
 
-    def share(self, privacy: Privacy) -> float | None:
+    def share(self, privacy: Privacy) -> float:
         """As the statistics."""
         return privacy.statistics_share
 

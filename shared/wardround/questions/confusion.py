@@ -15,7 +15,7 @@ class Confusion(SumQuestion):
 
     described = "how many patients of each class are taken for which"
 
-    def share(self, privacy: Privacy) -> float | None:
+    def share(self, privacy: Privacy) -> float:
         """As agreed."""
         return privacy.evaluation_share
 

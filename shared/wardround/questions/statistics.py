@@ -29,7 +29,7 @@ class Statistics(SumQuestion):
 
     described = "patients of each class, sums of features and of their squares"
 
-    def share(self, privacy: Privacy) -> float | None:
+    def share(self, privacy: Privacy) -> float:
         """As agreed."""
         return privacy.statistics_share
 

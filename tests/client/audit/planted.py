@@ -22,6 +22,7 @@ from wardround_client.privacy import contribution, episodes, mechanism, per_pati
 from wardround_client.privacy import private_cohort as cohort
 from wardround_client.privacy.episodes import Deal
 from wardround_client.privacy.ledger import Ledger
+from wardround_client.refusal import refused
 
 Patch = pytest.MonkeyPatch
 
@@ -254,7 +255,7 @@ def no_wall(patch: Patch) -> None:
         try:
             return answer(hospital, blob, open_cohort)
         except Refused as error:
-            return round_module._refuse(hospital, None, ValueError(str(error)), named=False)
+            return refused(hospital.config.hospital, None, ValueError(str(error)), named=False)
 
     answer = round_module.answer
     patch.setattr(round_module, "ask", asked)
