@@ -106,6 +106,11 @@ class Commands(TyperGroup):
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(map(repr, alike))}?", ctx) from None
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands first: they are what a reader looks for."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section a panel."""
         parts = {name: self.kind[name] for name in self.list_commands(ctx)}
@@ -133,11 +138,13 @@ def epilog(examples: Sequence[str]) -> str:
 
 
 def _folded(example: str) -> str:
-    """A command line in lines of at most 78 characters, as a shell takes it."""
-    words, lines = example.split(" "), [" "]
-    for word in words:
-        if len(lines[-1]) + 1 + len(word) > WIDTH - 4 and lines[-1].strip():
-            lines[-1] += " \\"
-            lines.append("     ")
-        lines[-1] += f" {word}"
-    return "\n".join(lines)
+    """A command line in lines of at most 78 characters, as a shell takes it, broken before an option if possible."""
+    line, width = f"  {example}", WIDTH - 2
+    lines = []
+    while len(line) > width:
+        at = max(line.rfind(" --", 8, width), 0) or line.rfind(" ", 8, width)
+        if at < 0:
+            break
+        lines.append(f"{line[:at]} \\")
+        line = f"      {line[at + 1 :]}"
+    return "\n".join([*lines, line])

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from wardround.terminal import Table
 
 Event = Mapping[str, Any]
 
@@ -18,23 +19,20 @@ def show_membership(console: Console, event: Event) -> None:
         console.print(Text(str(event["skipped"])), soft_wrap=True)
         return
     asked = [point["fpr_asked"] for point in event["attacks"][0]["points"]]
-    table = Table(
-        title=f"Membership inference: {event['members']} patients who took part, {event['non_members']} who did not",
-        caption=f"true positives, {100 * event['confidence']:.0f} % interval over patients of this one run",
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("attack")
-    for fpr in asked:
-        table.add_column(f"TPR at {100 * fpr:g} % FPR", justify="right")
-    table.add_column("AUC", justify="right")
-    for attack in event["attacks"]:
-        table.add_row(attack["label"], *(_share(point) for point in attack["points"]), f"{attack['auc']:.3f}")
+    rows = [
+        (attack["label"], *(_share(point) for point in attack["points"]), f"{attack['auc']:.3f}")
+        for attack in event["attacks"]
+    ]
     ceiling = event.get("ceiling")
     allowed = [f"{100 * tpr:.2f} %" for _, tpr in ceiling["tpr"]] if ceiling else ["no limit"] * len(asked)
-    table.add_section()
-    table.add_row("at most, by the promise" if ceiling else "privacy is OFF", *allowed, "")
-    console.print(table)
+    table = Table(
+        ("attack", *(f">TPR at {100 * fpr:g} % FPR" for fpr in asked), ">AUC"),
+        [*rows, (), ("at most, by the promise" if ceiling else "privacy is OFF", *allowed, "")],
+        f"Membership inference: {event['members']} patients who took part, {event['non_members']} who did not",
+        f"TPR: true positive rate, FPR: false positive rate; {100 * event['confidence']:.0f} % interval over patients "
+        "of this one run",
+    )
+    console.print(table, crop=False)
     for what, why in event["left_out"].items():
         console.print(Text(f"left out: {what} ({why})"), soft_wrap=True)
 
@@ -44,14 +42,8 @@ def show_audit(console: Console, event: Event) -> None:
     if "skipped" in event:
         console.print(Text(str(event["skipped"])), soft_wrap=True)
         return
-    table = Table(title="Audit with canaries", title_justify="left")
-    table.add_column("experiment")
-    table.add_column("what it would find", overflow="fold")
-    for heading in ("claimed epsilon", "lower bound", "guesses"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    for row in event["experiments"]:
-        table.add_row(
+    rows = [
+        (
             row["name"],
             row["tests"],
             f"{row['claimed_epsilon']:.2f}",
@@ -59,7 +51,10 @@ def show_audit(console: Console, event: Event) -> None:
             str(row["guesses"]),
             "holds" if row["holds"] else Text("REFUTED", style="bold red"),
         )
-    console.print(table)
+        for row in event["experiments"]
+    ]
+    columns = ("experiment", "what it would find", ">claimed epsilon", ">lower bound", ">guesses", "verdict")
+    console.print(Table(columns, rows, "Audit with canaries"), crop=False)
     console.print(Text(str(event["headline"])), soft_wrap=True)
 
 

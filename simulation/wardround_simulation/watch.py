@@ -10,10 +10,10 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from wardround.screen import Screen
+from wardround.terminal import Table
 from wardround_server.events import Attacked, Event, RoundEnded, RoundMissed, RunEnded
 from wardround_server.words import facts, in_words, remarks
 from wardround_simulation.tables import show_audit, show_membership
@@ -180,19 +180,22 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     """The last table: k-shot accuracy from the meta-learned and from a fresh model."""
     if not comparison:
         return
+    rows = [
+        (
+            str(row["shots"] or "not adapted"),
+            _cell(row["fresh"]),
+            _cell(row["meta"]),
+            f"{100 * (row['meta']['mean'] - row['fresh']['mean']):+.1f}",
+        )
+        for row in comparison["rows"]
+    ]
     table = Table(
-        title=f"Balanced accuracy at {comparison['hospital']}, which took no part, after adapting to a few patients",
-        caption=f"mean of {comparison['repeats']} draws (95 % interval); chance {100 * comparison['chance']:.0f} %",
-        title_justify="left",
-        caption_justify="left",
+        (">patients a class", ">fresh model", ">meta-learned model", ">points gained"),
+        rows,
+        f"Balanced accuracy at {comparison['hospital']}, which took no part, after adapting to a few patients",
+        f"mean of {comparison['repeats']} draws (95 % interval); chance {100 * comparison['chance']:.0f} %",
     )
-    for heading in ("patients a class", "fresh model", "meta-learned model", "points gained"):
-        table.add_column(heading, justify="right")
-    for row in comparison["rows"]:
-        meta, fresh = row["meta"], row["fresh"]
-        gain = 100 * (meta["mean"] - fresh["mean"])
-        table.add_row(str(row["shots"] or "not adapted"), _cell(fresh), _cell(meta), f"{gain:+.1f}")
-    console.print(table)
+    console.print(table, crop=False)
 
 
 def _cell(value: Mapping[str, float]) -> str:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from wardround.errors import ConfigError
-from wardround.terminal import console, progress_bar, say
+from wardround.terminal import Table, progress_bar, say
 from wardround_client.commands._common import checked
 from wardround_client.commands.init import NAME
 
@@ -45,7 +43,7 @@ ModelOption = Annotated[
     ),
 ]
 LOWER_IS_BETTER = ("expected_calibration_error", "brier_score")
-_SAID = {
+_METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_auroc": "macro AUROC",
     "macro_f1": "macro F1",
@@ -109,32 +107,31 @@ def stages(*names: str, quiet: bool) -> Iterator[Callable[[], None]]:
 def warn(findings: Sequence[Finding]) -> None:
     """Each finding, and what to do about it."""
     for finding in findings:
-        console.print(Text(f"Warning: {finding.what}. Next: {finding.do}.", style="yellow"), soft_wrap=True)
+        say(f"Warning: {finding.what}. Next: {finding.do}.", "yellow")
 
 
 def scores(columns: Mapping[str, Judged], title: str) -> Table:
     """Metrics, one a row, of the same patients judged in several ways, one a column; then by manufacturer."""
     first = next(iter(columns.values()))
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = (
-        f"{first['patients']} patients whom the model has not learned from; in brackets the 95 % interval over patients"
-    )
-    table.add_column("metric")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for metric, said in _SAID.items():
-        told = said.format(specificity=first["specificity"])
-        table.add_row(told, *(_estimate(each["metrics"][metric], metric) for each in columns.values()))
-    table.add_section()
-    for maker, report in first["manufacturers"].items():
-        table.add_row(
-            Text(f"balanced accuracy, {maker} ({counted(report['patients'], 'patient')})"),
+    rows = [
+        (
+            name.format(specificity=first["specificity"]),
+            *(_estimate(judged["metrics"][metric], metric) for judged in columns.values()),
+        )
+        for metric, name in _METRICS.items()
+    ]
+    makers = [
+        (
+            f"balanced accuracy, {maker} ({counted(of_maker['patients'], 'patient')})",
             *(
-                _estimate(each["manufacturers"][maker]["metrics"]["balanced_accuracy"], "balanced_accuracy")
-                for each in columns.values()
+                _estimate(judged["manufacturers"][maker]["metrics"]["balanced_accuracy"], "balanced_accuracy")
+                for judged in columns.values()
             ),
         )
-    return table
+        for maker, of_maker in first["manufacturers"].items()
+    ]
+    caption = f"{counted(first['patients'], 'patient')}; in brackets the 95 % interval over patients"
+    return Table(("metric", *(f">{name}" for name in columns)), [*rows, (), *makers], title, caption)
 
 
 def say_shortfall(judged: Judged, classes: Sequence[str]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from wardround.errors import StorageError
-from wardround.terminal import console, emit, fields, say
+from wardround.terminal import Fields, emit, say, show
 from wardround_client.commands._common import checked
 
 if TYPE_CHECKING:
@@ -94,16 +92,16 @@ def _authority(home: Path) -> list[str]:
         return []
 
 
-def status_table(status: dict[str, Any]) -> Table:
-    """The status in two columns."""
-    return fields(_lines(status), title=status["name"])
+def status_fields(status: dict[str, Any]) -> Fields:
+    """The status, for a person."""
+    return Fields(_lines(status), status["name"])
 
 
 def print_status(status: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit(event="status", **status)
     else:
-        console.print(status_table(status))
+        show(status_fields(status))
 
 
 def _ending(ends: list[str]) -> str:

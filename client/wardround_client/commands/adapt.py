@@ -9,7 +9,7 @@ import typer
 from wardround import __version__
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround.terminal import console, emit, say
+from wardround.terminal import emit, say, show
 from wardround_client.commands._at_home import (
     NOTHING_LEFT,
     FederationOption,
@@ -111,7 +111,7 @@ def adapt(
         emit(event="adapt", folder=str(folder), note=NOTHING_LEFT, **card)
         return
     warn(findings)
-    console.print(scores({"before": card["before"], "after": card["after"]}, f"{name} at {card['hospital']}"))
+    show(scores({"before": card["before"], "after": card["after"]}, f"{name} at {card['hospital']}"))
     say_shortfall(card["after"], card["classes"])
     learned = ", ".join(f"{count} {label}" for label, count in card["support_by_class"].items())
     say(f"Learned from {card['support_patients']} patients ({learned}); the {len(query.pseudonyms)} others judged it.")

@@ -11,7 +11,7 @@ import typer
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, WardroundError
-from wardround.terminal import console, emit, fields, say
+from wardround.terminal import Fields, emit, say, show
 from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def approve(
         proposal = Proposal.read(federation)
         terms = terms_of(hospital, hospital.approvals.preview(proposal), runs)
         if not as_json:
-            console.print(fields(_rows(terms), title="This agreement"))
+            show(Fields(_rows(terms), "This agreement"))
             if not yes and not typer.confirm(f"Approve it for {_runs(runs)}?"):
                 say("Not approved. Nothing was changed.")
                 raise typer.Exit(4)

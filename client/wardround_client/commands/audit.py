@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import TextColumn
-from rich.table import Table
+from rich.text import Text
 
 from wardround.command import Command, JsonOption
-from wardround.terminal import console, emit, progress_bar, say
+from wardround.terminal import Table, emit, progress_bar, say, show
 from wardround_client.commands._common import HomeArgument, checked
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def audit(
     if as_json:
         emit(event="audit", federation=agreement.federation.digest, note=_NOTE, **report.to_json())
     else:
-        console.print(table(report, f"{agreement.federation.name} ({agreement.federation.digest[:12]})"))
+        show(table(report, f"{agreement.federation.name} ({agreement.federation.digest[:12]})"))
         say(_NOTE)
         say(report.headline)
     report.check()
@@ -77,23 +77,23 @@ def audit(
 
 def table(report: AuditReport, title: str) -> Table:
     """The audit's rows for a person."""
-    rows = Table(title=f"Audit of {title}", title_justify="left")
-    rows.add_column("experiment", no_wrap=True)
-    rows.add_column("what it would find")
-    rows.add_column("claimed epsilon", justify="right")
-    rows.add_column("lower bound", justify="right")
-    rows.add_column("verdict", no_wrap=True)
-    for row in report.rows:
-        rows.add_row(
+    rows = [
+        (
             row.name,
             row.tests,
             f"{row.claimed_epsilon:.2f}",
             f"{row.lower_bound_epsilon:.2f}",
-            "holds" if row.holds else "[bold red]REFUTED[/]",
+            "holds" if row.holds else Text("REFUTED", style="bold red"),
         )
-    rows.caption = f"All lower bounds together: {report.confidence:.0%} confidence, at delta {report.delta:.2g}."
-    rows.caption_justify = "left"
-    return rows
+        for row in report.rows
+    ]
+    caption = f"All lower bounds together: {report.confidence:.0%} confidence, at delta {report.delta:.2g}."
+    return Table(
+        ("experiment", "what it would find", ">claimed epsilon", ">lower bound", "verdict"),
+        rows,
+        f"Audit of {title}",
+        caption,
+    )
 
 
 def _agreement(hospital: Hospital, named: str) -> Agreement:

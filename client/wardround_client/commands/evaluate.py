@@ -8,7 +8,7 @@ import typer
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround.terminal import console, emit, say
+from wardround.terminal import emit, say, show
 from wardround_client.commands._at_home import (
     NOTHING_LEFT,
     FederationOption,
@@ -81,7 +81,7 @@ def evaluate(
         return
     warn(findings)
     shown = judged if name else {"as it is": judged["before"]}
-    console.print(scores(shown, f"{name or agreed.name} at {said['hospital']}"))
+    show(scores(shown, f"{name or agreed.name} at {said['hospital']}"))
     say_shortfall(judged["before"], agreed.task.classes)
     say(NOTHING_LEFT)
 

@@ -13,7 +13,7 @@ from rich.progress import MofNCompleteColumn
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, WardroundError
-from wardround.terminal import console, emit, fields, progress_bar, say
+from wardround.terminal import Fields, emit, progress_bar, say, show
 from wardround.text import shown
 from wardround_client.commands._common import NewHome, checked
 
@@ -163,7 +163,7 @@ def _print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_js
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
     if summary.unusable:
         rows |= {"CSV lines without effect": str(summary.unusable)}
-    console.print(fields(rows, title="Ingest, dry run: nothing was written" if dry_run else "Ingest"))
+    show(Fields(rows, "Ingest, dry run: nothing was written" if dry_run else "Ingest"))
     for each in summary.classes:
         if each.unknown:
             say(f"{each.sentence()}. Their images are not used.")

@@ -9,7 +9,7 @@ import typer
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround.terminal import console, emit, say
+from wardround.terminal import emit, say
 from wardround_client.commands._common import NewHome
 from wardround_client.commands._template import HOSPITAL_TOML
 
@@ -38,7 +38,7 @@ def init(
         emit(event="init", home=str(home.absolute()), name=name, declared_patients=patients, card=str(card))
         return
     say(f"The home of {name} is {home}. Only its owner can read it; keep a backup of secret.key.")
-    console.print("Next:", style="bold")
+    say("Next:", "bold")
     say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
     say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")
     say(f"  3. give {card} to the coordinator; it holds no secret")

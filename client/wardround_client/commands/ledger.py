@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.table import Table
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, StorageError
-from wardround.terminal import console, emit, say
+from wardround.terminal import Table, emit, say, show
 from wardround_client.commands._common import HERE, HomeArgument, checked
 from wardround_client.intake.spreadsheet import harmless
 
@@ -104,7 +103,10 @@ def ledger(
     elif as_csv:
         write_csv(entries, sys.stdout)
     else:
-        console.print(_table(entries))
+        for table in _tables(entries):
+            show(table)
+        if not entries:
+            say("No answer has been given yet.")
         left = max(0.0, config.budget.epsilon - spent)
         say(f"Spent: epsilon {spent:.4g} of {config.budget.epsilon:g} at delta {config.delta:.3g}; {left:.4g} left.")
     _judge(broken, contains, found)
@@ -145,15 +147,18 @@ def write_csv(entries: Iterable[Entry], out: TextIO) -> None:
     writer.writerows([harmless(value(entry)) for value in CSV_COLUMNS.values()] for entry in entries)
 
 
-def _table(entries: Iterable[Entry]) -> Table:
-    table = Table("no.", "time (UTC)", "entry", "run", "round", "epsilon after", "bytes", "sha256 of the reply")
+def _tables(entries: Iterable[Entry]) -> Iterator[Table]:
+    """One a run, in which the numbers say what came first."""
+    runs: dict[tuple[str, str], list[Sequence[str]]] = {}
     for entry in entries:
         body = entry.body
-        table.add_row(
-            *(str(entry.seq), entry.time[:19].replace("T", " "), entry.kind, entry.run, str(entry.round)),
-            *(f"{body['epsilon_after']:.4g}", str(body.get("bytes", "")), str(body.get("sha256", ""))[:12]),
-        )
-    return table
+        time, sha256 = entry.time[:19].replace("T", " "), str(body.get("sha256", ""))[:12]
+        row: list[str] = [str(entry.seq), time, entry.kind, str(entry.round)]
+        row += [f"{body['epsilon_after']:.4g}", str(body.get("bytes", "")), sha256]
+        runs.setdefault((entry.run, body["coordinator"]), []).append(row)
+    columns = (">no.", "time (UTC)", "entry", ">round", ">epsilon after", ">bytes", "reply's sha256")
+    for (run, coordinator), rows in runs.items():
+        yield Table(columns, rows, f"Run {run} of {coordinator}")
 
 
 command = Command(

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import MofNCompleteColumn
-from rich.table import Table
-from rich.text import Text
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, DataError, StorageError
-from wardround.terminal import console, emit, progress_bar, say
+from wardround.terminal import Table, emit, progress_bar, say, show
 from wardround_client.commands._at_home import NOTHING_LEFT, chosen, counted, opened
 from wardround_client.commands._common import NewHome
 
@@ -112,16 +110,17 @@ def _made(folder: Path) -> Path:
 
 
 def _show(found: Predictions, folder: Path) -> None:
-    table = Table("patient", "images", "predicted", "probability", title=found.adapted.name, title_justify="left")
     patients = found.patients()
-    for who, (count, mean) in list(patients.items())[:_SHOWN]:
-        table.add_row(who.hex()[:8], str(count), Text(found.best(mean)), f"{100 * max(mean):.1f} %")
-    if patients:
-        console.print(table)
+    rows = [
+        (who.hex()[:8], str(count), found.best(mean), f"{100 * max(mean):.1f} %")
+        for who, (count, mean) in list(patients.items())[:_SHOWN]
+    ]
+    if rows:
+        show(Table(("patient", ">images", "predicted", ">probability"), rows, found.adapted.name))
     if len(patients) > _SHOWN:
         say(f"{len(patients) - _SHOWN} more patients are in {folder / 'patients.csv'}.")
     for file, rejection in found.refused[:_SHOWN]:
-        console.print(Text(f"Not used: {file}: {rejection.reason}", style="yellow"), soft_wrap=True)
+        say(f"Not used: {file}: {rejection.reason}", "yellow")
     if len(found.refused) > _SHOWN:
         say(f"{len(found.refused) - _SHOWN} more files that could not be used are in {folder / 'refused.csv'}.")
     known = len({image.patient for image in found.images if image.learned_from})

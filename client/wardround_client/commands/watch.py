@@ -5,7 +5,7 @@ from __future__ import annotations
 from wardround.command import Command, JsonOption
 from wardround.terminal import console
 from wardround_client.commands._common import HERE, HomeArgument, checked
-from wardround_client.commands._status import from_daemon, print_status, status_table
+from wardround_client.commands._status import from_daemon, print_status, status_fields
 
 
 def watch(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
@@ -22,7 +22,7 @@ def watch(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
             return
         with Live(console=console, auto_refresh=False) as live:
             for reply in control.watch():
-                live.update(status_table(from_daemon(reply)), refresh=True)
+                live.update(status_fields(from_daemon(reply)), refresh=True)
 
 
 command = Command(

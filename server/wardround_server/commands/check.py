@@ -12,8 +12,7 @@ import typer
 from wardround.command import Command, JsonOption
 from wardround.config import Federation, load_federation
 from wardround.errors import QuorumMissed, WardroundError
-from wardround.terminal import console, emit, fields, say, table
-from wardround.text import shown
+from wardround.terminal import Fields, Table, emit, say, show
 from wardround_server.answers import AnswerBook
 from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, RoundEnded, RoundMissed, RunStarted, whole_lines
@@ -53,12 +52,10 @@ def check(
         emit(event="check", **asked, hospitals=rows, online=online)
     else:
         say(f"Agreement {agreement.digest}")
-        console.print(
-            fields({name.replace("_", " "): str(each) for name, each in asked.items() if name != "agreement"})
-        )
-        columns = ("hospital", "status", "approved", "patients", "noise", "epsilon so far")
+        show(Fields({name.replace("_", " "): str(each) for name, each in asked.items() if name != "agreement"}))
+        columns = ("hospital", "status", "approved", ">patients", ">noise", ">epsilon so far")
         names = ("hospital", "status", "approved", "declared_patients", "noise", "epsilon_so_far")
-        console.print(table(*columns, rows=[[shown(row[name]) for name in names] for row in rows]))
+        show(Table(columns, [[str(row[name]) for name in names] for row in rows], caption="noise: in patients"))
     if online < agreement.rounds.quorum:
         raise QuorumMissed(
             f"{online} of {len(members)} registered hospitals are connected",

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from wardround.command import Command
-from wardround.terminal import say
+from wardround.command import Command, JsonOption
+from wardround.terminal import emit, say
 from wardround_server.commands._common import HomeArgument
 from wardround_server.home import COORDINATOR_TOML, FEDERATION_TOML, Home
 from wardround_server.network import tls
@@ -24,6 +24,7 @@ def init(
     ] = "",
     admin_port: Annotated[int, typer.Option(help="Loopback port of the commands.", min=0, max=65535)] = 9093,
     health_port: Annotated[int, typer.Option(help="Loopback port of health checks.", min=0, max=65535)] = 9094,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a home: certificates, coordinator.toml, an example federation.toml and the hospitals' invitation.toml.
 
@@ -51,6 +52,9 @@ def init(
     if not (home / "federation.toml").exists():
         coordinator.write("federation.toml", FEDERATION_TOML)
     invitation = coordinator.invite(config, config.listen.port)
+    if as_json:
+        emit(event="init", home=str(home.absolute()), invitation=str(invitation))
+        return
     say(f"The coordinator's home is {home}.")
     say(f"Give {invitation} to each hospital; it answers with a join.json for `coordinator register`.")
 

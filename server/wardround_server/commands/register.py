@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wardround.command import Command
-from wardround.errors import Unreachable
-from wardround.terminal import say
+from wardround.command import Command, JsonOption
+from wardround.errors import ConfigError, Unreachable
+from wardround.terminal import Fields, emit, say, show
 from wardround_server.commands._common import HomeArgument, at_a_terminal, register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry, load_card
@@ -22,30 +23,34 @@ def register(
         int, typer.Option(help="Count it with so many patients; 0: as it declares.", min=0, max=10**9)
     ] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask. Nobody is asked where there is no terminal.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a hospital take part, with the weight that is shown. While the coordinator is down this is noted for `up`."""
     coordinator = Home(home)
     coordinator.config()
     registry, wanted = Registry(home), load_card(card)
+    if as_json and not yes:
+        raise ConfigError("--json cannot ask", do="add --yes")
     if patients and patients != wanted.declared_patients:
-        say(f"It declares {wanted.declared_patients:,} patients; its own hospital.toml has to say {patients:,}.")
+        if not as_json:
+            say(f"It declares {wanted.declared_patients:,} patients; its own hospital.toml has to say {patients:,}.")
         wanted = Card.model_validate(wanted.model_dump() | {"declared_patients": patients})
-    for name, value in {
-        "hospital": wanted.name,
-        "key": wanted.fingerprint,
-        "patients": f"{wanted.declared_patients:,}",
-        "weight": f"{registry.share(wanted):.1%} of the federation's, unless it is agreed to weigh all alike",
-    }.items():
-        say(f"{name:>9}: {value}")
+    share, count = registry.share(wanted), f"{wanted.declared_patients:,}"
+    if not as_json:
+        weight = f"{share:.1%} of the federation's, unless it is agreed to weigh all alike"
+        show(Fields({"hospital": wanted.name, "key": wanted.fingerprint, "patients": count, "weight": weight}))
     if not yes and at_a_terminal() and not typer.confirm("Register it?"):
         say("Not registered. Nothing was changed.")
         raise typer.Exit(1)
-    hospital = registry.add(wanted)
-    try:
+    hospital, node_id = registry.add(wanted), None
+    with contextlib.suppress(Unreachable):  # then the next `up` registers it
         node_id = register_nodes(coordinator, int(coordinator.running()["admin"]))[hospital.name]
-        say(f"{hospital.name} is registered, as node {node_id}.")
-    except Unreachable:
+    if as_json:
+        emit(event="register", hospital=hospital.name, key=wanted.fingerprint, weight=share, node_id=node_id)
+    elif node_id is None:
         say(f"{hospital.name} is noted; it can connect after the next `wardround coordinator up {home}`.")
+    else:
+        say(f"{hospital.name} is registered, as node {node_id}.")
 
 
 command = Command(

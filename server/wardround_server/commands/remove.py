@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from wardround.command import Command
+from wardround.command import Command, JsonOption
 from wardround.errors import Unreachable
-from wardround.terminal import say
+from wardround.terminal import emit, say
 from wardround_server.commands._common import HomeArgument, register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
@@ -18,6 +18,7 @@ from wardround_server.hospitals import Registry
 def remove(
     home: HomeArgument,
     name: Annotated[str, typer.Argument(help="The hospital's name, as `status` shows it.", show_default=False)],
+    as_json: JsonOption = False,
 ) -> None:
     """Take a hospital out, at once, also in the middle of a run: it is neither asked nor believed any more."""
     coordinator = Home(home)
@@ -25,6 +26,9 @@ def remove(
     hospital = Registry(home).remove(name)
     with contextlib.suppress(Unreachable):  # then the next `up` forgets its key
         register_nodes(coordinator, int(coordinator.running()["admin"]))
+    if as_json:
+        emit(event="remove", hospital=hospital.name)
+        return
     say(f"{hospital.name} is removed. What it has contributed stays in the models that it helped to make.")
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from wardround.command import Command
+from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, Unreachable
-from wardround.terminal import say
+from wardround.terminal import emit, say
 from wardround_server.commands._common import HomeArgument
 from wardround_server.home import Home
 from wardround_server.network import tls
@@ -19,6 +19,7 @@ def renew_ca(
     switch: Annotated[
         bool, typer.Option("--switch", help="Let the new CA sign from now on, and forget the old one.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Replace the certificate authority without a day on which nobody connects.
 
@@ -38,6 +39,9 @@ def renew_ca(
     if switch:
         tls.create(coordinator.tls.folder, [config.address])
     invitation = coordinator.invite(config, port)
+    if as_json:
+        emit(event="renew-ca", switched=switch, invitation=str(invitation))
+        return
     if switch:
         say(f"The new CA signs now. Who has not joined with it yet needs {invitation}.")
         return

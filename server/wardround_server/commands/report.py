@@ -6,20 +6,25 @@ from typing import Annotated
 
 import typer
 
-from wardround.command import Command
-from wardround.terminal import say
+from wardround.command import Command, JsonOption
+from wardround.terminal import emit, say
 from wardround_server.commands._common import HomeArgument, checked_run_name
 from wardround_server.home import Home
 
 
 def report(
     home: HomeArgument,
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The name of the run.", show_default=False)],
+    run_name: Annotated[str, typer.Argument(help="The run's name, as `status` shows it.", metavar="RUN")],
+    as_json: JsonOption = False,
 ) -> None:
     """Write report.html of a run, finished or not."""
     from wardround_server.report import write_report
 
-    say(f"The report is {write_report(Home(home).run_folder(checked_run_name(run_name)))}.")
+    written = write_report(Home(home).run_folder(checked_run_name(run_name)))
+    if as_json:
+        emit(event="report", run=run_name, report=str(written))
+    else:
+        say(f"The report is {written}.")
 
 
 command = Command(

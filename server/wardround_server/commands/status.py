@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
 from wardround.certificates import until
 from wardround.command import Command, JsonOption
 from wardround.errors import Unreachable
-from wardround.terminal import console, say, table
-from wardround.text import shown
+from wardround.terminal import Table, emit, say, show
 from wardround_server.answers import AnswerBook
 from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
@@ -45,14 +42,14 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     if as_json:
         certificates = {name: end.isoformat() for name, end in ends.items()}
         lines = [{"run": name, **(event.model_dump(mode="json") if event else {})} for name, event in runs.items()]
-        print(json.dumps({"up": not down, "hospitals": hospitals, "runs": lines, "certificates": certificates}))
+        emit(event="status", up=not down, hospitals=hospitals, runs=lines, certificates=certificates)
     else:
         say(f"The coordinator is {'down' if down else 'up'}.")
         for name, end in ends.items():
             say(f"The {name} ends on {until(end)}.")
         rows = [[str(value) for value in hospital.values()] for hospital in hospitals]
-        console.print(table("hospital", "declared patients", "status", "answers", rows=rows))
-        console.print(table("run", "how far", "since", rows=[[name, *_how_far(event)] for name, event in runs.items()]))
+        show(Table(("hospital", ">declared patients", "status", ">answers"), rows))
+        show(Table(("run", "how far", "since (UTC)"), [[name, *_how_far(event)] for name, event in runs.items()]))
     if down:
         raise typer.Exit(down.exit_code)
 
@@ -72,7 +69,7 @@ def _how_far(event: Event | None) -> tuple[str, str]:
             what = f"done, {event.rounds} rounds"
         case _:
             what = "nothing yet"
-    return shown(what), event.time if event else ""
+    return what, event.time[:19].replace("T", " ") if event else ""
 
 
 command = Command(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from wardround.command import Command
+from wardround.command import Command, JsonOption
 from wardround.files import Held, private_folder
-from wardround.terminal import say
+from wardround.terminal import emit, say
 from wardround_server.commands._common import HomeArgument, register_nodes
 from wardround_server.home import Home
 from wardround_server.network import tls
 from wardround_server.network.limits import Connections
 
 
-def up(home: HomeArgument) -> None:
+def up(home: HomeArgument, as_json: JsonOption = False) -> None:
     """Start the coordinator and stay until SIGTERM or Ctrl-C. Flower's own log goes to coordinator.log."""
     coordinator = Home(home.absolute())
     config = coordinator.config()
@@ -27,7 +27,11 @@ def up(home: HomeArgument) -> None:
         coordinator.announce({"fleet": ports.fleet, "admin": ports.admin, "health": ports.health})
         register_nodes(coordinator, ports.admin)
         coordinator.invite(config, ports.fleet)
-        say(f"The coordinator is up: hospitals dial {config.address}:{ports.fleet}.")
+        address = f"{config.address}:{ports.fleet}"
+        if as_json:
+            emit(event="up", address=address, admin_port=ports.admin, health_port=ports.health)
+        else:
+            say(f"The coordinator is up: hospitals dial {address}.")
 
     wanted = Ports(config.listen.host, config.listen.port, config.listen.admin_port, config.listen.health_port)
     bounds = Connections(
@@ -40,7 +44,8 @@ def up(home: HomeArgument) -> None:
         try:
             serve(coordinator.folder, coordinator.tls, wanted, ready, bounds)
         except KeyboardInterrupt:
-            say("The coordinator has stopped.")
+            if not as_json:
+                say("The coordinator has stopped.")
             raise
         finally:
             coordinator.retire()

@@ -142,9 +142,9 @@ def test_the_officer_reads_what_it_means(daemon: Daemon, home: Path, capsys: pyt
     for part in (
         "run spring, round 1: may have used the data",
         "run spring, rounds 0, 2: used the data",
-        "What was spent stays spent",
-        "From the next round on",
-        "stays on the disk and is never read again",
+        "The budget that was spent stays spent",
+        "left out of every round from the next one on",
+        "stay on the disk and are never read again",
         "Not in the cohort: no. 2",
     ):
         assert part in said
@@ -301,8 +301,8 @@ def test_the_register_of_a_home_that_had_none_is_made_on_purpose(
         (["--from", "HOME/nowhere"], "cannot be read"),
         (["--from", "HOME/secret.key"], "not UTF-8"),
         (["--from", "HOME/empty"], "holds no PatientID"),
-        (["1", "--list"], "stand alone"),
-        (["1", "--new-register"], "stand alone"),
+        (["1", "--list"], "take no other option"),
+        (["1", "--new-register"], "take no other option"),
         (["1", "--erase", "--rounds-only"], "changes nothing"),
     ],
 )

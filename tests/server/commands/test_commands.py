@@ -54,6 +54,7 @@ def test_register_while_down_is_noted_and_status_shows_it(tmp_path: Path) -> Non
     status = json.loads(result.stdout)
     assert set(status.pop("certificates")) == {"server certificate", "CA"}
     assert status == {
+        "event": "status",
         "up": False,
         "hospitals": [{"hospital": "anna", "declared_patients": 100, "status": "coordinator down", "answers": 0}],
         "runs": [],
