@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad
-from torch.nn.functional import cross_entropy
+from torch import Tensor
+from torch.func import grad
 
 from wardround.memory import laid_out
 from wardround.meta.inner import (
     Part,
-    _TwiceDifferentiable,
     descended,
     meta_gradient,
     slope,
@@ -26,7 +21,6 @@ from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
 from wardround.questions import Shots
-from wardround.vector import Layout
 
 CLASSES = 3
 RATE = 0.05
@@ -152,88 +146,3 @@ def test_laid_out_changes_no_value(n: int, channels: int, height: int, width: in
 def test_what_is_no_image_is_left_as_it_is() -> None:
     x = torch.rand(3, 4)
     assert laid_out(x) is x
-
-
-def replaced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(*inputs: Tensor) -> Tensor:
-        with _TwiceDifferentiable():
-            return function(*inputs)
-
-    return run
-
-
-def doubles(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64).requires_grad_()
-
-
-def in_double(inputs: tuple[Tensor, ...], function: Callable[..., Tensor]) -> None:
-    """Numerical first and second derivatives, in float64, of what torch computes, and of its replacement."""
-    taken = replaced(function)
-    torch.testing.assert_close(taken(*inputs), function(*inputs))
-    assert gradcheck(taken, inputs)
-    assert gradgradcheck(taken, inputs)
-
-
-@settings(max_examples=15)
-@given(
-    n=st.integers(1, 2),
-    groups=st.integers(1, 2),
-    stride=st.sampled_from([1, 2, (1, 2)]),
-    padding=st.integers(0, 1),
-    biased=st.booleans(),
-    last=st.booleans(),
-)
-def test_second_derivatives_of_convolutions(
-    n: int, groups: int, stride: int | tuple[int, int], padding: int, biased: bool, last: bool
-) -> None:
-    x = doubles(n, 2, 4, 5)
-    weight = doubles(2, 2 // groups, 3, 2)
-    inputs = (x, weight, doubles(2)) if biased else (x, weight)
-
-    def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last) if last else x
-        return nn.functional.conv2d(x, weight, bias, stride, padding, 1, groups)
-
-    in_double(inputs, convolved)
-
-
-@settings(max_examples=15)
-@given(n=st.integers(1, 2), groups=st.integers(1, 2), members=st.integers(1, 2), last=st.booleans())
-def test_second_derivatives_of_group_normalisation(n: int, groups: int, members: int, last: bool) -> None:
-    channels = groups * members
-    x, gain, bias = doubles(n, channels, 2, 3), doubles(channels), doubles(channels)
-
-    def normalised(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last) if last else x
-        return nn.functional.group_norm(x, groups, gain, bias)
-
-    in_double((x, gain, bias), normalised)
-
-
-class Odd(nn.Module):
-    """Layers that are left to autograd: a padding by name, no gain, vectors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 4, 3, padding="same")
-        self.second = nn.GroupNorm(2, 4, affine=False)
-        self.third = nn.GroupNorm(2, 4)
-        self.last = nn.Linear(4, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.tanh(self.second(self.first(x))).mean((2, 3))
-        logits: Tensor = self.last(self.third(pooled))
-        return logits
-
-
-def test_layers_that_are_not_replaced_still_give_the_right_meta_gradient() -> None:
-    module = Odd().requires_grad_(False)
-    layout = Layout.of(dict(module.named_parameters()))
-    x, y = torch.rand(5, 1, 6, 6), torch.arange(5) % CLASSES
-
-    def loss(theta: Tensor) -> Tensor:
-        return cross_entropy(functional_call(module, layout.unpack(theta), (x,)), y)
-
-    theta = 0.3 * torch.randn(layout.size)
-    expected = grad(lambda at: loss(plainly_descended(loss, at, 2)))(theta)
-    assert_near(meta_gradient([loss], [loss], theta, steps=2, learning_rate=RATE), expected, tolerance=1e-5)
