@@ -193,10 +193,10 @@ class Home:
     def running(self) -> dict[str, Any]:
         """What `announce` said. Raises: Unreachable, when no coordinator runs on this home."""
         try:
-            said: dict[str, Any] = json.loads((self.folder / "up.json").read_text(encoding="utf-8"))
-            os.kill(int(said["pid"]), 0)
+            announced: dict[str, Any] = json.loads((self.folder / "up.json").read_text(encoding="utf-8"))
+            os.kill(int(announced["pid"]), 0)
         except (OSError, ValueError, KeyError):
             raise Unreachable(
                 f"no coordinator runs on {self.folder}", do=f"start it with `wardround coordinator up {self.folder}`"
             ) from None
-        return said
+        return announced

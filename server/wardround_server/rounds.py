@@ -344,7 +344,9 @@ def _who(plan: RoundPlan, hospitals: Sequence[str], absent: Sequence[str], repli
 
 def _too_few(federation: Federation, plan: RoundPlan, hospitals: Sequence[str]) -> QuorumMissed:
     return QuorumMissed(
-        f"round {plan.number}: connected are only {', '.join(hospitals) or 'no hospitals'}, so nobody was asked",
+        f"round {plan.number}: only {', '.join(hospitals)} connected, so nobody was asked"
+        if hospitals
+        else f"round {plan.number}: no hospital is connected",
         allowed=f"a quorum of {federation.rounds.quorum}",
         do="start the other hospitals' daemons (`wardround coordinator status` lists them), then run again with "
         "--resume; or agree on a smaller rounds.quorum",

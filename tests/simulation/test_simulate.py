@@ -226,7 +226,7 @@ def ended(arguments: list[str]) -> int:
         (["--patients", "many"], "60-220"),
         (["--patients", "2-3"], "at least 4"),
         (["--task", "cancer"], "finding, malignant, urgent"),
-        (["--algorithm", "sgd"], "algorithm.name"),
+        (["--algorithm", "sgd"], "unknown algorithm 'sgd'"),
         (["--epsilon", "0"], "privacy.epsilon"),
         (["--rounds", "0"], "rounds.rounds"),
     ],

@@ -86,21 +86,21 @@ def _story(found: Finding) -> str:
 def _small_print(found: Finding) -> str:
     """What the numbers cannot say."""
     others = int(found["non_members"])
-    said = [
+    sentences = [
         f"One of {others:,} is {_percent(found['resolution'])}: below that FPR nothing can be told apart, and nothing "
         "is drawn.",
         "A threshold is chosen so that one more person who took no part would be accused as rarely as is said.",
         "Intervals are Clopper-Pearson, over patients of this one run; another run's noise moves them, too.",
     ]
     if found.get("ceiling"):
-        said.append(
+        sentences.append(
             "The promise is about one patient more or less, against everybody who sees all answers; its curve "
             "holds for attacks that nobody has thought of yet."
         )
     if found.get("rounds_used") and found["rounds_used"] < found["rounds"]:
-        said.append(f"Deltas of {found['rounds_used']} of {found['rounds']} rounds were used.")
-    said += [f"Left out: {what} ({why})." for what, why in found.get("left_out", {}).items()]
-    return " ".join(said)
+        sentences.append(f"Deltas of {found['rounds_used']} of {found['rounds']} rounds were used.")
+    sentences += [f"Left out: {what} ({why})." for what, why in found.get("left_out", {}).items()]
+    return " ".join(sentences)
 
 
 def _canaries(found: Finding) -> dict[str, Any]:

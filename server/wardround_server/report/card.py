@@ -14,13 +14,13 @@ Judged = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """name: in the JSON. said: for a reader. means: in plain words. lower: whether less is better.
+    """name: in the JSON. label: for a reader. means: in plain words. lower: whether less is better.
 
     share: whether it is a proportion of patients, in [0, 1].
     """
 
     name: str
-    said: str
+    label: str
     means: str
     share: bool = False
     lower: bool = False
@@ -58,7 +58,7 @@ def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
     shown = [m for m in metrics if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
     groups = [
         (
-            _said(metric, after),
+            _label(metric, after),
             [
                 Bar(*_limits(metric, before), "faint", "before adapting"),
                 Bar(*_limits(metric, after), "main", "after adapting"),
@@ -75,7 +75,7 @@ def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "makers": _makers(before, after),
         "rows": [
             {
-                "name": _said(metric, after),
+                "name": _label(metric, after),
                 "means": metric.means + ("; lower is better" if metric.lower else ""),
                 "before": _cell(metric, before),
                 "after": _cell(metric, after),
@@ -98,7 +98,7 @@ def _story(found: Judged, shown: Sequence[Metric]) -> str:
     before, after = (limits(found[when]["metrics"][metric.name])[0] for when in ("before", "after"))
     went = "rose" if after > before else "fell" if after < before else "stayed"
     return (
-        f"{what} The {_said(metric, found['after'])} {went} from {_value(metric, before)} to {_value(metric, after)}."
+        f"{what} The {_label(metric, found['after'])} {went} from {_value(metric, before)} to {_value(metric, after)}."
     )
 
 
@@ -121,12 +121,12 @@ def _makers(before: Judged, after: Judged) -> Sequence[Mapping[str, Any]]:
 def _small_print(found: Judged) -> str:
     classes, judged = found["classes"], found["after"]["classes"]
     missing = [str(name) for index, name in enumerate(classes) if index not in judged]
-    said = "One draw of the labelled patients; all images of a patient make one prediction."
-    return said + (f" Not judged, for lack of patients: {', '.join(missing)}." if missing else "")
+    text = "One draw of the labelled patients; all images of a patient make one prediction."
+    return text + (f" Not judged, for lack of patients: {', '.join(missing)}." if missing else "")
 
 
-def _said(metric: Metric, judged: Judged) -> str:
-    return metric.said.format(specificity=f"{percent(float(judged['specificity']))} specificity")
+def _label(metric: Metric, judged: Judged) -> str:
+    return metric.label.format(specificity=f"{percent(float(judged['specificity']))} specificity")
 
 
 def _limits(metric: Metric, judged: Judged) -> tuple[float, float, float]:

@@ -249,10 +249,10 @@ def _missing(name: str, asked: Sequence[RoundEnded | RoundMissed]) -> tuple[str,
         absent = "not connected" if name in event.absent else "not asked"
         why = event.rejected.get(name) or ("" if name in event.declared_patients else absent)
         reasons.append((event.round, why))
-    told = []
+    lines = []
     for why, group in groupby(reasons, key=lambda pair: pair[1]):
         numbers = [number for number, _ in group]
         if why:
             rounds = f"round {numbers[0]}" if len(numbers) == 1 else f"rounds {numbers[0]} to {numbers[-1]}"
-            told.append(f"{rounds}: {why}")
-    return tuple(told)
+            lines.append(f"{rounds}: {why}")
+    return tuple(lines)

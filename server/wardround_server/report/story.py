@@ -54,23 +54,23 @@ def _headline(run: RunRecord) -> str:
         return f"{who} answered, and no training round was finished."
     rounds = counted(done, "round")
     if not run.measured:
-        told = [f"{who} trained a model together in {rounds}. How well it tells {classes} apart was not measured."]
+        sentences = [f"{who} trained a model together in {rounds}. How well it tells {classes} apart was not measured."]
     else:
-        told = [f"{who} learned to tell {classes} apart together in {rounds}."]
+        sentences = [f"{who} learned to tell {classes} apart together in {rounds}."]
     rows = sorted((run.comparison or {}).get("rows") or [], key=lambda row: int(row["shots"]))
     if rows:
         row = rows[-1]
         meta, fresh = float(row["meta"]["mean"]), float(row["fresh"]["mean"])
-        told.append(
+        sentences.append(
             f"With {counted(int(row['shots']), 'labelled patient')} a class, a hospital that took no part reaches "
             f"{percent(meta)} balanced accuracy from the shared model, {'up from' if meta > fresh else 'against'} "
             f"{percent(fresh)} from a fresh one."
         )
     if not run.privacy_on:
-        told.append("No patient was protected.")
+        sentences.append("No patient was protected.")
     elif run.epsilon_max is not None:
-        told.append(f"What left a hospital tells at most epsilon {run.epsilon_max:.2f} about any one patient.")
-    return " ".join(told)
+        sentences.append(f"What left a hospital tells at most epsilon {run.epsilon_max:.2f} about any one patient.")
+    return " ".join(sentences)
 
 
 def _of_planned(run: RunRecord) -> str:

@@ -48,22 +48,22 @@ class Sinks:
             self._tells = [stack.enter_context(SINKS[name](self._folder, {})) for name in ALWAYS]
             self._stack = stack.pop_all()
         self._threads = [_Apart(name, self._folder, settings) for name, settings in self._wanted.items()]
-        for each in self._threads:
-            each.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._stack:
-            for each in self._threads:
-                each.finish()
+            for thread in self._threads:
+                thread.finish()
 
     def tell(self, event: Event) -> Event:
         """Give an event to every sink -> the event, with its time."""
         event = event.stamped()
         for tell in self._tells:
             tell(event)
-        for each in self._threads:
-            each.events.put(event)
+        for thread in self._threads:
+            thread.events.put(event)
         return event
 
 
