@@ -72,7 +72,9 @@ def in_words(seen: Seen | None) -> str:
         return "never connected"
     if seen.ago_s is None or (seen.status == "online" and seen.ago_s < SILENT_S):
         return seen.status
-    return f"{'silent' if seen.status == 'online' else seen.status}, last seen {_ago(seen.ago_s)} ago"
+    if seen.status == "online":
+        return f"silent, last seen {_ago(seen.ago_s)} ago"
+    return f"{seen.status} for {_ago(seen.ago_s)}"
 
 
 def _ago(seconds: float) -> str:

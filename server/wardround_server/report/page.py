@@ -159,7 +159,8 @@ def _each(run: RunRecord) -> dict[str, Any] | None:
         if run.privacy_on and run.epsilon.get(name):
             line = Line("epsilon", run.epsilon[name], "second")
             drawings.append(spark([line], title=f"{name}: epsilon by round", x=(0, last), y=(0, limit), percent=False))
-        hospitals.append((name, drawings))
+        if drawings:
+            hospitals.append((name, drawings))
     entries = [("main", "accuracy, 0 to 100 %")] if run.accuracy else []
     entries += [("second", f"epsilon spent, 0 to {limit:.3g}")] if run.privacy_on else []
     return {"entries": entries, "hospitals": hospitals, "rest": max(0, len(names) - MANY)}

@@ -55,7 +55,7 @@ def test_it_says_who_is_there_who_has_approved_and_what_it_costs(home: Path, mon
     assert {name: row["status"] for name, row in rows.items()} == {
         "anna": "online",
         "bert": "silent, last seen 20 s ago",
-        "carl": "offline, last seen 2 h ago",
+        "carl": "offline for 2 h",
     }
     assert {name: row["approved"] for name, row in rows.items()} == {
         "anna": "yes: answered round 3 of run spring",
