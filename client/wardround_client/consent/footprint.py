@@ -4,7 +4,7 @@ Memory is an output: a round that fails where one more patient is there tells th
 allocates what follows from the agreement and the declared number of patients, and whoever approves learns whether the
 machine has it. Asked when a person approves and never in a round, because what a machine has free depends on more.
 
-The figures of the methods are upper bounds of what was measured, by a factor of 1 to 4 (`test_footprint.py`).
+The figures of the methods are upper bounds of what was measured, by a factor of 1 to 4.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 from wardround.algorithms import EpisodeSizes
 from wardround.config import Federation
@@ -95,17 +94,19 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
     return Footprint(cohort, _WORK_BYTES + training + batches + answer)
 
 
-class _Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the numbers that operations make, views aside."""
+class _Allocated(TorchFunctionMode):
+    """Counts the numbers in tensors that torch's functions return, but for views of their arguments."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.numbers: int = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.numbers += sum(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor))
+        given = [each.untyped_storage() for each in args if isinstance(each, Tensor)]
+        for each in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(each, Tensor) and not any(each.untyped_storage() is storage for storage in given):
+                self.numbers += each.numel()
         return out
 
 
