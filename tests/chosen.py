@@ -26,3 +26,11 @@ def fitting(name: str, /, **settings: Any) -> Algorithm:
 def outer(**table: Any) -> Outer:
     """The table [outer]."""
     return Outer.model_validate(table)
+
+
+EACH_QUESTION: tuple[str, ...] = tuple(
+    {
+        (algorithm(name).question, ALGORITHMS[name].closes_with_means): name for name in reversed(ALGORITHMS.built_in)
+    }.values()
+)
+"""The first algorithm of each question, with and without the class means at the end."""

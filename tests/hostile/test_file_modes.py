@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.conftest import make_home
 from tests.rounds import TWO_COLUMNS, request
-from tests.story.processes import free_port, running, wardround
+from tests.story.processes import free_port, running, typed
 
 from wardround.cli import run as command
 from wardround.files import PrivateLog, private_folder, shut, write_atomically
@@ -77,17 +77,17 @@ def test_a_whole_run_of_real_processes_under_umask_000(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         home, coordinator = make_home(tmp_path / "made" / "home", 40, federation=ONE_ROUND), tmp_path / "coordinator"
-        wardround("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
-        wardround("coordinator", "register", coordinator, home / "join.json")
+        typed("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
+        typed("coordinator", "register", coordinator, home / "join.json")
         with running(tmp_path) as start:
             up = start("coordinator", "up", coordinator)
             up.wait_for(lambda line: "is up" in line, "coordinator")
-            wardround("hospital", "join", home, coordinator / "invitation.toml")
-            wardround("hospital", "approve", home, tmp_path / "made" / "federation.toml", "--yes")
+            typed("hospital", "join", home, coordinator / "invitation.toml")
+            typed("hospital", "approve", home, tmp_path / "made" / "federation.toml", "--yes")
             daemon = start("hospital", "up", home)
             daemon.wait_for(lambda line: line.startswith("connected"), "hospital")
             assert open_to_others(home) == open_to_others(coordinator) == []
-            wardround("coordinator", "run", coordinator, tmp_path / "made" / "federation.toml")
+            typed("coordinator", "run", coordinator, tmp_path / "made" / "federation.toml")
             assert open_to_others(home) == open_to_others(coordinator) == []
             assert (coordinator / "answers" / "st-anna.jsonl").exists()
             daemon.stop()

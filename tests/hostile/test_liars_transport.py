@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -152,6 +154,7 @@ AT_ONCE: list[Lie] = [
     a_shape_of_its_own, a_little_too_large, empty, escapes,
 ]  # fmt: skip
 UNTIL_THE_DEADLINE: list[Lie] = [never_sent, half_sent, wrong_hashes, too_large, a_record_as_the_message]
+HONEST = ("whole", "refused_and_then_whole", "the_one_before")
 LIES = [*AT_ONCE, *UNTIL_THE_DEADLINE, *REFUSED, chunk_missing, silent]  # for the soak
 
 
@@ -187,40 +190,25 @@ NAMED = {
 @pytest.fixture(scope="module")
 def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     with besieged(tmp_path_factory.mktemp("liars") / "coordinator") as siege:
-        siege.register("anna", "bert", "liar")
+        siege.register("anna", "bert")
         yield siege
 
 
-def test_each_lie_costs_its_hospital_the_round_and_nobody_else_anything(siege: Siege, tmp_path: Path) -> None:
-    lies = [*AT_ONCE, *UNTIL_THE_DEADLINE, refused_and_then_whole]
-    federation = agreement(tmp_path, rounds=len(lies) + 1)
-    with honest(siege, federation, "anna", "bert"), Liar(siege, "liar", federation, lies) as liar:
-        online(siege, "anna", "bert", "liar")
-        siege.forget_peak()
-        before = siege.memory_mib()
-        run = start_run(siege, federation)
-        run.finish()
-    rounds = run.rounds()
-    assert len(rounds) == len(lies) + 2
-    told = [*liar.told, *["whole"] * len(rounds)]
-    for event, lie in zip(rounds, told, strict=False):
-        honestly = lie in ("whole", "refused_and_then_whole")
-        assert set(event["declared_patients"]) == {"anna", "bert"} | ({"liar"} if honestly else set()), (lie, event)
-        assert event["seconds"] < DEADLINE_S + SLACK_S, (lie, event)
-        if not honestly:
-            reason = event["rejected"]["liar"]
-            assert re.search(NAMED.get(lie, "no reply within"), reason), (lie, reason)
-            assert reason.isprintable()
-    assert liar.told[: len(lies)] == [lie.__name__ for lie in lies]
-    assert siege.peak_mib() < before + 100, (before, siege.peak_mib())
-    log = (siege.home / "coordinator.log").read_text() + (siege.home / "superexec.log").read_text()
-    assert "\x1b[2J" not in log
-    assert "\x1b]0" not in log
-    assert not any(line.startswith("2026-01-01 INFO forged") for line in log.splitlines())
+@dataclass
+class Attacked:
+    """A run in which nine hospitals of eleven lie, and the coordinator's memory before it and at its most."""
+
+    events: list[dict[str, Any]]
+    told: dict[str, list[str]]
+    before_mib: float
+    peak_mib: float
 
 
-def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(siege: Siege, tmp_path: Path) -> None:
-    """It comes after its round was closed, while the next one goes on."""
+@pytest.fixture(scope="module")
+def attacked(siege: Siege, tmp_path_factory: pytest.TempPathFactory) -> Attacked:
+    """One run for all lies: in its first round those that are waited for, once for all of them."""
+    from wardround_server.commands.remove import remove
+
     held: list[tuple[Work, bytes]] = []
 
     def late(liar: Liar, work: Work, blob: bytes) -> None:
@@ -230,15 +218,65 @@ def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(siege: Siege, tmp
         whole(liar, *held.pop())
         whole(liar, work, blob)
 
-    federation = agreement(tmp_path, rounds=3)
-    with honest(siege, federation, "anna", "bert"), Liar(siege, "liar", federation, [late, the_one_before]) as liar:
-        online(siege, "anna", "bert", "liar")
-        run = start_run(siege, federation, "late")
+    def removed_meanwhile(liar: Liar, work: Work, blob: bytes) -> None:
+        parts = parts_of(work, blob)
+        token = liar.announce(parts).session_id
+        *first, last = parts.contents.items()
+        for number, content in first:
+            liar.upload(work.head.metadata.run_id, token, number, content)
+        remove(siege.home, "carl")
+        liar.upload(work.head.metadata.run_id, token, *last)
+
+    lies: dict[str, list[Lie]] = {
+        f"liar-{n}": [waited, *AT_ONCE[n :: len(UNTIL_THE_DEADLINE)], refused_and_then_whole]
+        for n, waited in enumerate(UNTIL_THE_DEADLINE)
+    }
+    lies |= {"late": [late, the_one_before], "carl": [removed_meanwhile]}
+    siege.register(*lies)
+    federation = agreement(tmp_path_factory.mktemp("attacked"), rounds=3)
+    with ExitStack() as stack:
+        stack.enter_context(honest(siege, federation, "anna", "bert"))
+        liars = {name: stack.enter_context(Liar(siege, name, federation, told)) for name, told in lies.items()}
+        online(siege, "anna", "bert", *lies)
+        siege.forget_peak()
+        before = siege.memory_mib()
+        run = start_run(siege, federation)
         run.finish()
-    rounds = run.rounds()
-    assert "no reply within" in rounds[0]["rejected"]["liar"]
-    assert all(event["rejected"] == {} and event["replied"] == 3 for event in rounds[1:]), rounds
-    assert liar.told[:2] == ["late", "the_one_before"]
+    return Attacked(run.rounds(), {name: liar.told for name, liar in liars.items()}, before, siege.peak_mib())
+
+
+def test_each_lie_costs_its_hospital_the_round_and_nobody_else_anything(siege: Siege, attacked: Attacked) -> None:
+    assert len(attacked.events) == 4
+    told = {name for names in attacked.told.values() for name in names}
+    assert told >= {lie.__name__ for lie in [*AT_ONCE, *UNTIL_THE_DEADLINE, refused_and_then_whole]}
+    for number, event in enumerate(attacked.events):
+        lies = {name: told[number] for name, told in attacked.told.items() if name != "carl"}
+        honestly = {name for name, lie in lies.items() if lie in HONEST}
+        assert set(event["declared_patients"]) == {"anna", "bert"} | honestly, (lies, event)
+        assert event["seconds"] < DEADLINE_S + SLACK_S, event
+        for name in lies.keys() - honestly:
+            reason = event["rejected"][name]
+            assert re.search(NAMED.get(lies[name], "no reply within"), reason), (lies[name], reason)
+            assert reason.isprintable()
+    assert attacked.peak_mib < attacked.before_mib + 100, (attacked.before_mib, attacked.peak_mib)
+    log = (siege.home / "coordinator.log").read_text() + (siege.home / "superexec.log").read_text()
+    assert "\x1b[2J" not in log
+    assert "\x1b]0" not in log
+    assert not any(line.startswith("2026-01-01 INFO forged") for line in log.splitlines())
+
+
+def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(attacked: Attacked) -> None:
+    """It comes after its round was closed, while the next one goes on."""
+    assert attacked.told["late"][:2] == ["late", "the_one_before"]
+    first, *others = attacked.events
+    assert "no reply within" in first["rejected"]["late"]
+    assert all("late" in event["declared_patients"] and "late" not in event["rejected"] for event in others)
+
+
+def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(attacked: Attacked) -> None:
+    assert attacked.told["carl"] == ["removed_meanwhile"]
+    assert not any("carl" in event["declared_patients"] for event in attacked.events)
+    assert [event["hospitals"] for event in attacked.events[1:]] == [8, 8, 8]
 
 
 def test_a_hospital_set_up_anew_gets_a_new_key_and_the_old_one_is_dead_at_once(siege: Siege) -> None:
@@ -266,30 +304,3 @@ def test_a_hospital_set_up_anew_gets_a_new_key_and_the_old_one_is_dead_at_once(s
         assert session.poll() is None
         online(siege, "dora")
     remove(siege.home, "dora")
-
-
-def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(siege: Siege, tmp_path: Path) -> None:
-    from wardround_server.commands.remove import remove
-
-    siege.register("carl")
-    federation, gone = agreement(tmp_path, rounds=3), threading.Event()
-
-    def removed_meanwhile(liar: Liar, work: Work, blob: bytes) -> None:
-        parts = parts_of(work, blob)
-        token = liar.announce(parts).session_id
-        *first, last = parts.contents.items()
-        for number, content in first:
-            liar.upload(work.head.metadata.run_id, token, number, content)
-        remove(siege.home, "carl")
-        gone.set()
-        liar.upload(work.head.metadata.run_id, token, *last)
-
-    with honest(siege, federation, "anna", "bert"), Liar(siege, "carl", federation, [removed_meanwhile]) as liar:
-        online(siege, "anna", "bert", "carl")
-        run = start_run(siege, federation, "removed")
-        run.finish()
-    assert gone.is_set()
-    assert liar.told == ["removed_meanwhile"]
-    for event in run.rounds():
-        assert set(event["declared_patients"]) == {"anna", "bert"}
-    assert all(event["hospitals"] == 2 for event in run.rounds()[1:])

@@ -13,7 +13,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.fleet import offer
-from tests.imports import calls, imported
 
 from wardround.errors import MessageError, WardroundError
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
@@ -121,12 +120,6 @@ def test_broken_parts_are_an_error_and_nothing_else(seed: int, which: int, chang
 @given(parts=st.dictionaries(st.text(max_size=3), st.binary(max_size=60), max_size=4), root=st.text(max_size=3))
 def test_bytes_that_are_no_parts_are_an_error(parts: dict[str, bytes], root: str) -> None:
     assert isinstance(put_together(root, parts, LIMIT), MessageError)
-
-
-def test_both_sides_use_the_same_bounds() -> None:
-    for module in ("wardround_client.flower.fleet", "wardround_server.flower.mail"):
-        assert {"wardround_flower.parts.check_parts", "wardround_flower.parts.most_parts"} <= imported(module)
-        assert {"check_parts", "most_parts"} <= {name for _, name in calls(module)}
 
 
 def test_a_message_is_a_chain_of_five_as_the_door_expects() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import random
 from collections.abc import Iterable
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.chosen import fitting
-from tests.imports import imported, modules, tree
 
 from wardround.accountant import Answers, calibrate, epsilon, merged, rows_for, run_epsilon
 from wardround.algorithms import ALGORITHMS
@@ -153,19 +151,3 @@ def test_a_run_that_asks_for_class_means_spends_its_epsilon(
     asked = ["statistics", *[training] * rounds, *["class_means"] * means, *["confusion"] * evaluations]
     plans = [RoundPlan(number, question, 1) for number, question in enumerate(asked)]
     spends_what_it_says(Schedule(tuple(plans)), Privacy(epsilon=target), declared)
-
-
-def test_the_central_limit_theorem_is_used_nowhere() -> None:
-    """privacy.md: "GDP 2.787, which under-reports: never use it". No module of ours names Opacus' accountant of it."""
-    for module in modules():
-        assert not [name for name in imported(module) if "gdp" in name.lower() or "GaussianAccountant" in name]
-        for node in ast.walk(tree(module)):
-            if isinstance(node, ast.Name | ast.Attribute):
-                name = node.id if isinstance(node, ast.Name) else node.attr
-                assert name not in {
-                    "GaussianAccountant",
-                    "create_accountant",
-                    "gdp",
-                    "compute_mu_poisson",
-                    "compute_mu_uniform",
-                }

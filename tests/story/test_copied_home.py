@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.hostile.conftest import make_home
 from tests.rounds import TWO_COLUMNS
-from tests.story.processes import Process, running, typed, wardround
+from tests.story.processes import Process, running, typed
 
 FEDERATION = f"""name = "hearts"{TWO_COLUMNS}
 [privacy]
@@ -48,11 +48,11 @@ def test_a_copy_that_does_not_know_what_the_other_answered_stops_and_is_mended(t
         typed("hospital", "approve", home, federation, "--yes", "--runs", 2)
         copy = Path(shutil.copytree(home, tmp_path / "copy"))
         daemon = up(home)
-        wardround("coordinator", "run", coordinator, federation, "--run", "spring")
+        typed("coordinator", "run", coordinator, federation, "--run", "spring")
         assert daemon.stop() == 0
 
         daemon = up(copy)
-        assert "one_life" in wardround("coordinator", "run", coordinator, federation, "--run", "summer", expect=6)
+        assert "one_life" in typed("coordinator", "run", coordinator, federation, "--run", "summer", expect=6)
         assert daemon.wait() == 4
         assert "accept-history" in daemon.text
         assert "accept-history" in (copy / "hospital.log").read_text()
@@ -60,7 +60,7 @@ def test_a_copy_that_does_not_know_what_the_other_answered_stops_and_is_mended(t
 
         typed("hospital", "accept-history", copy, coordinator / "answers" / "st-anna.jsonl", "--yes")
         daemon = up(copy)
-        wardround("coordinator", "run", coordinator, federation, "--run", "summer", "--resume")
+        typed("coordinator", "run", coordinator, federation, "--run", "summer", "--resume")
         assert daemon.stop() == 0
         spent = [epsilon_spent(place) for place in (copy, home)]
         assert spent[0] > 1.2 * spent[1] > 0

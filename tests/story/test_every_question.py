@@ -1,7 +1,7 @@
 """Every question, deployed: a coordinator and two daemons over TLS; a run of each from its first round to its last.
 
 One algorithm asks each. The others differ in what is computed between question and answer, and that is the same code in
-a simulation: tests/simulation/test_every_algorithm.py.
+a simulation: tests/simulation/test_every_question.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.chosen import algorithm
+from tests.chosen import EACH_QUESTION
 from tests.story.processes import free_port, running, typed
 
 from wardround.algorithms import ALGORITHMS
@@ -23,8 +23,6 @@ from wardround.config import load_federation
 pytestmark = pytest.mark.story
 
 NAMES = ("north", "south")
-# The first algorithm of each question, with and without the class means at the end.
-FIRST = {(algorithm(name).question, ALGORITHMS[name].closes_with_means): name for name in reversed(ALGORITHMS.built_in)}
 FEDERATION = """
 name = "{algorithm}"
 [task]
@@ -92,7 +90,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.mark.parametrize("algorithm", FIRST.values())
+@pytest.mark.parametrize("algorithm", EACH_QUESTION)
 def test_a_federation_of_daemons_learns_with(algorithm: str, fleet: Fleet) -> None:
     file = fleet.federation(algorithm)
     for home in fleet.homes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from tests.story.processes import free_port, running, wardround
+from tests.story.processes import free_port, running, typed
 from tests.story.recorder import Recorder, found, recording
 
 from wardround_client.cohort.store import CohortStore
@@ -19,7 +19,7 @@ from wardround_simulation.phantoms import make_profiles, write_hospital
 pytestmark = pytest.mark.story
 
 NAMES = ("north", "south", "west")
-ROUNDS = 30
+ROUNDS = 16
 FEDERATION = f"""
 name = "story"
 [task]
@@ -40,14 +40,14 @@ def set_up_hospital(
 ) -> Path:
     """What a hospital's IT types once."""
     home = folder / name
-    wardround("hospital", "init", home, "--name", name, "--patients", 40)
-    wardround("hospital", "ingest", home, data, "--labels", data / "labels.csv", "--federation", federation)
-    wardround("hospital", "join", home, invitation)
+    typed("hospital", "init", home, "--name", name, "--patients", 40)
+    typed("hospital", "ingest", home, data, "--labels", data / "labels.csv", "--federation", federation)
+    typed("hospital", "join", home, invitation)
     config = home / "hospital.toml"  # the recorder stands where the coordinator would be
     text = config.read_text()
     address = next(line for line in text.splitlines() if line.startswith("address ="))
     config.write_text(text.replace(address, f'address = "127.0.0.1:{recorder.port}"'))
-    wardround("hospital", "approve", home, federation, "--yes")
+    typed("hospital", "approve", home, federation, "--yes")
     return home
 
 
@@ -56,7 +56,7 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
     federation.write_text(FEDERATION)
     coordinator = tmp_path / "coordinator"
     port = free_port()
-    wardround("coordinator", "init", coordinator, "--host", "127.0.0.1", "--port", port)
+    typed("coordinator", "init", coordinator, "--host", "127.0.0.1", "--port", port)
     data = {}
     for name, profile in zip(NAMES, make_profiles(3, patients=(30, 40), seed=5), strict=True):
         data[name] = tmp_path / "pacs" / name
@@ -68,7 +68,7 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
             for name in NAMES
         }
         for home in homes.values():
-            wardround("coordinator", "register", coordinator, home / "join.json")
+            typed("coordinator", "register", coordinator, home / "join.json")
 
         server = start("coordinator", "up", coordinator)
         server.wait_for(lambda line: "is up" in line, "sign of life")
@@ -99,7 +99,7 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
         assert run.wait() == 0
         assert Path(done["report"]).is_file()
 
-        status = json.loads(wardround("hospital", "status", homes["north"], "--json"))
+        status = json.loads(typed("hospital", "status", homes["north"], "--json"))
         assert status["run"] == "spring"
         for daemon in daemons.values():
             assert daemon.stop() == 0
@@ -117,7 +117,7 @@ def last_round(run: Path) -> int:
 def assert_each_paid_once(homes: dict[str, Path]) -> None:
     """No ledger passes the run's epsilon, whatever crashed, and every chain is whole."""
     for home in homes.values():
-        wardround("hospital", "ledger", home, "--verify")
+        typed("hospital", "ledger", home, "--verify")
         ledger = Ledger(home / "ledger.sqlite")
         assert 0 < ledger.spent(Hospital.open(home, ledger=ledger).config.delta) <= 8.0
 

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.story.processes import Process, free_port, running, wardround
+from tests.story.processes import Process, free_port, running, typed
 
 from wardround_client.hospital import Hospital
 
@@ -39,8 +39,8 @@ def ready_hospital(home: Path, federation: Path) -> Path:
     rows = (f"{rng.randint(30, 80)},{rng.randint(150, 300)},{rng.randint(0, 1)}" for _ in range(60))
     table = home.with_suffix(".csv")
     table.write_text("\n".join(["age,chol,num", *rows]) + "\n")
-    wardround("hospital", "init", home, "--name", home.name, "--patients", 60)
-    wardround("hospital", "ingest", home, "--table", table, "--federation", federation)
+    typed("hospital", "init", home, "--name", home.name, "--patients", 60)
+    typed("hospital", "ingest", home, "--table", table, "--federation", federation)
     return home
 
 
@@ -48,13 +48,13 @@ def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
     federation, coordinator = tmp_path / "federation.toml", tmp_path / "coordinator"
     federation.write_text(FEDERATION)
     home = ready_hospital(tmp_path / "st-anna", federation)
-    wardround("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
-    wardround("coordinator", "register", coordinator, home / "join.json")
+    typed("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
+    typed("coordinator", "register", coordinator, home / "join.json")
     with running(tmp_path) as start:
         server: Process = start("coordinator", "up", coordinator)
         server.wait_for(lambda line: "is up" in line, "sign of life")
-        wardround("hospital", "join", home, coordinator / "invitation.toml")
-        wardround("hospital", "approve", home, federation, "--yes")
+        typed("hospital", "join", home, coordinator / "invitation.toml")
+        typed("hospital", "approve", home, federation, "--yes")
         start(
             *("--superlink", tomllib.loads((coordinator / "invitation.toml").read_text())["address"]),
             *("--root-certificates", home / "coordinator-ca.pem"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import signal
 import stat
@@ -18,7 +17,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client.intake.dicom_files import KEY, ingest_folder, write_patients
-from tests.imports import modules, tree
 from tests.intake import ingest_table
 
 import wardround_client.cohort.erasure as erasure
@@ -175,18 +173,6 @@ def test_a_disk_that_refuses_registers_nobody_and_says_so(
 
 
 # Every reader
-
-
-def test_nobody_opens_a_cohort_but_through_the_hospital() -> None:
-    """One function filters (`Patients.cohort`); another road to the images would be a road around the register."""
-    openers = set()
-    for module in modules():
-        for node in ast.walk(tree(module)):
-            if isinstance(node, ast.Attribute) and node.attr == "open" and ast.unparse(node.value) == "CohortStore":
-                openers.add(module)
-            if isinstance(node, ast.Name) and node.id == "INPUTS":
-                openers.add(module)
-    assert openers == {f"wardround_client.cohort.{name}" for name in ("erasure", "index", "patients", "writer")}
 
 
 def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -220,3 +222,34 @@ def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
     for name in ("z", "y", "summary"):
         assert torch.equal(getattr(examples, name), getattr(before, name))
     assert examples.classes == CLASSES
+
+
+OPENING = ("open", "os.", "socket.", "subprocess.", "sqlite3.", "urllib.", "ctypes.dlopen", "import", "exec")
+
+
+@contextlib.contextmanager
+def audited() -> Iterator[list[str]]:
+    """What this process opens, lists, starts or connects to meanwhile, by the audit events of Python (PEP 578)."""
+    events: list[str] = []
+    listening = [True]
+
+    def hook(event: str, arguments: object) -> None:
+        if listening and event.startswith(OPENING):
+            events.append(f"{event} {arguments}")
+
+    sys.addaudithook(hook)  # Python has no way to take it back
+    yield events
+    listening.clear()
+
+
+def test_nothing_is_opened_while_an_algorithm_learns() -> None:
+    """The agreement and public weights were read before the round."""
+    losses = {name: learned(name, "mlp", False) for name in CHOICES}
+    for _ in ("what Python and torch load at a first call", "what is looked at"):
+        with audited() as events:
+            for name, loss in losses.items():
+                CHOICES[name].inner(loss.model.initial(), cohort(examples_of([1, 2] * 5)), loss)
+    assert events == []
+    with audited() as events:
+        Path("/dev/null").read_bytes()
+    assert events, "the hook listens"

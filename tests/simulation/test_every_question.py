@@ -1,4 +1,7 @@
-"""`wardround simulate --algorithm NAME`, for every name, on one set of synthetic hospitals."""
+"""`wardround simulate --algorithm NAME` for one algorithm of each question, private and not, on one set of hospitals.
+
+What the others compute between question and answer: tests/reference/ and tests/shared/test_meta.py.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.chosen import EACH_QUESTION
 
-from wardround.algorithms import ALGORITHMS
 from wardround.config import load_federation
 from wardround_simulation import commands
 from wardround_simulation.federation import changed, embedded, to_toml
 from wardround_simulation.phantoms import make_profiles, write_hospital
-
-EXACT = ("discriminant", "maml", "prototypical")  # one of each kind: answers are exact in the same way for all
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-RUNS = [(name, True) for name in ALGORITHMS.built_in] + [(name, False) for name in EXACT]
-
-
-@pytest.mark.parametrize(("algorithm", "private"), RUNS)
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("algorithm", EACH_QUESTION)
 def test_a_federation_is_simulated_with(algorithm: str, private: bool, folders: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "federation.toml"
     file.write_text(to_toml(changed(embedded(), algorithm={"adapt_steps": 3})))  # how far it goes at home is no matter
