@@ -57,7 +57,7 @@ def test_every_command_of_a_hospital_writes_for_its_owner_alone(umask: int, tmp_
         assert open_to_others(home) == [], arguments
     assert (home / "hospital.log").exists()
     for arguments in (["register", str(coordinator), str(home / "join.json")], ["status", str(coordinator)]):
-        assert command(["coordinator", *arguments]) == 0
+        assert command(["coordinator", *arguments]) in (0, 6), arguments
     assert open_to_others(coordinator) == []
     assert os.umask(umask) == umask, "the caller's own umask is as it was"
 

@@ -68,12 +68,12 @@ def crammer_singer(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     Args:
         x: [n, e].
         y: bool [n, classes], at most one in a row.
-        c: [n], at least 0; rows of 0 take no part.
+        c: [n]; rows at or below 0, or of no class, take no part.
 
     Returns:
         W [classes, e], of x's dtype; computed in float64. Zero for classes that no row shows.
     """
-    used = c > 0
+    used = (c > 0) & y.any(1)
     if not bool(used.any()):
         return x.new_zeros(y.shape[1], x.shape[1])
     select = torch.eye(y.shape[1], dtype=torch.float64, device=x.device)[y[used].any(0)]

@@ -70,7 +70,7 @@ def test_a_coordinator_comes_up_and_is_found_with_a_dead_proxy_in_the_environmen
     try:
         status = json.loads(CliRunner().invoke(app, ["status", str(home), "--json"]).stdout)
         assert status["up"] is True
-        assert [each["status"] for each in status["hospitals"]] == ["registered"]
+        assert [each["status"] for each in status["hospitals"]] == ["never connected"]
         assert stat.S_IMODE(home.stat().st_mode) == 0o700
         for file in ("superlink.db", "coordinator.log", "superexec.log", "up.json", "hospitals.json"):
             assert stat.S_IMODE((home / file).stat().st_mode) == 0o600, file
