@@ -15,10 +15,11 @@ import io
 import re
 import zipfile
 
-from wardround import __version__
 from wardround.config import Federation
 
 PUBLISHER = "wardround"
+# Of the bundle, not of the program: hospital and coordinator of different releases build the same bytes.
+FORMAT = "1.0.0"
 _FAB_DATE = (2024, 10, 1, 0, 0, 0)
 _UNIX = 3
 
@@ -35,7 +36,7 @@ build-backend = "hatchling.build"
 
 [project]
 name = "wardround-{federation.digest[:12]}"
-version = "{__version__}"
+version = "{FORMAT}"
 description = "A wardround federation: an agreement, and no code"
 license = "Apache-2.0"
 dependencies = []
