@@ -14,7 +14,6 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.clientapp import ClientApp
 
 from wardround.config import Federation
 from wardround.errors import ConfigError, StorageError
@@ -26,7 +25,7 @@ from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort, answer
 from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.events import Attacked, RoundEnded, RoundMissed, RunEnded, versions
-from wardround_server.flower.app import GridTransport
+from wardround_server.flower.transport import GridTransport
 from wardround_server.hospitals import Member
 from wardround_server.report import write_report
 from wardround_server.rounds import run
@@ -245,7 +244,7 @@ def _enriched(event: Asked, ready: Ready, state: State, training: int) -> Asked:
     return event.model_copy(update=known)
 
 
-def app_of(hospital: Hospital, open_cohort: OpenCohort) -> ClientApp:
+def app_of(hospital: Hospital, open_cohort: OpenCohort) -> App:
     """The hospital's own ClientApp, over a hospital that is open already."""
     answers = partial(answer, hospital, open_cohort=open_cohort)
     return make_app(lambda context: answers)

@@ -369,7 +369,7 @@ def start_run(siege: Siege, federation: Path, name: str = "spring") -> Run:
 
 def online(siege: Siege, *names: str, within_s: float = 30.0) -> None:
     """Wait until hospitals are connected."""
-    from wardround_server.flower.superlink import Control
+    from wardround_server.flower.control import Control
 
     until = time.monotonic() + within_s
     with Control(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:

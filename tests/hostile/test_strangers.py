@@ -29,7 +29,7 @@ from wardround.errors import Unreachable
 from wardround_client.flower.clock_skew import Clock
 from wardround_client.flower.errors import explained
 from wardround_client.flower.fleet import Session, connect
-from wardround_server.flower.superlink import Control
+from wardround_server.flower.control import Control
 from wardround_server.home import Home
 from wardround_server.network import limits
 

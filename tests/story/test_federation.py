@@ -19,7 +19,7 @@ from wardround_simulation.phantoms import make_profiles, write_hospital
 pytestmark = pytest.mark.story
 
 NAMES = ("north", "south", "west")
-ROUNDS = 16
+ROUNDS = 12
 FEDERATION = f"""
 name = "story"
 [task]
@@ -41,7 +41,7 @@ def set_up_hospital(
     """What a hospital's IT types once."""
     home = folder / name
     typed("hospital", "init", home, "--name", name, "--patients", 40)
-    typed("hospital", "ingest", home, data, "--labels", data / "labels.csv", "--federation", federation)
+    typed("hospital", "ingest", home, data, "--labels", data / "labels.csv", "--federation", federation, "--workers", 1)
     typed("hospital", "join", home, invitation)
     config = home / "hospital.toml"  # the recorder stands where the coordinator would be
     text = config.read_text()

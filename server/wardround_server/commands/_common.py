@@ -41,7 +41,7 @@ def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
 
     -> name, node id.
     """
-    from wardround_server.flower.superlink import Control
+    from wardround_server.flower.control import Control
 
     registry, nodes = Registry(coordinator.folder), dict[str, int]()
     with Control(admin, coordinator.tls.ca) as control:
@@ -58,7 +58,7 @@ def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
 def seen_nodes(coordinator: Home) -> dict[int, Seen]:
     """Each node's state. Raises: Unreachable."""
     admin = int(coordinator.running()["admin"])
-    from wardround_server.flower.superlink import Control
+    from wardround_server.flower.control import Control
 
     with Control(admin, coordinator.tls.ca) as control:
         return control.seen()

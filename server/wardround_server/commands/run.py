@@ -51,7 +51,7 @@ def run(
         raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
     from wardround import bundle
     from wardround_server.checkpoint import Checkpointer
-    from wardround_server.flower.superlink import Control
+    from wardround_server.flower.control import Control
     from wardround_server.report import write_report
 
     with Checkpointer(folder).held():  # what is going on already keeps its agreement

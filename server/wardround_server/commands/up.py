@@ -21,7 +21,7 @@ def up(home: HomeArgument, as_json: JsonOption = False) -> None:
 
     prepare(coordinator.folder)  # Flower reads its environment when it is imported
     from wardround.files import locked
-    from wardround_server.flower.superlink import Ports, serve
+    from wardround_server.flower.serve import Ports, serve
 
     def ready(ports: Ports) -> None:
         coordinator.announce({"fleet": ports.fleet, "admin": ports.admin, "health": ports.health})

@@ -20,7 +20,8 @@ from wardround.errors import ConfigError, FederationError, MessageError
 from wardround.wire import RequestHeader, RoundRequest
 from wardround_flower import pack, unpack
 from wardround_server.checkpoint import Checkpointer
-from wardround_server.flower.app import HOME, GridTransport, app
+from wardround_server.flower.app import HOME, app
+from wardround_server.flower.transport import GridTransport
 from wardround_server.hospitals import Member
 
 # A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.

@@ -25,12 +25,13 @@ from wardround.files import room_on_disk
 from wardround.logs import OneLine
 from wardround.proxies import spare_loopback
 from wardround_server.commands import app
-from wardround_server.flower import superlink
-from wardround_server.flower.superlink import _bound, _check_database
+from wardround_server.flower.control import Control
+from wardround_server.flower.superlink import check_database
 from wardround_server.follow import _events
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
 from wardround_server.network.gate import network_of
+from wardround_server.network.listening import listening
 
 PORTS = ["--port", "0", "--admin-port", "0", "--health-port", "0"]
 
@@ -75,7 +76,7 @@ def test_a_coordinator_comes_up_and_is_found_with_a_dead_proxy_in_the_environmen
         for file in ("superlink.db", "coordinator.log", "superexec.log", "up.json", "hospitals.json"):
             assert stat.S_IMODE((home / file).stat().st_mode) == 0o600, file
         assert CliRunner().invoke(app, ["remove", str(home), "anna"]).exit_code == 0
-        with superlink.Control(Home(home).running()["admin"], Home(home).tls.ca) as control:
+        with Control(Home(home).running()["admin"], Home(home).tls.ca) as control:
             assert set(control.nodes().values()) <= {"unregistered"}
     finally:
         process.terminate()
@@ -129,9 +130,9 @@ def test_a_damaged_database_is_named_with_the_way_back(
     path = tmp_path / "superlink.db"
     path.write_bytes(blob)
     with pytest.raises(StorageError, match=r"superlink\.db cannot be used.*`mv .*hospitals\.json"):
-        _check_database(path)
+        check_database(path)
     shutil.copyfile(database, path)
-    _check_database(path)
+    check_database(path)
 
 
 def test_up_with_a_damaged_database_ends_in_words_and_comes_up_without_it(home: Path) -> None:
@@ -296,7 +297,7 @@ def test_what_counts_as_one_address(address: str, counted: str) -> None:
 
 def test_all_addresses_are_those_of_both_kinds() -> None:
     try:
-        bound = _bound("::", 0, "for hospitals")
+        bound = listening("::", 0, "for hospitals")
     except PortInUse:
         pytest.skip("a machine without IPv6")
     with bound:

@@ -1,4 +1,4 @@
-"""Flower's private symbols that superlink.py stands on, each by name; and the real thing, started as a process."""
+"""Flower's private symbols that the coordinator stands on, each by name; and the real thing, started as a process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wardround.errors import PortInUse, Unreachable, Untrusted
 from wardround_server.commands import app
-from wardround_server.flower import door, superlink
+from wardround_server.flower import door
+from wardround_server.flower.control import Control
+from wardround_server.flower.serve import Ports, serve
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
 from wardround_server.network import tls
@@ -214,7 +216,7 @@ def test_hospitals_are_registered_once_while_it_is_down_or_up(home: Path, tmp_pa
         assert CliRunner().invoke(app, ["register", str(home), str(path)]).exit_code == 0
     later = {hospital.name: hospital.node_id for hospital in Registry(home)}
     assert later["noted-while-down"] == first["noted-while-down"]
-    with superlink.Control(Home(home).running()["admin"], Home(home).tls.ca) as control:
+    with Control(Home(home).running()["admin"], Home(home).tls.ca) as control:
         assert control.nodes()[later["joined-later"] or 0] == "registered"
         assert len(control.nodes()) == len(later)
     status = json.loads(CliRunner().invoke(app, ["status", str(home), "--json"]).stdout)
@@ -228,7 +230,7 @@ def test_the_invitation_names_the_port_that_was_taken(home: Path) -> None:
 
 def test_another_ca_is_not_trusted(home: Path, tmp_path: Path) -> None:
     other = tls.create(tmp_path / "other", ["127.0.0.1"])
-    with superlink.Control(Home(home).running()["admin"], other.ca) as control, pytest.raises(Untrusted):
+    with Control(Home(home).running()["admin"], other.ca) as control, pytest.raises(Untrusted):
         control.nodes()
 
 
@@ -236,7 +238,7 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
     files = tls.create(tmp_path, ["127.0.0.1"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        with superlink.Control(free.getsockname()[1], files.ca) as control, pytest.raises(Unreachable, match="up"):
+        with Control(free.getsockname()[1], files.ca) as control, pytest.raises(Unreachable, match="up"):
             control.nodes()
 
 
@@ -247,4 +249,4 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} of 127.0.0.1 for hospitals"):
-            superlink.serve(tmp_path, files, superlink.Ports("127.0.0.1", port, 0, 0), lambda _: None)
+            serve(tmp_path, files, Ports("127.0.0.1", port, 0, 0), lambda _: None)
