@@ -142,7 +142,7 @@ class HospitalConfig(Section):
 
     @property
     def delta(self) -> float:
-        """The hospital's delta: what it says, else just below 1/(10 declared patients) (privacy.md, "The promise")."""
+        """What the hospital says, else just below 1/(10 declared patients): docs/privacy-specification.md P4."""
         return self.budget.delta or 1 / (10 * self.hospital.declared_patients + 1)
 
 

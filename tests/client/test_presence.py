@@ -119,7 +119,7 @@ def lengths(hospital: Hospital, agreement: Agreement) -> list[int]:
 def test_nobody_can_tell_from_an_answer_whether_a_patient_is_there(
     hospital: Hospital, tmp_path: Path, toml: str, algorithm: str, examples: int
 ) -> None:
-    """privacy.md: "Neighbours: add or remove one patient". P56: "Whether a round is answered does not depend on any
+    """P3: "Neighbours: add or remove one patient". P56: "Whether a round is answered does not depend on any
     patient: a cohort of one class, of one patient or of nobody is answered about like any other."
     """
     (tmp_path / "federation.toml").write_text(toml.format(algorithm=algorithm))
@@ -146,7 +146,7 @@ def test_nobody_can_tell_from_an_answer_whether_a_patient_is_there(
 def test_noise_alone_answers_for_a_cohort_of_nobody_or_of_one(
     question: str, images_per_patient: int, people: int
 ) -> None:
-    """privacy.md: "An empty sample still adds noise." """
+    """P11: "An empty sample still adds noise." """
     model = Conv4.of(1, 2, 2)
     side = 16 if people else 24  # of its own: what is remembered of a shape was then learned from nobody
     examples = Examples(

@@ -101,7 +101,7 @@ CASES = [
 def test_an_exception_at_any_stage_leaves_nothing_of_its_text(
     victim: Victim, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stage: str, kind: str
 ) -> None:
-    """privacy.md: "error texts and tracebacks"."""
+    """P48: "error texts and tracebacks"."""
     exception, reached = {**EXCEPTIONS, **NAMED}[kind](), list[str]()
     exception.add_note(SECRET)
     exception.__cause__ = ValueError(SECRET)

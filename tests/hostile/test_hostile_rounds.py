@@ -1,6 +1,6 @@
 """A coordinator that asks for what it must not have. Each attack is refused by name, costs nothing and ends nothing.
 
-privacy.md: "A request outside it gets a structured refusal (which rule, asked, allowed), costs nothing, and the daemon
+P39: "A request outside it gets a structured refusal (which rule, asked, allowed), costs nothing, and the daemon
 stays alive."
 """
 
@@ -135,7 +135,7 @@ def test_every_question_can_be_forbidden(victim: Victim) -> None:
     ],
 )
 def test_a_seed_in_an_agreement_is_refused(victim: Victim, tmp_path: Path, section: str) -> None:
-    """privacy.md: "a seed is refused whenever privacy is on"."""
+    """P50: "a seed is refused whenever privacy is on"."""
     text = section + FEDERATION if not section.startswith("[") else FEDERATION + section
     with pytest.raises(ConfigError, match=r"seed|noise"):
         approve(victim, tmp_path, text)
@@ -151,7 +151,7 @@ def test_an_unknown_model_is_refused(victim: Victim, tmp_path: Path, family: str
 def test_a_model_with_batch_norm_is_refused_at_approval_and_in_a_round(
     victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """privacy.md: "BatchNorm buffers"."""
+    """P42: "BatchNorm buffers"."""
 
     class Normed:
         def __init__(self, model: Model) -> None:
@@ -264,7 +264,7 @@ def test_another_federation_under_the_same_run_name_is_refused(victim: Victim, t
 
 
 def test_new_run_names_of_an_approved_federation_are_bounded_by_the_total_budget(victim: Victim) -> None:
-    """privacy.md: "The budget belongs to the cohort, not to a run"."""
+    """P36: "The budget belongs to the cohort, not to a run"."""
     hospital, outcomes = victim.hospital, []
     for number in range(12):
         for plan in victim.agreement.schedule.rounds:
@@ -321,7 +321,7 @@ def test_a_scale_of_nothing_is_refused(victim: Victim) -> None:
 
 
 def test_the_ledger_names_the_coordinator_that_was_joined(victim: Victim, tmp_path: Path) -> None:
-    """privacy.md: "approved coordinator identity". The address, and the hash of the only CA that is believed."""
+    """P45: "approved coordinator identity". The address, and the hash of the only CA that is believed."""
 
     files = tls.create(tmp_path / "tls", ["127.0.0.1"])
     home = victim.hospital.home
@@ -360,7 +360,7 @@ def test_a_changed_approval_is_refused(victim: Victim) -> None:
 
 
 def test_an_approval_pins_bundle_and_federation(victim: Victim) -> None:
-    """privacy.md: "approved bundle hashes"."""
+    """P44: "approved bundle hashes"."""
 
     federation: Federation = victim.agreement.federation
     assert victim.hospital.approvals.bundles() == {wardround.bundle.digest(federation)}

@@ -216,7 +216,7 @@ def test_no_honest_request_is_longer_than_is_allowed(victim: Victim) -> None:
 @settings(max_examples=100)
 @given(asked=st.text(max_size=300), allowed=st.text(max_size=300))
 def test_every_refusal_has_one_length_whatever_it_says(sitting_victim: Victim, asked: str, allowed: str) -> None:
-    """privacy.md: "per-round timing and message size"."""
+    """P47: "per-round timing and message size"."""
     from wardround.errors import PolicyRefusal
     from wardround_client.refusal import refused
 

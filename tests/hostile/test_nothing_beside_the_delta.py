@@ -1,6 +1,6 @@
 """Everything that ever leaves a hospital, field by field, and where each comes from.
 
-privacy.md: "an adversary who sees everything that ever left this hospital". The tables below ARE that everything: a
+P1: "an adversary who sees everything that ever left this hospital". The tables below ARE that everything: a
 field that exists and is not named here fails a test. Each value says which mechanism or which public constant it comes
 from; `arrived` is what the coordinator itself sent, `declared` stands in hospital.toml or the approved federation.toml.
 """
@@ -256,7 +256,7 @@ def test_a_blob_holds_one_array_and_one_header(sent: dict[str, Sent]) -> None:
 
 
 def test_what_is_sent_has_the_same_sizes_and_counts_whatever_the_cohort(sent: dict[str, Sent]) -> None:
-    """privacy.md: "per-round timing and message size"."""
+    """P47: "per-round timing and message size"."""
     sizes = {name: each.sizes for name, each in sent.items()}
     assert sizes["40 patients"]
     for name, each in sizes.items():
@@ -264,7 +264,7 @@ def test_what_is_sent_has_the_same_sizes_and_counts_whatever_the_cohort(sent: di
 
 
 def test_all_but_the_noised_numbers_is_the_same_to_the_last_byte(sent: dict[str, Sent]) -> None:
-    """privacy.md: "loss or accuracy in a reply; num_examples; class histogram; clip fraction; [...] label set"."""
+    """P46: "loss or accuracy in a reply; num_examples; class histogram; clip fraction; [...] label set"."""
 
     def around(blob: bytes) -> bytes:
         return blob[: len(blob) - len(taken_apart(blob)[1])]
@@ -279,7 +279,7 @@ def test_before_the_noise_nothing_private_leaves_and_after_it_nothing_private_en
 ) -> None:
     """With a public constant in the place of the noised sum, every reply is the same to the last byte.
 
-    privacy.md: "N in q, in the denominator or in delta", "early stopping on private values", "adaptive clipping on raw
+    P8, P53: "N in q, in the denominator or in delta", "early stopping on private values", "adaptive clipping on raw
     norms": sampling rates, noise, their number and all that follows are the same for every cohort.
     """
     seen: dict[str, tuple[list[bytes], list[Any]]] = {}
@@ -311,7 +311,7 @@ def test_before_the_noise_nothing_private_leaves_and_after_it_nothing_private_en
 
 
 def test_the_ledger_is_the_same_whatever_the_cohort(homes: dict[str, Path]) -> None:
-    """privacy.md: "nothing computed from the true count enters q, the denominator, or delta"."""
+    """P8: "nothing computed from the true count enters q, the denominator, or delta"."""
 
     def prices(home: Path) -> list[object]:
         victim = Victim.of(home)
@@ -327,7 +327,7 @@ def test_the_ledger_is_the_same_whatever_the_cohort(homes: dict[str, Path]) -> N
 
 
 def test_a_reply_grid_holds_a_reply_to_whole_multiples(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
-    """privacy.md: "per-round timing": reduced by policy.reply_grid_s, not removed."""
+    """P55: "per-round timing": reduced by policy.reply_grid_s, not removed."""
     waits: list[float] = []
 
     class Stop:

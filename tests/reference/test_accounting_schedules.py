@@ -1,6 +1,6 @@
 """Epsilon against dp-accounting for random schedules: never below it, and hardly above.
 
-privacy.md: "epsilon against `dp-accounting` for hundreds of random (q, sigma, T)". `make test` runs a sample of them;
+P25: "epsilon against `dp-accounting` for hundreds of random (q, sigma, T)". `make test` runs a sample of them;
 with WARDROUND_SOAK set, all 600.
 """
 
@@ -27,7 +27,7 @@ def error_of(loose: float) -> float:
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_our_epsilon_is_never_below_the_oracle_s_and_hardly_above_for_both_neighbours(batch: int) -> None:
-    """privacy.md, "Accounting": "Price with a tight accountant, cross-check with RDP".
+    """P24, P25: "Price with a tight accountant, cross-check with RDP".
 
     Below, tightly: not under the oracle's own upper bound, for the worse of adding and removing a patient. Above: PRV's
     error as it was asked for, and what a thousandth of delta is worth. Never above RDP.

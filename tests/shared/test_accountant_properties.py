@@ -110,7 +110,7 @@ def spends_what_it_says(schedule: Schedule, privacy: Privacy, declared: int) -> 
 def test_a_run_of_every_algorithm_spends_its_epsilon(
     name: str, target: float, steps: int, rounds: int, every: int, shares: tuple[float, float], declared: int
 ) -> None:
-    """privacy.md: "given epsilon for the whole run, solve for sigma"; "k x", "(k+1) x", "1 x (q, sigma)"."""
+    """P26: "given epsilon for the whole run, solve for sigma"; "k x", "(k+1) x", "1 x (q, sigma)"."""
     statistics, evaluation = shares
     privacy = Privacy(epsilon=target, statistics_share=statistics, evaluation_share=evaluation)
     agreed = federation(name, steps=steps, rounds=rounds, every=every, privacy=privacy)

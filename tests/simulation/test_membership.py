@@ -143,7 +143,7 @@ def test_an_overfitted_model_without_privacy_gives_its_patients_away(exact: dict
 
 
 def test_under_epsilon_1_every_attack_stays_below_the_ceiling(private: dict[str, Any]) -> None:
-    """privacy.md: "Membership inference on the released model is reported as TPR at 0.1 % FPR." """
+    """P61: "Membership inference on the released model is reported as TPR at 0.1 % FPR." """
     attacks = by_name(private)
     assert len(attacks) == 5
     ceiling = dict(map(tuple, private["ceiling"]["tpr"]))

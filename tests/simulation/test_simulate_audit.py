@@ -103,7 +103,7 @@ def test_without_privacy_there_is_no_ceiling_and_everybody_is_found(tmp_path: Pa
 def test_a_refuted_claim_ends_with_4_after_the_report_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """privacy.md: "The lower bound must not pass the claim"."""
+    """P60: "The lower bound must not pass the claim"."""
     refuted = Row("run", "too much is given away", "nothing", 8.0, 99.0, guesses=10, answers=10)
     monkeypatch.setattr(audited, "canaries", lambda *_: AuditReport(8.0, 1e-3, 0.95, (refuted,), 0.1))
     monkeypatch.setattr(audited, "infer_membership", lambda *_: {"skipped": "not asked here"})

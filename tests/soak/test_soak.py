@@ -1,4 +1,4 @@
-"""privacy.md, "Ledger": what holds though processes are killed at any moment. WARDROUND_SOAK: how many kills."""
+"""P30, P32: what holds though processes are killed at any moment. WARDROUND_SOAK: how many kills."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def soak(*arguments: str, timeout_s: float) -> list[dict[str, Any]]:
 
 
 def test_kills_at_random_moments_lose_no_epsilon_and_release_no_second_noise() -> None:
-    """privacy.md: "fsync BEFORE the first answer is computed ... A crash after the reservation leaves it spent.
+    """P28, P30: "fsync BEFORE the first answer is computed ... A crash after the reservation leaves it spent.
 
     A retry of the same round returns the stored reply byte for byte, never fresh noise."
     """

@@ -18,7 +18,7 @@ from wardround.wire import peek_reply
 from wardround_client.consent.agreement import Agreement
 from wardround_client.privacy.ledger import Ledger
 
-# privacy.md: "time, run, round, coordinator, bundle hash, tensor layout, norm, bytes, SHA-256, price, epsilon after".
+# P35: "time, run, round, coordinator, bundle hash, tensor layout, norm, bytes, SHA-256, price, epsilon after".
 RECEIPT = {
     *("time", "run", "round", "coordinator", "bundle_sha256", "layout", "norm", "bytes", "sha256"),
     *("rows", "epsilon_after", "question"),

@@ -1,8 +1,8 @@
 """A cohort as one federation's model sees it: encoded once, then kept in memory for all rounds.
 
 A cohort of one patient, of one class or of nobody gives examples too. Whether a round is answered must not depend on
-a patient (privacy.md, "The promise"), so a round takes the cohort as it is and noise covers the rest; `check` is for a
-person at home, who wants to know.
+a patient (docs/privacy-specification.md P56), so a round takes the cohort as it is and noise covers the rest; `check`
+is for a person at home, who wants to know.
 """
 
 from __future__ import annotations

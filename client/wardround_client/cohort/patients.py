@@ -55,7 +55,7 @@ class Patients:
     def examples(self, federation: Federation, model: Model, device: torch.device) -> Examples:
         """The cohort as this federation's model sees it, encoded once and kept warm, less who has withdrawn by now.
 
-        It may be empty: whether a round is answered must not depend on a patient (privacy.md, "The promise").
+        It may be empty: whether a round is answered must not depend on a patient (docs/privacy-specification.md P56).
 
         Raises:
             DataError: there is no cohort, or it was ingested for another shape or without the task's label column.

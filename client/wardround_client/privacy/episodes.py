@@ -2,7 +2,7 @@
 
 Each sampled patient draws an episode, and support or query, alone and uniformly, whoever else was sampled. N-way
 K-shot sampling from a pool would let a patient reshuffle many episodes, and nothing would bound what that changes. The
-price is ragged shots and missing classes, which a loss has to live with (privacy.md, "Each algorithm").
+price is ragged shots and missing classes, which a loss has to live with (docs/privacy-specification.md P15).
 """
 
 from __future__ import annotations

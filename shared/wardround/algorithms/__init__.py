@@ -82,7 +82,7 @@ class Federated(Protocol):
 
     @property
     def answers_per_round(self) -> int:
-        """How often `inner` asks: the price of a round (docs/privacy-specification.md, "Each algorithm")."""
+        """How often `inner` asks: the price of a round (docs/privacy-specification.md, "Each question")."""
         ...
 
     def extended(self, model: Model) -> Model:

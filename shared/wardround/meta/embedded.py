@@ -2,7 +2,7 @@
 
 Their head is not learned but computed, so the head's place in theta, weight [classes, e] and bias [classes], holds what
 a classifier can be computed from where there are no shots: the federation's class means, and 1 for each class that has
-one. The run closes with one noised answer about them (privacy.md, "Each algorithm": ProtoNet release).
+one. The run closes with one noised answer about them (docs/privacy-specification.md P17).
 """
 
 from __future__ import annotations

@@ -238,14 +238,14 @@ class Cohort(Protocol):
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """float32 [P]: the sum over one Poisson sample of patients of clipped mean gradients, plus noise, divided by
-        a public number of expected patients. privacy.md, "One step".
+        a public number of expected patients. docs/privacy-specification.md, "One step".
         """
         ...
 
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         """float32 [P]: the sum over one sample's episodes of their clipped gradients, plus noise, divided by a public
         number of episodes. A patient is in one episode at most, and there in the support or in the query; an episode
-        without one of the two counts as zero. privacy.md, "Each algorithm".
+        without one of the two counts as zero. docs/privacy-specification.md P16.
         """
         ...
 

@@ -52,7 +52,7 @@ def check_found(terms: Agreement, bug: Bug, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", BUGS)
 def test_the_audit_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """privacy.md: "the audit must CATCH planted bugs"."""
+    """P60: "the audit must CATCH planted bugs"."""
     check_found(agreement(family="conv4" if BUGS[name].conv4 else "encoder-head"), BUGS[name], monkeypatch)
 
 
@@ -62,7 +62,7 @@ def test_the_audit_finds_where_patients_are_sampled(name: str, monkeypatch: pyte
 
 
 def test_honest_code_passes_the_whole_audit() -> None:
-    """privacy.md: "The lower bound must not pass the claim"."""
+    """P60: "The lower bound must not pass the claim"."""
     report = audited(agreement(), 300)
     assert report.holds, report.to_json()
     names = "run one_run repeat images companions model tensor episodes class_means confusion statistics"

@@ -40,7 +40,7 @@ def head(capsys: pytest.CaptureFixture[str], home: Path) -> str:
 def test_a_csv_has_one_line_an_entry_and_every_field_of_the_receipt(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """privacy.md: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, ..."."""
+    """P35: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, ..."."""
     answer(home, 3)
     code, out, err = wardround(capsys, "ledger", home, "--csv")
     assert (code, err) == (0, "")

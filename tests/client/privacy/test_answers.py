@@ -53,7 +53,7 @@ def measured_std(asked: PrivateCohort, question: str, size: int) -> Tensor:
 
 @pytest.mark.parametrize("question", QUESTIONS.built_in)
 def test_the_noise_has_the_standard_deviation_of_its_sensitivity(question: str) -> None:
-    """privacy.md: "add N(0, (sigma C)^2 I), divide by a public constant"; "sigma relative to 2C"."""
+    """P11, P16: "add N(0, (sigma C)^2 I), divide by a public constant"; "sigma relative to 2C"."""
     sigma, clip_norm = 1.7, 0.4
     asked = cohort(examples_of([]), Privacy(clip_norm=clip_norm, patients_per_episode=10), sigma=sigma)
     expected = stds_in_units(question, sigma, clip_norm, episodes=5).double()
@@ -65,7 +65,7 @@ def test_the_noise_has_the_standard_deviation_of_its_sensitivity(question: str) 
 @pytest.mark.parametrize("question", ["gradient", "episode_gradient"])
 @pytest.mark.parametrize("rate", [1e-9, 1.0])
 def test_an_empty_sample_has_the_noise_of_a_full_one(question: str, rate: float) -> None:
-    """privacy.md: "An empty sample still adds noise." And an episode with one side only is one that is empty."""
+    """P11: "An empty sample still adds noise." And an episode with one side only is one that is empty."""
     sigma, times = 1.3, 500
     denominator = {"gradient": rate * DECLARED, "episode_gradient": 2}[question]
     scale = {"gradient": sigma, "episode_gradient": 2 * sigma}[question]
@@ -80,7 +80,7 @@ def test_an_empty_sample_has_the_noise_of_a_full_one(question: str, rate: float)
 
 @pytest.mark.parametrize("patients", [3, 20, 300])
 def test_no_denominator_moves_with_the_true_number_of_patients(patients: int) -> None:
-    """privacy.md: "nothing computed from the true count enters q, the denominator, or delta".
+    """P8: "nothing computed from the true count enters q, the denominator, or delta".
 
     A loss whose clipped gradient is the same for everybody makes the sum count patients, and episodes.
     """

@@ -84,7 +84,7 @@ def test_the_sum_is_rounded_to_the_public_grid_before_anything_sees_it(std: floa
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
 def test_patients_are_sampled_independently_of_each_other(rate: float) -> None:
-    """privacy.md: "Poisson-sample patients: each independently". Chi-square over pairs, near and far apart."""
+    """P7: "Poisson-sample patients: each independently". Chi-square over pairs, near and far apart."""
     n, samples = 40, 20_000
     drawn = torch.zeros(samples, n)
     for row in drawn:
@@ -121,7 +121,7 @@ def test_a_patient_is_in_the_sample_exactly_when_its_own_number_is_below_the_rat
 
 @pytest.mark.parametrize("limit", [1, 2, 4])
 def test_every_subset_of_a_patients_images_is_equally_likely(limit: int) -> None:
-    """privacy.md: "one random image of each sampled patient", and no favourite."""
+    """P9: "one random image of each sampled patient", and no favourite."""
     patients, images = 60_000, 4
     chosen = mechanism.choose_images(torch.full((patients,), images), limit)
     subsets = torch.zeros(patients, images, dtype=torch.int64).scatter_(1, chosen, 1)
@@ -173,7 +173,7 @@ print(json.dumps([mechanism.noised(torch.zeros(4), 1.0).tolist(), mechanism.unif
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_neither_a_seed_nor_a_fork_repeats_noise() -> None:
-    """privacy.md: "Noise comes from OS entropy." Two children of one process, and their parent, all seeded alike."""
+    """P50: "Noise comes from OS entropy." Two children of one process, and their parent, all seeded alike."""
     lines = subprocess.run(
         [sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=120
     ).stdout.splitlines()

@@ -58,7 +58,7 @@ def episodes_shown(examples: Examples, privacy: Privacy, rate: float = 1.0) -> l
 def test_a_patient_is_in_one_episode_at_most_and_there_on_one_side(
     images: list[int], limit: int, per_episode: int, share: float, rate: float, seed: int
 ) -> None:
-    """privacy.md: "every sampled patient is in exactly one episode"; "Support and query never share a patient"."""
+    """P15: "every sampled patient is in exactly one episode"; "Support and query never share a patient"."""
     examples = numbered(images, seed)
     privacy = Privacy(images_per_patient=limit, patients_per_episode=per_episode, support_share=share)
     shown = episodes_shown(examples, privacy, rate)
@@ -108,7 +108,7 @@ def drawing(*streams: Tensor) -> Iterator[None]:
 def test_without_one_patient_everybody_else_is_dealt_as_before(
     patients: int, episodes: int, share: float, seed: int, data: st.DataObject
 ) -> None:
-    """privacy.md: "Assign each sampled patient to an episode, and to support or query, independently".
+    """P15: "Assign each sampled patient to an episode, and to support or query, independently".
 
     The draws are independent and uniform, two for each patient. A patient's place is a function of that patient's own
     two; so the places of the others have the same distribution, draw by draw, whether or not the patient is there.

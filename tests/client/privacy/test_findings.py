@@ -54,7 +54,7 @@ def test_several_findings_make_the_noise_of_a_count_larger_by_sqrt_2() -> None:
 @settings(max_examples=60)
 @given(examples=hospitals(findings=True), seed=st.integers(0, 1000))
 def test_no_patient_s_block_is_longer_than_one(examples: Examples, seed: int) -> None:
-    """privacy.md: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""
+    """P18, P19: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""
     theta = torch.randn(LOSS.model.layout.size, generator=torch.Generator().manual_seed(seed))
     for question in ("statistics", "class_means"):
         rows = blocks(question, cohort(examples), LOSS, theta)

@@ -75,7 +75,7 @@ def damage_is_told(path: Path) -> bool:
 
 
 def test_a_price_is_written_so_that_a_power_cut_does_not_lose_it(path: Path) -> None:
-    """privacy.md: "Reserve the whole round's price and fsync BEFORE the first answer is computed"."""
+    """P28: "Reserve the whole round's price and fsync BEFORE the first answer is computed"."""
     with closing(Ledger(path)) as ledger:
         pragma = {name: ledger._chain._db.execute(f"PRAGMA {name}").fetchone()[0] for name in
                   ("journal_mode", "synchronous", "fullfsync")}  # fmt: skip
@@ -276,7 +276,7 @@ print(number, flush=True)
 
 
 def test_two_processes_together_never_pass_the_budget(tmp_path: Path) -> None:
-    """privacy.md: "The budget belongs to the cohort, not to a run"."""
+    """P36: "The budget belongs to the cohort, not to a run"."""
     path = tmp_path / "ledger.sqlite"
     spenders = [
         subprocess.Popen(

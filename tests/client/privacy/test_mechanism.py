@@ -1,4 +1,4 @@
-"""Noise and sampling: what privacy.md says under "One step"."""
+"""Noise and sampling: the promises P7 to P13."""
 
 from __future__ import annotations
 

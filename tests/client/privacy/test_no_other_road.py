@@ -1,4 +1,4 @@
-"""privacy.md and architecture.md: "an algorithm never touches a patient. It asks." There is no other road to the data.
+"""P21: "an algorithm never touches a patient. It asks." There is no other road to the data.
 
 Three proofs: what an algorithm's modules can import and call, which types its parameters can hand out, and what the
 hospital's object shows at run time. Which packages hold images at all is an import contract (pyproject.toml). That an

@@ -1,4 +1,4 @@
-"""privacy.md: "Noise comes from OS entropy ... a seed is refused whenever privacy is on".
+"""P50: "Noise comes from OS entropy ... a seed is refused whenever privacy is on".
 
 There is nothing to refuse it with: no setting, field, option or argument reaches the mechanism, and nothing beside the
 system's own generator moves while a hospital answers.

@@ -112,7 +112,7 @@ class Replaying(SilentCohort):
 
 @pytest.mark.parametrize(("name", "model", "findings"), fitting())
 def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str, findings: bool) -> None:
-    """privacy.md: "delta, momentum, outer update are post-processing".
+    """P21: "delta, momentum, outer update are post-processing".
 
     The answers of one hospital, given at another with other patients, give the same delta bit for bit.
     """
@@ -174,7 +174,7 @@ class BothWorlds(SilentCohort):
 
 @pytest.mark.parametrize(("name", "model", "findings"), fitting())
 def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str, model: str, findings: bool) -> None:
-    """privacy.md, "Each algorithm": k local gradients, a query gradient at theta_k, the meta-gradient of an episode."""
+    """P20: k local gradients, a query gradient at theta_k, the meta-gradient of an episode."""
 
     @settings(max_examples=6 if model == "conv4" else 20)
     @given(

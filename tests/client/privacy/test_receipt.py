@@ -47,7 +47,7 @@ def hospital(tmp_path: Path) -> Hospital:
 
 
 def test_a_receipt_holds_all_that_the_specification_names(hospital: Hospital, tmp_path: Path) -> None:
-    """privacy.md: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, tensor layout,
+    """P35: "each delta that leaves has a receipt: time, run, round, coordinator, bundle hash, tensor layout,
 
     norm, bytes, SHA-256, price, epsilon after".
     """

@@ -1,6 +1,6 @@
 """Sensitivity by brute force: one patient comes or goes, everybody else draws alike; a sum moves by at most so much.
 
-privacy.md: "sensitivity by brute force (add, remove one patient; the un-noised sum moves by at most C or 2C) over
+P59: "sensitivity by brute force (add, remove one patient; the un-noised sum moves by at most C or 2C) over
 generated cohorts with duplicate IDs, one-image and many-image patients, empty classes".
 """
 
@@ -46,14 +46,14 @@ def theta_of(model: str, seed: int, scale: float) -> Tensor:
 
 
 def bound(question: str, clip_norm: float) -> float:
-    """privacy.md, "Each algorithm": C for a gradient, 2C for episodes, 1 for a block."""
+    """P14, P16, P17: C for a gradient, 2C for episodes, 1 for a block."""
     return {"gradient": clip_norm, "episode_gradient": 2 * clip_norm}.get(question, 1.0)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("question", QUESTIONS.built_in)
 def test_a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_for(question: str, model: str) -> None:
-    """privacy.md: "the WHOLE parameter vector clipped to C"; "sensitivity 2C"; "clipped jointly; one Gaussian"."""
+    """P10, P16: "the WHOLE parameter vector clipped to C"; "sensitivity 2C"; "clipped jointly; one Gaussian"."""
 
     kinds = [hospitals(model), hospitals(model, findings=True)]
 
@@ -97,7 +97,7 @@ def test_a_patient_who_leaves_moves_an_answer_by_no_more_than_its_noise_is_made_
 @pytest.mark.parametrize("question", QUESTIONS.built_in)
 @pytest.mark.parametrize("images", [[], [1], [5]])
 def test_nobody_and_one_patient_get_an_answer_like_everybody_else(question: str, model: str, images: list[int]) -> None:
-    """privacy.md: "An empty sample still adds noise." An error here would tell who is not there."""
+    """P11: "An empty sample still adds noise." An error here would tell who is not there."""
     asked = cohort(examples_of(images, model=model), Privacy(images_per_patient=3), rate=0.5)
     ask = asks(objective(model), theta_of(model, 0, 0.1))[question]
     answers = torch.stack([ask(asked) for _ in range(3)])
@@ -146,7 +146,7 @@ HOSTILE = ("unbounded", "huge", "not finite", "not finite for some", "mixes its 
 def test_no_loss_however_hostile_moves_a_sum_further(
     kind: str, examples: Examples, clip_norm: float, per_episode: int, seed: int, data: st.DataObject
 ) -> None:
-    """privacy.md: "clip each EPISODE's meta-gradient to C; every sampled patient is in exactly one episode"."""
+    """P15, P16: "clip each EPISODE's meta-gradient to C; every sampled patient is in exactly one episode"."""
     removed = data.draw(st.integers(0, examples.patients - 1))
     privacy = Privacy(clip_norm=clip_norm, images_per_patient=64, patients_per_episode=per_episode)
     worlds = cohort(examples, privacy), cohort(without(examples, removed), privacy)
@@ -198,7 +198,7 @@ def test_no_sum_moves_further_whatever_a_question_says_of_itself(
 @settings(max_examples=60)
 @given(examples=hospitals(), size=st.sampled_from([0.0, 1.0, 1e4, 1e19, math.inf, math.nan]), seed=SEEDS)
 def test_no_patient_s_block_is_longer_than_one(examples: Examples, size: float, seed: int) -> None:
-    """privacy.md: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""
+    """P17, P19: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""
     loss, theta = objective("logistic"), theta_of("logistic", seed, size)
     for question in ("statistics", "class_means", "confusion"):
         rows = blocks(question, cohort(examples), loss, theta)
@@ -233,7 +233,7 @@ def test_a_patient_whose_number_stands_in_many_rows_is_one_patient(
 
 
 def test_the_answer_is_the_noised_sum_over_a_public_number() -> None:
-    """Neither the sample nor the true cohort enters a denominator: privacy.md, "One step", 4."""
+    """Neither the sample nor the true cohort enters a denominator: P8."""
     theta = theta_of("logistic", 1, 1.0)
     for images in ([1] * 3, [2] * 30):
         asked = cohort(examples_of(images), Privacy(patients_per_step=25, patients_per_episode=5), rate=0.5, sigma=1e-7)
