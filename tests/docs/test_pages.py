@@ -24,7 +24,7 @@ PAGES = {
     str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
     for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
 }
-MODELS = {"federation": Federation, "hospital": HospitalConfig, "coordinator": CoordinatorConfig}
+MODELS: dict[str, Any] = {"federation": Federation, "hospital": HospitalConfig, "coordinator": CoordinatorConfig}
 WRITTEN = {"settings.md", "table.md"}  # by benchmarks
 HEADINGS = {name: re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE) for name, text in PAGES.items()}
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
