@@ -32,7 +32,7 @@ def make_home(
         kept = toml.read_text().split("[budget]")[0]
         toml.write_text(kept + policy)
     assert run(["hospital", *ingest]) == 0
-    assert run(["hospital", "approve", str(home), str(agreement), "--yes", "--runs", "100"]) == 0
+    assert run(["hospital", "approve", str(home), str(agreement), "--yes", "--runs", "100", "--anyway"]) == 0
     return home
 
 

@@ -46,7 +46,7 @@ def besieged(template: Path, folder: Path) -> Iterator[Besieged]:
     with HostileFleet(folder) as fleet:
         assert run(["hospital", "join", str(home), "--address", fleet.address, "--ca", str(fleet.ca)]) == 0
         (approved,) = (home / "approved").glob("*/federation.toml")
-        assert run(["hospital", "approve", str(home), str(approved), "--yes", "--runs", "100"]) == 0
+        assert run(["hospital", "approve", str(home), str(approved), "--yes", "--runs", "100", "--anyway"]) == 0
         daemon = Daemon(home, poll_s=0.02)
         error: list[BaseException] = []
 

@@ -339,7 +339,7 @@ def test_a_version_that_does_not_fit_does_not_end_the_program(under: Besieged, m
     for path in ("pull-messages", "send-node-heartbeat"):
         under.fleet.override[path] = lie
     under.fleet.until(seen.is_set)
-    under.fleet.until(lambda: "does not fit" in under.daemon.board.describe().link_detail)
+    under.fleet.until(lambda: "does not fit" in under.daemon.feed.describe().link_detail)
     assert not any("force_exit" in thread.name for thread in threading.enumerate())
 
 
@@ -358,7 +358,7 @@ def test_a_redirect_is_not_followed(under: Besieged) -> None:
 
         under.fleet.override["pull-messages"] = elsewhere
         under.fleet.until(seen.is_set)
-        under.fleet.until(lambda: "307" in under.daemon.board.describe().link_detail)
+        under.fleet.until(lambda: "307" in under.daemon.feed.describe().link_detail)
         with pytest.raises(BlockingIOError):
             inside.accept()
 

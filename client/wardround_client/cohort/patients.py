@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from wardround.config import Federation, Task
-from wardround.errors import DataError, StorageError
 from wardround.models import Model
-from wardround_client.cohort.examples import Examples, NamedExamples, encoded, usable_rows
+from wardround_client.cohort.examples import Examples, NamedExamples, UsableRows, encoded, usable_rows
 from wardround_client.cohort.optout import REGISTER, Register
 from wardround_client.cohort.store import CohortStore
 from wardround_client.keys import load_pseudonym_key
@@ -40,17 +39,13 @@ class Patients:
         """The cohort on disk, without those who have withdrawn. Raises: DataError, StorageError."""
         return CohortStore.open(self._home / "cohort", withdrawn=self.register.read())
 
-    def check_fit(self, task: Task) -> None:
-        """Look whether the cohort, as it is now, fits a task; encodes nothing. Raises: DataError, StorageError."""
-        usable_rows(self.cohort(), task).check(task)
+    def usable(self, task: Task) -> UsableRows:
+        """What a task can use of the cohort as it is now; encodes nothing. Raises: DataError, StorageError."""
+        return usable_rows(self.cohort(), task)
 
-    def unfit_for(self, task: Task) -> str:
-        """Why the cohort does not fit a task; empty when it does."""
-        try:
-            self.check_fit(task)
-        except (DataError, StorageError) as error:
-            return str(error)
-        return ""
+    def check_fit(self, task: Task) -> None:
+        """Raises: DataError, when the cohort, as it is now, does not fit a task; StorageError."""
+        self.usable(task).check(task)
 
     def examples(self, federation: Federation, model: Model, device: torch.device) -> Examples:
         """The cohort as this federation's model sees it, encoded once and kept warm, less who has withdrawn by now.

@@ -40,7 +40,7 @@ def from_files(home: Path) -> dict[str, Any]:
     from wardround_client.config import load_hospital_config
     from wardround_client.consent.approvals import ApprovalFolder
     from wardround_client.privacy.ledger import Ledger
-    from wardround_client.service.control import PAUSED
+    from wardround_client.service.control import PAUSED, last_refusal
 
     config = load_hospital_config(home / "hospital.toml")
     book = Ledger.of(home)
@@ -63,7 +63,7 @@ def from_files(home: Path) -> dict[str, Any]:
         "epsilon_spent": spent,
         "epsilon_budget": config.budget.epsilon,
         "delta": config.delta,
-        "last_error": "",
+        "last_error": last_refusal(home),
         "approved": sorted(ApprovalFolder(home).digests()),
     }
 

@@ -1,41 +1,25 @@
-"""`wardround hospital approve | revoke`: what an agreement asks and costs, the hospital's yes, and its no."""
+"""`wardround hospital approve`: see what an agreement asks and costs, and say yes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, WardroundError
+from wardround.errors import BudgetExceeded, ConfigError, WardroundError
 from wardround.terminal import Fields, emit, say, show
 from wardround_client.commands._common import NewHome, checked
+from wardround_client.commands._terms import counted_runs, rows_of, terms_of
 
 if TYPE_CHECKING:
-    from wardround.config import Federation
-    from wardround_client.consent.agreement import Agreement
+    from wardround.config import Task
     from wardround_client.hospital import Hospital
 
 MOST_RUNS = 100
-MOST_CHANGES = 20
-# Rows of the screen that are called otherwise than in --json.
-_NAMES = {
-    "changed": "changed since the last",
-    "frozen_part_sha256": "frozen part's sha256",
-    "questions": "what leaves, with noise",
-    "outbound_bytes": "bytes that leave",
-    "runs_begun": "runs that have begun",
-    "runs_approved": "further runs approved",
-    "epsilon_of_this_run": "epsilon of this run alone",
-    "epsilon_spent_before": "epsilon spent so far",
-    "epsilon_after_this_run": "epsilon after all of this",
-    "epsilon_budget": "epsilon allowed in all",
-    "forecast": "the budget",
-    "costs_at_most": "COSTS AT MOST",
-}
+MOST_DAYS = 3650
 
 
 def approve(
@@ -43,19 +27,30 @@ def approve(
     federation: Annotated[Path, typer.Argument(help="The agreement: federation.toml.", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
     runs: Annotated[
-        int, typer.Option(help="How many runs of this agreement may begin, beside those that have.", min=1)
+        int,
+        typer.Option(help="How many more runs of this agreement may begin.", min=1, max=MOST_RUNS),
     ] = 1,
+    days: Annotated[
+        int, typer.Option(help="For how many days a run may begin; 0: until revoked.", min=0, max=MOST_DAYS)
+    ] = 0,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Approve although the budget or the cohort does not suffice."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an agreement asks and costs, check it against the policy, approve it. A daemon sees it at once.
+    """Show what an agreement asks and costs, check it against policy, budget and cohort, and approve it.
 
-    Without an approval the daemon refuses. An approval is of one agreement, by the coordinator that the hospital is
-    joined to now, for one run; --runs allows more. `wardround hospital revoke` takes it back. The file is read once:
-    what is shown is what is stored, with the terms as they were shown, as approval.json.
+    A running daemon sees it at once; without an approval it refuses every round. An approval is of one agreement, by
+    the coordinator that the hospital is joined to now, for one run; --runs allows more. `wardround hospital revoke`
+    takes it back. The file is read once: what is shown is what is stored, with its terms, as approval.json.
+
+    Ends with 4 when the budget does not carry all rounds, and with 3 when the cohort has fewer patients than
+    policy.least_patients, unless --anyway is given.
     """
     home = checked(home)
-    if runs > MOST_RUNS:
-        raise ConfigError(f"--runs {runs}", allowed=f"at most {MOST_RUNS}")
+    if as_json and not yes:
+        raise ConfigError("--json cannot ask", do="add --yes")
     from wardround_client.consent.approvals import Proposal
     from wardround_client.hospital import Hospital
 
@@ -63,119 +58,66 @@ def approve(
     try:
         proposal = Proposal.read(federation)
         terms = terms_of(hospital, hospital.approvals.preview(proposal), runs)
+        patients, warnings, obstacle = _cohort(hospital, proposal.federation.task)
+        if terms["rounds_within_budget"] < runs * terms["rounds"]:
+            obstacle = BudgetExceeded(
+                f"the budget {terms['forecast']}",
+                do="agree on fewer rounds or more noise, raise budget.epsilon in hospital.toml, or add --anyway: the "
+                "run then ends early, and what it has spent stays spent",
+            )
         if not as_json:
-            show(Fields(_rows(terms), "This agreement"))
-            if not yes and not typer.confirm(f"Approve it for {_runs(runs)}?"):
-                say("Not approved. Nothing was changed.")
-                raise typer.Exit(4)
-        elif not yes:
-            raise ConfigError("--json cannot ask", do="add --yes")
-        hospital.approvals.approve(proposal, terms, runs=runs)
+            show(Fields(rows_of(terms), "This agreement"))
+            show(Fields(patients, "This hospital's patients"))
+            for warning in warnings:
+                say(f"Warning: {warning}", "bold yellow")
+        if obstacle and not anyway:
+            raise obstacle
+        if obstacle and not as_json:
+            say(f"Warning: {obstacle.what}. Approving it all the same (--anyway).", "bold yellow")
+        if not yes and not typer.confirm(f"Approve it for {counted_runs(runs)}?"):
+            say("Not approved. Nothing was changed.")
+            raise typer.Exit(4)
+        until = datetime.now(UTC) + timedelta(days=days) if days else None
+        hospital.approvals.approve(proposal, terms, runs=runs, until=until)
     finally:
         hospital.ledger.close()
     if as_json:
-        emit(event="approve", **terms)
-    else:
-        say(f"Approved for {_runs(runs)}: {proposal.federation.name} ({proposal.federation.digest[:12]}).")
+        emit(event="approve", **terms, patients=patients, warnings=warnings, days=days)
+        return
+    first = f", if it begins before {until:%Y-%m-%d %H:%M} UTC" if until else ""
+    say(f"Approved for {counted_runs(runs)}{first}: {terms['name']} ({terms['digest'][:12]}).")
 
 
-def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[str, Any]:
-    """What a person has to know before saying yes; all of it from public numbers and the ledger. The cost comes last,
-    beside the question: a long list of classes must not scroll it away.
+def _cohort(hospital: Hospital, task: Task) -> tuple[dict[str, str], list[str], WardroundError | None]:
+    """(patients a class, what to warn of, why to refuse). It is shown here and stored nowhere."""
+    from wardround.errors import DataError
+    from wardround_client.cohort.labels import label_counts, quoted
 
-    Raises: PolicyRefusal, when the machine has less memory than a round may take.
-    """
-    from wardround.wire import reply_bytes
-    from wardround_client.consent.footprint import footprint, free_memory
-    from wardround_client.consent.forecast import forecast
-    from wardround_client.consent.terms import computed
-
-    federation, model, schedule = agreement.federation, agreement.model, agreement.schedule
-    declared = hospital.config.hospital.declared_patients
-    budget = hospital.budget
-    bytes_a_run = sum(map(reply_bytes, schedule.answer_sizes(federation, model)))
-    history = hospital.ledger.history()
-    price = forecast(agreement, history, budget, runs)
-    alone = price.alone if runs == 1 else forecast(agreement, (), budget).alone
-    return {
-        "name": federation.name,
-        "digest": federation.digest,
-        "bundle_sha256": agreement.bundle_sha256,
-        "coordinator": hospital.config.coordinator.identity,
-        "changed": changes(hospital, federation),
-        "task": f"{federation.task.label_column}: {_listed(federation.task.classes)} ({federation.task.kind})",
-        "features": [_listed(federation.task.features)] if federation.task.features else [],
-        "model": f"{federation.model.family}, {model.layout.size} parameters",
-        "frozen_part_sha256": model.fingerprint,
-        "algorithm": federation.algorithm.name,
-        **computed(federation, schedule, agreement.calibration, declared),
-        "memory": footprint(federation, model, declared).check(free_memory()),
-        "rounds": len(schedule),
-        "questions": {name: schedule.times(name) for name in schedule.questions},
-        "outbound_bytes": runs * bytes_a_run,
-        "cohort": hospital.patients.unfit_for(agreement.federation.task) or "fits",
-        "runs_begun": sorted(hospital.ledger.runs_of(federation.digest)),
-        "runs_approved": runs,
-        "epsilon_of_this_run": round(alone, 4),
-        "epsilon_spent_before": round(price.before, 4),
-        "epsilon_after_this_run": round(price.after, 4),
-        "epsilon_budget": budget.epsilon,
-        "delta": budget.delta,
-        "rounds_within_budget": price.affordable,
-        "forecast": price.sentence(),
-        "costs_at_most": f"{_runs(runs)}, epsilon {price.alone:.2f}",
-    }
-
-
-def changes(hospital: Hospital, federation: Federation) -> list[str]:
-    """What differs from the approved federation of the same name that is nearest to it; nothing for the first."""
-    before = []
-    for digest in hospital.approvals.digests() - {federation.digest}:
-        try:
-            before.append(hospital.approvals.federation(digest))
-        except WardroundError:  # not usable, and so nothing to compare with
-            continue
-    new = federation.model_dump()
-    found = [list(_differences(each.model_dump(), new)) for each in before if each.name == federation.name]
-    nearest = min(found, key=len, default=[])
-    more = len(nearest) - MOST_CHANGES
-    return nearest[:MOST_CHANGES] + ([f"and {more} more"] if more > 0 else [])
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key in dict.fromkeys((*new, *old)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _differences(before, after, f"{path}{key}.")
-        elif before != after:
-            yield f"{path}{key} from {_said(before)} to {_said(after)}"
-
-
-def _rows(terms: Mapping[str, Any]) -> dict[str, str]:
-    """The screen; what is empty says nothing, but for the coordinator."""
-    nobody = "none is joined: `wardround hospital join` first, or approve again after it"
-    filled = {name: value for name, value in terms.items() if value != []}
-    filled["coordinator"] = terms["coordinator"] or nobody
-    return {_NAMES.get(name, name.replace("_", " ")): _said(value) for name, value in filled.items()}
-
-
-def _said(value: object) -> str:
-    if isinstance(value, dict):
-        from wardround.schedule import QUESTIONS
-
-        return "; ".join(f"{name} x {times}: {QUESTIONS[name].described}" for name, times in value.items())
-    if isinstance(value, list | tuple):
-        return "; ".join(map(_said, value)) or "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names with commas between; one that could be taken for two stands in quotes."""
-    return ", ".join(json.dumps(name, ensure_ascii=False) if set(name) & set(',;:"()') else name for name in names)
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
+    fewest, declared = hospital.config.policy.least_patients, hospital.config.hospital.declared_patients
+    try:
+        cohort = hospital.patients.cohort()
+        usable = hospital.patients.usable(task)
+        counts = label_counts(cohort, task)
+    except WardroundError as error:
+        return {"cohort": "does not fit yet"}, [str(error)], None
+    count = len(usable.patients)
+    patients = {"usable": f"{count} of {len(cohort.pseudonyms)}, {declared} declared"}
+    patients |= {quoted(name): str(number) for name, number in counts.classes.items()}
+    warnings = [f"{sentence}. Their images are not used" for sentence in [counts.sentence()] if counts.suspect]
+    if missing := [quoted(name) for name, number in counts.classes.items() if not number]:
+        warnings.append(f"no patient shows {', '.join(missing)}")
+    try:
+        usable.check(task)
+    except DataError as error:
+        warnings.append(str(error))
+    if count >= fewest:
+        return patients, warnings, None
+    few = DataError(
+        f"the cohort has {count} patients for this task",
+        allowed=f"at least {fewest} (policy.least_patients)",
+        do="ingest more patients, or add --anyway: noise will drown what so few can teach",
+    )
+    return patients, warnings, few
 
 
 command = Command(
@@ -185,6 +127,6 @@ command = Command(
     examples=(
         "wardround hospital approve ~/st-anna federation.toml",
         "wardround hospital approve ~/st-anna federation.toml --yes",
-        "wardround hospital approve ~/st-anna federation.toml --runs 3",
+        "wardround hospital approve ~/st-anna federation.toml --runs 3 --days 90",
     ),
 )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 import wardround.bundle
 from wardround import __version__
@@ -57,7 +57,7 @@ class Approval(BaseModel):
     """What approval.json says beside the terms as they were shown; of an older version it says none of this.
 
     coordinator: whom the hospital was joined to. runs: how many run names of this agreement are answered, those among
-    them that had begun before.
+    them that had begun before. until: when the last of them may begin; None: whenever.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -65,6 +65,7 @@ class Approval(BaseModel):
     digest: str
     coordinator: str
     runs: Annotated[int, Field(ge=1)]
+    until: AwareDatetime | None = None
 
 
 class ApprovalFolder:
@@ -87,7 +88,7 @@ class ApprovalFolder:
             **terms,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "wardround": __version__,
-            **approval.model_dump(),
+            **approval.model_dump(mode="json"),
         }
         try:
             private_folder(self._folder)
@@ -171,13 +172,21 @@ class Approvals(ApprovalFolder):
         proposal = offer if isinstance(offer, Proposal) else Proposal.read(offer)
         return Agreement.of(proposal.federation, self._config, proposal.source.parent, proposal.encoder)
 
-    def approve(self, offer: Path | Proposal, terms: Mapping[str, object] | None = None, *, runs: int = 1) -> Agreement:
+    def approve(
+        self,
+        offer: Path | Proposal,
+        terms: Mapping[str, object] | None = None,
+        *,
+        runs: int = 1,
+        until: datetime | None = None,
+    ) -> Agreement:
         """Approve a federation.toml, or one that was read: check it against the policy, then store what was read.
 
         Args:
             offer: the file; or what a person was shown, which is not read again.
             terms: as they were shown.
             runs: how many runs of this agreement may begin, beside those that have.
+            until: when the last of them may begin; None: whenever.
 
         Raises: ConfigError, PolicyRefusal, StorageError.
         """
@@ -185,7 +194,12 @@ class Approvals(ApprovalFolder):
         agreement = self.preview(proposal)
         digest = proposal.federation.digest
         allowed = len(self._ledger.runs_of(digest)) + runs
-        approval = Approval(digest=digest, coordinator=self._config.coordinator.identity, runs=allowed)
+        approval = Approval(
+            digest=digest,
+            coordinator=self._config.coordinator.identity,
+            runs=allowed,
+            until=until,
+        )
         self.store(proposal, approval, terms or {})
         return agreement
 
@@ -205,6 +219,12 @@ class Approvals(ApprovalFolder):
                 "approved",
                 asked=f"another run, {run!r}",
                 allowed=f"{approval.runs} of federation {digest[:12]}, as approved; approve again for one more",
+            )
+        if run not in begun and approval.until and datetime.now(UTC) > approval.until:
+            raise PolicyRefusal(
+                "approved",
+                asked=f"another run, {run!r}",
+                allowed=f"runs that began before {approval.until:%Y-%m-%d %H:%M} UTC; approve again for one more",
             )
 
     def approval(self, digest: str) -> Approval:

@@ -77,7 +77,8 @@ class Node:
         approved_bundles: SHA-256 of the bundles that the hospital approved, asked at each message.
         largest_request: bytes of the largest blob that an approved agreement can bring, asked at each message.
         memory: a small file that remembers the node's number, to come back at once after a crash.
-        report: told whenever the link changes, with a sentence for a person.
+        report: called whenever the link changes, with a sentence for a person.
+        refused: called whenever a message is refused before the hospital reads it, with the reason.
         clock: this machine's.
         poll_s: how long an idle node waits before it asks again.
     """
@@ -92,13 +93,14 @@ class Node:
         *,
         largest_request: Callable[[], int] = lambda: LIMIT_BYTES,
         report: Callable[[Link, str], None] = lambda link, detail: None,
+        refused: Callable[[str], None] = lambda why: None,
         clock: Clock | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._coordinator, self._key, self._answer = coordinator, key, answer
         self._approved_bundles, self._largest_request = approved_bundles, largest_request
         self._number, self._report, self._poll_s = NodeNumber(memory, coordinator.address), report, poll_s
-        self._clock = clock or Clock()
+        self._refused, self._clock = refused, clock or Clock()
         self._session: Session | None = None
         self._work: Work | None = None
 
@@ -201,8 +203,10 @@ class Node:
         except MessageError as error:
             log.warning("a message was refused: %s", error)
             why = TOO_LARGE
+            self._refused(f"MessageError ({error.what})")
         if not approved:
             log.warning("a run was refused: its bundle is not approved here")
+            self._refused("PolicyRefusal (approved: a run whose agreement is not approved here)")
             return Message(Error(INVALID_BUNDLE, NOT_APPROVED), reply_to=work.head)
         if content is None:
             return Message(Error(ERROR_CODE, why), reply_to=work.head)

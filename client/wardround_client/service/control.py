@@ -22,10 +22,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from wardround.errors import FederationError, StorageError, Unreachable
+from wardround.files import read_bounded
 from wardround_client.service._proto import hospital_pb2 as pb
 from wardround_client.service._proto import hospital_pb2_grpc as pb_grpc
 
-SOCKET, PAUSED = "control.sock", "paused"
+SOCKET, PAUSED, REFUSAL = "control.sock", "paused", "last-refusal"
 LONGEST_PATH_BYTES = 100
 COORDINATOR = "wardround.coordinator"  # health: SERVING while the coordinator is connected; "" is the daemon itself
 CALL_TIMEOUT_S = 5.0
@@ -33,7 +34,15 @@ _WATCHERS = 8
 _LOOK_S = 1.0
 
 
-class Board:
+def last_refusal(home: Path) -> str:
+    """The last refusal of a daemon in this home, with its time; "" where there was none."""
+    try:
+        return read_bounded(home / REFUSAL, 4096).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+class StatusFeed:
     """What the daemon shows: a status that changes, and those who wait for a change.
 
     Args:
@@ -46,7 +55,7 @@ class Board:
         self._version = 0
         self._closed = False
 
-    def touch(self) -> None:
+    def notify(self) -> None:
         """Something changed."""
         with self._changed:
             self._version += 1
@@ -96,20 +105,20 @@ class ControlServer:
 
     Args:
         home: the hospital's home.
-        board: what is shown.
+        feed: what is shown.
         paused: set while the hospital refuses every round.
         stop: set to end the daemon.
 
     Raises: StorageError, when the socket cannot be made.
     """
 
-    def __init__(self, home: Path, board: Board, paused: threading.Event, stop: threading.Event) -> None:
-        self._link, self._board = home / SOCKET, board
+    def __init__(self, home: Path, feed: StatusFeed, paused: threading.Event, stop: threading.Event) -> None:
+        self._link, self._feed = home / SOCKET, feed
         self._temporary: Path | None = None
         self._health = health.HealthServicer()
         self._server = grpc.server(ThreadPoolExecutor(_WATCHERS + 4, thread_name_prefix="control"))
         pb_grpc.add_HospitalServicer_to_server(  # type: ignore[no-untyped-call]
-            _Servicer(board, Pause(home, paused), stop), self._server
+            _Servicer(feed, Pause(home, paused), stop), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
@@ -139,7 +148,7 @@ class ControlServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._health.enter_graceful_shutdown()
-        self._board.close()
+        self._feed.close()
         self._server.stop(grace=1.0).wait()
         with suppress(OSError):
             self._link.unlink(missing_ok=True)
@@ -165,21 +174,21 @@ class ControlServer:
 
 
 class _Servicer(pb_grpc.HospitalServicer):
-    """hospital.proto, over a board."""
+    """hospital.proto, over a feed."""
 
-    def __init__(self, board: Board, pause: Pause, stop: threading.Event) -> None:
-        self._board, self._pause, self._stop = board, pause, stop
+    def __init__(self, feed: StatusFeed, pause: Pause, stop: threading.Event) -> None:
+        self._feed, self._pause, self._stop = feed, pause, stop
         self._watchers = threading.BoundedSemaphore(_WATCHERS)
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:  # noqa: N802
-        return self._board.describe()
+        return self._feed.describe()
 
     def Watch(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> Iterator[pb.StatusReply]:  # noqa: N802
         # A watch keeps a thread; the last ones are for Status and Pause.
         if not self._watchers.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{_WATCHERS} watch this hospital already")
         try:
-            yield from self._board.versions(context.is_active)
+            yield from self._feed.versions(context.is_active)
         finally:
             self._watchers.release()
 
@@ -194,8 +203,8 @@ class _Servicer(pb_grpc.HospitalServicer):
             self._pause.set(yes)
         except OSError as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the home cannot be written ({error.strerror})")
-        self._board.touch()
-        return self._board.describe()
+        self._feed.notify()
+        return self._feed.describe()
 
     def Shutdown(self, request: pb.ShutdownRequest, context: grpc.ServicerContext) -> pb.ShutdownReply:  # noqa: N802
         self._stop.set()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -18,10 +19,10 @@ import torch
 from wardround import __version__, files
 from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
-from wardround.files import PrivateLog, shut
+from wardround.files import PrivateLog, shut, write_atomically
 from wardround.logs import OneLine
 from wardround.models import Model
-from wardround.wire import ReplyHeader, peek_reply, request_bytes
+from wardround.wire import Refusal, peek_reply, request_bytes
 from wardround_client.flower.node import POLL_S, Coordinator, Link, Node
 from wardround_client.hospital import Hospital
 from wardround_client.keys import load_node_key
@@ -29,7 +30,7 @@ from wardround_client.one_life import RULE as ONE_LIFE
 from wardround_client.one_life import check_not_stopped
 from wardround_client.round import answer
 from wardround_client.service._proto import hospital_pb2 as pb
-from wardround_client.service.control import Board, ControlServer
+from wardround_client.service.control import REFUSAL, ControlServer, StatusFeed, last_refusal
 
 LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
 _LOG_BYTES, _LOG_FILES = 5_000_000, 4
@@ -68,10 +69,10 @@ class Daemon:
         self._coordinator = coordinator_of(self.hospital)
         self._key = load_node_key(home)
         check_cohort(self.hospital)
-        self._shown, self._shown_lock = Shown(), threading.Lock()
+        self._shown, self._shown_lock = Shown(last_error=last_refusal(home)), threading.Lock()
         self._started_at = time.time()
-        self.board = Board(self._describe)
-        self._control = ControlServer(home, self.board, self.hospital.paused, self.stop)
+        self.feed = StatusFeed(self._describe)
+        self._control = ControlServer(home, self.feed, self.hospital.paused, self.stop)
 
     def run(self, *, give_up_after_s: float | None = None) -> None:
         """Serve until told to stop.
@@ -91,6 +92,7 @@ class Daemon:
             self.home / MEMORY,
             largest_request=self._largest_request,
             report=self._link,
+            refused=self._refuse,
             poll_s=self._poll_s,
         )
         if opened := shut(self.home):  # but a node.key that others could read was refused before
@@ -131,10 +133,26 @@ class Daemon:
         header = peek_reply(reply)
         if header.refusal and header.refusal.rule == ONE_LIFE:
             self.stop.set()  # once this refusal is delivered: to go on polling would take the other copy's rounds away
-        with self._shown_lock:
-            self._shown = _after(self._shown, header)
-        self.board.touch()
+        if header.refusal:
+            self._refuse(_in_words(header.refusal))
+        else:
+            log.info(
+                "run %s, round %d: answered, epsilon %.4g of this run so far", header.run, header.round, header.epsilon
+            )
+            with self._shown_lock:
+                shown = self._shown
+                self._shown = replace(shown, run=header.run, round=header.round, answered=shown.answered + 1)
+            self.feed.notify()
         return reply
+
+    def _refuse(self, why: str) -> None:
+        """Show a refusal, also after a restart."""
+        line = f"{why}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        with suppress(OSError):  # a disk that is full must not end the daemon
+            write_atomically(self.home / REFUSAL, line.encode())
+        with self._shown_lock:
+            self._shown = replace(self._shown, last_error=line)
+        self.feed.notify()
 
     def _wait_for_grid(self, came: float) -> None:
         """Hold a reply until a whole multiple of policy.reply_grid_s has passed since its request; `stop` ends it."""
@@ -148,7 +166,7 @@ class Daemon:
         self._control.connected(link is Link.CONNECTED)
         log.info("%s", detail)
         self._say(detail)
-        self.board.touch()
+        self.feed.notify()
 
     def _describe(self) -> pb.StatusReply:
         with self._shown_lock:
@@ -175,11 +193,9 @@ class Daemon:
         )
 
 
-def _after(shown: Shown, header: ReplyHeader) -> Shown:
-    if refusal := header.refusal:
-        asked = ": ".join(part for part in (refusal.rule, refusal.asked) if part)
-        return replace(shown, last_error=f"{refusal.error} ({asked})" if asked else refusal.error)
-    return replace(shown, run=header.run, round=header.round, answered=shown.answered + 1)
+def _in_words(refusal: Refusal) -> str:
+    asked = ": ".join(part for part in (refusal.rule, refusal.asked) if part)
+    return f"{refusal.error} ({asked})" if asked else refusal.error
 
 
 def coordinator_of(hospital: Hospital) -> Coordinator:

@@ -14,6 +14,7 @@ from tests.client.command_line import wardround
 from tests.rounds import TWO_COLUMNS
 
 from wardround_client.config import load_hospital_config
+from wardround_client.hospital import Hospital
 from wardround_client.keys import load_node_key
 from wardround_server.hospitals import load_card
 
@@ -177,6 +178,64 @@ def test_approve_asks_and_no_changes_nothing(
     monkeypatch.setattr("typer.confirm", lambda text: True)
     assert wardround(capsys, "approve", home, federation)[0] == 0
     assert len(list((home / "approved").iterdir())) == 1
+
+
+def test_a_run_that_the_budget_does_not_carry_is_refused_unless_asked_for(
+    home: Path, federation: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wardround(capsys, "ingest", home, "--table", table, "--federation", federation)
+    code, out, err = wardround(capsys, "approve", home, federation, "--yes", "--runs", 2)
+    assert code == 4
+    assert "enough for" in err and "--anyway" in err and "Approved" not in out
+    assert list((home / "approved").iterdir()) == []
+    code, out, _ = wardround(capsys, "approve", home, federation, "--yes", "--runs", 2, "--anyway")
+    assert code == 0
+    assert "Warning: the budget does NOT fit" in out and "Approved for 2 runs" in out
+
+
+def test_the_patients_there_are_count_and_not_the_declared_ones(
+    home: Path, federation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{n}.5,1.5,{label}" for n, label in enumerate(["no", "no", "no", "yes", "Yes", "YES"])]
+    (tmp_path / "few.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+    few = ("--table", tmp_path / "few.csv", "--federation", federation, "--allow-unknown-labels")
+    assert wardround(capsys, "ingest", home, *few)[0] == 0
+    code, out, err = wardround(capsys, "approve", home, federation, "--yes")
+    assert code == 3
+    assert "4 patients for this task" in err and "at least 20 (policy.least_patients)" in err
+    assert re.search(r"usable +4 of 6, 60 declared", out)
+    assert re.search(r"'no' +3\n +'yes' +1", out)
+    assert "Warning: y has labels that the task does not know: 'YES' (1 patient, did you mean 'yes'?)" in out
+    code, out, _ = wardround(capsys, "approve", home, federation, "--yes", "--anyway", "--json")
+    assert code == 0
+    assert json.loads(out)["patients"]["usable"] == "4 of 6, 60 declared"
+    (record,) = (home / "approved").glob("*/approval.json")
+    assert not {"patients", "usable", "warnings"} & json.loads(record.read_text()).keys(), "counts are stored nowhere"
+
+
+def test_an_approval_can_end(
+    home: Path, federation: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from wardround.errors import PolicyRefusal
+    from wardround_client.consent import approvals
+
+    code, out, _ = wardround(capsys, "approve", home, federation, "--yes", "--days", 30)
+    assert code == 0 and "if it begins before" in out
+    (digest,) = (folder.name for folder in (home / "approved").iterdir())
+    hospital = Hospital.open(home)
+    hospital.approvals.permit(digest, "spring")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) + timedelta(days=31)
+
+    monkeypatch.setattr(approvals, "datetime", Later)
+    with pytest.raises(PolicyRefusal, match="runs that began before"):
+        hospital.approvals.permit(digest, "spring")
+    hospital.ledger.close()
 
 
 def test_the_policy_speaks_before_the_person(home: Path, federation: Path, capsys: pytest.CaptureFixture[str]) -> None:

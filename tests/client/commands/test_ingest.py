@@ -90,7 +90,7 @@ def test_without_a_federation_the_approved_agreements_know_the_classes(
     code, out, _ = wardround(capsys, *typed)
     assert code == 0
     assert "'Normal' 1, 'nodule' 1" in out, "the labels that are there, with their patients"
-    assert wardround(capsys, "approve", home, federation, "--yes")[0] == 0
+    assert wardround(capsys, "approve", home, federation, "--yes", "--anyway")[0] == 0
     code, _, err = wardround(capsys, *typed)
     assert code == 3 and "did you mean 'normal'?" in err
 

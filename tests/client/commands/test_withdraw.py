@@ -250,7 +250,7 @@ def test_everybody_may_leave_and_the_rounds_go_on(
     assert [daemon.refusal(daemon.round(number), number) for number in (1, 2)] == ["", ""]
     assert daemon.seen[1:] == [set(), set()]
     capsys.readouterr()
-    assert run(["hospital", "approve", str(home), str(tmp_path / "federation.toml"), "--yes"]) == 0
+    assert run(["hospital", "approve", str(home), str(tmp_path / "federation.toml"), "--yes", "--anyway"]) == 0
     assert "the cohort is empty" in " ".join(capsys.readouterr().out.split())  # a person at home is told
     (said,) = Hospital.open(home).warm_up()  # and a daemon that has answered before comes back all the same
     assert "the cohort is empty" in said

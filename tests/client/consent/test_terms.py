@@ -16,7 +16,7 @@ from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.schedule import Schedule
-from wardround_client.commands.approve import terms_of
+from wardround_client.commands._terms import terms_of
 from wardround_client.consent.agreement import Agreement
 from wardround_client.consent.terms import computed
 from wardround_client.hospital import Hospital

@@ -86,8 +86,8 @@ def test_the_socket_answers_while_the_coordinator_is_away(home: Path) -> None:
 def test_a_refusal_is_shown_and_never_in_the_words_of_an_exception(home: Path) -> None:
     daemon = Daemon(home)
     daemon._answer(b"nonsense")
-    assert daemon.board.describe().last_error.startswith("MessageError")
-    assert daemon.board.describe().answered == 0
+    assert daemon.feed.describe().last_error.startswith("MessageError")
+    assert daemon.feed.describe().answered == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,7 +13,7 @@ import pytest
 
 from wardround.errors import ConfigError, StorageError, Unreachable
 from wardround_client.service._proto import hospital_pb2 as pb
-from wardround_client.service.control import COORDINATOR, SOCKET, Board, Control, ControlServer
+from wardround_client.service.control import COORDINATOR, SOCKET, Control, ControlServer, StatusFeed
 from wardround_client.service.daemon import locked
 
 
@@ -23,8 +23,8 @@ class Daemon:
     def __init__(self, home: Path) -> None:
         self.home, self.link = home, "connecting"
         self.paused, self.stop = threading.Event(), threading.Event()
-        self.board = Board(self._describe)
-        self.server = ControlServer(home, self.board, self.paused, self.stop)
+        self.feed = StatusFeed(self._describe)
+        self.server = ControlServer(home, self.feed, self.paused, self.stop)
 
     def _describe(self) -> pb.StatusReply:
         return pb.StatusReply(name="st-anna", link=self.link, paused=self.paused.is_set(), pid=os.getpid())
@@ -82,9 +82,9 @@ def test_watch_tells_each_change_and_ends_with_the_daemon(tmp_path: Path) -> Non
         watch = control.watch()
         assert next(watch).link == "connecting"
         daemon.link = "connected"
-        daemon.board.touch()
+        daemon.feed.notify()
         assert next(watch).link == "connected"
-        daemon.board.close()
+        daemon.feed.close()
         assert list(watch) == []
 
 
