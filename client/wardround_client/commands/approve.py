@@ -82,7 +82,7 @@ def approve(
     finally:
         hospital.ledger.close()
     if as_json:
-        emit(event="approve", **terms, patients=patients, warnings=warnings, days=days)
+        emit(event="approve", **terms, cohort={"patients": patients, "warnings": warnings})
         return
     first = f", if it begins before {until:%Y-%m-%d %H:%M} UTC" if until else ""
     say(f"Approved for {counted_runs(runs)}{first}: {terms['name']} ({terms['digest'][:12]}).")

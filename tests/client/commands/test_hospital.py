@@ -208,9 +208,9 @@ def test_the_patients_there_are_count_and_not_the_declared_ones(
     assert "Warning: y has labels that the task does not know: 'YES' (1 patient, did you mean 'yes'?)" in out
     code, out, _ = wardround(capsys, "approve", home, federation, "--yes", "--anyway", "--json")
     assert code == 0
-    assert json.loads(out)["patients"]["usable"] == "4 of 6, 60 declared"
+    assert json.loads(out)["cohort"]["patients"]["usable"] == "4 of 6, 60 declared"
     (record,) = (home / "approved").glob("*/approval.json")
-    assert not {"patients", "usable", "warnings"} & json.loads(record.read_text()).keys(), "counts are stored nowhere"
+    assert not {"cohort", "patients", "usable", "warnings"} & json.loads(record.read_text()).keys(), "counts are stored nowhere"
 
 
 def test_an_approval_can_end(
