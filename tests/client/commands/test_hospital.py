@@ -210,7 +210,7 @@ def test_the_patients_there_are_count_and_not_the_declared_ones(
     assert code == 0
     assert json.loads(out)["cohort"]["patients"]["usable"] == "4 of 6, 60 declared"
     (record,) = (home / "approved").glob("*/approval.json")
-    assert not {"cohort", "patients", "usable", "warnings"} & json.loads(record.read_text()).keys(), "counts are stored nowhere"
+    assert "usable" not in record.read_text(), "counts are stored nowhere"
 
 
 def test_an_approval_can_end(
