@@ -122,4 +122,4 @@ def learned(federation: Federation, model: Model, cohorts: Mapping[str, Examples
         pass
     state = checkpointer.state
     assert state is not None
-    return Learner(federation.algorithm, Objective(model, state.shift, state.scale), state.theta)
+    return Learner.of(federation, model, state.theta, state.shift, state.scale)

@@ -218,8 +218,7 @@ class Measurement:
         """What the row learns from the problem's hospitals; `local` learns nothing there."""
         federation, model = self._agreed(problem.classes, trial)
         if self.row.kind == "local":
-            loss = Objective(model, *no_scaling(model.scaling_size))
-            return Learner(federation.algorithm, loss, model.initial())
+            return Learner.of(federation, model, model.initial(), *no_scaling(model.scaling_size))
         cohorts = problem.cohorts
         if self.row.kind == "central":
             cohorts = {"everybody": together(list(cohorts.values()))}

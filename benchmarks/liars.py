@@ -39,7 +39,7 @@ from tables import TABLE, Store, ending, estimate, hardware, markdown
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.files import write_atomically
-from wardround.models import Model, Objective, build_model
+from wardround.models import Model, build_model
 from wardround.rules import RULES
 from wardround.schedule import Schedule
 from wardround.wire import RoundReply, Vector, peek_request
@@ -191,7 +191,7 @@ def played(case: Case, federation: Federation, everybody: Mapping[str, Examples]
     rounds = [event for event in events if isinstance(event, RoundEnded)]
     state = checkpointer.state
     assert state is not None
-    learner = Learner(federation.algorithm, Objective(model, state.shift, state.scale), state.theta)
+    learner = Learner.of(federation, model, state.theta, state.shift, state.scale)
     scores = [learner.score(learner.unadapted(), everybody[name]) for name in names[-OUTSIDE:]]
     return {
         "accuracy": round(fmean(scores), 5),

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from wardround.errors import DataError
-from wardround.models import Objective
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
-from wardround_client.personal.card import new_hospital_card
+from wardround_client.personal.before_after import before_and_after
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner, compare
 from wardround_server.checkpoint import State
@@ -22,9 +21,8 @@ SAME = 1e-6  # of probabilities that do not differ
 
 def learner(agreement: Agreement, state: State, device: torch.device, theta: Tensor | None = None) -> Learner:
     """The federation's method at a state, or at another theta with the state's scaling."""
-    start, shift, scale = (v.to(device) for v in (state.theta if theta is None else theta, state.shift, state.scale))
-    loss = Objective.of(agreement.federation, agreement.model, shift, scale)
-    return Learner(agreement.federation.algorithm, loss, start)
+    parts = (v.to(device) for v in (state.theta if theta is None else theta, state.shift, state.scale))
+    return Learner.of(agreement.federation, agreement.model, *parts)
 
 
 def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float | None:
@@ -60,10 +58,7 @@ def compare_shots(
         What comparison.json holds: hospital, repeats, chance, rows of {shots, meta, fresh}, each {mean, low, high}, and
         the new-hospital card of one draw.
     """
-    examples, model = (
-        hospital.examples(agreement),
-        agreement.model,
-    )
+    examples, model = hospital.examples(agreement), agreement.model
     learners = {
         "meta": learner(agreement, state, examples.device),
         "fresh": learner(agreement, state, examples.device, model.initial().detach()),
@@ -83,13 +78,13 @@ def compare_shots(
     }
 
 
-def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, draw: int) -> dict[str, Any]:
+def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, seed: int) -> dict[str, Any]:
     """The new-hospital card, or why there is none: somebody's own folders may hold one class only."""
     task = agreement.federation.task
     try:
         everybody, _ = Labelled.of(hospital.patients.cohort(), task, agreement.model, meta.theta.device)
-        support, query = everybody.split(shots, draw)
-        card = new_hospital_card(
+        support, query = everybody.split(shots, seed)
+        card = before_and_after(
             meta,
             meta.adapt(support.examples),
             classes=task.classes,

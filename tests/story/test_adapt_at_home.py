@@ -86,6 +86,6 @@ def test_a_model_of_another_federation_and_a_patient_who_withdraws(run: Path, tm
     (tmp_path / "everybody.txt").write_text("\n".join(sorted(patients)[: len(patients) // 2]))
     typed("hospital", "withdraw", home, "--from", tmp_path / "everybody.txt")
     assert "have withdrawn" in typed("hospital", "evaluate", home, expect=3)
-    typed("hospital", "adapt", home, *given, "--replace")
+    typed("hospital", "adapt", home, *given, "--overwrite")
     typed("hospital", "evaluate", home)
     assert json.loads(typed("hospital", "ledger", home, "--json"))["entries"] == 0, "nothing of this was charged"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wardround_client.hospital import Hospital
-    from wardround_client.personal.adapted_model import Adapted
+    from wardround_client.personal.adapted_model import AdaptedModel
     from wardround_client.personal.data_checks import Finding
 
 NOTHING_LEFT = "Nothing left this hospital, and nothing was charged to its budget."
@@ -69,12 +69,12 @@ def opened(home: Path) -> Hospital:
     return hospital
 
 
-def chosen(hospital: Hospital, name: str) -> Adapted:
+def chosen(hospital: Hospital, name: str) -> AdaptedModel:
     """The adapted model of that name, or the only one; nobody whom it was learned from has withdrawn.
 
     Raises: ConfigError, DataError, StorageError.
     """
-    from wardround_client.personal import adapted_model as store
+    from wardround_client.personal import adapted_file as store
 
     there = store.names(hospital.home)
     if not name and len(there) != 1:

@@ -1,4 +1,4 @@
-"""`wardround hospital adapt`: the federation's model, personalised on this hospital's own labelled patients."""
+"""`wardround hospital adapt`: fine-tune the shared model on this hospital's labelled patients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wardround_client.hospital import Hospital
-    from wardround_client.personal.adapted_model import Adapted
+    from wardround_client.personal.adapted_model import AdaptedModel
     from wardround_client.personal.data_checks import Finding
 
 
@@ -45,13 +45,14 @@ def adapt(
             max=100_000,
         ),
     ] = 0,
-    name: Annotated[str, typer.Option(help="Of the result; by default the federation's.", show_default=False)] = "",
+    name: Annotated[str, typer.Option(help="Name of the adapted model.", show_default="the federation's name")] = "",
     federation: FederationOption = "",
     classes: Annotated[
         str, typer.Option(help="A new disease: its labels, separated by commas, instead of the task's.")
     ] = "",
     label_column: Annotated[str, typer.Option(help="The column of the labels, instead of the task's.")] = "",
-    draw: Annotated[int, typer.Option(help="Another number draws other patients to learn from.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split into support and query.", min=0)] = 0,
+    draw: Annotated[int | None, typer.Option(hidden=True)] = None,  # --seed, as 0.1 called it
     tune: Annotated[
         bool,
         typer.Option(
@@ -60,7 +61,8 @@ def adapt(
             "as long. Without it: as the federation agreed.",
         ),
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Adapt again under a name that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing adapted model.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", hidden=True)] = False,  # --overwrite, as 0.1 called it
     as_json: JsonOption = False,
 ) -> None:
     """Personalise the federation's model on this hospital's labelled patients, and judge it on those left out.
@@ -70,14 +72,15 @@ def adapt(
 
     With other classes than the federation's, what was learned to see is kept and the last layer is learned from zero.
     """
-    from wardround_client.personal import adapted_model as store
-    from wardround_client.personal.card import new_hospital_card
+    from wardround_client.personal import adapted_file as store
+    from wardround_client.personal.adapted_model import AdaptedModel
+    from wardround_client.personal.before_after import before_and_after
     from wardround_client.personal.labelled import Labelled
-    from wardround_client.personal.shared_model import asked_for
+    from wardround_client.personal.shared_model import choose
 
-    hospital = opened(home)
+    hospital, seed = opened(home), seed if draw is None else draw
     with stages("reading the cohort", "adapting", "judging", quiet=as_json) as step:
-        start = asked_for(
+        start = choose(
             hospital,
             task=task,
             federation=federation,
@@ -86,19 +89,19 @@ def adapt(
             classes=[each.strip() for each in classes.split(",")] if classes else (),
         )
         name = check_name(name or start.federation.name)
-        if not replace and name in store.names(hospital.home):
+        if not (overwrite or replace) and name in store.names(hospital.home):
             raise ConfigError(
-                f"an adapted model {name!r} is there already", do="choose another --name, or add --replace"
+                f"an adapted model {name!r} is there already", do="choose another --name, or add --overwrite"
             )
         cohort = hospital.patients.cohort()
         everybody, findings = Labelled.of(cohort, start.federation.task, start.model, hospital.device, shots=shots)
-        support, query = everybody.split(shots, draw)
+        support, query = everybody.split(shots, seed)
         step()
-        made = store.Adapted.learned(
-            name, start, support, recipe=cohort.layout.recipe, shots=shots, draw=draw, tune=tune
+        made = AdaptedModel.learned(
+            name, start, support, recipe=cohort.layout.recipe, shots=shots, seed=seed, tune=tune
         )
         step()
-        card = _described(hospital, made, findings) | new_hospital_card(
+        card = _described(hospital, made, findings) | before_and_after(
             made.learner,
             made.fitted,
             classes=start.federation.task.classes,
@@ -121,7 +124,7 @@ def adapt(
     say(NOTHING_LEFT)
 
 
-def _described(hospital: Hospital, made: Adapted, findings: Sequence[Finding]) -> dict[str, Any]:
+def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Finding]) -> dict[str, Any]:
     """Where an adapted model comes from."""
     from wardround_client.clock import now
 
@@ -140,7 +143,7 @@ def _described(hospital: Hospital, made: Adapted, findings: Sequence[Finding]) -
         "label_column": federation.task.label_column,
         "new_classes": made.new_classes,
         "shots": made.shots,
-        "draw": made.draw,
+        "seed": made.seed,
         **({setting: getattr(learner.algorithm, setting)} if setting else {}),
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }

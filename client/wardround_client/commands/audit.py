@@ -98,11 +98,9 @@ def table(report: AuditReport, title: str) -> Table:
 
 def _agreement(hospital: Hospital, named: str) -> Agreement:
     """What is to be audited. Raises: ConfigError, PolicyRefusal."""
-    from wardround_client.personal.shared_model import approved_digest
-
     if named and Path(named).is_file():
         return hospital.approvals.preview(Path(named))
-    return hospital.approvals.agreement(approved_digest(hospital, named))
+    return hospital.approvals.agreement(hospital.approvals.find(named))
 
 
 command = Command(

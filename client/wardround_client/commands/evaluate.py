@@ -48,13 +48,13 @@ def evaluate(
     if not unadapted and (task or model or federation):
         raise ConfigError("--task, --model and --federation choose an unadapted model", do="add --unadapted")
     from wardround_client.personal.labelled import Labelled
-    from wardround_client.personal.shared_model import asked_for
+    from wardround_client.personal.shared_model import choose
 
     hospital = opened(home)
     seen: tuple[bytes, ...] = ()
     with stages("reading the cohort", "judging", quiet=as_json) as step:
         if unadapted:
-            start = asked_for(hospital, task=task, federation=federation, file=model)
+            start = choose(hospital, task=task, federation=federation, file=model)
             name, agreed, learner = "", start.federation, start.learner(hospital.device)
             fits = {"before": learner.unadapted()}
         else:

@@ -26,18 +26,11 @@ def revoke(
     """
     home = checked(home)
     from wardround_client.consent.approvals import ApprovalFolder
-    from wardround_client.hospital import Hospital
 
     approvals = ApprovalFolder(home)
-    digest = federation.strip().lower()
-    if digest not in approvals.digests():
-        from wardround_client.personal.shared_model import approved_digest
-
-        hospital = Hospital.open(home)
-        hospital.ledger.close()
-        if not digest:
-            raise ConfigError("no federation was named", do="name its digest, as `wardround hospital status` lists it")
-        digest = approved_digest(hospital, federation)
+    if not federation.strip():
+        raise ConfigError("no federation was named", do="name its digest, as `wardround hospital status` lists it")
+    digest = approvals.find(federation.strip())
     approvals.remove(digest)
     if as_json:
         emit(event="revoke", digest=digest)

@@ -110,8 +110,7 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     from wardround_client.cohort.erasure import erase as erase_rows
     from wardround_client.cohort.records import records, rows_name_no_patient
     from wardround_client.intake.pseudonyms import Pseudonyms
-    from wardround_client.personal import adapted_model as adapted
-    from wardround_client.personal import predictions
+    from wardround_client.personal.forget import forget_models, forget_predictions
 
     pseudonyms = Pseudonyms(hospital.patients.key)
     numbered: dict[bytes, int] = {}
@@ -122,8 +121,8 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     try:
         found = looked_up(hospital, numbered, fresh)  # before their labels are erased
         erased = erase_rows(cohort, numbered.keys()) if erase else 0
-        models = adapted.forget(hospital.home, numbered.keys()) if erase else []
-        folders = predictions.forget(hospital.home, numbered.keys()) if erase else []
+        models = forget_models(hospital.home, numbered.keys()) if erase else []
+        folders = forget_predictions(hospital.home, numbered.keys()) if erase else []
         if erased:
             left = records(cohort, numbered)
             found = [replace(patient, record=left.get(patient.pseudonym)) for patient in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 import wardround.bundle
 from wardround import __version__
 from wardround.config import AS_APPROVED, Federation
-from wardround.errors import ConfigError, PolicyRefusal, StorageError
+from wardround.errors import ConfigError, PolicyRefusal, StorageError, WardroundError
 from wardround.files import private_folder, read_bounded, sync_folder, write_atomically
 from wardround.given import ENCODER_BYTES, TOML_BYTES, decoded, given_bytes
 from wardround.toml import loads
@@ -26,6 +26,8 @@ from wardround_client.privacy.ledger import Ledger
 
 FILE, RECORD = "federation.toml", "approval.json"
 RECORD_BYTES = 1 << 20
+LEAST_DIGEST = 6
+"""Hex digits that may stand for a digest."""
 log = logging.getLogger(__name__)
 
 
@@ -137,6 +139,43 @@ class ApprovalFolder:
             )
         self._read[digest] = (text, federation)
         return federation
+
+    def find(self, named: str) -> str:
+        """The digest of the approved federation of this name, digest or beginning of a digest; of the only one for "".
+
+        Raises: ConfigError.
+        """
+        approved = sorted(self.digests())
+        if named in approved:
+            return named
+        if not named and len(approved) != 1:
+            raise ConfigError(
+                "several federations are approved" if approved else "no federation is approved here",
+                allowed=self._listed(approved),
+                do="name one of them" if approved else "name a federation.toml, or approve one first",
+            )
+        found = [digest for digest in approved if self._name(digest) == named]
+        if not found and (Path(named).suffix or "/" in named):  # a digest has neither
+            raise ConfigError(f"{named}: no such file", do="correct the path, or name an approved federation")
+        if not found and (not named or len(named) >= LEAST_DIGEST):
+            found = [digest for digest in approved if digest.startswith(named.lower())]
+        if len(found) == 1:
+            return found[0]
+        raise ConfigError(
+            f"{named!r} is {'several approved federations' if found else 'not a file and not an approved federation'}",
+            allowed=self._listed(found or approved)
+            or f"a federation.toml; or an approved federation by its name, or by {LEAST_DIGEST} digits of its digest",
+            do="name one of them by its digest" if found else "correct it, or approve the federation first",
+        )
+
+    def _listed(self, digests: Iterable[str]) -> str:
+        return ", ".join(f"{digest[:12]} ({self._name(digest)})" for digest in digests)
+
+    def _name(self, digest: str) -> str:
+        try:
+            return self.federation(digest).name
+        except WardroundError:
+            return "not usable"
 
     def folder(self, digest: str) -> Path:
         """Where the approved file and its encoder lie."""

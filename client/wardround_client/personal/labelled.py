@@ -50,12 +50,12 @@ class Labelled:
         pseudonyms = (store.pseudonyms[number] for number in rows.patients.tolist())
         return cls(encoded(store, rows, task, model, device), tuple(pseudonyms), tuple(most)), findings
 
-    def split(self, shots: int, number: int) -> tuple[Labelled, Labelled]:
+    def split(self, shots: int, seed: int) -> tuple[Labelled, Labelled]:
         """A support and a query without a patient in common: `drawn`, and everybody else.
 
-        shots: patients a class, at most half of them; 0: half of them. number: of the draw.
+        shots: patients a class, at most half of them; 0: half of them. seed: of the split.
         """
-        generator = torch.Generator().manual_seed(number)
+        generator = torch.Generator().manual_seed(seed)
         inside = drawn(self.examples, shots or self.examples.patients, generator)
         return self._of(inside), self._of(~inside)
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from wardround.algorithms import AdaptsBy, Algorithm, Fitted
+from wardround.config import Federation
 from wardround.errors import DataError
-from wardround.models import Objective
+from wardround.models import Model, Objective
 from wardround.questions import Shots
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.metrics import Report, report
@@ -37,6 +38,18 @@ class Learner:
     algorithm: Algorithm
     loss: Objective
     theta: Tensor
+
+    @classmethod
+    def of(cls, federation: Federation, model: Model, theta: Tensor, shift: Tensor, scale: Tensor) -> Learner:
+        """A federation's algorithm at theta float32 [P], with the feature scaling shift and scale, float32 [d], that
+        goes with it. model: as `Algorithm.extended` makes it.
+        """
+        return cls(federation.algorithm, Objective.of(federation, model, shift, scale), theta)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """What the head is linear in, float32 [n, e], of encoded examples z [n, ...]; memory stays flat."""
+        with torch.no_grad():
+            return torch.cat([self.loss.embed(self.theta, part) for part in torch.split(z, _AT_ONCE)])
 
     def unadapted(self) -> Fitted:
         """What predicts without a shot."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wardround.meta.embedded import Embedding
-from wardround_client.personal.adapted_model import Adapted
+from wardround_client.personal.adapted_model import AdaptedModel
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Case:
     similarity: float
 
 
-def nearest(adapted: Adapted, z: Tensor, count: int = 5) -> list[list[Case]]:
+def nearest(adapted: AdaptedModel, z: Tensor, count: int = 5) -> list[list[Case]]:
     """The support patients whose images are most similar to encoded images z [n, ...], the most similar first.
 
     Similarity is the method's own: the logit that it gives to a class of which this image is the only shot. It can be

@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,13 +29,13 @@ from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
 from wardround_client.intake.spreadsheet import harmless
 from wardround_client.intake.workers import outcomes
 from wardround_client.isolated import image_by_image
-from wardround_client.personal.adapted_model import Adapted
+from wardround_client.personal.adapted_model import AdaptedModel
 from wardround_client.personal.heatmap import heat_map, picture
 from wardround_client.personal.nearest_cases import Case, nearest
 
 FOLDER = "predictions"
 """In a hospital's home: what was not sent elsewhere with --out."""
-_LIST = "predictions.json"
+LIST = "predictions.json"
 _WHITE = 65535
 
 
@@ -61,7 +60,7 @@ class Predicted:
 class Predictions:
     """All of a call. refused: files that cannot be used, and why."""
 
-    adapted: Adapted
+    adapted: AdaptedModel
     images: list[Predicted] = field(default_factory=list)
     refused: list[tuple[Path, Rejection]] = field(default_factory=list)
 
@@ -93,7 +92,7 @@ def files_of(paths: Sequence[Path]) -> Iterator[DicomFile]:
 
 
 def predict(
-    adapted: Adapted,
+    adapted: AdaptedModel,
     paths: Sequence[Path],
     *,
     pseudonyms: Pseudonyms,
@@ -156,37 +155,17 @@ def write(predictions: Predictions, out: Path, **about: Any) -> None:
     ]
     said = {**about, "classes": list(classes), "images": images, "patients": pooled, "refused": refused}
     with _storing(out):
-        _text(out / _LIST, json.dumps(said, indent=1) + "\n")
+        _text(out / LIST, json.dumps(said, indent=1) + "\n")
         _table(out / "predictions.csv", [_flat(each) for each in images], _IMAGE_COLUMNS, classes)
         _table(out / "patients.csv", [_flat(each) for each in pooled], ("patient", "images", "predicted"), classes)
         _table(out / "refused.csv", refused, ("file", "reason", "detail"), ())
-
-
-def forget(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
-    """Delete the predictions in a home that name any of these patients, with all others that stand beside them.
-
-    As the patient, or as a case that is near. A folder without a list is of a call that was cut off, and goes too: who
-    is in its pictures nobody can say.
-
-    Returns: the folders. Raises: StorageError, when one cannot be read or deleted.
-    """
-    gone = [pseudonym.hex() for pseudonym in pseudonyms]
-    forgotten = []
-    for folder in sorted((home / FOLDER).glob("*/")):
-        with _storing(folder, do="delete it by hand"):
-            listed = folder / _LIST
-            said = listed.read_text() if listed.exists() else ""
-            if not said or any(name in said for name in gone):
-                shutil.rmtree(folder)
-                forgotten.append(folder)
-    return forgotten
 
 
 _IMAGE_COLUMNS = ("file", "number", "patient", "manufacturer", "learned_from", "predicted", "nearest", "heatmap")
 
 
 def _images(
-    adapted: Adapted, file: Path, instance: Instance, device: torch.device, *, learned_from: bool
+    adapted: AdaptedModel, file: Path, instance: Instance, device: torch.device, *, learned_from: bool
 ) -> Iterator[tuple[Tensor, Predicted]]:
     """Each image of a file, float32 [channels, S, S] in [0, 1], and what is said of it."""
     images = torch.from_numpy(instance.rows.astype(np.float32) / _WHITE).to(device)
@@ -208,7 +187,7 @@ def _images(
         )
 
 
-def _draw(path: Path, adapted: Adapted, x: Tensor, probabilities: Sequence[float]) -> None:
+def _draw(path: Path, adapted: AdaptedModel, x: Tensor, probabilities: Sequence[float]) -> None:
     heat = heat_map(adapted.learner, adapted.fitted, x, int(np.argmax(probabilities)))
     with _storing(path.parent):
         path.parent.mkdir(exist_ok=True)

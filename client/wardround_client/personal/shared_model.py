@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from wardround.config import Federation, Task, load_federation
-from wardround.errors import ConfigError, StorageError, WardroundError
+from wardround.errors import ConfigError, StorageError
 from wardround.given import TOML_BYTES, given_text
 from wardround.models import Model, Objective, build_model
 from wardround.release import Release, read
@@ -25,12 +25,9 @@ from wardround_client.hospital import Hospital
 from wardround_client.last_model import last_seen
 from wardround_client.personal.learner import Learner
 
-LEAST_DIGEST = 6
-"""Hex digits that may stand for a digest."""
-
 
 @dataclass(frozen=True)
-class GlobalModel:
+class SharedModel:
     """A federation's model at a hospital.
 
     federation: as agreed, but with the hospital's task. base: the folder of its encoder file. release: as it came.
@@ -52,9 +49,8 @@ class GlobalModel:
 
     def learner(self, device: torch.device) -> Learner:
         """The federation's method at this model."""
-        release = self.release
-        loss = Objective.of(self.federation, self.model, release.shift.to(device), release.scale.to(device))
-        return Learner(self.federation.algorithm, loss, self.theta.to(device))
+        parts = (tensor.to(device) for tensor in (self.theta, self.release.shift, self.release.scale))
+        return Learner.of(self.federation, self.model, *parts)
 
 
 class _TaskFile(Section):
@@ -63,7 +59,7 @@ class _TaskFile(Section):
     task: Task
 
 
-def asked_for(
+def choose(
     hospital: Hospital,
     *,
     task: str = "",
@@ -71,7 +67,7 @@ def asked_for(
     file: Path | None = None,
     label_column: str = "",
     classes: Sequence[str] = (),
-) -> GlobalModel:
+) -> SharedModel:
     """The model that the options of a command mean.
 
     Args:
@@ -98,13 +94,13 @@ def asked_for(
     changes |= {"classes": tuple(classes)} if classes else {}
     ours = with_task(agreed, changes)
     if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in ("label_column", "classes", "labels")):
-        return GlobalModel(ours, base, release, theirs, release.theta, new_classes=False)
+        return SharedModel(ours, base, release, theirs, release.theta, new_classes=False)
     model = ours.algorithm.extended(build_model(ours, base))
     before = Objective.of(agreed, theirs, release.shift, release.scale)
     after = Objective.of(ours, model, release.shift, release.scale)
     method = agreed.algorithm
     theta = method.for_classes(release.theta, before, after, model.initial().detach())
-    return GlobalModel(ours, base, release, model, theta, new_classes=True)
+    return SharedModel(ours, base, release, model, theta, new_classes=True)
 
 
 def with_task(federation: Federation, changes: dict[str, object]) -> Federation:
@@ -125,43 +121,10 @@ def with_task(federation: Federation, changes: dict[str, object]) -> Federation:
     return ours
 
 
-def approved_digest(hospital: Hospital, named: str) -> str:
-    """The digest of the approved federation of that name, digest or beginning of a digest; of the only one for "".
-
-    Raises: ConfigError.
-    """
-    approved = sorted(hospital.approvals.digests())
-    if not approved and not named:
-        raise ConfigError(
-            "no federation is approved here", do="name a federation.toml, or approve one: wardround hospital approve"
-        )
-    called = [digest for digest in approved if named and _name(hospital, digest) == named]
-    if named and not called and len(named) < LEAST_DIGEST:
-        raise ConfigError(
-            f"{named!r} is no file and no approved federation's name, and too short for a digest",
-            allowed=f"at least {LEAST_DIGEST} hex digits",
-        )
-    found = called or [digest for digest in approved if digest.startswith(named.lower())]
-    if len(found) != 1:
-        raise ConfigError(
-            f"{len(found) or 'no'} approved federations fit {named!r}" if named else "several federations are approved",
-            allowed=", ".join(f"{digest[:12]} ({_name(hospital, digest)})" for digest in found or approved)
-            or "a federation.toml",
-            do="name one of them",
-        )
-    return found[0]
-
-
-def _name(hospital: Hospital, digest: str) -> str:
-    with suppress(WardroundError):
-        return hospital.approvals.federation(digest).name
-    return "not usable"
-
-
 def _is_task_file(named: str) -> bool:
     if not named or not Path(named).is_file():
         return False
-    with suppress(ConfigError):  # what it is instead is told by whoever reads it as a federation
+    with suppress(ConfigError):  # it is then read as a federation, which says what is wrong
         return parsed(given_text(Path(named), TOML_BYTES, do=""), name=named).keys() == {"task"}
     return False
 
@@ -172,7 +135,12 @@ def _federation(hospital: Hospital, named: str, file: Path | None) -> tuple[Fede
         return load_federation(Path(named)), Path(named).parent
     if not named and file is not None:
         named = _read(file).federation
-    digest = approved_digest(hospital, named)
+        if named not in hospital.approvals.digests():
+            raise ConfigError(
+                f"{file} is a model of federation {named[:12]}, which is not approved here",
+                do="name its federation.toml with --task",
+            )
+    digest = hospital.approvals.find(named)
     return hospital.approvals.federation(digest), hospital.approvals.folder(digest)
 
 
@@ -202,7 +170,7 @@ def _read(path: Path) -> Release:
         raise StorageError(f"{path}: cannot be read ({error.strerror or error})", do="check the file") from None
     except (SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(
-            f"{path} is no model of wardround ({type(error).__name__})",
+            f"{path} is not a model of wardround ({type(error).__name__})",
             allowed="a checkpoint.safetensors of a coordinator, or a file of this home's models/",
         ) from None
 

@@ -21,7 +21,7 @@ from wardround.config import load_federation
 from wardround_client.hospital import Hospital
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.last_model import last_seen
-from wardround_client.personal import adapted_model as store
+from wardround_client.personal import adapted_file as store
 from wardround_client.personal import learner as personalise
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.metrics import METRICS
@@ -147,7 +147,7 @@ def test_shots_and_draws(home: Path, federation: Path, model: Path, capsys: Capt
     assert set(first["support_by_class"].values()) == {2}
     again = adapt(capsys, home, federation, model, "--shots", 2, "--name", "b")
     assert again["after"] == first["after"], "the same draw"
-    other = adapt(capsys, home, federation, model, "--shots", 2, "--draw", 1, "--name", "c")
+    other = adapt(capsys, home, federation, model, "--shots", 2, "--seed", 1, "--name", "c")
     assert other["after"] != first["after"]
     said = refused(capsys, 3, "adapt", home, "--task", federation, "--model", model, "--shots", 50)
     assert "fewer than 4 classes x 50 shots = 200" in said
@@ -204,10 +204,10 @@ def test_what_a_user_does_wrong(home: Path, federation: Path, model: Path, tmp_p
     assert "nothing was adapted here yet" in refused(capsys, 2, "evaluate", home)
     assert "nothing was adapted here yet" in refused(capsys, 2, "predict", home, federation)
     adapt(capsys, home, federation, model)
-    assert "is there already. Next: choose another --name, or add --replace" in refused(
+    assert "is there already. Next: choose another --name, or add --overwrite" in refused(
         capsys, 2, "adapt", home, *given
     )
-    adapt(capsys, home, federation, model, "--replace")
+    adapt(capsys, home, federation, model, "--overwrite")
     assert "the name '../x'" in refused(capsys, 2, "adapt", home, *given, "--name", "../x")
     assert "no adapted model 'x'. Allowed: test" in refused(capsys, 2, "evaluate", home, "--adapted", "x")
     assert "take one" in refused(capsys, 2, "evaluate", home, "--adapted", "test", "--unadapted")
@@ -238,8 +238,8 @@ def test_a_model_that_learned_from_somebody_who_withdrew_is_not_used(
     for command in (["evaluate", home], ["predict", home, federation]):
         said = refused(capsys, 3, *command)
         assert "have withdrawn" in said
-        assert "adapt again, with --replace" in said
-    again = adapt(capsys, home, federation, model, "--replace")
+        assert "adapt again, with --overwrite" in said
+    again = adapt(capsys, home, federation, model, "--overwrite")
     assert again["support_patients"] + again["after"]["patients"] == patients - 1
     assert gone not in store.load(home, "test", hospital.device).support
     assert wardround(capsys, "evaluate", home)[0] == 0
@@ -355,7 +355,7 @@ def test_erasing_a_patient_deletes_what_was_learned_from_them_and_what_names_the
     assert wardround(capsys, "ingest", home, folder, "--labels", folder / "labels.csv", "--size", 32)[0] == 0
     given = ("--classes", "a,b", "--shots", 1)
     for draw in range(6):
-        adapt(capsys, home, federation, model, *given, "--draw", draw, "--name", f"draw-{draw}")
+        adapt(capsys, home, federation, model, *given, "--seed", draw, "--name", f"draw-{draw}")
     hospital = Hospital.open(home, ledger=Ledger(None))
     gone = Pseudonyms(hospital.patients.key).patient("PAT-0")
     learned = {name for name in store.names(home) if gone in store.load(home, name, hospital.device).support}

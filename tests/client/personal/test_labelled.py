@@ -18,10 +18,10 @@ from wardround.models import build_model
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
 from wardround_client.cohort.store import CohortStore
-from wardround_client.personal.adapted_model import Adapted
+from wardround_client.personal.adapted_model import AdaptedModel
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.predictions import Predictions
-from wardround_client.personal.shared_model import GlobalModel
+from wardround_client.personal.shared_model import SharedModel
 
 KEY = bytes(range(32))
 CPU = torch.device("cpu")
@@ -106,8 +106,8 @@ def test_findings_each_there_or_not_are_adapted_to_and_judged(tmp_path: Path) ->
     assert int((shown.sum(1) == 0).sum()) == 5, "who shows nothing is a class too"
 
     release = Release("run", several.digest, 1, model.initial(), torch.zeros(2), torch.ones(2))
-    start = GlobalModel(several, Path(), release, model, release.theta, new_classes=False)
-    made = Adapted.learned("several", start, support, recipe="", shots=0, draw=0)
+    start = SharedModel(several, Path(), release, model, release.theta, new_classes=False)
+    made = AdaptedModel.learned("several", start, support, recipe="", shots=0, seed=0)
     learner = made.learner
     assert learner.score(learner.unadapted(), query.examples) == pytest.approx(0.5)
     assert learner.score(made.fitted, query.examples) == 1

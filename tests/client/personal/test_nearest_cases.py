@@ -13,15 +13,15 @@ from wardround.config import Federation
 from wardround.models import build_model
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
-from wardround_client.personal.adapted_model import Adapted
+from wardround_client.personal.adapted_model import AdaptedModel
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.nearest_cases import nearest
-from wardround_client.personal.shared_model import GlobalModel
+from wardround_client.personal.shared_model import SharedModel
 
 COLUMNS = tuple("abcdef")
 
 
-def adapted(name: str, images: int = 1) -> tuple[Adapted, Tensor]:
+def adapted(name: str, images: int = 1) -> tuple[AdaptedModel, Tensor]:
     """A model of table rows that learned from ten patients -> it, and the rows that it learned from."""
     federation = Federation.model_validate(
         {
@@ -37,9 +37,9 @@ def adapted(name: str, images: int = 1) -> tuple[Adapted, Tensor]:
     z = torch.randn(len(patient), 6, generator=torch.Generator().manual_seed(2))
     examples = Examples(z=z, y=patient % 3, patient=patient, summary=z, classes=3)
     release = Release("run", federation.digest, 1, theta, shift, scale)
-    start = GlobalModel(federation, Path(), release, model, theta, new_classes=False)
+    start = SharedModel(federation, Path(), release, model, theta, new_classes=False)
     support = Labelled(examples, tuple(bytes([number]) * 32 for number in range(10)), ("unknown",) * 10)
-    return Adapted.learned("rows", start, support, recipe="", shots=0, draw=0), z
+    return AdaptedModel.learned("rows", start, support, recipe="", shots=0, seed=0), z
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS.built_in if ALGORITHMS[name].compares])

@@ -15,7 +15,7 @@ from wardround.models import Model, build_model
 from wardround.release import Release
 from wardround_client.hospital import Hospital
 from wardround_client.last_model import last_seen
-from wardround_client.personal.shared_model import asked_for
+from wardround_client.personal.shared_model import choose
 
 
 def model_of(federation: Federation) -> Model:
@@ -47,9 +47,9 @@ def file(tmp_path: Path, federation_toml: Path) -> Path:
 def test_the_only_approved_federation_and_the_last_model_are_meant(hospital: Hospital, federation_toml: Path) -> None:
     federation = hospital.approvals.approve(federation_toml).federation
     with pytest.raises(ConfigError, match=r"seen no model of test .*--model"):
-        asked_for(hospital)
+        choose(hospital)
     write_release(last_seen(hospital.home, federation.digest), federation, round=9)
-    found = asked_for(hospital)
+    found = choose(hospital)
     assert (found.federation.digest, found.release.round, found.new_classes) == (federation.digest, 9, False)
     assert torch.equal(found.theta, found.release.theta)
 
@@ -61,17 +61,17 @@ def test_a_federation_is_known_by(hospital: Hospital, federation_toml: Path, fil
     other.write_text(FEDERATION_TOML.replace('name = "test"', 'name = "other"'))
     hospital.approvals.approve(other)
     named = {"name": "test", "digest": federation.digest[:8], "file": str(federation_toml), "the model's own": ""}[by]
-    assert asked_for(hospital, task=named, file=file).release.federation == federation.digest
+    assert choose(hospital, task=named, file=file).release.federation == federation.digest
     with pytest.raises(ConfigError, match="several federations are approved"):
-        asked_for(hospital)
+        choose(hospital)
 
 
 def test_nothing_has_to_be_approved_to_look_at_a_model_at_home(
     hospital: Hospital, federation_toml: Path, file: Path
 ) -> None:
-    assert asked_for(hospital, task=str(federation_toml), file=file).federation.name == "test"
-    with pytest.raises(ConfigError, match="no approved federations fit"):
-        asked_for(hospital, file=file)
+    assert choose(hospital, task=str(federation_toml), file=file).federation.name == "test"
+    with pytest.raises(ConfigError, match=r"is not approved here. Next: name its federation.toml with --task"):
+        choose(hospital, file=file)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 ) -> None:
     file = write_release(tmp_path / "file", load_federation(federation_toml), **other)
     with pytest.raises(ConfigError, match=said):
-        asked_for(hospital, task=str(federation_toml), file=file)
+        choose(hospital, task=str(federation_toml), file=file)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\0\0\0\0\0\0\0{}      "])
@@ -98,9 +98,9 @@ def test_a_file_that_is_no_model_is_refused(
 ) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ConfigError, match="is no model of wardround"):
-        asked_for(hospital, task=str(federation_toml), file=tmp_path / "file")
+        choose(hospital, task=str(federation_toml), file=tmp_path / "file")
     with pytest.raises(ConfigError, match="no such file"):
-        asked_for(hospital, task=str(federation_toml), file=tmp_path / "nothing")
+        choose(hospital, task=str(federation_toml), file=tmp_path / "nothing")
 
 
 def test_a_task_of_ones_own_takes_the_inputs_of_the_federation(
@@ -108,26 +108,22 @@ def test_a_task_of_ones_own_takes_the_inputs_of_the_federation(
 ) -> None:
     own = tmp_path / "own.toml"
     own.write_text('[task]\nlabel_column = "urgent"\nclasses = ["yes", "no"]\n')
-    found = asked_for(hospital, task=str(own), federation=str(federation_toml), file=file)
+    found = choose(hospital, task=str(own), federation=str(federation_toml), file=file)
     assert found.new_classes
     assert (found.federation.task.label_column, found.federation.task.image_size_px) == ("urgent", 32)
     assert not found.theta.any(), "an encoder's head is all that this federation learned"
 
     own.write_text(own.read_text() + "image_size_px = 64\n")
     with pytest.raises(ConfigError, match=r"shape \(1, 64, 64\).*Allowed: .*\(1, 32, 32\)"):
-        asked_for(hospital, task=str(own), federation=str(federation_toml), file=file)
+        choose(hospital, task=str(own), federation=str(federation_toml), file=file)
     with pytest.raises(ConfigError, match="classes holds a value twice"):
-        asked_for(hospital, task=str(federation_toml), classes=("a", "a"), file=file)
+        choose(hospital, task=str(federation_toml), classes=("a", "a"), file=file)
 
 
 def test_the_same_classes_are_no_new_disease(hospital: Hospital, federation_toml: Path, file: Path) -> None:
-    same = asked_for(
-        hospital, task=str(federation_toml), classes=("normal", "nodule", "diffuse", "effusion"), file=file
-    )
+    same = choose(hospital, task=str(federation_toml), classes=("normal", "nodule", "diffuse", "effusion"), file=file)
     assert not same.new_classes
-    turned = asked_for(
-        hospital, task=str(federation_toml), classes=("nodule", "normal", "diffuse", "effusion"), file=file
-    )
+    turned = choose(hospital, task=str(federation_toml), classes=("nodule", "normal", "diffuse", "effusion"), file=file)
     assert turned.new_classes, "the head's rows would mean other classes"
 
 
@@ -135,7 +131,7 @@ def test_a_new_disease_keeps_the_body_and_starts_the_head_at_zero(hospital: Hosp
     toml = tmp_path / "embedded.toml"
     toml.write_text(FEDERATION_TOML.replace("features = 8", 'features = 8\nembedding = 4\n[algorithm]\nname = "maml"'))
     file = write_release(tmp_path / "file", load_federation(toml))
-    found = asked_for(hospital, task=str(toml), label_column="urgent", classes=("yes", "no"), file=file)
+    found = choose(hospital, task=str(toml), label_column="urgent", classes=("yes", "no"), file=file)
     body = found.model.body_size
     assert body == 32
     assert torch.equal(found.theta[:body], found.release.theta[:body])

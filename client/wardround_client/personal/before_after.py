@@ -1,4 +1,4 @@
-"""The new-hospital card: what a federation's model is worth at a hospital, before and after adapting to it."""
+"""What a federation's model is worth at a hospital, before and after adapting to it, on the same patients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wardround_client.cohort.examples import Examples
 from wardround_client.personal.learner import Learner
 
 
-def new_hospital_card(
+def before_and_after(
     learner: Learner,
     fitted: Fitted,
     *,

@@ -1,0 +1,48 @@
+"""Delete what holds patients who have withdrawn: models that were learned from them, predictions that name them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from wardround.errors import StorageError
+from wardround_client.personal import adapted_file
+from wardround_client.personal.predictions import FOLDER, LIST
+
+
+def forget_models(home: Path, pseudonyms: Collection[bytes]) -> list[str]:
+    """Delete the adapted models that were learned from any of these patients -> their names.
+
+    Raises: StorageError, when one cannot be read or deleted.
+    """
+    gone = {pseudonym.hex() for pseudonym in pseudonyms}
+    forgotten = [name for name in adapted_file.names(home) if gone & adapted_file.support_of(home, name)]
+    for name in forgotten:
+        path = adapted_file.folder(home, name) / adapted_file.MODEL
+        with adapted_file.reading(path):
+            path.write_bytes(bytes(path.stat().st_size))
+            shutil.rmtree(path.parent)
+    return forgotten
+
+
+def forget_predictions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
+    """Delete the predictions in a home that name any of these patients, with all others that stand beside them.
+
+    As the patient, or as a case that is near. A folder without a list is of a call that was cut off, and goes too: who
+    is in its pictures nobody can say.
+
+    Returns: the folders. Raises: StorageError, when one cannot be read or deleted.
+    """
+    gone = [pseudonym.hex() for pseudonym in pseudonyms]
+    forgotten = []
+    for folder in sorted((home / FOLDER).glob("*/")):
+        try:
+            listed = folder / LIST
+            text = listed.read_text() if listed.exists() else ""
+            if not text or any(name in text for name in gone):
+                shutil.rmtree(folder)
+                forgotten.append(folder)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be deleted ({error.strerror})", do="delete it by hand") from None
+    return forgotten
