@@ -250,13 +250,19 @@ def _workers(count: int) -> Iterator[Callable[..., Future[None]]]:
     if count < 2:
         yield _at_once
         return
-    # Spawned, not forked: torch and grpc have threads by now.
+    # Spawned, not forked: torch and grpc have threads by now. A process for each core has one thread: more wait for
+    # each other, and BLAS and OpenMP read how many only when they start.
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield pool.submit
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def _at_once(work: Callable[..., None], *args: Any) -> Future[None]:

@@ -72,6 +72,11 @@ def test_nothing_has_to_be_approved_to_look_at_a_model_at_home(
     assert choose(hospital, task=str(federation_toml), file=file).federation.name == "test"
     with pytest.raises(ConfigError, match=r"is not approved here. Next: name its federation.toml with --task"):
         choose(hospital, file=file)
+    for missing in ("other.toml", "folder/federation", str(federation_toml) + ".old"):
+        with pytest.raises(ConfigError, match=r"no such file. Next: correct the path"):
+            choose(hospital, task=missing, file=file)
+    with pytest.raises(ConfigError, match="'lungs' is not a file and not an approved federation"):
+        choose(hospital, task="lungs", file=file)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +98,11 @@ def test_a_checkpoint_of_another_model_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_a_file_that_is_no_model_is_refused(
+def test_a_file_that_is_not_a_model_is_refused(
     hospital: Hospital, federation_toml: Path, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ConfigError, match="is no model of wardround"):
+    with pytest.raises(ConfigError, match="is not a model of wardround"):
         choose(hospital, task=str(federation_toml), file=tmp_path / "file")
     with pytest.raises(ConfigError, match="no such file"):
         choose(hospital, task=str(federation_toml), file=tmp_path / "nothing")
