@@ -51,7 +51,7 @@ from wardround.models.conv4 import Conv4
 from wardround.optimizers import Optimizer
 from wardround.optimizers.adam import Adam
 from wardround.questions import EpisodeGradient, FewShotLoss, Loss, OfImages, Shots, Summand
-from wardround_server.report.charts import Line
+from wardround_server.report.charts import Curve as Drawn
 
 ROOT = Path(__file__).parents[1]
 TEST_SEED = 423  # the same tests, whatever --seed
@@ -340,7 +340,7 @@ def publish(store: Store, row: Row) -> None:
     columns |= {key: key for key in ("minutes", "steps", "seed", "date", "hardware")}
     table = markdown([{**each, **accuracies(each), **_published(each)} for each in rows], columns)
     write_atomically(store.folder / TABLE, table.encode())
-    line = Line(name, [(minutes, accuracy) for minutes, _, accuracy in cast(Curve, row["curve"])])
+    line = Drawn(name, [(minutes, accuracy) for minutes, _, accuracy in cast(Curve, row["curve"])])
     drawn = curve_svg(
         line,
         title=f"{name}: accuracy on validation characters",

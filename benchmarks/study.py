@@ -20,7 +20,7 @@ from rows import MAIN, NONE, Row
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, lines_svg, markdown
 from wardround.errors import ConfigError
 from wardround.files import write_atomically
-from wardround_server.report.charts import Line
+from wardround_server.report.charts import Curve
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = "settings.md"
@@ -222,7 +222,7 @@ def _plot(cells: Sequence[dict[str, Any]], study: str, target: str) -> str:
             for shots in sorted(here[0]["scores"][target], key=int)
             if (values := _values(here, target, shots, METRICS[0]))
         ]
-        lines.append(Line(name, points, DRAWN[name]))
+        lines.append(Curve(name, points, DRAWN[name]))
     if not lines:
         return ""
     what = "without privacy" if column == NONE else f"at epsilon {column}"

@@ -24,7 +24,7 @@ from scipy import stats
 
 from wardround.errors import StorageError, WardroundError
 from wardround.files import Held, locked, write_atomically
-from wardround_server.report.charts import Line, line_chart
+from wardround_server.report.charts import Curve, line_chart
 
 Row = dict[str, object]
 RESULTS, TABLE = "results.json", "table.md"
@@ -125,7 +125,7 @@ def markdown(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str]) -
     return "".join(lines)
 
 
-def curve_svg(line: Line, *, title: str, x_label: str, aim: float | None = None) -> str:
+def curve_svg(line: Curve, *, title: str, x_label: str, aim: float | None = None) -> str:
     """A learning curve in percent as a file of its own.
 
     Args:
@@ -149,7 +149,7 @@ def curve_svg(line: Line, *, title: str, x_label: str, aim: float | None = None)
     return standing(chart)
 
 
-def lines_svg(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -> str:
+def lines_svg(lines: Sequence[Curve], *, title: str, x_label: str, y_label: str) -> str:
     """Curves of fractions as a file of their own, with a list of what they are."""
     drawing = line_chart(lines, title=title, x_label=x_label, y_label=y_label, percent=True, y_range=_around(lines))
     names = "".join(
@@ -166,7 +166,7 @@ def standing(chart: str) -> str:
     return standing.replace("</title>", f"</title><style>{style}</style>", 1)
 
 
-def _around(lines: Sequence[Line]) -> tuple[float, float]:
+def _around(lines: Sequence[Curve]) -> tuple[float, float]:
     """Twentieths below and above all points."""
     values = [y for line in lines for _, y in line.points]
     return math.floor(20 * min(values, default=0.0)) / 20, math.ceil(20 * max(values, default=1.0)) / 20

@@ -67,7 +67,7 @@ class Member(Card):
 
 
 @dataclass(frozen=True)
-class Seen:
+class LastSeen:
     """A node as the SuperLink sees it. status: "registered", "online", "offline" or "unregistered".
 
     ago_s: seconds since its last sign of life; None where there was none.

@@ -13,7 +13,7 @@ from scipy import stats
 
 from tables import RESULTS, Row, Store, curve_svg, estimate, hardware, markdown
 from wardround.errors import StorageError
-from wardround_server.report.charts import Line
+from wardround_server.report.charts import Curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -55,7 +55,7 @@ def test_a_table_has_its_columns_in_order_and_gaps_for_what_is_missing() -> None
 
 
 def test_a_curve_is_a_picture_of_its_own_that_shows_where_it_ends() -> None:
-    line = Line("maml", [(1.0, 0.4), (2.0, 0.9), (3.0, 0.95)])
+    line = Curve("maml", [(1.0, 0.4), (2.0, 0.9), (3.0, 0.95)])
     root = ElementTree.fromstring(curve_svg(line, title="a < b", x_label="minutes", aim=0.987))
     assert root.tag == f"{SVG}svg"
     (curve,) = root.iter(f"{SVG}polyline")

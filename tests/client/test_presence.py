@@ -22,7 +22,7 @@ from wardround.models.conv4 import Conv4
 from wardround.models.objective import Objective
 from wardround.schedule import QUESTIONS
 from wardround_client.cohort.examples import Examples
-from wardround_client.cohort.index import Layout
+from wardround_client.cohort.index import CohortLayout
 from wardround_client.cohort.writer import CohortWriter
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
@@ -62,7 +62,7 @@ name = "{algorithm}"
 rounds = 1
 evaluate_every = 1
 """
-LAYOUTS = {TABLE: Layout("table", features=("a", "b")), IMAGES: Layout("image", 16, 1)}
+LAYOUTS = {TABLE: CohortLayout("table", features=("a", "b")), IMAGES: CohortLayout("image", 16, 1)}
 
 Patient = list[str | None]  # the label of each of the patient's rows
 patients = st.lists(
@@ -76,7 +76,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     return Hospital.create(tmp_path_factory.mktemp("home"), HOSPITAL_TOML, ledger=Ledger(None))
 
 
-def write(hospital: Hospital, layout: Layout, people: list[Patient]) -> list[bytes]:
+def write(hospital: Hospital, layout: CohortLayout, people: list[Patient]) -> list[bytes]:
     """Make this the hospital's cohort -> the patients' pseudonyms."""
     shutil.rmtree(hospital.home / "cohort", ignore_errors=True)
     hospital.patients._examples = {}

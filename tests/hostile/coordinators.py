@@ -369,10 +369,10 @@ def start_run(siege: Siege, federation: Path, name: str = "spring") -> Run:
 
 def online(siege: Siege, *names: str, within_s: float = 30.0) -> None:
     """Wait until hospitals are connected."""
-    from wardround_server.flower.control import Control
+    from wardround_server.flower.control import ControlApi
 
     until = time.monotonic() + within_s
-    with Control(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
+    with ControlApi(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
         while time.monotonic() < until:
             states = control.nodes()
             if all(states.get(h.node_id or 0) == "online" for h in Registry(siege.home) if h.name in names):

@@ -29,7 +29,7 @@ from wardround.errors import Unreachable
 from wardround_client.flower.clock_skew import Clock
 from wardround_client.flower.errors import explained
 from wardround_client.flower.fleet import Session, connect
-from wardround_server.flower.control import Control
+from wardround_server.flower.control import ControlApi
 from wardround_server.home import Home
 from wardround_server.network import limits
 
@@ -354,7 +354,7 @@ def test_another_user_of_this_machine_cannot_use_the_control_port(siege: Siege) 
     assert said.startswith("shut"), said
     assert "of another user" in (siege.home / "coordinator.log").read_text()
     # The same as the coordinator's own user is answered.
-    with Control(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
+    with ControlApi(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
         assert control.nodes()
 
 
@@ -374,7 +374,7 @@ print("done")
 """,
     )
     assert said.startswith("done"), said
-    with Control(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
+    with ControlApi(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
         assert len(control.nodes()) == len(siege.keys)
 
 

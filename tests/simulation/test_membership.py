@@ -36,7 +36,7 @@ from wardround_simulation.membership.attacks import (
     loss,
     patient_gradients,
 )
-from wardround_simulation.membership.pool import Pool, joined, only, twin_of
+from wardround_simulation.membership.pool import Candidates, joined, only, twin_of
 from wardround_simulation.membership.shadows import shadow_runs
 from wardround_simulation.phantoms import make_profiles, write_hospital
 from wardround_simulation.simulate import RUN, Ready, Settings, local_rounds
@@ -80,7 +80,7 @@ class HospitalOf(Hospital):
         return self._cohort
 
 
-def run(folder: Path, federation: Federation, open_cohort: OpenCohort) -> tuple[list[Pool], membership.Released]:
+def run(folder: Path, federation: Federation, open_cohort: OpenCohort) -> tuple[list[Candidates], membership.Released]:
     """Train two small hospitals, and make their strangers."""
     (folder / "out").mkdir(parents=True)
     file = folder / "federation.toml"
@@ -94,7 +94,7 @@ def run(folder: Path, federation: Federation, open_cohort: OpenCohort) -> tuple[
         sites.append(site)
         hospitals.append(hospital)
         agreements.append(agreement)
-        pools.append(Pool.of(hospital, agreement, strangers(OTHERS // 2, 10 + number)))
+        pools.append(Candidates.of(hospital, agreement, strangers(OTHERS // 2, 10 + number)))
     private = open_cohort is PrivateCohort
     settings = Settings(federation, folder, folder / "out", hospitals=2, privacy=private, workers=1)
     ready = Ready(settings, sites, hospitals, agreements, open_cohort)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from wardround.errors import AuditFailed
-from wardround_client.audit import LEAST_TRIALS, AuditReport, Row
+from wardround_client.audit import LEAST_TRIALS, AuditReport, AuditRow
 from wardround_server.events import parsed
 from wardround_simulation import audited, commands
 from wardround_simulation.federation import changed, embedded
@@ -104,7 +104,7 @@ def test_a_refuted_claim_ends_with_4_after_the_report_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P60: "The lower bound must not pass the claim"."""
-    refuted = Row("run", "too much is given away", "nothing", 8.0, 99.0, guesses=10, answers=10)
+    refuted = AuditRow("run", "too much is given away", "nothing", 8.0, 99.0, guesses=10, answers=10)
     monkeypatch.setattr(audited, "canaries", lambda *_: AuditReport(8.0, 1e-3, 0.95, (refuted,), 0.1))
     monkeypatch.setattr(audited, "infer_membership", lambda *_: {"skipped": "not asked here"})
     out = tmp_path / "out"

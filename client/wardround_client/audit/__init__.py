@@ -28,14 +28,14 @@ from wardround_client.audit.bounds import (
 )
 from wardround_client.audit.canaries import Bench
 from wardround_client.audit.experiments import Experiment, single_answers
-from wardround_client.audit.report import AuditReport, Row
+from wardround_client.audit.report import AuditReport, AuditRow
 from wardround_client.audit.walls import beside_the_noise
 from wardround_client.audit.whole_run import whole_run
 from wardround_client.consent.agreement import Agreement
 from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import OpenCohort
 
-__all__ = ["DEFAULT_TRIALS", "LEAST_TRIALS", "AuditReport", "Row", "audit"]
+__all__ = ["DEFAULT_TRIALS", "LEAST_TRIALS", "AuditReport", "AuditRow", "audit"]
 
 DEFAULT_TRIALS = 2000
 LEAST_TRIALS = 200
@@ -125,7 +125,7 @@ def _known(names: list[str], only: Collection[str]) -> None:
         raise ConfigError(f"no experiment of this agreement is called {', '.join(unknown)}", allowed=", ".join(names))
 
 
-def _row(experiment: Experiment, evidence: Evidence, delta: float, error: float) -> Row:
+def _row(experiment: Experiment, evidence: Evidence, delta: float, error: float) -> AuditRow:
     """The sharpest bound that what is claimed of the experiment's answers permits."""
     rates = {row.sampling_rate for row in experiment.rows}
     answers = sum(row.count for row in experiment.rows)
@@ -141,13 +141,13 @@ def _row(experiment: Experiment, evidence: Evidence, delta: float, error: float)
     return _result(experiment, evidence, bound, assumes, delta)
 
 
-def _one_run_row(experiment: Experiment, evidence: Evidence, delta: float, error: float) -> Row:
+def _one_run_row(experiment: Experiment, evidence: Evidence, delta: float, error: float) -> AuditRow:
     row = _result(experiment, evidence, one_run_epsilon(evidence, delta, error), "nothing", delta)
     return replace(row, name="one_run", answers=0, tests="the same, by a bound that assumes nothing")
 
 
-def _result(experiment: Experiment, evidence: Evidence, bound: float, assumes: str, delta: float) -> Row:
-    return Row(
+def _result(experiment: Experiment, evidence: Evidence, bound: float, assumes: str, delta: float) -> AuditRow:
+    return AuditRow(
         name=experiment.name,
         tests=experiment.tests,
         assumes=assumes,

@@ -9,7 +9,7 @@ from wardround.errors import AuditFailed
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """One experiment's result.
 
     name, tests: which, and what it would find. assumes: what is taken for granted of the mechanism.
@@ -42,7 +42,7 @@ class AuditReport:
     claimed_epsilon: float
     delta: float
     confidence: float
-    rows: tuple[Row, ...]
+    rows: tuple[AuditRow, ...]
     seconds: float
 
     @property

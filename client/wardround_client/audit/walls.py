@@ -28,7 +28,7 @@ from wardround.questions import Blocks, Cohort, EpisodeGradient, Loss, OfImages,
 from wardround.schedule import QUESTIONS, RoundPlan
 from wardround.wire import RequestHeader, RoundRequest, Vector, peek_reply
 from wardround_client.audit.canaries import Bench, generator
-from wardround_client.audit.report import Row
+from wardround_client.audit.report import AuditRow
 from wardround_client.cohort.examples import Examples
 from wardround_client.config import BudgetLimits, HospitalConfig, Identity
 from wardround_client.consent.agreement import Agreement
@@ -53,7 +53,7 @@ class Attack:
 
     name: str
     answers: int
-    make: Callable[[], Row]
+    make: Callable[[], AuditRow]
 
 
 def beside_the_noise(bench: Bench, terms: Agreement) -> list[Attack]:
@@ -74,7 +74,7 @@ def beside_the_noise(bench: Bench, terms: Agreement) -> list[Attack]:
     ]
 
 
-def _verdict(name: str, tests: str, attack: Callable[[], tuple[bool, int]]) -> Row:
+def _verdict(name: str, tests: str, attack: Callable[[], tuple[bool, int]]) -> AuditRow:
     logger = logging.getLogger("wardround_client.round")  # its warnings are about real rounds
     before = logger.disabled
     logger.disabled = True
@@ -82,13 +82,13 @@ def _verdict(name: str, tests: str, attack: Callable[[], tuple[bool, int]]) -> R
         proved, answers = attack()
     finally:
         logger.disabled = before
-    return Row(name, tests, "nothing", 0.0, CERTAIN if proved else 0.0, 1, answers)
+    return AuditRow(name, tests, "nothing", 0.0, CERTAIN if proved else 0.0, 1, answers)
 
 
 # --- alone
 
 
-def _alone(bench: Bench, terms: Agreement) -> Row:
+def _alone(bench: Bench, terms: Agreement) -> AuditRow:
     """How far a sum moves at most, in units of its sensitivity, and what noise is worth that was made for one unit."""
     worst, answers, sigma, times = 1.0, 0, math.inf, 1
     for plan in _each_question(terms):
@@ -103,7 +103,7 @@ def _alone(bench: Bench, terms: Agreement) -> Row:
         noise = bench.calibration.noise_multiplier(plan.question)
         if moved is not None and noise < sigma:
             sigma, times = noise, plan.times
-    return Row(
+    return AuditRow(
         "alone",
         "a patient who leaves changes what others add",
         "nothing",

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from wardround_client.clock import now
-from wardround_client.cohort.index import Layout
+from wardround_client.cohort.index import CohortLayout
 
 STAYS = "p.erased IS NULL AND p.pseudonym NOT IN (SELECT pseudonym FROM temp.withdrawn)"
 ONE = "instance = ? AND patient = (SELECT id FROM patients WHERE pseudonym = ?)"
@@ -25,7 +25,7 @@ UNION SELECT id FROM patients WHERE pseudonym = :subject)
 class Batch:
     """What one transaction adds; made by `CohortWriter.batch`."""
 
-    def __init__(self, index: sqlite3.Connection, layout: Layout, first_row: int) -> None:
+    def __init__(self, index: sqlite3.Connection, layout: CohortLayout, first_row: int) -> None:
         self._index, self._layout, self._first_row = index, layout, first_row
         self.arrays: list[NDArray[Any]] = []
         self.added = 0

@@ -64,7 +64,7 @@ LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseud
 
 
 @dataclass(frozen=True)
-class Layout:
+class CohortLayout:
     """What one row of a cohort is. kind "image": [channels, S, S] uint16; kind "table": [features] float32.
 
     recipe: every setting that decides a row's values; a cohort keeps one for life.
@@ -98,7 +98,7 @@ class Layout:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def loads(cls, text: str) -> Layout:
+    def loads(cls, text: str) -> CohortLayout:
         """From `dumps`."""
         layout = cls(**json.loads(text))
         return replace(layout, features=tuple(layout.features))
@@ -157,7 +157,7 @@ def copied(path: Path) -> sqlite3.Connection:
     return copy
 
 
-def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, str]]:
+def read_meta(path: Path, index: sqlite3.Connection) -> tuple[CohortLayout, dict[str, str]]:
     """The layout, and everything that stands beside it. Raises: DataError."""
     try:
         meta = dict(index.execute("SELECT name, value FROM meta"))
@@ -169,7 +169,7 @@ def read_meta(path: Path, index: sqlite3.Connection) -> tuple[Layout, dict[str, 
             )
         if meta["format"] != str(FORMAT):
             index.execute(_OLDER_LABELS)
-        return Layout.loads(meta["layout"]), meta
+        return CohortLayout.loads(meta["layout"]), meta
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from None
     except sqlite3.OperationalError as error:
@@ -181,7 +181,7 @@ def count_rows(index: sqlite3.Connection) -> int:
     return int(index.execute("SELECT COALESCE(SUM(rows), 0) FROM instances").fetchone()[0])
 
 
-def mapped(path: Path, layout: Layout, count: int) -> NDArray[Any]:
+def mapped(path: Path, layout: CohortLayout, count: int) -> NDArray[Any]:
     """The first `count` rows, read-only. Raises: DataError, when there are fewer."""
     size = (path / INPUTS).stat().st_size
     if size < count * layout.row_bytes:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import DataError
-from wardround_client.cohort.index import INDEX, LABEL, LABELLED, Layout, connect, mapped, read_meta, storage
+from wardround_client.cohort.index import INDEX, LABEL, LABELLED, CohortLayout, connect, mapped, read_meta, storage
 
 MANUFACTURER = "manufacturer"
 """The column of a CSV that says who made the scanner, for rows whose file does not."""
@@ -79,7 +79,7 @@ class CohortStore:
     """
 
     path: Path
-    layout: Layout
+    layout: CohortLayout
     inputs: Rows
     patients: NDArray[np.int64]
     pseudonyms: tuple[bytes, ...]

@@ -22,7 +22,7 @@ from wardround_client.cohort.index import (
     LABEL,
     LABELLED,
     SCHEMA,
-    Layout,
+    CohortLayout,
     alone,
     connect,
     copied,
@@ -41,7 +41,7 @@ class CohortWriter:
     """
 
     def __init__(
-        self, path: Path, layout: Layout, key: bytes, *, withdrawn: Collection[bytes] = (), dry_run: bool = False
+        self, path: Path, layout: CohortLayout, key: bytes, *, withdrawn: Collection[bytes] = (), dry_run: bool = False
     ) -> None:
         """Open or create; cut off what an interrupted ingest left behind.
 
@@ -219,7 +219,7 @@ class CohortWriter:
         return int(found.fetchone()[0])
 
 
-def _differences(of: Layout, other: Layout) -> str:
+def _differences(of: CohortLayout, other: CohortLayout) -> str:
     mine, theirs = asdict(of), asdict(other)
     names = [name for name in mine if mine[name] != theirs[name]]
     plain = [name for name in names if name != "recipe"] or names  # the recipe repeats what the others say

@@ -22,7 +22,7 @@ import numpy as np
 from wardround.config import Task
 from wardround.errors import DataError
 from wardround_client.cohort.batch import Batch
-from wardround_client.cohort.index import Layout, storage
+from wardround_client.cohort.index import CohortLayout, storage
 from wardround_client.cohort.labels import LabelCounts
 from wardround_client.cohort.store import MANUFACTURER, normalised
 from wardround_client.cohort.writer import CohortWriter
@@ -105,7 +105,7 @@ def ingest(
         return _finish(writer, source, tally, tasks)
 
 
-def _batch_items(layout: Layout) -> int:
+def _batch_items(layout: CohortLayout) -> int:
     most = 128 if layout.kind == "image" else 1024
     return max(1, min(most, BATCH_BYTES // layout.row_bytes))
 

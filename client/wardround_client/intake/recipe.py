@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from wardround.errors import DataError
-from wardround_client.cohort.index import Layout
+from wardround_client.cohort.index import CohortLayout
 
 
 class Recipe(Protocol):
     """How every row of a cohort is made."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> CohortLayout:
         """Of a cohort that is made so."""
         ...
 
@@ -38,9 +38,9 @@ class ImageRecipe:
     greatest_bytes: int = 1 << 30
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> CohortLayout:
         """uint16 [channels, S, S]."""
-        return Layout("image", self.image_size_px, self.channels, recipe=f"1: {asdict(self)}")
+        return CohortLayout("image", self.image_size_px, self.channels, recipe=f"1: {asdict(self)}")
 
     @classmethod
     def of(cls, text: str) -> ImageRecipe:
@@ -67,6 +67,6 @@ class TableRecipe:
     constants: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> CohortLayout:
         """float32 [features]."""
-        return Layout("table", features=self.features, recipe=f"1: missing {sorted(self.constants.items())}")
+        return CohortLayout("table", features=self.features, recipe=f"1: missing {sorted(self.constants.items())}")

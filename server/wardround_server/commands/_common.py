@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from wardround.config import Name
 from wardround.errors import ConfigError
 from wardround_server.home import Home
-from wardround_server.hospitals import Registry, Seen
+from wardround_server.hospitals import LastSeen, Registry
 
 SILENT_S = 9.0  # two heartbeats
 
@@ -41,10 +41,10 @@ def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
 
     -> name, node id.
     """
-    from wardround_server.flower.control import Control
+    from wardround_server.flower.control import ControlApi
 
     registry, nodes = Registry(coordinator.folder), dict[str, int]()
-    with Control(admin, coordinator.tls.ca) as control:
+    with ControlApi(admin, coordinator.tls.ca) as control:
         for hospital in list(registry):
             nodes[hospital.name] = control.register(hospital.name, hospital.key_pem)
             if nodes[hospital.name] != hospital.node_id:
@@ -55,16 +55,16 @@ def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
     return nodes
 
 
-def seen_nodes(coordinator: Home) -> dict[int, Seen]:
+def seen_nodes(coordinator: Home) -> dict[int, LastSeen]:
     """Each node's state. Raises: Unreachable."""
     admin = int(coordinator.running()["admin"])
-    from wardround_server.flower.control import Control
+    from wardround_server.flower.control import ControlApi
 
-    with Control(admin, coordinator.tls.ca) as control:
+    with ControlApi(admin, coordinator.tls.ca) as control:
         return control.seen()
 
 
-def in_words(seen: Seen | None) -> str:
+def in_words(seen: LastSeen | None) -> str:
     """A node's state in words."""
     if seen is None:
         return "unknown"

@@ -17,7 +17,7 @@ from wardround_server.answers import AnswerBook
 from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, RoundEnded, RoundMissed, RunStarted, whole_lines
 from wardround_server.home import Home
-from wardround_server.hospitals import Member, Registry, Seen
+from wardround_server.hospitals import LastSeen, Member, Registry
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _Past:
 
 
 def _hospital(
-    member: Member, seen: dict[int, Seen], past: _Past, agreement: Federation, schedule: Schedule
+    member: Member, seen: dict[int, LastSeen], past: _Past, agreement: Federation, schedule: Schedule
 ) -> dict[str, Any]:
     node = seen.get(member.node_id or 0)
     delta = member.delta or 1 / (10 * member.declared_patients + 1)

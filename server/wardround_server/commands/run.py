@@ -51,7 +51,7 @@ def run(
         raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
     from wardround import bundle
     from wardround_server.checkpoint import Checkpointer
-    from wardround_server.flower.control import Control
+    from wardround_server.flower.control import ControlApi
     from wardround_server.report import write_report
 
     with Checkpointer(folder).held():  # what is going on already keeps its agreement
@@ -61,7 +61,7 @@ def run(
             _keep_encoder(federation, folder, agreement.model.encoder)
 
     events = folder / EVENTS
-    with Control(admin, coordinator.tls.ca) as control, _shown(as_json) as tell:
+    with ControlApi(admin, coordinator.tls.ca) as control, _shown(as_json) as tell:
         start = events.stat().st_size if events.exists() else 0
         run_id = control.start_run(bundle.build(agreement), {"run": name, "resume": resume})
         try:

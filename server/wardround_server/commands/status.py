@@ -13,7 +13,7 @@ from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
 from wardround_server.follow import last_event
 from wardround_server.home import Home
-from wardround_server.hospitals import Registry, Seen
+from wardround_server.hospitals import LastSeen, Registry
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
 
@@ -21,7 +21,7 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     """Who is registered, who is connected, and how far each run is."""
     coordinator = Home(home)
     coordinator.config()
-    seen, down = dict[int, Seen](), None
+    seen, down = dict[int, LastSeen](), None
     try:
         seen = seen_nodes(coordinator)
     except Unreachable as error:

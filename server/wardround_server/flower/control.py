@@ -30,11 +30,11 @@ from wardround.errors import FederationError, StorageError, Unreachable, Untrust
 from wardround.files import room_on_disk
 from wardround.proxies import spare_loopback
 from wardround.text import shown
-from wardround_server.hospitals import Seen
+from wardround_server.hospitals import LastSeen
 from wardround_server.network.listening import LOOPBACK
 
 
-class Control:
+class ControlApi:
     """The Control API of our own SuperLink on loopback, as a context manager."""
 
     def __init__(self, admin_port: int, ca: Path) -> None:
@@ -76,7 +76,7 @@ class Control:
         """Node id -> "registered", "online", "offline" or "unregistered"."""
         return {node_id: seen.status for node_id, seen in self.seen().items()}
 
-    def seen(self) -> dict[int, Seen]:
+    def seen(self) -> dict[int, LastSeen]:
         """Node id -> whether it is there, and since when it is silent."""
         with self._explained():
             nodes, now = self._client.ListNodes(ListNodesRequest()).nodes_info, time.time()
@@ -85,7 +85,7 @@ class Control:
             # Flower believes a node until so many intervals after its last sign of life, or until it took its leave.
             patience_s = HEARTBEAT_PATIENCE * node.heartbeat_interval if node.status == "online" else 0.0
             ago_s = max(0.0, now - node.online_until + patience_s) if node.online_until else None
-            found[int(node.node_id)] = Seen(node.status, ago_s)
+            found[int(node.node_id)] = LastSeen(node.status, ago_s)
         return found
 
     def start_run(self, bundle: bytes, config: Mapping[str, str | bool]) -> int:

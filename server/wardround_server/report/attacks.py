@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wardround_server.report.charts import Line, roc_chart
+from wardround_server.report.charts import Curve, roc_chart
 from wardround_server.report.data import RunRecord
 from wardround_server.report.numbers import Cell, significant
 
@@ -30,10 +30,10 @@ def _membership(found: Finding) -> dict[str, Any]:
     ceiling = found.get("ceiling")
     # The strongest attacks get the last colours, also where some are left out.
     styles = STYLES[: len(attacks)] if len(attacks) < 3 else STYLES[-len(attacks) :]
-    lines = [Line(str(a["label"]), a["roc"], style) for a, style in zip(attacks, styles, strict=True)]
+    lines = [Curve(str(a["label"]), a["roc"], style) for a, style in zip(attacks, styles, strict=True)]
     entries = [(line.style, line.label) for line in reversed(lines)]
     if ceiling:
-        lines.append(Line("the most that the promise allows", ceiling["curve"], "limit"))
+        lines.append(Curve("the most that the promise allows", ceiling["curve"], "limit"))
         entries.insert(0, ("limit", "the most that the promise allows"))
     asked = [_percent(point["fpr_asked"]) for point in attacks[0]["points"]]
     return {

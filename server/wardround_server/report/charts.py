@@ -17,7 +17,7 @@ LABEL_LETTERS = 14  # of a line below a group of bars, at the size of a small sc
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve. style: a class of style.css (`main`, `second`, `third`, `fourth`, `faint`, `limit`)."""
 
     label: str
@@ -49,7 +49,7 @@ class Frame:
 
 
 def line_chart(
-    lines: Sequence[Line],
+    lines: Sequence[Curve],
     *,
     title: str,
     x_label: str,
@@ -81,7 +81,7 @@ def line_chart(
 
 
 def spark(
-    lines: Sequence[Line], *, title: str, x: tuple[float, float], y: tuple[float, float], percent: bool
+    lines: Sequence[Curve], *, title: str, x: tuple[float, float], y: tuple[float, float], percent: bool
 ) -> Markup:
     """A small multiple: curves on shared axes with the last value written at its end."""
     frame = Frame(210, 74, 4, 46, 8, 8, x, y)
@@ -145,7 +145,7 @@ def bar_chart(
 ROC_FROM = 1e-4
 
 
-def roc_chart(lines: Sequence[Line], *, title: str, resolution: float) -> Markup:
+def roc_chart(lines: Sequence[Curve], *, title: str, resolution: float) -> Markup:
     """ROC curves on logarithmic axes from ROC_FROM to 1, with the line of guessing.
 
     Args:
@@ -244,7 +244,7 @@ def _x_axis(frame: Frame, label: str) -> str:
     return "".join(parts)
 
 
-def _curve(frame: Frame, line: Line, percent: bool) -> str:
+def _curve(frame: Frame, line: Curve, percent: bool) -> str:
     if not line.points:
         return ""
     places = " ".join("{:.1f},{:.1f}".format(*frame.at(x, y)) for x, y in line.points)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from wardround import __version__
 from wardround_server.report.attacks import attacks
 from wardround_server.report.card import card
-from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, spark
+from wardround_server.report.charts import Bar, Curve, bar_chart, line_chart, spark
 from wardround_server.report.data import HospitalRow, RunRecord
 from wardround_server.report.escaped import visible
 from wardround_server.report.numbers import NOTHING, Cell, limits, percent
@@ -106,11 +106,11 @@ def _share(cell: Mapping[str, Any]) -> Cell:
 
 def _curves(run: RunRecord) -> dict[str, Any]:
     shared = [(float(number), value) for number, value in run.shared_accuracy]
-    lines = [Line(name, points, "faint") for name, points in run.accuracy.items()]
+    lines = [Curve(name, points, "faint") for name, points in run.accuracy.items()]
     entries = [("faint", "each hospital")] if lines else []
     if shared:
         who = run.held_out.name if run.held_out else "all hospitals together"
-        lines.append(Line(who, shared, "main"))
+        lines.append(Curve(who, shared, "main"))
         entries.insert(0, ("main", f"{who}, which took no part" if run.held_out else who))
     why = "The shared model as it is, before any adaptation. " + (
         "Measured without noise after each round, which is allowed only because these patients are synthetic."
@@ -136,7 +136,7 @@ def _curves(run: RunRecord) -> dict[str, Any]:
         "why": why,
         "entries": entries,
         "norms": line_chart(
-            [Line("delta norm", norms, "second")],
+            [Curve("delta norm", norms, "second")],
             title="Norm of the mean delta",
             x_label="training round",
             y_label="L2 norm",
@@ -154,10 +154,10 @@ def _each(run: RunRecord) -> dict[str, Any] | None:
     for name in names[:MANY]:
         drawings = []
         if run.accuracy.get(name):
-            line = Line("accuracy", run.accuracy[name], "main")
+            line = Curve("accuracy", run.accuracy[name], "main")
             drawings.append(spark([line], title=f"{name}: accuracy by round", x=(0, last), y=(0, 1), percent=True))
         if run.privacy_on and run.epsilon.get(name):
-            line = Line("epsilon", run.epsilon[name], "second")
+            line = Curve("epsilon", run.epsilon[name], "second")
             drawings.append(spark([line], title=f"{name}: epsilon by round", x=(0, last), y=(0, limit), percent=False))
         if drawings:
             hospitals.append((name, drawings))

@@ -26,12 +26,12 @@ from wardround_simulation.membership.attacks import (
     evidence,
     loss,
 )
-from wardround_simulation.membership.pool import LEAST_OTHERS, Pool, twin_pools
+from wardround_simulation.membership.pool import LEAST_OTHERS, Candidates, twin_pools
 from wardround_simulation.membership.roc import Share
 from wardround_simulation.membership.shadows import shadow_runs
 from wardround_simulation.sites import Step
 
-__all__ = ["FPRS", "SHADOWS", "LEAST_OTHERS", "Pool", "Released", "infer", "twin_pools"]
+__all__ = ["FPRS", "SHADOWS", "LEAST_OTHERS", "Candidates", "Released", "infer", "twin_pools"]
 
 FPRS = (0.001, 0.01)
 SHADOWS = 16  # 96 find no more (measured on the embedded federation)
@@ -65,7 +65,7 @@ class _Scores:
 
 
 def infer(
-    pools: Sequence[Pool],
+    pools: Sequence[Candidates],
     released: Released,
     open_cohort: OpenCohort,
     *,
@@ -115,7 +115,7 @@ def infer(
 
 
 def _told(
-    pools: Sequence[Pool],
+    pools: Sequence[Candidates],
     released: Released,
     attacks: Sequence[_Scores],
     left_out: dict[str, str],
@@ -179,7 +179,7 @@ def _measured(attack: _Scores, ceiling: roc.Ceiling | None) -> dict[str, Any]:
     }
 
 
-def _ceiling(pools: Sequence[Pool]) -> tuple[roc.Ceiling, float | None]:
+def _ceiling(pools: Sequence[Candidates]) -> tuple[roc.Ceiling, float | None]:
     """From the rows that stand in the hospitals' ledgers for the whole run."""
     agreements = [pool.agreement for pool in pools]
     return roc.ceiling_of(
@@ -187,7 +187,7 @@ def _ceiling(pools: Sequence[Pool]) -> tuple[roc.Ceiling, float | None]:
     )
 
 
-def _split(what: tuple[str, str, str], pools: Sequence[Pool], scores: Sequence[Floats]) -> _Scores:
+def _split(what: tuple[str, str, str], pools: Sequence[Candidates], scores: Sequence[Floats]) -> _Scores:
     masks = [pool.is_member.numpy() for pool in pools]
     return _Scores(
         *what,

@@ -28,7 +28,7 @@ from wardround.wire import RoundReply, peek_reply
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.contribution import clipped
 from wardround_server.checkpoint import State
-from wardround_simulation.membership.pool import Pool
+from wardround_simulation.membership.pool import Candidates
 from wardround_simulation.membership.shadows import Shadow
 
 Floats = npt.NDArray[np.float64]
@@ -66,14 +66,14 @@ class Released:
         return torch.from_numpy(RoundReply.unpack(reply, run=self.run, round=number, size=size).answer.copy())
 
 
-def loss(pool: Pool, released: Released) -> Floats:
+def loss(pool: Candidates, released: Released) -> Floats:
     """Yeom et al., "Privacy risk in machine learning", 2018, adversary 2: members have smaller losses."""
     examples, state = pool.examples, released.final
     logits = _logits(pool.agreement.model, state, examples)
     return _numpy(examples.patient_means(-cross_entropy(logits, examples.y, reduction="none")))
 
 
-def confidence(pool: Pool, state: State) -> Floats:
+def confidence(pool: Candidates, state: State) -> Floats:
     """log(p / (1 - p)) of the true class, which is nearly normal (Carlini et al. 2022, section VI)."""
     examples = pool.examples
     true = _logits(pool.agreement.model, state, examples).double().log_softmax(1).gather(1, examples.y[:, None])[:, 0]
@@ -82,7 +82,7 @@ def confidence(pool: Pool, state: State) -> Floats:
     return _numpy(examples.patient_means(odds))
 
 
-def calibrated(pool: Pool, released: Released, shadows: Sequence[Shadow], place: int) -> Floats:
+def calibrated(pool: Candidates, released: Released, shadows: Sequence[Shadow], place: int) -> Floats:
     """Confidence of the released model minus the mean over shadow models that never saw the candidate.
 
     Watson et al., "On the importance of difficulty calibration in membership inference attacks", 2022.
@@ -142,7 +142,7 @@ class Overlaps:
         return _numpy(self.match - self.overlap @ member + own * (member - 0.5))
 
 
-def evidence(pool: Pool, released: Released) -> Overlaps | None:
+def evidence(pool: Candidates, released: Released) -> Overlaps | None:
     """What the hospital's stored replies say; None where the algorithm's answers are not sums over single patients."""
     agreement = pool.agreement
     weights = answer_weights(agreement.federation.algorithm)
@@ -210,7 +210,7 @@ def patient_gradients(objective: Objective, theta: Tensor, examples: Examples, c
     return total / examples.images.cpu().clamp_min(1).unsqueeze(1)
 
 
-def _rounds(pool: Pool, released: Released) -> dict[int, Tensor]:
+def _rounds(pool: Candidates, released: Released) -> dict[int, Tensor]:
     """Number -> delta float32 [P] of the rounds that are used: all, or as many as can be afforded, evenly spread."""
     model, schedule = pool.agreement.model, pool.agreement.schedule
     deltas = {
@@ -225,7 +225,7 @@ def _rounds(pool: Pool, released: Released) -> dict[int, Tensor]:
     return dict(found)
 
 
-def _own_prior(pool: Pool, released: Released) -> Tensor | None:
+def _own_prior(pool: Candidates, released: Released) -> Tensor | None:
     """The log class frequencies that the hospital trained with: its noised counts of round 0 left it."""
     federation, model = pool.agreement.federation, pool.agreement.model
     answer = released.answer(FIRST_ROUND, pool.name, statistics.layout(federation, model).size)

@@ -26,7 +26,7 @@ _SEEDS = 2**31  # profiles draw theirs below this: a twin's is above, so never a
 
 
 @dataclass(frozen=True)
-class Pool:
+class Candidates:
     """The candidates of one hospital. examples: patients 0 .. members - 1 took part, the others did not."""
 
     hospital: Hospital
@@ -45,7 +45,7 @@ class Pool:
         return torch.arange(self.examples.patients) < self.members
 
     @classmethod
-    def of(cls, hospital: Hospital, agreement: Agreement, strangers: Examples) -> Pool:
+    def of(cls, hospital: Hospital, agreement: Agreement, strangers: Examples) -> Candidates:
         """The hospital's own patients and these strangers."""
         own = hospital.examples(agreement)
         return cls(hospital, agreement, joined(own, strangers), own.patients)
@@ -85,7 +85,7 @@ def twin_pools(
     compute: str,
     step: Step,
     least_others: int = LEAST_OTHERS,
-) -> list[Pool]:
+) -> list[Candidates]:
     """Make the strangers of each synthetic hospital: as many as it has patients, `least_others` in all at least.
 
     Args:
@@ -110,7 +110,7 @@ def twin_pools(
         made = prepare(twins, agreements[0].federation, compute=compute, step=_of_twins(step))
         pools = []
         for hospital, twin, agreement in zip(hospitals, made, agreements, strict=True):
-            pools.append(Pool.of(hospital, agreement, twin.examples(agreement)))
+            pools.append(Candidates.of(hospital, agreement, twin.examples(agreement)))
             step("encoding strangers", len(pools), len(sites))
     return pools
 

@@ -57,7 +57,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Point:
+class RocPoint:
     """An attack at one threshold, the score of one of the others.
 
     asked: the FPR that the threshold was chosen for. tpr: of the members. false_positives: of `others`, those above it.
@@ -84,7 +84,7 @@ class Point:
         return self.fpr <= self.asked * (1 + _ROUNDING)
 
 
-def tpr_at(members: Floats, others: Floats, fpr: float) -> Point:
+def tpr_at(members: Floats, others: Floats, fpr: float) -> RocPoint:
     """The attack "a member if the score is above that of the k-th highest of n others", k = floor(fpr x (n + 1)).
 
     One more person who took no part is then above it with a probability of k / (n + 1), whatever the distribution: the
@@ -103,7 +103,7 @@ def tpr_at(members: Floats, others: Floats, fpr: float) -> Point:
     rank = max(1, min(len(others), math.floor(fpr * (len(others) + 1) * (1 + _ROUNDING))))
     threshold = np.sort(others)[len(others) - rank]
     hits = Share.of(int((members > threshold).sum()), len(members))
-    return Point(fpr, hits, int((others > threshold).sum()), len(others))
+    return RocPoint(fpr, hits, int((others > threshold).sum()), len(others))
 
 
 def area(members: Floats, others: Floats) -> tuple[float, float]:

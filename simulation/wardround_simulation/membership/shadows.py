@@ -21,7 +21,7 @@ from wardround_server.checkpoint import State
 from wardround_server.rounds import run
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.in_memory import InMemoryCheckpointer
-from wardround_simulation.membership.pool import Pool, only
+from wardround_simulation.membership.pool import Candidates, only
 
 Told = Callable[[int, int], None]
 
@@ -34,7 +34,9 @@ class Shadow:
     took_part: Sequence[npt.NDArray[np.bool_]]
 
 
-def shadow_runs(pools: Sequence[Pool], open_cohort: OpenCohort, *, runs: int, seed: int, told: Told) -> list[Shadow]:
+def shadow_runs(
+    pools: Sequence[Candidates], open_cohort: OpenCohort, *, runs: int, seed: int, told: Told
+) -> list[Shadow]:
     """Train on random cohorts of the members' sizes, drawn from members and strangers alike.
 
     Two runs in a row share no patient as long as a pool has two strangers and members alike in number, so every
@@ -62,13 +64,13 @@ def shadow_runs(pools: Sequence[Pool], open_cohort: OpenCohort, *, runs: int, se
     return shadows
 
 
-def _mask(pool: Pool, drawn: Tensor) -> npt.NDArray[np.bool_]:
+def _mask(pool: Candidates, drawn: Tensor) -> npt.NDArray[np.bool_]:
     mask = np.zeros(pool.examples.patients, dtype=np.bool_)
     mask[drawn.numpy()] = True
     return mask
 
 
-def _trained(pools: Sequence[Pool], drawn: Sequence[Tensor], open_cohort: OpenCohort) -> State:
+def _trained(pools: Sequence[Candidates], drawn: Sequence[Tensor], open_cohort: OpenCohort) -> State:
     """The state after the federation's own round loop over stand-ins of the hospitals."""
     stand_ins = {p.name: _StandIn(p, only(p.examples, chosen)) for p, chosen in zip(pools, drawn, strict=True)}
     agreement = pools[0].agreement
@@ -83,7 +85,7 @@ def _trained(pools: Sequence[Pool], drawn: Sequence[Tensor], open_cohort: OpenCo
 class _StandIn(Hospital):
     """A hospital with another cohort and a ledger of its own, which nobody's budget is counted in."""
 
-    def __init__(self, pool: Pool, cohort: Examples) -> None:
+    def __init__(self, pool: Candidates, cohort: Examples) -> None:
         super().__init__(pool.hospital.home, pool.hospital.config, Ledger(None))
         self.approvals, self._cohort = OneAgreement(self, pool.agreement), cohort
 

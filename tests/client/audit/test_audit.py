@@ -16,7 +16,7 @@ from tests.client.audit.planted import BUGS, SAMPLING_BUGS, Bug
 from wardround.cli import run
 from wardround.errors import AuditFailed, ConfigError, PrivacyError
 from wardround_client.audit import AuditReport, audit
-from wardround_client.audit.report import Row
+from wardround_client.audit.report import AuditRow
 from wardround_client.config import HospitalConfig, Identity
 from wardround_client.consent.agreement import Agreement
 from wardround_client.privacy import mechanism
@@ -147,7 +147,7 @@ def test_an_impossible_audit_is_refused(wrong: dict[str, Any], said: str) -> Non
 
 
 def test_a_refuted_claim_is_a_privacy_error_that_names_the_experiment_and_both_numbers() -> None:
-    row = Row("images", "each image is clipped", "Gaussian noise", 1.0, 2.5, 100, 100)
+    row = AuditRow("images", "each image is clipped", "Gaussian noise", 1.0, 2.5, 100, 100)
     with pytest.raises(PrivacyError, match=r"images .*at least 2\.50 where 1\.00 is claimed.*Next: ") as caught:
         AuditReport(8.0, DELTA, 0.95, (row,), 1.0).check()
     assert caught.value.exit_code == 4

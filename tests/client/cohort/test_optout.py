@@ -23,7 +23,7 @@ import wardround_client.cohort.erasure as erasure
 from wardround.errors import ConfigError, DataError, StorageError
 from wardround_client.cohort.erasure import erase
 from wardround_client.cohort.examples import Examples, NamedExamples
-from wardround_client.cohort.index import INDEX, INPUTS, Layout, connect
+from wardround_client.cohort.index import INDEX, INPUTS, CohortLayout, connect
 from wardround_client.cohort.optout import REGISTER, Register
 from wardround_client.cohort.records import Record, records, rows_name_no_patient
 from wardround_client.cohort.store import CohortStore
@@ -177,7 +177,7 @@ def test_a_disk_that_refuses_registers_nobody_and_says_so(
 
 def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
     """Three patients: Anna has rows 0 and 2, Bert row 1, Carl row 3."""
-    with CohortWriter(path, Layout("table", features=("a",)), KEY, withdrawn=withdrawn) as writer:
+    with CohortWriter(path, CohortLayout("table", features=("a",)), KEY, withdrawn=withdrawn) as writer:
         with writer.batch() as batch:
             for number, who in enumerate([ANNA, BERT, ANNA, CARL]):
                 instance, study = WHO.of("row", f"i{number}"), WHO.of("row", f"s{number}")
@@ -316,7 +316,7 @@ def test_erasing_waits_for_no_ingest_and_survives_a_missing_cohort(tmp_path: Pat
     assert erase(tmp_path / "absent", {ANNA}) == 0
     cohort(tmp_path)
     with (
-        CohortWriter(tmp_path, Layout("table", features=("a",)), KEY),
+        CohortWriter(tmp_path, CohortLayout("table", features=("a",)), KEY),
         pytest.raises(StorageError, match="another ingest is running"),
     ):
         erase(tmp_path, {ANNA})
@@ -349,7 +349,7 @@ def test_an_erasure_that_dies_is_finished_by_the_next(
 
 
 def test_a_study_shared_with_another_patient_keeps_its_label(tmp_path: Path) -> None:
-    with CohortWriter(tmp_path, Layout("table", features=("a",)), KEY) as writer:
+    with CohortWriter(tmp_path, CohortLayout("table", features=("a",)), KEY) as writer:
         with writer.batch() as batch:
             for number, who in enumerate([ANNA, BERT]):
                 batch.add(patient=who, study=b"both", instance=bytes([number]), rows=np.ones((1, 1), np.float32))

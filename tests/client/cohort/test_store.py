@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from wardround.errors import DataError, StorageError
 from wardround_client.cohort.erasure import erase
-from wardround_client.cohort.index import INDEX, INPUTS, Layout
+from wardround_client.cohort.index import INDEX, INPUTS, CohortLayout
 from wardround_client.cohort.store import CohortStore, normalised
 from wardround_client.cohort.writer import CohortWriter
 
-LAYOUT = Layout("image", 2, 1)
+LAYOUT = CohortLayout("image", 2, 1)
 KEY = bytes(32)
 
 
@@ -109,7 +109,7 @@ def test_another_key_or_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another pseudonym key"):
         CohortWriter(tmp_path, LAYOUT, bytes(31) + b"x")
     with pytest.raises(DataError, match="asked for image_size_px 3"):
-        CohortWriter(tmp_path, Layout("image", 3, 1), KEY)
+        CohortWriter(tmp_path, CohortLayout("image", 3, 1), KEY)
 
 
 def test_only_one_ingest_at_a_time(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from wardround.wire import Answered
 from wardround_server.answers import AnswerBook
 from wardround_server.commands import app
 from wardround_server.events import RoundEnded, RunStarted
-from wardround_server.hospitals import Registry, Seen
+from wardround_server.hospitals import LastSeen, Registry
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(home: Path, monkeypatch: pytest.MonkeyPatch, seen: dict[int, Seen]) -> tuple[dict[str, Any], object]:
+def check(home: Path, monkeypatch: pytest.MonkeyPatch, seen: dict[int, LastSeen]) -> tuple[dict[str, Any], object]:
     monkeypatch.setattr("wardround_server.commands.check.seen_nodes", lambda _: seen)
     result = CliRunner().invoke(app, ["check", str(home), str(home / "federation.toml"), "--json"])
     return json.loads(result.stdout), result.exception
 
 
-ONLINE, SILENT, GONE = Seen("online", 1.0), Seen("online", 20.0), Seen("offline", 7200.0)
+ONLINE, SILENT, GONE = LastSeen("online", 1.0), LastSeen("online", 20.0), LastSeen("offline", 7200.0)
 
 
 def test_it_says_who_is_there_who_has_approved_and_what_it_costs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from wardround.files import room_on_disk
 from wardround.logs import OneLine
 from wardround.proxies import spare_loopback
 from wardround_server.commands import app
-from wardround_server.flower.control import Control
+from wardround_server.flower.control import ControlApi
 from wardround_server.flower.superlink import check_database
 from wardround_server.follow import _events
 from wardround_server.home import Home
@@ -76,7 +76,7 @@ def test_a_coordinator_comes_up_and_is_found_with_a_dead_proxy_in_the_environmen
         for file in ("superlink.db", "coordinator.log", "superexec.log", "up.json", "hospitals.json"):
             assert stat.S_IMODE((home / file).stat().st_mode) == 0o600, file
         assert CliRunner().invoke(app, ["remove", str(home), "anna"]).exit_code == 0
-        with Control(Home(home).running()["admin"], Home(home).tls.ca) as control:
+        with ControlApi(Home(home).running()["admin"], Home(home).tls.ca) as control:
             assert set(control.nodes().values()) <= {"unregistered"}
     finally:
         process.terminate()

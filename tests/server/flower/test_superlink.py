@@ -30,7 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from wardround.errors import PortInUse, Unreachable, Untrusted
 from wardround_server.commands import app
 from wardround_server.flower import door
-from wardround_server.flower.control import Control
+from wardround_server.flower.control import ControlApi
 from wardround_server.flower.serve import Ports, serve
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
@@ -216,7 +216,7 @@ def test_hospitals_are_registered_once_while_it_is_down_or_up(home: Path, tmp_pa
         assert CliRunner().invoke(app, ["register", str(home), str(path)]).exit_code == 0
     later = {hospital.name: hospital.node_id for hospital in Registry(home)}
     assert later["noted-while-down"] == first["noted-while-down"]
-    with Control(Home(home).running()["admin"], Home(home).tls.ca) as control:
+    with ControlApi(Home(home).running()["admin"], Home(home).tls.ca) as control:
         assert control.nodes()[later["joined-later"] or 0] == "registered"
         assert len(control.nodes()) == len(later)
     status = json.loads(CliRunner().invoke(app, ["status", str(home), "--json"]).stdout)
@@ -230,7 +230,7 @@ def test_the_invitation_names_the_port_that_was_taken(home: Path) -> None:
 
 def test_another_ca_is_not_trusted(home: Path, tmp_path: Path) -> None:
     other = tls.create(tmp_path / "other", ["127.0.0.1"])
-    with Control(Home(home).running()["admin"], other.ca) as control, pytest.raises(Untrusted):
+    with ControlApi(Home(home).running()["admin"], other.ca) as control, pytest.raises(Untrusted):
         control.nodes()
 
 
@@ -238,7 +238,7 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
     files = tls.create(tmp_path, ["127.0.0.1"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        with Control(free.getsockname()[1], files.ca) as control, pytest.raises(Unreachable, match="up"):
+        with ControlApi(free.getsockname()[1], files.ca) as control, pytest.raises(Unreachable, match="up"):
             control.nodes()
 
 

@@ -17,7 +17,7 @@ from wardround.errors import ConfigError, DataError, StorageError
 from wardround.proportions import wilson
 from wardround_server.events import RoundEnded, parsed
 from wardround_server.report import write_report
-from wardround_server.report.charts import Bar, Line, bar_chart, line_chart, nice_ticks
+from wardround_server.report.charts import Bar, Curve, bar_chart, line_chart, nice_ticks
 from wardround_server.report.numbers import whole_percent
 
 TOML = """
@@ -355,6 +355,6 @@ def test_ticks_cover_the_range_in_even_steps(low: float, span: float) -> None:
 
 
 def test_charts_of_one_point_and_of_equal_values_are_drawn() -> None:
-    assert "circle" in line_chart([Line("a", [(1, 0.5)])], title="t", x_label="x", y_label="y")
-    assert "polyline" in line_chart([Line("a", [(1, 0.0), (2, 0.0)])], title="t", x_label="x", y_label="y")
+    assert "circle" in line_chart([Curve("a", [(1, 0.5)])], title="t", x_label="x", y_label="y")
+    assert "polyline" in line_chart([Curve("a", [(1, 0.0), (2, 0.0)])], title="t", x_label="x", y_label="y")
     assert "nan" not in bar_chart([("g", [Bar(0.0, 0.0, 0.0, "main", "b")])], title="t", chance=None, y_label="y")

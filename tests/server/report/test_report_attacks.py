@@ -11,7 +11,7 @@ import pytest
 from tests.server.report.test_report import make_run
 
 from wardround_server.report import write_report
-from wardround_server.report.charts import Line, roc_chart
+from wardround_server.report.charts import Curve, roc_chart
 
 
 def point(asked: float, tpr: float, passes: bool = False) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_no_text_of_a_file_becomes_markup(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tpr", [0.0, 1e-9, 0.3, 1.0])
 def test_a_curve_is_drawn_as_steps_inside_its_frame(tpr: float) -> None:
-    svg = roc_chart([Line("a", [(0.01, tpr), (0.1, 1.0), (1.0, 1.0)])], title="t", resolution=0.01)
+    svg = roc_chart([Curve("a", [(0.01, tpr), (0.1, 1.0), (1.0, 1.0)])], title="t", resolution=0.01)
     (points,) = re.findall(r'<polyline class="curve main" points="([^"]+)"', svg)
     corners = [tuple(map(float, corner.split(","))) for corner in points.split(" ")]
     assert len(corners) == 5
