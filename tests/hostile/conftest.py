@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.hostile.agreements import said
 from tests.hostile.attack import FEDERATION, Victim
 
 from wardround.cli import run
@@ -46,3 +47,11 @@ def victim(attacked_home: Path, tmp_path: Path) -> Victim:
     home = tmp_path / "home"
     shutil.copytree(attacked_home, home)
     return Victim.of(home)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A hospital as `init` leaves it."""
+    home = tmp_path / "home"
+    assert said("hospital", "init", home, "--name", "st-anna", "--patients", "60").code == 0
+    return home

@@ -27,6 +27,7 @@ from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node as PbNode
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from tests.questions import answer_size
+from tests.rounds import TWO_COLUMNS
 from tests.story.processes import environment
 
 from wardround import bundle
@@ -43,20 +44,6 @@ from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
 
 DEADLINE_S = 15.0  # idle waiting for five lies, and room for a busy machine
-AGREEMENT = """
-name = "siege"
-[task]
-label_column = "y"
-classes = ["no", "yes"]
-kind = "table"
-features = ["a", "b"]
-[model]
-family = "logistic"
-[rounds]
-rounds = {rounds}
-quorum = 2
-deadline_s = {deadline_s}
-"""
 PATIENTS = 40
 
 
@@ -151,7 +138,8 @@ def besieged(folder: Path, *, files: int | None = None, toml: str = "") -> Itera
 def agreement(folder: Path, *, rounds: int, deadline_s: float = DEADLINE_S, model: str = "") -> Path:
     """A federation.toml about a table of two columns."""
     path = folder / "federation.toml"
-    path.write_text(AGREEMENT.format(rounds=rounds, deadline_s=deadline_s) + model)
+    rules = f"[rounds]\nrounds = {rounds}\nquorum = 2\ndeadline_s = {deadline_s}\n"
+    path.write_text(f'name = "siege"{TWO_COLUMNS}{rules}{model}')
     return path
 
 

@@ -24,7 +24,7 @@ from wardround_client.config import HospitalConfig
 from wardround_client.consent.approvals import ApprovalFolder
 from wardround_server.home import CoordinatorConfig
 
-many = fuzzed(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+many = fuzzed(suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,6 @@ PARSERS: dict[str, tuple[type[Section], str]] = {
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@fuzzed(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_configuration_of_any_text_is_read_or_refused_in_words(name: str, data: st.DataObject) -> None:
     model, text = PARSERS[name]
@@ -161,7 +160,7 @@ def test_a_configuration_of_any_text_is_read_or_refused_in_words(name: str, data
 @pytest.mark.parametrize(
     "name", ["invitation.toml", "join.json", "labels.csv", "patients.txt", "task.toml", "run.toml"]
 )
-@fuzzed(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzed(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(data=st.one_of(st.binary(max_size=200), mutated(), LETTERS.map(lambda text: text.encode("utf-8", "replace"))))
 def test_a_file_of_any_bytes_is_used_or_refused_in_words(home: Path, name: str, data: bytes) -> None:
     file = home.parent / name

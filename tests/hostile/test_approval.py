@@ -29,13 +29,6 @@ LARGE = toml(BASE | {"privacy": {"epsilon": 9.0}})
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    home = tmp_path / "home"
-    assert said("hospital", "init", home, "--name", "st-anna", "--patients", "60").code == 0
-    return home
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "federation.toml"
     file.write_text(SMALL)

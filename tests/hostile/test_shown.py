@@ -26,13 +26,6 @@ ODD = [
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    home = tmp_path / "home"
-    assert said("hospital", "init", home, "--name", "st-anna", "--patients", "60").code == 0
-    return home
-
-
-@pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()

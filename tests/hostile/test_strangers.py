@@ -195,7 +195,7 @@ def rubbish() -> st.SearchStrategy[bytes]:
     return st.one_of(whole, st.binary(max_size=300))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(first=rubbish(), body=st.binary(max_size=200))
 def test_no_head_of_a_stranger_is_let_through(siege: Siege, first: bytes, body: bytes) -> None:
     with siege.dial() as line:
@@ -268,7 +268,7 @@ def test_a_registered_hospitals_bodies_are_bounded_too(siege: Siege) -> None:
 
 def test_a_registered_hospitals_flood_slows_nobody_else(siege: Siege, tmp_path: Path) -> None:
     """16 threads without a pause, from the middle of a run on: the rounds before and after are compared."""
-    federation, stop, calls = agreement(tmp_path, rounds=11, deadline_s=20), threading.Event(), [0]
+    federation, stop, calls = agreement(tmp_path, rounds=7, deadline_s=20), threading.Event(), [0]
     siege.register("flood")
 
     def flood() -> None:
@@ -282,7 +282,7 @@ def test_a_registered_hospitals_flood_slows_nobody_else(siege: Siege, tmp_path: 
     with honest(siege, federation, "anna", "bert"):
         online(siege, "anna", "bert")
         run = start_run(siege, federation, "flooded")
-        run.until(lambda event: event.get("round") == 5)
+        run.until(lambda event: event.get("round") == 3)
         began = time.monotonic()
         for thread in threads:
             thread.start()
@@ -293,7 +293,7 @@ def test_a_registered_hospitals_flood_slows_nobody_else(siege: Siege, tmp_path: 
             thread.join(30)
     assert all(event["replied"] == 2 for event in run.rounds())
     assert rate < 2 * limits.REQUESTS_A_SECOND, rate
-    calm, flooded = (sum(event["seconds"] for event in part) for part in (run.rounds()[:6], run.rounds()[6:]))
+    calm, flooded = (sum(event["seconds"] for event in part) for part in (run.rounds()[:4], run.rounds()[4:]))
     assert flooded < 3 * calm + 3, (calm, flooded)
 
 

@@ -121,7 +121,7 @@ def never_cut(name: str, unit: str, declared: int, patients_per_step: int, epsil
     plan = asks(schedule, federation.algorithm.question)
     loss, theta = Objective(model, *no_scaling(model.scaling_size)), model.initial().detach()
     calibration, generator = bound.calibration("anna", declared), torch.Generator().manual_seed(0)
-    for number in range(20):
+    for number in range(10):
         worst = WorstCohort(federation.privacy, calibration, declared, generator, (-1.0) ** number)
         delta = federation.algorithm.inner(theta, worst, loss)
         assert bound.cut(plan, a_reply(plan, delta, declared))[1] == 1.0

@@ -42,7 +42,6 @@ def test_more_rounds_less_noise_and_larger_samples_are_no_cheaper(
     no_cheaper([row, *others], [row], delta)
 
 
-@settings(max_examples=150)
 @given(
     rows=st.lists(st.builds(Answers, st.floats(0.5, 50), st.just(1.0), st.integers(1, 40)), min_size=1, max_size=5),
     factor=st.floats(1.001, 2),

@@ -22,19 +22,19 @@ def lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture
-def quick(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded federation, but for how far it goes at home, which takes most of the time."""
-    file = tmp_path / "quick.toml"
+    file = tmp_path_factory.mktemp("quick") / "quick.toml"
     file.write_text(to_toml(changed(embedded(), algorithm={"adapt_steps": 3})))
     return str(file)
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, object]]]:
+def small_run(tmp_path_factory: pytest.TempPathFactory, quick: str) -> tuple[Path, list[dict[str, object]]]:
     out = tmp_path_factory.mktemp("simulation") / "out"
     result = CliRunner().invoke(
-        commands.app.as_click("simulate"), [*SMALL, "--out", str(out), "--json"], catch_exceptions=False
+        commands.app.as_click("simulate"), [quick, *SMALL, "--out", str(out), "--json"], catch_exceptions=False
     )
     assert result.exit_code == 0
     return out, lines(result.stdout)

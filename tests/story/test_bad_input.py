@@ -9,10 +9,11 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from tests.rounds import TWO_COLUMNS
 from tests.story.processes import COMMAND, environment, running, typed
 from tests.story.processes import wardround as process
 
@@ -21,26 +22,13 @@ from wardround_simulation.phantoms import make_profiles, write_hospital
 
 pytestmark = pytest.mark.story
 
-FEDERATION = """
-name = "bad-input"
-[task]
-label_column = "num"
-classes = ["0", "1"]
-kind = "table"
-features = ["age", "chol"]
-[model]
-family = "logistic"
-[rounds]
-rounds = 1
-quorum = 1
-deadline_s = 60
-"""
+FEDERATION = f'name = "bad-input"{TWO_COLUMNS}[rounds]\nrounds = 1\nquorum = 1\ndeadline_s = 60\n'
 
 
-def table(path: Path, classes: str = "01") -> Path:
+def table(path: Path, classes: Sequence[str] = ("no", "yes")) -> Path:
     rng = random.Random(3)
     rows = (f"{rng.randint(30, 80)},{rng.randint(150, 300)},{classes[i % len(classes)]}" for i in range(60))
-    path.write_text("\n".join(["age,chol,num", *rows]) + "\n")
+    path.write_text("\n".join(["a,b,y", *rows]) + "\n")
     return path
 
 
@@ -154,14 +142,14 @@ def test_a_cohort_that_cannot_be_used(place: Path, home: Path, tmp_path: Path) -
     said = typed("hospital", "up", home, expect=3)
     assert "no cohort yet" in said and "wardround hospital ingest" in said
 
-    (tmp_path / "empty.csv").write_text("age,chol,num\n,,0\n")
+    (tmp_path / "empty.csv").write_text("a,b,y\n,,no\n")
     said = typed("hospital", "ingest", home, "--table", tmp_path / "empty.csv", "--federation", federation, expect=3)
-    assert "none of 1 could be used" in said and "column age is missing" in said
+    assert "none of 1 could be used" in said and "column a is missing" in said
     said = typed("hospital", "up", home, expect=3)
     assert "cohort is empty" in said
 
     shutil.rmtree(home / "cohort")
-    one = table(tmp_path / "one.csv", classes="0")
+    one = table(tmp_path / "one.csv", classes=["no"])
     typed("hospital", "ingest", home, "--table", one, "--federation", federation)
     said = typed("hospital", "up", home, expect=3)
     assert "class" in said and "Next:" in said
@@ -183,8 +171,8 @@ def test_a_full_disk_at_ingest_keeps_what_was_there(place: Path, home: Path, tmp
     """A limit on the size of files stands for the full disk: SIGXFSZ ignored, a write beyond it fails (EFBIG)."""
     more = tmp_path / "more.csv"
     rng = random.Random(4)
-    rows = (f"{rng.random()},{rng.random()},{rng.randint(0, 1)}" for _ in range(3000))
-    more.write_text("\n".join(["age,chol,num", *rows]) + "\n")
+    rows = (f"{rng.random()},{rng.random()},{rng.choice(['no', 'yes'])}" for _ in range(3000))
+    more.write_text("\n".join(["a,b,y", *rows]) + "\n")
     arguments = ["hospital", "ingest", home, "--table", more, "--federation", place / "federation.toml"]
     said = on_a_full_disk(*arguments, limit_bytes=64_000)
     assert "cannot be written" in said or "full" in said

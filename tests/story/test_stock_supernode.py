@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from tests.hostile.conftest import make_home
+from tests.rounds import TWO_COLUMNS
 from tests.story.processes import Process, free_port, running, typed
 
 from wardround_client.hospital import Hospital
@@ -17,44 +18,18 @@ from wardround_client.hospital import Hospital
 pytestmark = pytest.mark.story
 
 SUPERNODE = str(Path(sys.executable).with_name("flower-supernode"))
-FEDERATION = """
-name = "stock"
-[task]
-label_column = "num"
-classes = ["0", "1"]
-kind = "table"
-features = ["age", "chol"]
-[model]
-family = "logistic"
-[rounds]
-rounds = 1
-quorum = 1
-deadline_s = 60
-"""
-
-
-def ready_hospital(home: Path, federation: Path) -> Path:
-    """A hospital with a table of 60 patients."""
-    rng = random.Random(3)
-    rows = (f"{rng.randint(30, 80)},{rng.randint(150, 300)},{rng.randint(0, 1)}" for _ in range(60))
-    table = home.with_suffix(".csv")
-    table.write_text("\n".join(["age,chol,num", *rows]) + "\n")
-    typed("hospital", "init", home, "--name", home.name, "--patients", 60)
-    typed("hospital", "ingest", home, "--table", table, "--federation", federation)
-    return home
+FEDERATION = f'name = "stock"{TWO_COLUMNS}[rounds]\nrounds = 1\nquorum = 1\ndeadline_s = 60.0\n'
 
 
 def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
-    federation, coordinator = tmp_path / "federation.toml", tmp_path / "coordinator"
-    federation.write_text(FEDERATION)
-    home = ready_hospital(tmp_path / "st-anna", federation)
+    home, coordinator = make_home(tmp_path / "made" / "home", 60, federation=FEDERATION), tmp_path / "coordinator"
+    federation = tmp_path / "made" / "federation.toml"
     typed("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
     typed("coordinator", "register", coordinator, home / "join.json")
     with running(tmp_path) as start:
         server: Process = start("coordinator", "up", coordinator)
         server.wait_for(lambda line: "is up" in line, "sign of life")
         typed("hospital", "join", home, coordinator / "invitation.toml")
-        typed("hospital", "approve", home, federation, "--yes")
         start(
             *("--superlink", tomllib.loads((coordinator / "invitation.toml").read_text())["address"]),
             *("--root-certificates", home / "coordinator-ca.pem"),

@@ -165,7 +165,7 @@ def check_that_nobody_moves_another(archive: Archive, folder: Path, workers: int
         assert left == {who: rows for who, rows in everybody.items() if who != WHO.patient(patient)}
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(archive=archives())
 def test_whoever_comes_or_goes_the_others_stay_as_they_are(
     tmp_path_factory: pytest.TempPathFactory, archive: Archive
@@ -174,7 +174,7 @@ def test_whoever_comes_or_goes_the_others_stay_as_they_are(
     check_that_nobody_moves_another(archive, tmp_path_factory.mktemp("archive"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(archive=archives(), seed=st.randoms(use_true_random=False))
 def test_the_order_of_the_lines_and_of_the_other_patients_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, archive: Archive, seed: Any
@@ -340,7 +340,7 @@ def take_in_table(at: Path, parts: Sequence[Sequence[Line]], patient_column: str
     return stored(at / "c")
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @example(rows=[(("A", "1", "1", "0"), {0}), (("B", "1", "1", "1"), {0, 1})])  # the same measurements
 @given(rows=st.lists(st.tuples(_line, st.sets(st.integers(0, 2), min_size=1)), max_size=8))
 def test_whoever_leaves_a_table_the_others_stay_as_they_are(
@@ -355,7 +355,7 @@ def test_whoever_leaves_a_table_the_others_stay_as_they_are(
         assert left == {who: rows for who, rows in everybody.items() if who != WHO.patient(patient)}
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(part=st.lists(_line, min_size=1, max_size=8), data=st.data())
 def test_where_a_row_is_a_patient_one_row_less_is_that_row_less(
     tmp_path_factory: pytest.TempPathFactory, part: list[Line], data: st.DataObject

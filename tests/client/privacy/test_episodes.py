@@ -46,7 +46,6 @@ def episodes_shown(examples: Examples, privacy: Privacy, rate: float = 1.0) -> l
     return shown
 
 
-@settings(max_examples=60)
 @given(
     images=st.lists(st.integers(1, 5), max_size=30),
     limit=st.integers(1, 4),

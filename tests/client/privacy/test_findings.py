@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.privacy.generated import CLASSES, FEATURES, cohort, examples_of, hospitals, objective
 from tests.questions import blocks, parts
@@ -51,7 +51,6 @@ def test_several_findings_make_the_noise_of_a_count_larger_by_sqrt_2() -> None:
     assert (wider / spread).item() == pytest.approx(2**0.5, rel=0.1)
 
 
-@settings(max_examples=60)
 @given(examples=hospitals(findings=True), seed=st.integers(0, 1000))
 def test_no_patient_s_block_is_longer_than_one(examples: Examples, seed: int) -> None:
     """P18, P19: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""

@@ -176,7 +176,7 @@ class BothWorlds(SilentCohort):
 def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str, model: str, findings: bool) -> None:
     """P20: k local gradients, a query gradient at theta_k, the meta-gradient of an episode."""
 
-    @settings(max_examples=6 if model == "conv4" else 20)
+    @settings(max_examples=3 if model == "conv4" else 8)
     @given(
         examples=hospitals(model, findings),
         by=st.sampled_from([1.0, 1e6, 1e30, math.inf, math.nan]),

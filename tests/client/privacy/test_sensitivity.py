@@ -169,7 +169,6 @@ def test_an_episode_needs_the_whole_of_2c() -> None:
     assert 1.99 < max(moved) <= 2
 
 
-@settings(max_examples=60)
 @given(
     examples=hospitals(),
     norms=st.lists(st.sampled_from([1e-300, 1e-30, 1.0, 7.0, 1e30, 1e300]), min_size=1, max_size=3),
@@ -195,7 +194,6 @@ def test_no_sum_moves_further_whatever_a_question_says_of_itself(
     assert coupled(*worlds, removed, sums).moved <= 1
 
 
-@settings(max_examples=60)
 @given(examples=hospitals(), size=st.sampled_from([0.0, 1.0, 1e4, 1e19, math.inf, math.nan]), seed=SEEDS)
 def test_no_patient_s_block_is_longer_than_one(examples: Examples, size: float, seed: int) -> None:
     """P17, P19: "per patient one block ... over ALL classes, clipped jointly"; "one vector of norm <= 1"."""

@@ -41,7 +41,6 @@ def complete(x: Tensor, variants: int) -> list[int]:
     return [int(each) for each in shown[:, 0] / 100]
 
 
-@settings(max_examples=60)
 @given(images=IMAGES, variants=VARIANTS, limit=st.integers(1, 4), rate=st.sampled_from([1.0, 0.6]))
 def test_an_episode_shows_images_with_all_their_variants(
     images: list[int], variants: int, limit: int, rate: float
@@ -67,7 +66,6 @@ def test_an_episode_shows_images_with_all_their_variants(
         assert all(len(torch.unique(part)) == 1 for part in torch.split(shots.weight, variants))
 
 
-@settings(max_examples=60)
 @given(images=IMAGES, variants=VARIANTS, limit=st.integers(1, 4), findings=st.booleans())
 def test_what_is_drawn_for_a_gradient_are_images(images: list[int], variants: int, limit: int, findings: bool) -> None:
     """The draws do not know of variants: the same images, however many variants they have."""
