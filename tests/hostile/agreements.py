@@ -67,6 +67,7 @@ FAR: dict[tuple[str, str], list[Any]] = {
     ("rounds", "quorum"): [1, 10_000],
     ("rounds", "deadline_s"): [0.1, 604_800.0, 0.0],
     ("rounds", "evaluate_every"): [0, 1, 100_000],
+    ("rounds", "questions"): [[], ["statistics"], ["statistics", "x"], ["gradient"] * 2, ["../up"]],
 }
 LETTERS = st.text(
     st.one_of(st.characters(), st.sampled_from("\x1b\0\r\n\t\x9b\u202e\u2066\u200b\ufeff[]{}=\"'#\\;")), max_size=40

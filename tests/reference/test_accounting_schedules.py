@@ -17,7 +17,7 @@ from tests.reference.oracle import History, history, price
 from wardround.accountant import Answers, Method, epsilon, epsilon_and_method
 
 BATCHES = 6
-CASES = 100 if os.environ.get("WARDROUND_SOAK") else 3
+CASES = 100 if os.environ.get("WARDROUND_SOAK") else 2
 
 
 def error_of(loose: float) -> float:
@@ -61,7 +61,7 @@ def _excess(case: History, ours: float, method: Method) -> float:
     return ours / theirs.above - 1 if theirs.above > 0.05 else 0.0
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_price_near_zero_is_near_zero(seed: int) -> None:
     """Where delta alone is nearly enough, PRV's bound may be negative, and RDP's be far too large."""
     rng = random.Random(3000 + seed)

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "lungs.toml").write_text(FEDERATION)
     out = folder / "run"
-    wardround("simulate", folder / "lungs.toml", "--hospitals", 2, "--patients", "50-60", "--out", out)
+    wardround("simulate", folder / "lungs.toml", "--hospitals", 2, "--patients", "30-36", "--out", out)
     assert "New-hospital card: lakeside" in (out / "report.html").read_text()
     return out
 

@@ -30,6 +30,7 @@ def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
         server: Process = start("coordinator", "up", coordinator)
         server.wait_for(lambda line: "is up" in line, "sign of life")
         typed("hospital", "join", home, coordinator / "invitation.toml")
+        typed("hospital", "approve", home, federation, "--yes")
         start(
             *("--superlink", tomllib.loads((coordinator / "invitation.toml").read_text())["address"]),
             *("--root-certificates", home / "coordinator-ca.pem"),
