@@ -48,6 +48,8 @@ def test_every_argument_and_option_says_what_it_is(words: tuple[str, ...]) -> No
     found = group.get_command(click.Context(group), words[1])
     for parameter in found.params:
         text = getattr(parameter, "help", "")
+        if getattr(parameter, "hidden", False):
+            continue
         assert text, (words, parameter.name)
         if isinstance(parameter, click.Argument):
             assert text.split()[0] in found.get_help(click.Context(found)), "the help of an argument is shown"

@@ -13,7 +13,7 @@ from rich.progress import TextColumn
 from wardround.errors import ConfigError
 from wardround.terminal import Table, progress_bar, say
 from wardround_client.commands._common import checked
-from wardround_client.commands.init import NAME
+from wardround_client.commands.init import NAME, NAME_ALLOWED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ def chosen(hospital: Hospital, name: str) -> AdaptedModel:
 def check_name(name: str) -> str:
     """A name that can be a folder's. Raises: ConfigError."""
     if not NAME.match(name):
-        raise ConfigError(f"the name {name!r}", allowed="up to 63 letters, digits, dots, dashes and underscores")
+        raise ConfigError(f"the name {name!r}", allowed=NAME_ALLOWED)
     return name
 
 

@@ -81,7 +81,7 @@ def beside(home: Path) -> dict[str, Any]:
 
 
 def _authority(home: Path) -> list[str]:
-    """When each certificate of the joined CA file ends, ISO 8601; empty, where it cannot be status."""
+    """When each certificate of the joined CA file ends, ISO 8601; empty where that cannot be read."""
     from wardround.certificates import ends_of
     from wardround_client.config import load_hospital_config
 
@@ -125,7 +125,7 @@ def _lines(status: dict[str, Any]) -> dict[str, str]:
         **({"coordinator's CA": _ending(status["ca_ends"])} if status.get("ca_ends") else {}),
         "link": f"{status['link']}: {status['link_detail']}",
         "paused": "yes, every round is refused" if status["paused"] else "no",
-        "last answer": f"{last} ({status['answered']} since the start)",
+        "last answer": f"{last} ({status['answered']} since the daemon started)",
         "epsilon": f"{spent}, at delta {status['delta']:.3g}",
         "last refusal": status["last_error"] or "none",
         "approved": ", ".join(digest[:12] for digest in status["approved"]) or "nothing: `wardround hospital approve`",

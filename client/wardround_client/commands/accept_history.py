@@ -24,12 +24,12 @@ def accept_history(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a hospital answer again that stopped because the coordinator has an answer which is not in its ledger.
+    """Start a stopped hospital again, which found that the coordinator has an answer that its ledger does not hold.
 
     That happens when a copy of the home ran elsewhere, or when an older copy of the ledger was put back: this ledger
-    then knows less than was spent. First see to it that only one copy is left. If the newer ledger still exists, put it
-    back and run this without a list. Else ask the coordinator for its list: every round in it that this ledger does not
-    hold is then counted as spent, at the price of the agreement under which it was answered.
+    then knows less than was spent. First make sure that only one copy of the home is left. If the newer ledger still
+    exists, put it back and run this command without a list. Otherwise ask the coordinator for its list of answers:
+    every round in it that this ledger does not hold is counted as spent, at the price of its agreement.
     """
     home = checked(home)
     from wardround_client import one_life
@@ -55,7 +55,7 @@ def accept_history(
             _show(history, hospital.config.budget.epsilon)
         if not yes and as_json:
             raise ConfigError("--json cannot ask", do="add --yes")
-        if not yes and not typer.confirm("No other copy of this home runs, and this shall count?"):
+        if not yes and not typer.confirm("Is this the only copy of the home, and shall these rounds count as spent?"):
             say("Nothing was changed; the hospital stays stopped.")
             raise typer.Exit(4)
         one_life.accept(hospital, history)

@@ -14,6 +14,10 @@ from wardround_client.commands._common import NewHome
 from wardround_client.commands._template import HOSPITAL_TOML
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+NAME_ALLOWED = (
+    "1 to 63 of the letters a to z and A to Z (none with an accent), digits, dots, dashes and underscores; first a "
+    "letter or a digit"
+)
 
 
 def init(
@@ -27,7 +31,7 @@ def init(
 ) -> None:
     """Make a hospital's home: hospital.toml, the key of the pseudonyms, the node's key, and its card join.json."""
     if not NAME.match(name):
-        raise ConfigError(f"the name {name!r}", allowed="up to 63 letters, digits, dots, dashes and underscores")
+        raise ConfigError(f"the name {name!r}", allowed=NAME_ALLOWED)
     from wardround_client.hospital import Hospital
     from wardround_client.keys import create_node_key, write_card
 

@@ -32,7 +32,7 @@ def join(
     ca: Annotated[Path | None, typer.Option(help="The coordinator's CA certificate (PEM), with --address.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write down where the coordinator is and by which certificate it is known. Nothing is connected yet."""
+    """Set the coordinator: its address and the certificate authority to trust. Nothing is connected yet."""
     home = checked(home)
     if invitation is not None and (address or ca):
         raise ConfigError("an invitation and --address or --ca", allowed="one of the two")

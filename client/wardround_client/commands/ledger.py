@@ -54,7 +54,9 @@ def ledger(
     contains: Annotated[
         str,
         typer.Option(
-            help="A head that was written down earlier: is it still in the chain?", metavar="DIGEST", show_default=False
+            help="Check that a head that you wrote down is still in the chain.",
+            metavar="DIGEST",
+            show_default=False,
         ),
     ] = "",
     as_csv: Annotated[
@@ -62,12 +64,12 @@ def ledger(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What every answer cost and which bytes left, oldest first. The daemon may run meanwhile.
+    """Show the privacy ledger: what every answer cost and how many bytes left. The daemon may run meanwhile.
 
-    Whoever finds a run here that nobody wanted stops it with `wardround hospital revoke`.
+    If you find a run that you do not want, stop it with `wardround hospital revoke`.
 
     --verify finds every edit, insertion and removal. It cannot find an OLDER COPY of the whole file that was put back:
-    that is a valid ledger which has forgotten what was spent since. So write down the head that --verify prints, now
+    that is a valid ledger which does not know what was spent since. So write down the head that --verify prints, now
     and then, outside this hospital's computers, and give it to --contains later: an older copy does not hold it.
     """
     home = checked(home)
@@ -75,7 +77,7 @@ def ledger(
         raise ConfigError("--csv and --json were both given", do="take one")
     if contains and not re.fullmatch("[0-9a-f]{64}", contains := contains.strip().lower()):
         raise ConfigError(
-            f"--contains {contains[:80]!r} is no head of a ledger",
+            f"--contains {contains[:80]!r} is not a head of a ledger",
             allowed="the 64 hex digits that `wardround hospital ledger --verify` printed",
         )
     from wardround_client.config import load_hospital_config
@@ -113,9 +115,9 @@ def ledger(
     tell = (lambda line: typer.echo(line, err=True)) if as_csv else say
     if verify and not as_json:
         tell("Every entry and every stored reply is as it was written.")
-        tell(f"Head of the chain, to be written down: {head}")
+        tell(f"Head of the chain, to write down: {head}")
     if contains and not as_json:
-        tell(f"The head that was written down is entry {found} of this chain: nothing before it was lost.")
+        tell(f"The head that you wrote down is entry {found} of this chain: nothing before it was lost.")
 
 
 def _judge(broken: int | None, contains: str, found: int | None) -> None:
@@ -127,7 +129,7 @@ def _judge(broken: int | None, contains: str, found: int | None) -> None:
     if contains and found is None:
         raise StorageError(
             f"no entry of this ledger has the digest {contains}: an older copy was put back, or another ledger",
-            allowed="a head that this very ledger had, whole and without a slip of the pen",
+            allowed="a head of this very ledger, all 64 digits of it",
             do=f"compare what was written down; if it is right, {OFFICER}",
         )
 

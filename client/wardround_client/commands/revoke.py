@@ -20,9 +20,9 @@ def revoke(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Take an approval back. A daemon refuses from the next message on; what was spent stays spent.
+    """Revoke an approval. A running daemon refuses its rounds from the next message on; what was spent stays spent.
 
-    `wardround hospital status` lists what is approved. It can be approved again.
+    `wardround hospital status` lists what is approved. A revoked agreement can be approved again.
     """
     home = checked(home)
     from wardround_client.consent.approvals import ApprovalFolder

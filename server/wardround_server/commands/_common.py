@@ -31,7 +31,7 @@ def checked_run_name(name: str) -> str:
     except ValidationError:
         raise ConfigError(
             f"the run name {name!r}",
-            allowed="up to 63 letters, digits, dots, dashes and underscores, beginning with a letter or a digit",
+            allowed="1 to 63 of a to z, A to Z, digits, dots, dashes and underscores; first a letter or a digit",
             do="choose another --run",
         ) from None
 

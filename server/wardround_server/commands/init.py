@@ -16,20 +16,21 @@ from wardround_server.network import tls
 def init(
     home: HomeArgument,
     host: Annotated[
-        str, typer.Option(help="Host name or IP address that hospitals dial; default: 127.0.0.1, or as it is.")
+        str,
+        typer.Option(help="Host name or IP address that hospitals dial; default: as it is, or 127.0.0.1."),
     ] = "",
     port: Annotated[int, typer.Option(help="Port that hospitals dial; 0: any free one.", min=0, max=65535)] = 9092,
     listen: Annotated[
         str, typer.Option(help="Address to listen on; default: --host if it is loopback, else all.")
     ] = "",
-    admin_port: Annotated[int, typer.Option(help="Loopback port of the commands.", min=0, max=65535)] = 9093,
-    health_port: Annotated[int, typer.Option(help="Loopback port of health checks.", min=0, max=65535)] = 9094,
+    admin_port: Annotated[int, typer.Option(help="Loopback port for these commands.", min=0, max=65535)] = 9093,
+    health_port: Annotated[int, typer.Option(help="Loopback port for health checks.", min=0, max=65535)] = 9094,
     as_json: JsonOption = False,
 ) -> None:
     """Make a home: certificates, coordinator.toml, an example federation.toml and the hospitals' invitation.toml.
 
-    Done again it keeps what is there and renews only a certificate that no longer fits. With another --host it writes
-    that into coordinator.toml and the invitation; the certificate then covers the old name and the new one.
+    Run it again to renew a certificate that no longer fits; everything else is kept. Another --host is written into
+    coordinator.toml and the invitation, and the certificate then covers the old name and the new one.
     """
     coordinator = Home(home)
     if not coordinator.config_file.exists():

@@ -20,12 +20,12 @@ def register(
     home: HomeArgument,
     card: Annotated[Path, typer.Argument(help="The hospital's join.json.", show_default=False)],
     patients: Annotated[
-        int, typer.Option(help="Count it with so many patients; 0: as it declares.", min=0, max=10**9)
+        int, typer.Option(help="Number of patients to weigh it by; 0: as it declares.", min=0, max=10**9)
     ] = 0,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask. Nobody is asked where there is no terminal.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask. Without a terminal nothing is asked.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a hospital take part, with the weight that is shown. While the coordinator is down this is noted for `up`."""
+    """Register a hospital and show its weight. While the coordinator is down, the next `up` registers it."""
     coordinator = Home(home)
     coordinator.config()
     registry, wanted = Registry(home), load_card(card)

@@ -20,7 +20,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="The hospital's name, as `status` shows it.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """Take a hospital out, at once, also in the middle of a run: it is neither asked nor believed any more."""
+    """Remove a hospital at once, also in the middle of a run: it is not asked any more, and its answers are dropped."""
     coordinator = Home(home)
     coordinator.config()
     hospital = Registry(home).remove(name)

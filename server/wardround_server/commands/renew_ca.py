@@ -17,15 +17,15 @@ from wardround_server.network import tls
 def renew_ca(
     home: HomeArgument,
     switch: Annotated[
-        bool, typer.Option("--switch", help="Let the new CA sign from now on, and forget the old one.")
+        bool, typer.Option("--switch", help="Sign with the new CA from now on, and drop the old one.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replace the certificate authority without a day on which nobody connects.
 
-    1. Without --switch a new CA is made beside the old one, and invitation.toml holds both. Each hospital joins again
-    with it, whenever it likes, and keeps its approvals: it then believes either. 2. When all have, or shortly before
-    the old one ends: stop the coordinator, run this with --switch, and start it again.
+    1. Without --switch: make a new CA beside the old one. invitation.toml then holds both; each hospital joins again
+    with it, whenever it likes, keeps its approvals, and trusts both. 2. When all have done so, or shortly before the
+    old one ends: stop the coordinator, run this command with --switch, and start the coordinator again.
     """
     coordinator = Home(home)
     config = coordinator.config()
@@ -43,7 +43,7 @@ def renew_ca(
         emit(event="renew-ca", switched=switch, invitation=str(invitation))
         return
     if switch:
-        say(f"The new CA signs now. Who has not joined with it yet needs {invitation}.")
+        say(f"The new CA signs now. A hospital that has not joined with it yet needs {invitation}.")
         return
     say(f"A new CA is made; nothing changes yet. Give {invitation} to each hospital: it joins again with it.")
     say(f"When all have: stop the coordinator, then `wardround coordinator renew-ca {home} --switch`.")

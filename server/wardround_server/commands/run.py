@@ -36,7 +36,7 @@ def run(
     ] = 60,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a federation to its end and write the report. Ctrl-C stops it; --resume goes on where it was."""
+    """Run a federation to its end and write the report. Stop it with Ctrl-C, go on with --resume."""
     text = given_text(federation, TOML_BYTES, do="name a federation.toml")
     agreement = loads(text, Federation, name=str(federation), context=AS_APPROVED if resume else None)
     coordinator = Home(home.absolute())

@@ -18,7 +18,7 @@ from wardround_server.sinks.jsonl import FILE as EVENTS
 
 
 def status(home: HomeArgument, as_json: JsonOption = False) -> None:
-    """Who is registered, who is connected, and how far each run is."""
+    """Show who is registered, who is connected, and how far each run is."""
     coordinator = Home(home)
     coordinator.config()
     seen, down = dict[int, LastSeen](), None
