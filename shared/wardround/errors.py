@@ -26,7 +26,7 @@ from typing import ClassVar
 
 EXIT_CODES = {
     0: "done",
-    1: "another error: a bug",
+    1: "not done: you answered no, or another error",
     2: "invalid file or option",
     3: "the cohort, its files or its labels cannot be used",
     4: "privacy: policy, approval, budget or audit",

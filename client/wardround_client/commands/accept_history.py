@@ -57,7 +57,7 @@ def accept_history(
             raise ConfigError("--json cannot ask", do="add --yes")
         if not yes and not typer.confirm("Is this the only copy of the home, and shall these rounds count as spent?"):
             say("Nothing was changed; the hospital stays stopped.")
-            raise typer.Exit(4)
+            raise typer.Exit(1)
         one_life.accept(hospital, history)
     finally:
         hospital.ledger.close()

@@ -66,8 +66,8 @@ def approve(
                 "run then ends early, and what it has spent stays spent",
             )
         if not as_json:
-            show(Fields(rows_of(terms), "This agreement"))
             show(Fields(patients, "This hospital's patients"))
+            show(Fields(rows_of(terms), "This agreement"))  # its cost comes last, beside the question
             for warning in warnings:
                 say(f"Warning: {warning}", "bold yellow")
         if obstacle and not anyway:
@@ -76,7 +76,7 @@ def approve(
             say(f"Warning: {obstacle.what}. Approving it all the same (--anyway).", "bold yellow")
         if not yes and not typer.confirm(f"Approve it for {counted_runs(runs)}?"):
             say("Not approved. Nothing was changed.")
-            raise typer.Exit(4)
+            raise typer.Exit(1)
         until = datetime.now(UTC) + timedelta(days=days) if days else None
         hospital.approvals.approve(proposal, terms, runs=runs, until=until)
     finally:

@@ -172,7 +172,7 @@ def test_approve_asks_and_no_changes_nothing(
 ) -> None:
     monkeypatch.setattr("typer.confirm", lambda text: False)
     code, out, _ = wardround(capsys, "approve", home, federation)
-    assert code == 4
+    assert code == 1
     assert "epsilon of this run" in out
     assert list((home / "approved").iterdir()) == []
     monkeypatch.setattr("typer.confirm", lambda text: True)
