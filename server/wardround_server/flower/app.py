@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import threading
 import time
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 HOME = "WARDROUND_COORDINATOR_HOME"
 COORDINATOR_PID = "WARDROUND_COORDINATOR_PID"
 LONGEST_MESSAGE = 4000  # characters of a failure's text
-log = logging.getLogger(__name__)
 
 app = ServerApp()
 
