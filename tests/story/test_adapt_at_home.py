@@ -1,6 +1,6 @@
 """A hospital that took no part gets the federation's model by mail, adapts it, judges it, and reads new images with it.
 
-Real processes from DICOM files to predictions; nothing is charged, and whoever withdraws is in no model after that.
+The commands, from DICOM files to predictions; nothing is charged, and whoever withdraws is in no model after that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "lungs.toml").write_text(FEDERATION)
     out = folder / "run"
-    wardround("simulate", folder / "lungs.toml", "--hospitals", 2, "--patients", "30-36", "--out", out)
+    learn = ("simulate", folder / "lungs.toml", "--hospitals", 2, "--patients", "30-36", "--shots", 2, "--out", out)
+    typed(*learn)
     assert "New-hospital card: lakeside" in (out / "report.html").read_text()
     return out
 
@@ -46,10 +47,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_the_federation_s_model_to_a_prediction_with_its_reasons(run: Path, tmp_path: Path) -> None:
     home = run / "hospitals" / "lakeside" / "home"
     given = ("--task", run / "federation.toml", "--model", run / "checkpoint.safetensors")
-    card = json.loads(wardround("hospital", "adapt", home, *given, "--shots", 5, "--json"))
+    card = json.loads(typed("hospital", "adapt", home, *given, "--shots", 5, "--json"))
     assert card["run"] == "simulation"
     assert card["support_patients"] <= 4 * 5
-    judged = json.loads(wardround("hospital", "evaluate", home, "--json"))
+    judged = json.loads(typed("hospital", "evaluate", home, "--json"))
     assert judged["after"] == card["after"]
     for when in ("before", "after"):
         for estimate in judged[when]["metrics"].values():
