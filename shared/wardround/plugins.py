@@ -19,6 +19,14 @@ from wardround.errors import ConfigError
 T_co = TypeVar("T_co", covariant=True)
 
 
+def files_of(package: str, joined: str = "-") -> tuple[str, ...]:
+    """Names of the parts that are a file each of a package, sorted; nothing is imported. joined: for "_" of a file."""
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    names = (module.name for module in pkgutil.iter_modules(folders or []))
+    return tuple(sorted(name.replace("_", joined) for name in names if not name.startswith("_")))
+
+
 @dataclass(frozen=True)
 class Kind(Generic[T_co]):
     """All parts of one kind.
@@ -37,10 +45,7 @@ class Kind(Generic[T_co]):
     @cached_property
     def built_in(self) -> tuple[str, ...]:
         """Names of the parts that come with wardround, sorted; files that begin with "_" are no parts."""
-        spec = find_spec(self.package)
-        folders = spec.submodule_search_locations if spec else None
-        names = (module.name for module in pkgutil.iter_modules(folders or []))
-        return tuple(sorted(name.replace("_", self.joined) for name in names if not name.startswith("_")))
+        return files_of(self.package, self.joined)
 
     @property
     def others(self) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wardround.algorithms import ALGORITHMS
 from wardround.command import Command
 from wardround.errors import ConfigError
+from wardround.plugins import files_of
 from wardround_simulation.tasks import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def simulate(
         str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")
     ] = "local",
     algorithm: Annotated[
-        str | None, typer.Option(help=f"{', '.join(ALGORITHMS.built_in)}.", show_default=_THEIRS)
+        str | None, typer.Option(help=f"{', '.join(files_of('wardround.algorithms'))}.", show_default=_THEIRS)
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="Epsilon of the whole run, for each patient.", show_default=_THEIRS)
