@@ -79,20 +79,24 @@ def test_no_key_and_no_field_is_a_seed(model: type[BaseModel]) -> None:
     assert not [name for name in names for word in SUSPICIOUS if word in name.rsplit(".", 1)[-1]]
 
 
-def options(group: object) -> Iterator[str]:
-    """Every option and argument of a command and of its subcommands."""
+def options(group: object, command: str = "") -> Iterator[tuple[str, str]]:
+    """(command, option or argument) of a command and of its subcommands."""
     if isinstance(group, click.Group):
         context = click.Context(group)
         for name in group.list_commands(context):
-            yield from options(group.get_command(context, name))
+            yield from options(group.get_command(context, name), name)
     for parameter in getattr(group, "params", []):
-        yield from (parameter.name, *parameter.opts)
+        yield from ((command, name) for name in (parameter.name, *parameter.opts))
 
 
 def test_no_command_of_the_hospital_has_a_seed() -> None:
-    names = list(options(app))
-    assert {"home", "--yes"} <= set(names), "the walk saw the options"
-    assert not [name for name in names for word in SUSPICIOUS if word in name]
+    """But for the one that draws who is learned from at home: it answers nobody, and makes no noise."""
+    found = set(options(app))
+    assert {("up", "home"), ("approve", "--yes")} <= found, "the walk saw the options"
+    assert {each for each in found for word in SUSPICIOUS if word in each[1]} == {
+        ("adapt", "seed"),
+        ("adapt", "--seed"),
+    }
 
 
 @pytest.mark.parametrize(
