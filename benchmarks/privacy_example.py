@@ -77,6 +77,10 @@ def figures() -> dict[str, str]:
     mu = accountant.gaussian_mu(rows)
     curve = Curve(mu)
     told = {
+        "digest": federation.digest,
+        "noise on the screen": f"statistics {calibration.noise_multiplier('statistics'):.4g}, "
+        f"gradient {calibration.noise_multiplier('gradient'):.4g}",
+        "delta": f"delta {DELTA:.4g}",
         "rounds": f"{len(schedule)} replies",
         "noise multiplier of the statistics": f"{calibration.noise_multiplier('statistics'):.2f}",
         "noise multiplier of a gradient": f"{calibration.noise_multiplier('gradient'):.2f}",
