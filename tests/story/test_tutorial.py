@@ -20,8 +20,8 @@ pytestmark = pytest.mark.story
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash([^\n]*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-SMALLER = {"--patients 60-90": "--patients 40-50", "--patients 80": "--patients 50"}
-ROUNDS = 6
+SMALLER = {"--patients 60-90": "--patients 30-36", "--patients 80": "--patients 30"}
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def test_who_withdraws_is_in_no_model_after_that(tutorial: Typed, tmp_path: Path
     (tmp_path / "half.txt").write_text("\n".join(sorted(patients)[: len(patients) // 2]))
     typed("hospital", "withdraw", home, "--from", tmp_path / "half.txt")
     assert "have withdrawn" in typed("hospital", "evaluate", home, expect=3)
-    typed("hospital", "adapt", home, *given, "--replace")
+    typed("hospital", "adapt", home, *given, "--overwrite")
     typed("hospital", "evaluate", home)
     assert json.loads(typed("hospital", "ledger", home, "--json"))["entries"] == 0, "nothing of this was charged"
 
