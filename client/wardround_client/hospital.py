@@ -46,6 +46,7 @@ class Hospital:
         self.paused = threading.Event()
         self.lock = threading.Lock()  # one round at a time: the ledger's order is the order of the answers
         self.unreleased: dict[int, tuple[bytes, float]] = {}  # seq of a reservation -> its one reply, not stored yet
+        self.sent: dict[tuple[str, str], tuple[int, torch.Tensor]] = {}  # (digest, run) -> round, sum of replies before
         self.rehearsed: set[tuple[str, str]] = set()  # (digest of an agreement, question)
 
     @classmethod

@@ -73,6 +73,25 @@ def test_a_control_variate_is_the_sum_of_what_was_sent_also_after_the_daemon_die
     again.ledger.close()
 
 
+def test_a_simulation_of_many_rounds_remembers_with_the_few_replies_that_its_ledger_keeps(
+    hospital: Hospital, federation_toml: Path
+) -> None:
+    text = federation_toml.read_text()
+    assert "rounds = 3" in text
+    federation_toml.write_text(text.replace("rounds = 3", "rounds = 8") + SCAFFOLD)
+    agreement = hospital.approvals.approve(federation_toml)
+    assert hospital.ledger.in_memory
+    total = torch.zeros(agreement.model.layout.size)
+    for number in range(9):
+        if number in (4, 5):  # was not there
+            continue
+        reply = read(agreement, answer(hospital, request(agreement, number)), number)
+        assert reply.header.refusal is None
+        if number:
+            assert torch.equal(hospital.sent[agreement.federation.digest, "spring"][1], total)
+            total = total + torch.from_numpy(reply.answer.copy())
+
+
 def test_an_approval_of_version_0_1_is_still_one(hospital: Hospital) -> None:
     folder = hospital.home / "approved" / OLD_DIGEST
     folder.mkdir(parents=True)
