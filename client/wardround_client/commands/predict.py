@@ -1,7 +1,9 @@
-"""`wardround hospital predict`: what an adapted model says of new DICOM files."""
+"""`wardround hospital predict`: predict for new images or rows with an adapted model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,123 +12,156 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, DataError, StorageError
-from wardround.terminal import Table, emit, progress_bar, say, show
+from wardround.errors import ConfigError, DataError
+from wardround.terminal import Table, console, emit, progress_bar, say, show
 from wardround_client.commands._at_home import NOTHING_LEFT, chosen, counted, opened
 from wardround_client.commands._common import NewHome
 
 if TYPE_CHECKING:
-    from wardround_client.personal.predictions import Predictions
+    from wardround_client.personal.prediction_folder import PredictionFolder
 
 _SHOWN = 20  # patients, and refused files, on the screen
+_TOLD = 20  # items, from which on progress is told where there is no terminal
 
 
 def predict(
     home: NewHome,
     paths: Annotated[
-        list[Path], typer.Argument(help="DICOM files, or folders of them with their sub-folders.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="DICOM files, pictures, or folders of them with their sub-folders; of a model of tables, CSV files.",
+            show_default=False,
+        ),
     ],
     adapted: Annotated[
         str, typer.Option(help="Name of an adapted model; not needed where there is one.", show_default=False)
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="A new folder; by default HOME/predictions/NAME-DATE-TIME.", show_default=False),
+        typer.Option(help="A new folder, or one to go on in.", show_default="HOME/predictions/NAME-DATE-TIME"),
     ] = None,
     heatmap: Annotated[
-        bool, typer.Option("--heatmap", help="A picture for each image: where its prediction comes from.")
+        bool, typer.Option("--heatmap", help="Draw for each image where its prediction comes from.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes that read; 0: one for each core.", min=0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict for new DICOM files, image by image and patient by patient, as JSON and CSV.
+    """Predict for new images or rows, image by image and patient by patient, as JSON and CSV.
 
     The files are read and made into images exactly as the cohort's were; those that cannot be used are listed with
     their reasons, in refused.csv too. Exit code 3 when none could be used. A file is named by its path and a patient
     by this hospital's pseudonym: the folder is for this hospital alone, and nothing leaves.
 
-    The heat map is Grad-CAM for convolutions, and occlusion for a frozen encoder. For methods that compare
-    (prototypical, matching, relation, siamese) the nearest support cases stand beside each prediction.
+    Results are written as they come. After Ctrl-C what is done is kept, and the same command goes on.
 
-    This is no medical device: a prediction is no diagnosis.
+    Masks, dose grids and images of a few pixels are refused. What is unlike all patients that the model was adapted to
+    is marked as out of distribution (ood_score above 1): do not rely on its prediction.
+
+    The heat map shows integrated gradients. For methods that compare (prototypical, matching, relation, siamese) the
+    nearest support cases stand beside each prediction.
+
+    This is not a medical device: a prediction is not a diagnosis.
     """
     from wardround_client.intake.pseudonyms import Pseudonyms
-    from wardround_client.personal import predictions as predicting
+    from wardround_client.personal.adapted_file import model_digest
+    from wardround_client.personal.prediction_folder import FOLDER, PredictionFolder, is_unfinished
+    from wardround_client.personal.predictions import Predictor, items_of
 
     hospital = opened(home)
     model = chosen(hospital, adapted)
-    if model.federation.task.kind == "table":
-        raise ConfigError(f"{model.name!r} predicts from a table", allowed="models of images", do="name another one")
-    folder = _made(out or hospital.home / predicting.FOLDER / f"{model.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
-    with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
-        bar = progress.add_task("predicting", total=None)
-        found = predicting.predict(
-            model,
-            paths,
-            pseudonyms=Pseudonyms(hospital.patients.key),
-            device=hospital.device,
-            workers=workers or None,
-            heatmaps=folder / "heatmaps" if heatmap else None,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    if heatmap and model.federation.task.kind == "table":
+        raise ConfigError(f"--heatmap with {model.name!r}, which predicts from tables", do="leave --heatmap out")
     about = {
         "adapted": model.name,
+        "adapted_sha256": model_digest(hospital.home, model.name),
         "federation": model.federation.name,
         "federation_sha256": model.release.federation,
         "run": model.release.run,
         "round": model.release.round,
         "algorithm": model.federation.algorithm.name,
     }
-    predicting.write(found, folder, **about)
+    asked = {**about, "paths": [str(path.absolute()) for path in paths], "heatmap": heatmap}
+    if out is None:
+        folders = hospital.home / FOLDER
+        unfinished = [folder for folder in sorted(folders.glob("*/")) if is_unfinished(folder, asked)]
+        out = unfinished[-1] if unfinished else folders / f"{model.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    results = PredictionFolder(out.absolute(), model, asked)
+    items = items_of(paths, model.federation.task)
+    predictor = Predictor(
+        model, Pseudonyms(hospital.patients.key), hospital.device, results.folder / "heatmaps" if heatmap else None
+    )
+    try:
+        with results.writing(items) as left, _progress(len(items), len(items) - len(left), quiet=as_json) as step:
+            for item, outcome in predictor.predict(left, workers=workers or None):
+                results.add(item, outcome)
+                step()
+    except KeyboardInterrupt:
+        if not as_json:
+            say(f"{len(results.done)} of {len(items)} are done: {results.folder}. The same command goes on.")
+        raise
+    images, refused, patients = results.images, results.refused, results.patients()
     if as_json:
         emit(
             event="predict",
-            folder=str(folder),
-            images=len(found.images),
-            patients=len(found.patients()),
-            refused=len(found.refused),
+            folder=str(results.folder),
+            images=len(images),
+            patients=len(patients),
+            refused=len(refused),
+            out_of_distribution=sum(row["out_of_distribution"] for row in images),
             note=NOTHING_LEFT,
             **about,
         )
     else:
-        _show(found, folder)
-    if not found.images:
+        _show(results)
+    if not images:
         raise DataError(
-            f"none of {len(found.refused)} files could be used", do=f"see {folder / 'refused.csv'} for the reasons"
+            f"none of {len(refused)} files could be used", do=f"see {results.folder / 'refused.csv'} for the reasons"
         )
 
 
-def _made(folder: Path) -> Path:
-    """A new or empty folder for the owner alone. Raises: ConfigError, StorageError."""
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is there already", do="name a new folder with --out")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be written ({error.strerror})", do="name another folder with --out"
-        ) from None
-    return folder.absolute()
+@contextmanager
+def _progress(total: int, done: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, else a line at each tenth -> what to call after each item."""
+    with progress_bar(MofNCompleteColumn(), quiet=quiet) as progress:
+        bar = progress.add_task("predicting", total=total, completed=done)
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            progress.update(bar, completed=done)
+            if not (quiet or console.is_terminal) and total >= _TOLD and done * 10 // total > (done - 1) * 10 // total:
+                say(f"predicted {done} of {total}")
+
+        yield step
 
 
-def _show(found: Predictions, folder: Path) -> None:
-    patients = found.patients()
+def _show(results: PredictionFolder) -> None:
+    patients, images, refused = results.patients(), results.images, results.refused
     rows = [
-        (who.hex()[:8], str(count), found.best(mean), f"{100 * max(mean):.1f} %")
-        for who, (count, mean) in list(patients.items())[:_SHOWN]
+        (
+            patient["patient"][:8],
+            str(patient["images"]),
+            patient["predicted"] + (" ?" if patient["out_of_distribution"] else ""),
+            f"{100 * max(patient['probabilities'].values()):.1f} %",
+        )
+        for patient in patients[:_SHOWN]
     ]
     if rows:
-        show(Table(("patient", ">images", "predicted", ">probability"), rows, found.adapted.name))
+        show(Table(("patient", ">images", "predicted", ">probability"), rows, results.adapted.name))
     if len(patients) > _SHOWN:
-        say(f"{len(patients) - _SHOWN} more patients are in {folder / 'patients.csv'}.")
-    for file, rejection in found.refused[:_SHOWN]:
-        say(f"Not used: {file}: {rejection.reason}", "yellow")
-    if len(found.refused) > _SHOWN:
-        say(f"{len(found.refused) - _SHOWN} more files that could not be used are in {folder / 'refused.csv'}.")
-    known = len({image.patient for image in found.images if image.learned_from})
+        say(f"{len(patients) - _SHOWN} more patients are in {results.folder / 'patients.csv'}.")
+    strange = sum(row["out_of_distribution"] for row in images)
+    if strange:
+        say(f"? Out of distribution: {counted(strange, 'image')} unlike all that the model was adapted to.", "yellow")
+        say("Do not rely on these predictions (ood_score above 1 in predictions.csv).", "yellow")
+    for refusal in refused[:_SHOWN]:
+        say(f"Not used: {refusal['file']}: {refusal['reason']}", "yellow")
+    if len(refused) > _SHOWN:
+        say(f"{len(refused) - _SHOWN} more files that could not be used are in {results.folder / 'refused.csv'}.")
+    known = len({row["patient"] for row in images if row["learned_from"]})
     if known:
-        say(f"Among those it was learned from, so that it knows the answer: {counted(known, 'patient')} of these.")
-    say(f"{counted(len(found.images), 'image')} of {counted(len(patients), 'patient')}. JSON and CSV: {folder}")
+        say(f"The model was adapted to {counted(known, 'patient')} of these: it knows the answer.")
+    say(f"{counted(len(images), 'image')} of {counted(len(patients), 'patient')}. JSON and CSV: {results.folder}")
     say(NOTHING_LEFT)
 
 

@@ -70,3 +70,14 @@ class TableRecipe:
     def layout(self) -> CohortLayout:
         """float32 [features]."""
         return CohortLayout("table", features=self.features, recipe=f"1: missing {sorted(self.constants.items())}")
+
+    @classmethod
+    def of(cls, text: str, features: tuple[str, ...]) -> TableRecipe:
+        """The recipe that stands in a layout. Raises: DataError, when another version wrote it."""
+        version, _, constants = text.partition(": missing ")
+        try:
+            if version == "1":
+                return cls(features, dict(ast.literal_eval(constants)))
+        except (ValueError, SyntaxError, TypeError):
+            pass
+        raise DataError(f"rows made by the recipe {text[:80]!r}", do="use the wardround that took them in")

@@ -8,7 +8,7 @@ import os
 import resource
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from itertools import islice
@@ -45,7 +45,7 @@ def outcomes(
     workers: int | None,
     *,
     patience_s: float = PATIENCE_S,
-) -> Iterator[tuple[AnyItem, Outcome]]:
+) -> Generator[tuple[AnyItem, Outcome], None, None]:
     """What becomes of each item, in the order given, whatever the number of workers and whichever item fails.
 
     Args:

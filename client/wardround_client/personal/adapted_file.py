@@ -9,6 +9,7 @@ They stay there: no noise protects these patients, and a support case can be rea
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -87,6 +88,13 @@ def support_of(home: Path, name: str) -> frozenset[str]:
         return frozenset(json.loads(file.metadata()["wardround"])["support"])
 
 
+def model_digest(home: Path, name: str) -> str:
+    """SHA-256 of the file of an adapted model. Raises: StorageError."""
+    path = folder(home, name) / MODEL
+    with reading(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raises: StorageError, for whatever a damaged file makes of its readers."""
@@ -108,6 +116,7 @@ def _packed(adapted: AdaptedModel) -> bytes:
         "support/embedded": cases.embedded,
         "support/y": cases.y,
         "support/patient": cases.patient,
+        "support/points": cases.points,
         **{f"fitted/{name}": tensor for name, tensor in adapted.fitted.items()},
     }
     metadata = {
@@ -140,7 +149,12 @@ def _unpacked(name: str, base: Path, tensors: dict[str, Tensor], metadata: dict[
             federation, federation.algorithm.extended(build_model(federation, base)), theta, shift, scale
         ),
         fitted={key.removeprefix("fitted/"): tensor for key, tensor in tensors.items() if key.startswith("fitted/")},
-        cases=EmbeddedSupport(*(tensors[f"support/{key}"] for key in ("embedded", "y", "patient"))),
+        cases=EmbeddedSupport(
+            embedded=tensors["support/embedded"],
+            y=tensors["support/y"],
+            patient=tensors["support/patient"],
+            points=tensors.get("support/points", tensors["support/embedded"]),
+        ),
         support=tuple(bytes.fromhex(pseudonym) for pseudonym in metadata["support"]),
         recipe=metadata["recipe"],
         shots=metadata["shots"],

@@ -19,16 +19,21 @@ from wardround_client.personal.shared_model import SharedModel
 
 @dataclass(frozen=True)
 class EmbeddedSupport:
-    """The support as the model sees it: embedded float32 [n, e], y [n, ...], patient int64 [n]."""
+    """The support as the model sees it.
+
+    embedded: float32 [n, e]. y: [n, ...]. patient: int64 [n]. points: as `Learner.points`; of a model that wardround
+    0.1 saved, the embeddings alone.
+    """
 
     embedded: Tensor
     y: Tensor
     patient: Tensor
+    points: Tensor
 
     @classmethod
     def of(cls, learner: Learner, support: Examples) -> EmbeddedSupport:
         """Embed a support."""
-        return cls(learner.embed(support.z), support.y, support.patient)
+        return cls(learner.embed(support.z), support.y, support.patient, learner.points(support.z))
 
 
 @dataclass(frozen=True)

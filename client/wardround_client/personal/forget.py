@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wardround.errors import StorageError
 from wardround_client.personal import adapted_file
-from wardround_client.personal.predictions import FOLDER, LIST
+from wardround_client.personal.prediction_folder import FOLDER, LIST, is_complete
 
 
 def forget_models(home: Path, pseudonyms: Collection[bytes]) -> list[str]:
@@ -29,8 +29,8 @@ def forget_models(home: Path, pseudonyms: Collection[bytes]) -> list[str]:
 def forget_predictions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
     """Delete the predictions in a home that name any of these patients, with all others that stand beside them.
 
-    As the patient, or as a case that is near. A folder without a list is of a call that was cut off, and goes too: who
-    is in its pictures nobody can say.
+    As the patient, or as a case that is near. A folder that is not complete goes too: who is in its last
+    picture nobody can say.
 
     Returns: the folders. Raises: StorageError, when one cannot be read or deleted.
     """
@@ -38,8 +38,7 @@ def forget_predictions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
     forgotten = []
     for folder in sorted((home / FOLDER).glob("*/")):
         try:
-            listed = folder / LIST
-            text = listed.read_text() if listed.exists() else ""
+            text = (folder / LIST).read_text() if is_complete(folder) else ""
             if not text or any(name in text for name in gone):
                 shutil.rmtree(folder)
                 forgotten.append(folder)

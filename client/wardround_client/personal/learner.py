@@ -53,6 +53,11 @@ class Learner:
         with torch.no_grad():
             return torch.cat([self.loss.embed(self.theta, part) for part in torch.split(z, _AT_ONCE)])
 
+    def points(self, z: Tensor) -> Tensor:
+        """Where encoded examples z [n, ...] lie among others, float32 [n, e + d]: embedding, then scaled summary."""
+        summary = (self.loss.model.summary(z) - self.loss.shift) / self.loss.scale
+        return torch.cat([self.embed(z), summary / self.loss.model.scaling_size**0.5], 1)
+
     def unadapted(self) -> Fitted:
         """What predicts without a shot."""
         return self.algorithm.unadapted(self.theta, self.loss)

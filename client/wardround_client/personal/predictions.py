@@ -1,4 +1,4 @@
-"""New DICOM files -> what an adapted model says of each image and of each patient, as JSON and CSV.
+"""New files, or rows of a table -> what an adapted model predicts for each image and each patient.
 
 The files go the way of the intake: the same reader, the same refusals, the images made as the cohort's were. A patient
 is named by the keyed pseudonym of this hospital and a file by its path, which finds it on the hospital's own disk; no
@@ -7,246 +7,166 @@ PatientID and no UID is written. Everything is for the hospital alone: a predict
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import torch
 from torch import Tensor
 
-from wardround.errors import StorageError
+from wardround.config import Task
+from wardround.errors import ConfigError
+from wardround.files import cannot_write, private_folder, write_atomically
 from wardround_client.cohort.store import UNKNOWN, normalised
+from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Instance, Rejection
+from wardround_client.intake.recipe import ImageRecipe, Recipe, TableRecipe
+from wardround_client.intake.source import Asked, Instance, Item, Rejection, opened
 from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
-from wardround_client.intake.spreadsheet import harmless
+from wardround_client.intake.sources.image_folder import Picture
 from wardround_client.intake.workers import outcomes
 from wardround_client.isolated import image_by_image
 from wardround_client.personal.adapted_model import AdaptedModel
+from wardround_client.personal.familiarity import Familiarity
 from wardround_client.personal.heatmap import heat_map, picture
-from wardround_client.personal.nearest_cases import Case, nearest
+from wardround_client.personal.nearest_cases import nearest
 
-FOLDER = "predictions"
-"""In a hospital's home: what was not sent elsewhere with --out."""
-LIST = "predictions.json"
 _WHITE = 65535
+_LEAST_SIDE_PX = 8
+_PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+
+Row = dict[str, Any]
+"""What is predicted for one image, or one row of a table, as it is written: see `Predictor.rows`."""
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """One image. number: which of the file's images, from 0. patient: pseudonym. learned_from: it is in the support.
+class NewFile(DicomFile):
+    """A file to predict for. A picture is a patient of its own: nothing in it says whose it is."""
 
-    probabilities: one a class. cases: the nearest in the support. heatmap: its file, "" for none.
+    def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        """As the intake reads it, but for images of so few pixels that nothing can be seen on them."""
+        if self.path.suffix.lower() in _PICTURES:
+            return Picture(self.path, self.name, self.name, 0, ()).read(recipe, pseudonyms)
+        outcome = super().read(recipe, pseudonyms)
+        if isinstance(outcome, Instance):
+            size = pydicom.dcmread(self.path, specific_tags=["Rows", "Columns"], stop_before_pixels=True)
+            if min(size.Rows, size.Columns) < _LEAST_SIDE_PX:
+                return Rejection(f"fewer than {_LEAST_SIDE_PX} pixels on a side", f"{size.Rows} x {size.Columns}")
+        return outcome
+
+
+def items_of(paths: Sequence[Path], task: Task) -> list[Item]:
+    """What is to be predicted for, each once: files, also those in folders and their sub-folders; or rows of tables.
+
+    A column PatientID of a table names its patients. Raises: ConfigError, DataError, for a table.
     """
-
-    file: Path
-    number: int
-    patient: bytes
-    manufacturer: str
-    learned_from: bool
-    probabilities: tuple[float, ...]
-    cases: tuple[Case, ...] = ()
-    heatmap: str = ""
+    if task.kind == "table":
+        return [row for path in paths for row in _rows_below(path, task)]
+    found = (
+        file.path for path in paths for file in (files_below(path) if path.is_dir() else [DicomFile(path.absolute())])
+    )
+    return [NewFile(path) for path in dict.fromkeys(found)]
 
 
-@dataclass
-class Predictions:
-    """All of a call. refused: files that cannot be used, and why."""
+def _rows_below(path: Path, task: Task) -> Iterator[Item]:
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file", allowed="CSV files with the columns of the model", do="name one")
+    named = "PatientID" in CsvFile.open(path).columns
+    settings = {"patient_column": "PatientID"} if named else {}
+    return opened("table", Asked(str(path), columns=(), task=task), settings).items()
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """An adapted model, made ready to predict.
+
+    heatmaps: the folder for a picture of each image; None: none is made.
+    """
 
     adapted: AdaptedModel
-    images: list[Predicted] = field(default_factory=list)
-    refused: list[tuple[Path, Rejection]] = field(default_factory=list)
+    pseudonyms: Pseudonyms
+    device: torch.device
+    heatmaps: Path | None = None
+    familiarity: Familiarity = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "familiarity", Familiarity.of(self.adapted))
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the probabilities."""
-        return self.adapted.federation.task.classes
+    def recipe(self) -> Recipe:
+        """How inputs are made. Raises: DataError: by another version of wardround."""
+        task, text = self.adapted.federation.task, self.adapted.recipe
+        return TableRecipe.of(text, task.features) if task.kind == "table" else ImageRecipe.of(text)
 
-    def patients(self) -> dict[bytes, tuple[int, tuple[float, ...]]]:
-        """Pseudonym -> number of images, and the mean of their probabilities, as `evaluate` pools them."""
-        of_patient: dict[bytes, list[tuple[float, ...]]] = {}
-        for image in self.images:
-            of_patient.setdefault(image.patient, []).append(image.probabilities)
-        return {who: (len(all_of), tuple(np.mean(all_of, axis=0).tolist())) for who, all_of in of_patient.items()}
+    def predict(
+        self, items: Sequence[Item], *, workers: int | None = None
+    ) -> Iterator[tuple[Item, list[Row] | Rejection]]:
+        """Each item with its predictions, or why it cannot be used, in the order given, as they come.
 
-    def best(self, probabilities: Sequence[float]) -> str:
-        """What is predicted, in words."""
-        return self.adapted.learner.loss.labels.prediction(probabilities, self.classes)
-
-
-def files_of(paths: Sequence[Path]) -> Iterator[DicomFile]:
-    """Files as they are, folders with all their sub-folders, each file once."""
-    seen = set()
-    for path in paths:
-        for file in files_below(path) if path.is_dir() else [DicomFile(path.absolute())]:
-            if file.path not in seen:
-                seen.add(file.path)
-                yield file
-
-
-def predict(
-    adapted: AdaptedModel,
-    paths: Sequence[Path],
-    *,
-    pseudonyms: Pseudonyms,
-    device: torch.device,
-    workers: int | None = None,
-    heatmaps: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Predictions:
-    """Predict for every image of these files.
-
-    Args:
-        adapted: the model.
-        paths: files and folders.
-        pseudonyms: the hospital's.
-        device: the model's.
         workers: processes that read; None: one for each core; 0: none but this one.
-        heatmaps: a folder for a picture of each image; None: none is made.
-        progress: called with (files done, files found).
 
-    Raises:
-        DataError: images of another version of wardround.
-        StorageError: a picture cannot be written.
-    """
-    result, todo = Predictions(adapted), list(files_of(paths))
-    support, recipe = set(adapted.support), ImageRecipe.of(adapted.recipe)
-    for done, (item, outcome) in enumerate(outcomes(todo, recipe, pseudonyms, workers), start=1):
-        file = item.path
-        if isinstance(outcome, Rejection):
-            result.refused.append((file, outcome))
-        else:
-            for x, image in _images(adapted, file, outcome, device, learned_from=outcome.patient in support):
-                result.images.append(image)
-                if heatmaps is not None:
-                    path = heatmaps / f"{len(result.images) - 1:06d}.png"
-                    _draw(path, adapted, x, image.probabilities)
-                    result.images[-1] = replace(image, heatmap=f"{heatmaps.name}/{path.name}")
-        progress(done, len(todo))
-    return result
+        Raises: DataError: inputs of another version of wardround; StorageError: a picture cannot be written.
+        """
+        count = 0 if self.adapted.federation.task.kind == "table" else workers
+        with closing(outcomes(items, self.recipe, self.pseudonyms, count)) as read:
+            for item, outcome in read:
+                yield item, outcome if isinstance(outcome, Rejection) else self.rows(item.name, outcome)
 
-
-def write(predictions: Predictions, out: Path, **about: Any) -> None:
-    """Write predictions.json, predictions.csv (a line an image), patients.csv and refused.csv into a folder.
-
-    about: what else predictions.json says, by name. Raises: StorageError.
-    """
-    classes, patients = predictions.classes, predictions.patients()
-    images = [_plain(predictions, image) for image in predictions.images]
-    pooled = [
-        {
-            "patient": who.hex(),
-            "images": count,
-            "predicted": predictions.best(mean),
-            "probabilities": dict(zip(classes, mean, strict=True)),
-        }
-        for who, (count, mean) in patients.items()
-    ]
-    refused = [
-        {"file": str(file), "reason": rejection.reason, "detail": rejection.detail}
-        for file, rejection in predictions.refused
-    ]
-    said = {**about, "classes": list(classes), "images": images, "patients": pooled, "refused": refused}
-    with _storing(out):
-        _text(out / LIST, json.dumps(said, indent=1) + "\n")
-        _table(out / "predictions.csv", [_flat(each) for each in images], _IMAGE_COLUMNS, classes)
-        _table(out / "patients.csv", [_flat(each) for each in pooled], ("patient", "images", "predicted"), classes)
-        _table(out / "refused.csv", refused, ("file", "reason", "detail"), ())
-
-
-_IMAGE_COLUMNS = ("file", "number", "patient", "manufacturer", "learned_from", "predicted", "nearest", "heatmap")
-
-
-def _images(
-    adapted: AdaptedModel, file: Path, instance: Instance, device: torch.device, *, learned_from: bool
-) -> Iterator[tuple[Tensor, Predicted]]:
-    """Each image of a file, float32 [channels, S, S] in [0, 1], and what is said of it."""
-    images = torch.from_numpy(instance.rows.astype(np.float32) / _WHITE).to(device)
-    with torch.no_grad():
-        z = image_by_image(adapted.learner.loss.model.encode, images)
-    probabilities = adapted.learner.probabilities(adapted.fitted, z).tolist()
-    for number, (x, row, cases) in enumerate(zip(images, probabilities, nearest(adapted, z), strict=True)):
-        yield (
-            x,
-            Predicted(
-                file=file,
-                number=number,
-                patient=instance.patient,
-                manufacturer=normalised(instance.manufacturer) or UNKNOWN,
-                learned_from=learned_from,
-                probabilities=tuple(row),
-                cases=tuple(cases),
-            ),
-        )
-
-
-def _draw(path: Path, adapted: AdaptedModel, x: Tensor, probabilities: Sequence[float]) -> None:
-    heat = heat_map(adapted.learner, adapted.fitted, x, int(np.argmax(probabilities)))
-    with _storing(path.parent):
-        path.parent.mkdir(exist_ok=True)
-        _bytes(path, picture(x, heat))
-
-
-def _plain(predictions: Predictions, image: Predicted) -> dict[str, Any]:
-    support, classes = predictions.adapted.support, predictions.classes
-    return {
-        "file": str(image.file),
-        "number": image.number,
-        "patient": image.patient.hex(),
-        "manufacturer": image.manufacturer,
-        "learned_from": image.learned_from,
-        "predicted": predictions.best(image.probabilities),
-        "probabilities": dict(zip(classes, image.probabilities, strict=True)),
-        "nearest": [
+    def rows(self, name: str, instance: Instance) -> list[Row]:
+        """The predictions for each image of an item: file, number (from 0), patient (pseudonym, hex), manufacturer,
+        learned_from (whether the patient is in the support), predicted, probabilities (by class), ood_score (above 1:
+        out of distribution, `Familiarity`), out_of_distribution, nearest (support cases), heatmap (its file or "").
+        """
+        adapted, classes = self.adapted, self.adapted.federation.task.classes
+        scale = _WHITE if instance.rows.dtype == np.uint16 else 1
+        inputs = torch.from_numpy(instance.rows.astype(np.float32) / scale).to(self.device)
+        with torch.no_grad():
+            z = image_by_image(adapted.learner.loss.model.encode, inputs)
+            scores = self.familiarity.scores(adapted.learner.points(z))
+        predicted = adapted.learner.probabilities(adapted.fitted, z).tolist()
+        return [
             {
-                "case": case.patient,
-                "patient": support[case.patient].hex(),
-                "class": classes[case.label],
-                "similarity": case.similarity,
+                "file": name,
+                "number": number,
+                "patient": instance.patient.hex(),
+                "manufacturer": normalised(instance.manufacturer) or UNKNOWN,
+                "learned_from": instance.patient in adapted.support,
+                "predicted": adapted.learner.loss.labels.prediction(probabilities, classes),
+                "probabilities": dict(zip(classes, probabilities, strict=True)),
+                "ood_score": round(score, 4),
+                "out_of_distribution": score > 1,
+                "nearest": [
+                    {
+                        "case": case.patient,
+                        "patient": adapted.support[case.patient].hex(),
+                        "class": classes[case.label],
+                        "similarity": case.similarity,
+                    }
+                    for case in cases
+                ],
+                "heatmap": self._heatmap(f"{name}\0{number}", x, probabilities),
             }
-            for case in image.cases
-        ],
-        "heatmap": image.heatmap,
-    }
+            for number, (x, probabilities, score, cases) in enumerate(
+                zip(inputs, predicted, scores, nearest(adapted, z), strict=True)
+            )
+        ]
 
-
-def _flat(said: Mapping[str, Any]) -> dict[str, Any]:
-    """As a line of a table: a column for each probability, the nearest cases as text."""
-    flat = {f"probability of {name}": f"{value:.6f}" for name, value in said["probabilities"].items()}
-    cases = said.get("nearest", ())
-    near = "; ".join(f"case {case['case']} {case['class']} {case['similarity']:.4g}" for case in cases)
-    return {**said, **flat, "nearest": near}
-
-
-def _table(path: Path, lines: Sequence[Mapping[str, Any]], columns: Sequence[str], classes: Sequence[str]) -> None:
-    names = [*columns, *(f"probability of {name}" for name in classes)]
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(harmless, names))
-    writer.writerows([harmless(line[name]) for name in names] for line in lines)
-    _text(path, file.getvalue())
-
-
-def _text(path: Path, text: str) -> None:
-    _bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def _bytes(path: Path, blob: bytes) -> None:
-    """For the owner alone: a prediction tells about a patient."""
-    path.touch(mode=0o600)
-    path.write_bytes(blob)
-
-
-@contextmanager
-def _storing(folder: Path, do: str = "name another folder with --out") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error.strerror})", do=do) from None
+    def _heatmap(self, name: str, x: Tensor, probabilities: Sequence[float]) -> str:
+        """Draw it -> its file, relative to the folder of the predictions."""
+        if self.heatmaps is None:
+            return ""
+        label = int(np.argmax(probabilities))
+        heat = heat_map(self.adapted.learner, self.adapted.fitted, x, label)
+        caption = f"{self.adapted.federation.task.classes[label]}: {100 * probabilities[label]:.0f} %"
+        path = self.heatmaps / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.png"
+        try:
+            private_folder(self.heatmaps)
+            write_atomically(path, picture(x, heat, caption))
+        except OSError as error:
+            raise cannot_write(path, error, do="give the same command again: it goes on") from None
+        return f"{self.heatmaps.name}/{path.name}"

@@ -41,7 +41,7 @@ class Model(Protocol):
     def encode(self, x: Tensor) -> Tensor:
         """float32 [n, *task.input_shape], images in [0, 1], tables as they are -> float32 z [n, ...], on x's device.
 
-        Public and frozen, so a hospital encodes an image once and keeps z.
+        Public and frozen, so a hospital encodes an image once and keeps z. Differentiable in x, for heat maps.
         """
         ...
 

@@ -247,8 +247,7 @@ class OwnEncoder:
         One channel will do for an encoder of 3, and is repeated.
         """
         tensors = {name: tensor.to(x.device) for name, tensor in self.tensors.items()}
-        with torch.no_grad():
-            return torch.cat([self._batch(part, tensors) for part in torch.split(x.contiguous(), BATCH)])
+        return torch.cat([self._batch(part, tensors) for part in torch.split(x.contiguous(), BATCH)])
 
     def _batch(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         described = self.description

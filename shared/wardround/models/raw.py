@@ -57,8 +57,7 @@ class RawFeatures:
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [n, channels, h, w] in [0, 1] -> float32 [n, D], in batches of BATCH to keep memory flat."""
-        with torch.no_grad():
-            return torch.cat([self._batch(part) for part in torch.split(x.contiguous(), BATCH)])
+        return torch.cat([self._batch(part) for part in torch.split(x.contiguous(), BATCH)])
 
     def _batch(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.side, self.side):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.client.command_line import wardround
 from tests.client.conftest import FEDERATION_TOML
 from tests.client.intake.dicom_files import write_dicom, write_patients
@@ -20,12 +21,14 @@ from tests.rounds import TWO_COLUMNS
 from wardround.config import load_federation
 from wardround_client.hospital import Hospital
 from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.source import Instance
 from wardround_client.last_model import last_seen
 from wardround_client.personal import adapted_file as store
 from wardround_client.personal import learner as personalise
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.metrics import METRICS
-from wardround_client.personal.predictions import predict, write
+from wardround_client.personal.prediction_folder import PredictionFolder
+from wardround_client.personal.predictions import Predictor, Row, items_of
 from wardround_client.privacy.ledger import LEDGER, Ledger
 
 NOTHING_LEFT = "Nothing left this hospital, and nothing was charged"
@@ -100,7 +103,7 @@ def test_one_approved_federation_and_its_last_model_need_no_option(
     assert wardround(capsys, "evaluate", home, "--unadapted")[0] == 0
 
 
-def test_a_table_is_adapted_to_and_judged_but_holds_no_dicom(tmp_path: Path, capsys: Capture) -> None:
+def test_a_table_is_adapted_to_judged_and_predicted(tmp_path: Path, capsys: Capture) -> None:
     home, toml, table = tmp_path / "home", tmp_path / "hearts.toml", tmp_path / "table.csv"
     toml.write_text(f'name = "hearts"{TWO_COLUMNS}')
     table.write_text("a,b,y\n" + "".join(f"{n / 10 - 2},{n % 3 - 1},{'yes' if n > 20 else 'no'}\n" for n in range(40)))
@@ -108,7 +111,19 @@ def test_a_table_is_adapted_to_and_judged_but_holds_no_dicom(tmp_path: Path, cap
     assert wardround(capsys, "ingest", home, "--table", table, "--federation", toml)[0] == 0
     card = adapt(capsys, home, toml, write_release(tmp_path / "file", load_federation(toml)))
     assert card["after"]["metrics"]["balanced_accuracy"]["value"] > 0.8
-    assert "'hearts' predicts from a table" in refused(capsys, 2, "predict", home, tmp_path)
+
+    new, out = tmp_path / "new.csv", tmp_path / "out"
+    new.write_text("PatientID,a,b\np,1.8,0\np,1.7,1\nq,-1.5,0\nr,?,0\ns,80,-90\n")
+    assert wardround(capsys, "predict", home, new, "--out", out)[0] == 0
+    said = json.loads((out / "predictions.json").read_text())
+    assert [(row["file"], row["predicted"]) for row in said["images"][:3]] == [
+        (f"{new}, line 2", "yes"), (f"{new}, line 3", "yes"), (f"{new}, line 4", "no"),
+    ]  # fmt: skip
+    assert [row["out_of_distribution"] for row in said["images"]] == [False, False, False, True]
+    assert [patient["images"] for patient in said["patients"]] == [2, 1, 1]
+    assert [refusal["reason"] for refusal in said["refused"]] == ["column a is missing"]
+    assert "predicts from tables" in refused(capsys, 2, "predict", home, new, "--heatmap")
+    assert "is not a file" in refused(capsys, 2, "predict", home, tmp_path)
 
 
 def test_a_class_that_looks_like_a_formula_is_text_in_a_spreadsheet(
@@ -119,15 +134,12 @@ def test_a_class_that_looks_like_a_formula_is_text_in_a_spreadsheet(
     found = store.load(home, "test", hospital.device)
     task = found.federation.task.model_copy(update={"classes": ("=1+1", "=2+2", "=3+3", "=4+4")})
     evil = replace(found, federation=found.federation.model_copy(update={"task": task}))
-    said = predict(
-        evil,
-        [new_images(tmp_path / "new")],
-        pseudonyms=Pseudonyms(hospital.patients.key),
-        device=hospital.device,
-        workers=1,
-    )
-    (tmp_path / "out").mkdir()
-    write(said, tmp_path / "out")
+    items = items_of([new_images(tmp_path / "new")], task)
+    results = PredictionFolder(tmp_path / "out", evil, {})
+    predictor = Predictor(evil, Pseudonyms(hospital.patients.key), hospital.device)
+    with results.writing(items) as left:
+        for item, outcome in predictor.predict(left, workers=1):
+            results.add(item, outcome)
     for name in ("predictions.csv", "patients.csv"):
         with (tmp_path / "out" / name).open(newline="") as file:
             cells = [cell for line in csv.reader(file) for cell in line]
@@ -314,8 +326,76 @@ def test_new_files_are_seen_as_the_cohort_s_were(
     assert len(found) == len(everybody.pseudonyms)
     for pseudonym, row in zip(everybody.pseudonyms, expected.tolist(), strict=True):
         assert list(found[pseudonym].values()) == pytest.approx(row, abs=1e-5)
+    strange = [image["out_of_distribution"] for image in said["images"]]
+    assert sum(strange) < 0.05 * len(strange), "patients of the same hospital are what it was adapted to"
     learned_from = {image["patient"] for image in said["images"] if image["learned_from"]}
     assert learned_from == {pseudonym.hex() for pseudonym in adapted.support}
+
+
+def test_predict_goes_on_where_it_was_interrupted(
+    home: Path, federation: Path, model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapt(capsys, home, federation, model)
+    new = new_images(tmp_path / "new")
+    given = ("predict", home, new, "--workers", 1, "--heatmap")
+    real, seen = Predictor.rows, list[str]()
+
+    def rows(self: Predictor, name: str, instance: Instance) -> list[Row]:
+        seen.append(name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, name, instance)
+
+    monkeypatch.setattr(Predictor, "rows", rows)
+    code, out, _ = wardround(capsys, *given)
+    assert code == 130
+    assert "2 of 7 are done" in out and "The same command goes on." in out
+    (folder,) = (home / "predictions").iterdir()
+    partial = json.loads((folder / "predictions.json").read_text())
+    assert not partial["complete"] and len(partial["images"]) == 2
+    assert (folder / "predictions.csv").read_text().count("\n") == 3
+
+    (new / "0-0.dcm").write_bytes((new / "1-0.dcm").read_bytes())  # another image by now: done again
+    with (folder / "predictions.jsonl").open("a") as lines:
+        lines.write('{"file": "cut')
+    assert wardround(capsys, *given)[0] == 0
+    assert len(seen) == 3 + 5, "the one that changed and the four that were left"
+    assert [each.name for each in (home / "predictions").iterdir()] == [folder.name]
+    whole = json.loads((folder / "predictions.json").read_text())
+    assert whole["complete"] and len(whole["images"]) == 6 and len(whole["refused"]) == 1
+    assert all((folder / row["heatmap"]).is_file() for row in whole["images"])
+    assert wardround(capsys, *given)[0] == 0
+    assert len(list((home / "predictions").iterdir())) == 2, "what is complete is not gone on with"
+    assert "is there already" in refused(capsys, 2, *given, "--out", folder)
+
+
+def test_what_a_model_was_not_made_for_is_refused_or_marked(
+    home: Path, federation: Path, model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    adapt(capsys, home, federation, model)
+    new, rng = tmp_path / "new", np.random.default_rng(1)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 20:40] = 1
+    write_dicom(new / "seg.dcm", mask, SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
+    write_dicom(new / "dose.dcm", mask, Modality="RTDOSE")
+    write_dicom(new / "tiny.dcm", rng.integers(0, 255, (3, 3), np.uint8))
+    bars = np.repeat(np.arange(0, 256, 32, dtype=np.uint8), 8)[None].repeat(64, 0)
+    write_dicom(new / "bars.dcm", bars)
+    write_dicom(new / "noise.dcm", rng.integers(0, 255, (64, 64), np.uint8))
+    Image.fromarray(bars).save(new / "bars.png")
+    out = tmp_path / "out"
+    code, shown, _ = wardround(capsys, "predict", home, new, "--out", out, "--workers", 1)
+    assert code == 0
+    assert "Out of distribution: 3 images" in shown and " ?" in shown
+    said = json.loads((out / "predictions.json").read_text())
+    reasons = {Path(each["file"]).name: each["reason"] for each in said["refused"]}
+    assert reasons == {
+        "seg.dcm": "not an image: a mask, a dose or a map",
+        "dose.dcm": "not an image: a mask, a dose or a map",
+        "tiny.dcm": "fewer than 8 pixels on a side",
+    }
+    assert {Path(row["file"]).name for row in said["images"]} == {"bars.dcm", "noise.dcm", "bars.png"}
+    assert all(row["ood_score"] > 1 and row["out_of_distribution"] for row in said["images"])
 
 
 def test_predict_on_nothing_usable_ends_with_3_and_says_why(
@@ -327,6 +407,27 @@ def test_predict_on_nothing_usable_ends_with_3_and_says_why(
     assert "not DICOM" in (tmp_path / "out" / "refused.csv").read_text()
     said = refused(capsys, 2, "predict", home, federation, "--out", tmp_path / "out")
     assert "is there already" in said
+
+
+def test_real_files_of_another_kind_are_refused_or_marked(
+    home: Path, federation: Path, model: Path, shared_data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The model knows phantoms of CT and MR alone."""
+    adapt(capsys, home, federation, model)
+    cases, other = shared_data / "dicom_cases", shared_data / "dicom"
+    files = [
+        *(cases / "s01_seg" / "file.dcm", cases / "s02_rtdose" / "file.dcm", *(other / "ct_liver_seg").glob("seg*")),
+        *(other / "us_ge" / "US1_UNCR.dcm", other / "other" / "pt_slice.dcm"),
+    ]
+    out = tmp_path / "out"
+    assert wardround(capsys, "predict", home, *files, "--out", out, "--workers", 2)[0] == 0
+    said = json.loads((out / "predictions.json").read_text())
+    assert {each["reason"] for each in said["refused"]} == {"not an image: a mask, a dose or a map"}
+    assert len(said["refused"]) == 4
+    kinds: dict[str, list[bool]] = {}
+    for row in said["images"]:
+        kinds.setdefault(row["file"], []).append(row["out_of_distribution"])
+    assert all(sum(marked) > 0.5 * len(marked) for marked in kinds.values()), kinds
 
 
 def test_metric_methods_name_the_nearest_cases(home: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -1,4 +1,4 @@
-"""Heat maps: Grad-CAM's equations on a network taken apart by hand, occlusion on an encoder with one known place."""
+"""Heat maps: the axioms of integrated gradients, an encoder with one known place, and what a person sees."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from tests.chosen import fitting
 from torch import Tensor
-from torch.nn.functional import group_norm, interpolate, max_pool2d
 
 from wardround.algorithms import Fitted
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
+from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import EncoderHead
 from wardround_client.cohort.examples import Examples
-from wardround_client.personal.heatmap import grad_cam, heat_map, occlusion, picture
+from wardround_client.personal.heatmap import baseline, evidence, heat_map, integrated_gradients, picture
 from wardround_client.personal.learner import Learner
 
 CLASSES, SIDE = 3, 32
@@ -36,54 +36,65 @@ def image(seed: int = 0) -> Tensor:
     return torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
+def support(ours: Learner) -> Fitted:
+    patient = torch.arange(6)
+    z = torch.stack([image(seed) for seed in range(6)])
+    return ours.adapt(Examples(z=z, y=patient % CLASSES, patient=patient, summary=z[:, 0, 0], classes=CLASSES))
+
+
 def a_theta() -> Tensor:
     return 0.3 * torch.randn(CONV4.layout.size, generator=torch.Generator().manual_seed(5))
 
 
-def test_grad_cam_is_equations_1_and_2_of_its_paper() -> None:
-    theta, x = a_theta(), image()
-    weights = CONV4.layout.unpack(theta)
-    maps = 2 * x.unsqueeze(0) - 1
-    for block in range(4):
-        maps = torch.conv2d(maps, weights[f"convolutions.{block}.weight"], padding=1)
-        maps = group_norm(maps, 8, weights[f"norms.{block}.weight"], weights[f"norms.{block}.bias"]).relu()
-        if block < 3:
-            maps = max_pool2d(maps, 2)
-    maps = maps.detach().requires_grad_()
-    logits = (
-        max_pool2d(maps.relu(), 2).mean((-2, -1)) @ weights["linear.weight"].T + weights["linear.bias"]
-    )  # a dead pool is flat
-    ours = learner(CONV4, theta=theta)
-    assert torch.allclose(ours.loss.logits(theta, x.unsqueeze(0)), logits, atol=1e-5), "taken apart as it is built"
+@pytest.mark.parametrize("name", ["fomaml", "prototypical"])
+def test_the_map_sums_to_what_the_image_has_more_evidence_than_its_blur(name: str) -> None:
+    """Completeness, proposition 1 of the paper."""
+    ours, x = learner(CONV4, name, a_theta() if name == "fomaml" else None), image()
+    fitted = support(ours) if name == "prototypical" else {"theta": a_theta()}
     for label in range(CLASSES):
-        (slope,) = torch.autograd.grad(logits[0, label], maps, retain_graph=True)
-        alpha = slope.mean((2, 3), keepdim=True)
-        expected = (alpha * maps).sum(1, keepdim=True).relu()
-        expected = interpolate(expected, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0].detach()
-        found = grad_cam(ours, {"theta": theta}, x, label, CONV4)
-        assert expected.max() > 0
-        assert torch.allclose(found, expected, atol=1e-5)
+        found = integrated_gradients(ours, fitted, x, label, steps=512).sum()
+        whole, blurred = evidence(ours, fitted, torch.stack([x, baseline(x)]), label)
+        assert found == pytest.approx(float(whole - blurred), rel=0.02, abs=0.02)
+
+
+def test_of_a_linear_model_it_is_weight_times_difference() -> None:
+    x = image()
+    ours, fitted = corner(3.0)
+    found = integrated_gradients(ours, fitted, x, 1)
+    expected = torch.zeros_like(x)
+    corners = slice(SIDE // 4)
+    expected[0, corners, corners] = (x - baseline(x))[0, corners, corners]
+    assert torch.allclose(found / found.abs().max(), expected / expected.abs().max(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fomaml", "maml", "anil", "prototypical", "matching", "relation", "siamese", "ridge"])
-def test_every_method_on_convolutions_has_a_map_that_leaves_no_hook_behind(name: str) -> None:
+def test_every_method_on_convolutions_has_a_map(name: str) -> None:
     ours = learner(CONV4, name)
-    patient = torch.arange(6)
-    z = torch.stack([image(seed) for seed in range(6)])
-    fitted = ours.adapt(Examples(z=z, y=patient % CLASSES, patient=patient, summary=z[:, 0, 0], classes=CLASSES))
-    heat = heat_map(ours, fitted, image(9), 1)
+    heat = heat_map(ours, support(ours), image(9), 1)
     assert heat.shape == (SIDE, SIDE)
     assert heat.min() >= 0
     assert heat.max() <= 1
     assert not heat.requires_grad
-    network = CONV4.network
-    assert not any(part._forward_hooks for each in (network.module, network.body) for part in each.modules())
 
 
-def test_maps_of_one_pixel_show_no_place() -> None:
-    tiny = Conv4.of(1, 4, CLASSES)
-    heat = heat_map(learner(tiny), {"theta": tiny.initial()}, torch.rand(1, 8, 8), 0)
-    assert not heat.any()
+@pytest.mark.parametrize("x", [torch.zeros(1, SIDE, SIDE), torch.full((1, SIDE, SIDE), 0.5)])
+def test_an_image_of_nothing_shows_nothing(x: Tensor) -> None:
+    model = EncoderHead.of(BuiltinEncoder.of(SIDE, 1, 16), CLASSES)
+    ours = learner(model, "fedavg")
+    theta = torch.randn(ours.loss.model.layout.size, generator=torch.Generator().manual_seed(1))
+    assert not heat_map(ours, {"theta": theta}, x, 0).any()
+
+
+def test_the_air_around_a_body_stays_dark_at_the_image_s_resolution() -> None:
+    x = 0.4 + 0.2 * image(3)
+    x[:, : SIDE // 4] = x[:, -SIDE // 4 :] = 0
+    model = EncoderHead.of(BuiltinEncoder.of(SIDE, 1, 16), CLASSES)
+    ours = learner(model, "fedavg")
+    theta = torch.randn(ours.loss.model.layout.size, generator=torch.Generator().manual_seed(1))
+    heat = heat_map(ours, {"theta": theta}, x, 0)
+    assert heat.max() == 1
+    assert not heat[: SIDE // 4].any() and not heat[-SIDE // 4 :].any()
+    assert len(torch.unique(heat)) > SIDE, "no blocks"
 
 
 @dataclass(frozen=True)
@@ -105,27 +116,14 @@ def corner(weight: float) -> tuple[Learner, Fitted]:
     return ours, ours.unadapted()
 
 
-def test_occlusion_finds_the_place_and_measures_the_loss() -> None:
-    x = torch.zeros(1, SIDE, SIDE)
-    x[0, : SIDE // 4, : SIDE // 4] = 1
-    ours, fitted = corner(3.0)
-    lost = occlusion(ours, fitted, x, 1)
-
-    covered = x.clone()
-    covered[0, : SIDE // 4, : SIDE // 4] = x.mean()
-    whole, less = ours.probabilities(fitted, Corner()(torch.stack([x, covered])))[:, 1].tolist()
-    assert lost[0, 0] == pytest.approx(whole - less, abs=1e-6), "one square alone lies on the very corner"
-    assert lost[SIDE // 2 :, :].abs().max() == 0
-    assert lost[:, SIDE // 2 :].abs().max() == 0
-    heat = heat_map(ours, fitted, x, 1)
-    assert heat[0, 0] == heat.max() == 1
-
-
 def test_what_speaks_against_a_class_is_not_hot() -> None:
     x = torch.zeros(1, SIDE, SIDE)
     x[0, : SIDE // 4, : SIDE // 4] = 1
-    ours, fitted = corner(-3.0)
-    assert not heat_map(ours, fitted, x, 1).any()
+    for weight, hot in ((3.0, True), (-3.0, False)):
+        ours, fitted = corner(weight)
+        heat = heat_map(ours, fitted, x, 1)
+        assert bool(heat.any()) == hot
+        assert not heat[SIDE // 4 + 1 :].any() and not heat[:, SIDE // 4 + 1 :].any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -133,9 +131,10 @@ def test_the_picture_is_the_image_beside_the_image_under_its_map(channels: int) 
     x = torch.full((channels, SIDE, SIDE), 0.5)
     heat = torch.zeros(SIDE, SIDE)
     heat[:4, :4] = 1
-    shown = np.asarray(Image.open(io.BytesIO(picture(x, heat))))
-    assert shown.shape == (256, 512, 3)
-    assert (shown[:, :256] == 128).all()
-    assert (shown[40:, 256 + 40 :] == 128).all()
+    shown = np.asarray(Image.open(io.BytesIO(picture(x, heat, "nodule: 87 %"))))
+    assert shown.shape[1:] == (512, 3) and shown.shape[0] > 256 + 3 * 13, "a caption and a legend below"
+    assert (shown[:256, :256] == 128).all()
+    assert (shown[40:256, 256 + 40 :] == 128).all()
+    assert (shown[256:] < 100).any()
     red, _, blue = shown[0, 256]
     assert red > 200 and blue < 60

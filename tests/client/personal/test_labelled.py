@@ -20,7 +20,6 @@ from wardround_client.cohort.examples import Examples
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.adapted_model import AdaptedModel
 from wardround_client.personal.labelled import Labelled
-from wardround_client.personal.predictions import Predictions
 from wardround_client.personal.shared_model import SharedModel
 
 KEY = bytes(range(32))
@@ -116,8 +115,9 @@ def test_findings_each_there_or_not_are_adapted_to_and_judged(tmp_path: Path) ->
     assert accuracy is not None
     assert accuracy.value == 1
 
-    said = Predictions(made)
-    assert [said.best(p) for p in ([0.9, 0.6], [0.1, 0.7], [0.2, 0.3])] == ["yes;more", "more", "none"]
+    labels, classes = learner.loss.labels, several.task.classes
+    rows = ([0.9, 0.6], [0.1, 0.7], [0.2, 0.3])
+    assert [labels.prediction(probabilities, classes) for probabilities in rows] == ["yes;more", "more", "none"]
 
 
 def test_variants_are_learned_from_with_the_weight_of_their_patient() -> None:

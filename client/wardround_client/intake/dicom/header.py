@@ -30,6 +30,18 @@ from wardround_client.intake.dicom.attributes import (
 )
 from wardround_client.intake.recipe import ImageRecipe
 
+COMPUTED = {
+    "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
+    "1.2.840.10008.5.1.4.1.1.66.5",  # Surface Segmentation
+    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
+    "1.2.840.10008.5.1.4.1.1.30",  # Parametric Map
+    "1.2.840.10008.5.1.4.1.1.481.2",  # RT Dose
+    "1.2.840.10008.5.1.4.1.1.81.1",  # Ophthalmic Thickness Map
+    "1.2.840.10008.5.1.4.1.1.7.1",  # Multi-frame Single Bit Secondary Capture: masks
+    *("SEG", "RTDOSE"),
+}
+"""SOP classes (PS3.4 annex B.5) and modalities whose pixels are not those of an image: masks, doses, maps."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -83,9 +95,16 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
     _check_container(path, recipe)
     with refusing("DICOM data set is damaged", passing=OSError):  # a damaged header can make a parser fail in any way
         dataset = pydicom.dcmread(path, specific_tags=[Tag(keyword) for keyword in ALLOWED])
+    sop_class = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
     if not any(keyword in dataset for keyword in PIXEL_DATA):
         kind = dataset.file_meta.get("MediaStorageSOPClassUID")
         raise UnusableError(f"no {named('PixelData')}", getattr(kind, "name", ""))
+    sop_class, modality = (
+        UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))),
+        text(dataset, "Modality").upper(),
+    )
+    if sop_class in COMPUTED or modality in COMPUTED:
+        raise UnusableError("not an image: a mask, a dose or a map", sop_class.name or modality)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         raise UnusableError(f"no {named('TransferSyntaxUID')}")
     for keyword in ("PatientID", "SOPInstanceUID"):
@@ -107,7 +126,7 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
         study_uid=text(dataset, "StudyInstanceUID"),
         instance_uid=text(dataset, "SOPInstanceUID"),
         manufacturer=manufacturer,
-        modality=text(dataset, "Modality").upper(),
+        modality=modality,
         photometric=photometric,
         syntax=UID(str(dataset.file_meta.TransferSyntaxUID)),
         bits_stored=whole(dataset, "BitsStored", least=1) if photometric in COLOUR else _bits(dataset),

@@ -91,7 +91,8 @@ class Table(Source):
         self._file = CsvFile.open(Path(asked.where), columns)
         self._file.check(self._features, "feature column")
         self._file.check([self._patient] if self._patient else [], "patient column")
-        self.label_columns = label_columns(self._file, (), asked.columns or (asked.task.label_column,))
+        columns_kept = (asked.task.label_column,) if asked.columns is None else asked.columns
+        self.label_columns = label_columns(self._file, (), columns_kept) if columns_kept else ()
         self.notes = tuple(filter(None, [self._file.note]))
 
     def items(self) -> Iterator[Line]:
