@@ -7,6 +7,7 @@ import io
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -23,6 +24,7 @@ _BLUR = 7  # the baseline is the image averaged over squares of this part of its
 _SMOOTH_PX = 3  # and a map over squares of this side, in pixels
 _LEAST_PX = 256  # side of a picture that a person can look at
 _LINE_PX, _GAP_PX, _TEXT_PX = 18, 6, 13
+_DARK = 0.1  # at most, the noise of air
 _EPSILON = 1e-12
 
 
@@ -32,9 +34,18 @@ def heat_map(learner: Learner, fitted: Fitted, x: Tensor, label: int) -> Tensor:
     All zeros where nothing does. x: float32 [channels, S, S] in [0, 1], on the model's device. label: of the class.
     """
     heat = integrated_gradients(learner, fitted, x, label).sum(0)
-    heat = _mean(heat[None, None], _SMOOTH_PX)[0, 0] * (x.sum(0) > 0)  # what is black, air as a rule, shows nothing
-    heat = heat.clamp_min(0)
-    return (heat / heat.max().clamp_min(_EPSILON)).cpu()
+    heat = (_mean(heat[None, None], _SMOOTH_PX)[0, 0]).clamp_min(0).cpu() * ~_air(x)
+    return heat / heat.max().clamp_min(_EPSILON)
+
+
+def _air(x: Tensor) -> Tensor:
+    """What is dark from the edge of the image on, bool [S, S]; not what is dark inside a body, which may be a finding.
+
+    x: [channels, S, S].
+    """
+    parts, _ = ndimage.label(x.amax(0).cpu().numpy() < _DARK)
+    edge = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    return torch.from_numpy(np.isin(parts, edge[edge > 0]))
 
 
 def integrated_gradients(learner: Learner, fitted: Fitted, x: Tensor, label: int, steps: int = STEPS) -> Tensor:

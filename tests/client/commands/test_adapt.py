@@ -390,8 +390,8 @@ def test_what_a_model_was_not_made_for_is_refused_or_marked(
     said = json.loads((out / "predictions.json").read_text())
     reasons = {Path(each["file"]).name: each["reason"] for each in said["refused"]}
     assert reasons == {
-        "seg.dcm": "not an image: a mask, a dose or a map",
-        "dose.dcm": "not an image: a mask, a dose or a map",
+        "seg.dcm": "SOP Class UID (0008,0016) is of a mask, a dose or a map",
+        "dose.dcm": "SOP Class UID (0008,0016) is of a mask, a dose or a map",
         "tiny.dcm": "fewer than 8 pixels on a side",
     }
     assert {Path(row["file"]).name for row in said["images"]} == {"bars.dcm", "noise.dcm", "bars.png"}
@@ -422,7 +422,7 @@ def test_real_files_of_another_kind_are_refused_or_marked(
     out = tmp_path / "out"
     assert wardround(capsys, "predict", home, *files, "--out", out, "--workers", 2)[0] == 0
     said = json.loads((out / "predictions.json").read_text())
-    assert {each["reason"] for each in said["refused"]} == {"not an image: a mask, a dose or a map"}
+    assert {each["reason"] for each in said["refused"]} == {"SOP Class UID (0008,0016) is of a mask, a dose or a map"}
     assert len(said["refused"]) == 4
     kinds: dict[str, list[bool]] = {}
     for row in said["images"]:

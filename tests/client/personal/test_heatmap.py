@@ -87,13 +87,15 @@ def test_an_image_of_nothing_shows_nothing(x: Tensor) -> None:
 
 def test_the_air_around_a_body_stays_dark_at_the_image_s_resolution() -> None:
     x = 0.4 + 0.2 * image(3)
-    x[:, : SIDE // 4] = x[:, -SIDE // 4 :] = 0
+    x[:, : SIDE // 4] = x[:, -SIDE // 4 :] = 0.05 * image(4)[:, : SIDE // 4]  # air is not quite black
+    x[:, 14:18, 14:18] = 0
     model = EncoderHead.of(BuiltinEncoder.of(SIDE, 1, 16), CLASSES)
     ours = learner(model, "fedavg")
     theta = torch.randn(ours.loss.model.layout.size, generator=torch.Generator().manual_seed(1))
     heat = heat_map(ours, {"theta": theta}, x, 0)
     assert heat.max() == 1
     assert not heat[: SIDE // 4].any() and not heat[-SIDE // 4 :].any()
+    assert heat[14:18, 14:18].any(), "what is dark inside may be the finding"
     assert len(torch.unique(heat)) > SIDE, "no blocks"
 
 

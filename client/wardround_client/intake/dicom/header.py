@@ -104,7 +104,7 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
         text(dataset, "Modality").upper(),
     )
     if sop_class in COMPUTED or modality in COMPUTED:
-        raise UnusableError("not an image: a mask, a dose or a map", sop_class.name or modality)
+        raise UnusableError(f"{named('SOPClassUID')} is of a mask, a dose or a map", sop_class.name or modality)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         raise UnusableError(f"no {named('TransferSyntaxUID')}")
     for keyword in ("PatientID", "SOPInstanceUID"):
