@@ -50,8 +50,9 @@ from wardround_server.events import Event, RoundEnded
 from wardround_server.rounds import run
 from wardround_simulation.federation import changed, embedded, with_algorithm
 from wardround_simulation.in_memory import InMemoryCheckpointer
+from wardround_simulation.opening import open_hospitals
 from wardround_simulation.phantoms import make_profiles
-from wardround_simulation.simulate import Settings, open_hospitals
+from wardround_simulation.settings import Settings
 from wardround_simulation.sites import synthetic_sites
 
 RESULTS = Path(__file__).parent / "results" / "liars"

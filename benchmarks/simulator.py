@@ -45,8 +45,11 @@ from wardround_client.cohort.examples import Examples
 from wardround_server.events import RoundEnded
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded
+from wardround_simulation.local import local_rounds
+from wardround_simulation.opening import open_hospitals, plan_sites
 from wardround_simulation.ray_engine import ray_rounds
-from wardround_simulation.simulate import Rounds, Settings, local_rounds, open_hospitals, plan_sites
+from wardround_simulation.settings import Settings
+from wardround_simulation.simulate import Rounds
 from wardround_simulation.sites import READING
 from wardround_simulation.watch import PlainWatch
 

@@ -19,7 +19,7 @@ from wardround_simulation.sites import Site
 from wardround_simulation.watch import Watch
 
 if TYPE_CHECKING:
-    from wardround_simulation.simulate import Ready
+    from wardround_simulation.opening import Ready
 
 __all__ = ["Recorder", "canaries", "infer_membership", "summary"]
 

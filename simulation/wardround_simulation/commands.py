@@ -15,6 +15,8 @@ from wardround_simulation.tasks import DEFAULT_TASK, TASKS
 
 if TYPE_CHECKING:
     from wardround.config import Federation
+    from wardround_simulation.settings import Settings
+    from wardround_simulation.watch import Watch
 
 _THEIRS = "the federation's"
 
@@ -58,6 +60,13 @@ def simulate(
     shots: Annotated[int, typer.Option(help="Labelled patients a class in the last comparison, at most.")] = 5,
     patients: Annotated[str, typer.Option(help="Least and greatest size of a synthetic cohort.")] = "60-220",
     compute: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    hold_out: Annotated[
+        str, typer.Option(help="Name of the hospital that takes no part.", show_default="the last")
+    ] = "",
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the simulation in this folder, with its own options.", show_default=False),
+    ] = None,
     audit: Annotated[
         bool,
         typer.Option(
@@ -78,10 +87,18 @@ def simulate(
     Privacy is on: every hospital clips, adds noise and keeps a ledger, as a deployed one does. The accuracy shown after
     each round is measured without noise at the hospital that took no part; that is legal only because its data are
     synthetic (or, with --data, your own to look at).
+
+    After Ctrl-C, --resume goes on from the last finished round. A run on the same --seed has the same patients, but
+    other noise.
     """
     from wardround.labels import LABEL_KINDS
     from wardround_server.sinks import SINKS
 
+    if resume is not None:
+        if any(each is not None for each in (federation, rounds, out, data, task, algorithm, epsilon)):
+            raise ConfigError("--resume with other options", do="leave them out: the folder has its own")
+        _resume(resume, as_json=as_json)
+        return
     chosen, base = _federation(federation, task)
     changes: dict[str, dict[str, Any]] = {
         "rounds": _given(rounds=rounds) if rounds is not None else {},
@@ -101,8 +118,7 @@ def simulate(
     folder = out or Path("simulations") / datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
     # torch is slow to import: mistakes above are told at once.
-    from wardround_simulation.simulate import Settings
-    from wardround_simulation.simulate import simulate as simulate_here
+    from wardround_simulation.settings import Settings
     from wardround_simulation.watch import watching
 
     settings = Settings(
@@ -118,6 +134,7 @@ def simulate(
         compute=compute,
         audit=audit,
         sinks=tuple(sink or ()),
+        hold_out=hold_out,
     )
     with watching(as_json=as_json) as watch:
         if engine == "ray":
@@ -125,7 +142,27 @@ def simulate(
 
             simulate_with_ray(settings, watch)
         else:
-            simulate_here(settings, watch)
+            _run(settings, watch)
+
+
+def _resume(folder: Path, *, as_json: bool) -> None:
+    from wardround_simulation.settings import Settings
+    from wardround_simulation.watch import watching
+
+    settings = Settings.of(folder)
+    with watching(as_json=as_json) as watch:
+        _run(settings, watch, resume=True)
+
+
+def _run(settings: Settings, watch: Watch, *, resume: bool = False) -> None:
+    from wardround_simulation.simulate import simulate as simulate_here
+
+    try:
+        simulate_here(settings, watch, resume=resume)
+    except KeyboardInterrupt:
+        if not settings.audit:
+            watch.note(f"Go on with: wardround simulate --resume {settings.out}")
+        raise
 
 
 def _federation(path: Path | None, task: str | None) -> tuple[Federation, Path]:
@@ -176,6 +213,7 @@ app = Command(
     examples=(
         "wardround simulate",
         "wardround simulate --algorithm maml --epsilon 3 --hospitals 12",
-        "wardround simulate federation.toml --data my-hospitals",
+        "wardround simulate federation.toml --data my-hospitals --hold-out st-anna",
+        "wardround simulate --resume simulations/20261128-101500",
     ),
 )

@@ -82,7 +82,8 @@ def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, s
     """The new-hospital card, or why there is none: somebody's own folders may hold one class only."""
     task = agreement.federation.task
     try:
-        everybody, _ = Labelled.of(hospital.patients.cohort(), task, agreement.model, meta.theta.device)
+        cohort, examples = hospital.patients.cohort(), hospital.examples(agreement)
+        everybody, _ = Labelled.of(cohort, task, agreement.model, meta.theta.device, examples=examples)
         support, query = everybody.split(shots, seed)
         card = before_and_after(
             meta,

@@ -30,7 +30,10 @@ from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.events import Event, RoundEnded, RoundMissed, RunEnded, RunFailed, whole_lines
 from wardround_server.flower.app import HOME
 from wardround_simulation.exact import ExactCohort
-from wardround_simulation.simulate import MARK, RUN, Asked, Ready, Settings, simulate
+from wardround_simulation.local import Asked
+from wardround_simulation.opening import Ready
+from wardround_simulation.settings import MARK, RUN, Settings
+from wardround_simulation.simulate import simulate
 from wardround_simulation.watch import Watch
 
 FOLDER = "WARDROUND_SIMULATION"

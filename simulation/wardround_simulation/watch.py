@@ -80,7 +80,9 @@ class PlainWatch:
         self._say(title)
 
     def step(self, stage: str, done: int, total: int) -> None:
-        """A line when a stage is through."""
+        """A line when a stage begins, and one when it is through."""
+        if done == 0:
+            self._say(f"{stage} ...")
         if done == total:
             self._say(f"{stage}: {total} of {total}")
 

@@ -18,6 +18,7 @@ from wardround.toml import loads
 from wardround_client.config import HospitalConfig
 from wardround_server.home import CoordinatorConfig
 from wardround_simulation import simulate
+from wardround_simulation.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -93,7 +94,7 @@ def test_the_python_of_the_researcher_s_page_runs(monkeypatch: pytest.MonkeyPatc
     """All of it but the rounds, which tests/simulation runs."""
     asked = []
 
-    def noted(settings: simulate.Settings, watch: object) -> Path:
+    def noted(settings: Settings, watch: object) -> Path:
         asked.append(settings)
         (tmp_path / "comparison.json").write_text(json.dumps({"rows": [{"shots": 1, "meta": {"mean": 0.5}}]}))
         return tmp_path / "report.html"

@@ -28,6 +28,7 @@ from wardround_simulation import membership
 from wardround_simulation.audited import NO_STRANGERS, Recorder, infer_membership, summary
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import changed, embedded, to_toml
+from wardround_simulation.local import local_rounds
 from wardround_simulation.membership.attacks import (
     Overlaps,
     answer_weights,
@@ -38,8 +39,9 @@ from wardround_simulation.membership.attacks import (
 )
 from wardround_simulation.membership.pool import Candidates, joined, only, twin_of
 from wardround_simulation.membership.shadows import shadow_runs
+from wardround_simulation.opening import Ready
 from wardround_simulation.phantoms import make_profiles, write_hospital
-from wardround_simulation.simulate import RUN, Ready, Settings, local_rounds
+from wardround_simulation.settings import RUN, Settings
 from wardround_simulation.sites import Site, hospital_toml
 from wardround_simulation.watch import JsonWatch
 

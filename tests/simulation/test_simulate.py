@@ -12,8 +12,11 @@ from PIL import Image
 
 from wardround.cli import run
 from wardround.config import load_federation
+from wardround_server.events import Event, RoundEnded
 from wardround_simulation import commands
 from wardround_simulation.federation import changed, embedded, to_toml
+from wardround_simulation.sites import READING
+from wardround_simulation.watch import PlainWatch
 
 SMALL = ["--hospitals", "2", "--rounds", "3", "--patients", "24-30", "--shots", "2"]
 
@@ -207,6 +210,54 @@ def test_tables_and_pictures_of_ones_own_are_read_too(
     assert ended([*arguments, "--out", str(tmp_path / "again")]) == 3
     told = " ".join(capsys.readouterr().err.split())
     assert "did you mean 'dark'?" in told or ("num, numb" not in told and "no label column 'num'" in told)
+
+
+def test_ctrl_c_costs_the_round_under_way_and_resume_goes_on(
+    tmp_path: Path, quick: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, told = tmp_path / "out", PlainWatch.event
+
+    def interrupted(self: PlainWatch, event: Event) -> None:
+        told(self, event)
+        if isinstance(event, RoundEnded) and event.round == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainWatch, "event", interrupted)
+    options = [*SMALL, "--seed", "3", "--hold-out", "northgate", "--out", str(out)]
+    assert ended(["simulate", quick, *options]) == 130
+    monkeypatch.undo()
+    spent = json.loads((out / "events.jsonl").read_text().splitlines()[-1])["epsilon_max"]
+    assert ended(["simulate", "--resume", str(out), "--epsilon", "9"]) == 2
+    assert ended(["simulate", "--resume", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Go on with: wardround simulate --resume {out}" in shown
+    assert "Seed of the data: 3." in shown and "northgate takes no part" in shown
+    events = lines((out / "events.jsonl").read_text())
+    assert [event["event"] for event in events] == ["round"] * 4 + ["done"]
+    assert [event.get("training_round") for event in events[:-1]] == [0, 1, 2, 3]
+    assert float(str(events[-2]["epsilon_max"])) > spent, "the ledgers were kept"
+    assert json.loads((out / "comparison.json").read_text())["hospital"] == "northgate"
+    assert ended(["simulate", "--resume", str(out)]) == 2, "complete"
+    assert "is complete" in capsys.readouterr().err
+    assert ended(["simulate", "--resume", str(tmp_path)]) == 2
+    assert ended(["simulate", quick, *SMALL, "--hold-out", "nowhere", "--out", str(tmp_path / "x")]) == 2
+    assert "Allowed: northgate, st-anna, lakeside" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_was_cut_off_before_it_learned_is_made_anew(
+    tmp_path: Path, quick: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def interrupted(self: PlainWatch, stage: str, done: int, total: int) -> None:
+        if stage == READING and done == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainWatch, "step", interrupted)
+    assert ended(["simulate", quick, *SMALL, "--out", str(out)]) == 130
+    monkeypatch.undo()
+    assert ended(["simulate", "--resume", str(out)]) == 0
+    assert (out / "report.html").is_file()
 
 
 def ended(arguments: list[str]) -> int:

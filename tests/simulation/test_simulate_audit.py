@@ -17,7 +17,8 @@ from wardround_client.audit import LEAST_TRIALS, AuditReport, AuditRow
 from wardround_server.events import parsed
 from wardround_simulation import audited, commands
 from wardround_simulation.federation import changed, embedded
-from wardround_simulation.simulate import Settings, simulate
+from wardround_simulation.settings import Settings
+from wardround_simulation.simulate import simulate
 from wardround_simulation.watch import JsonWatch, PlainWatch, RichWatch, Watch
 
 SMALL = Settings(
@@ -117,7 +118,9 @@ def test_a_refuted_claim_ends_with_4_after_the_report_was_written(
 
 def test_the_option_reaches_the_simulation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Settings] = []
-    monkeypatch.setattr("wardround_simulation.simulate.simulate", lambda settings, watch: asked.append(settings))
+    monkeypatch.setattr(
+        "wardround_simulation.simulate.simulate", lambda settings, watch, resume: asked.append(settings)
+    )
     for arguments in ([], ["--audit"]):
         result = CliRunner().invoke(
             commands.app.as_click("simulate"), [*arguments, "--out", str(tmp_path / "out")], catch_exceptions=False

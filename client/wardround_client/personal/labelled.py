@@ -32,9 +32,18 @@ class Labelled:
 
     @classmethod
     def of(
-        cls, store: CohortStore, task: Task, model: Model, device: torch.device, *, shots: int = 0
+        cls,
+        store: CohortStore,
+        task: Task,
+        model: Model,
+        device: torch.device,
+        *,
+        shots: int = 0,
+        examples: Examples | None = None,
     ) -> tuple[Labelled, list[Finding]]:
         """The patients whom a task can use, encoded, and what is amiss with them for so many shots (0: any).
+
+        examples: the same patients, where they are encoded already.
 
         Raises: DataError: nothing that the task can use, one class only, or fewer patients than ways x shots.
         """
@@ -48,7 +57,8 @@ class Labelled:
             seen[patient][maker] += 1
         most = (min(of_patient, key=lambda maker: (-of_patient[maker], maker)) for of_patient in seen)
         pseudonyms = (store.pseudonyms[number] for number in rows.patients.tolist())
-        return cls(encoded(store, rows, task, model, device), tuple(pseudonyms), tuple(most)), findings
+        examples = examples or encoded(store, rows, task, model, device)
+        return cls(examples, tuple(pseudonyms), tuple(most)), findings
 
     def split(self, shots: int, seed: int) -> tuple[Labelled, Labelled]:
         """A support and a query without a patient in common: `drawn`, and everybody else.

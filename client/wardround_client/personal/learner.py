@@ -199,12 +199,14 @@ def compare(
         repeats: reported splits, at least 2.
         tuning_repeats: splits to choose the setting on, at least 1.
         seed: of the splits.
-        step: is told after each score how many there are, of how many.
+        step: called before the first score and after each: how many there are, of how many.
 
     Returns:
         A score of each start in turn, for each number of shots.
     """
-    scores = []
+    scores: list[Score] = []
+    step = step or (lambda done, total: None)
+    step(0, len(shots) * len(learners))
     for k in shots:
         generator = torch.Generator().manual_seed(seed * 1009 + k)
         tuning = [k_shot(examples, k, generator) for _ in range(tuning_repeats if k else 0)]
@@ -215,8 +217,7 @@ def compare(
             results = [_trial(chosen, split) for split in reported]
             half_width = _Z95 * stdev(results) / len(results) ** 0.5 if len(results) > 1 else 0.0
             scores.append(Score(name, k, fmean(results), half_width, len(results), setting))
-            if step is not None:
-                step(len(scores), len(shots) * len(learners))
+            step(len(scores), len(shots) * len(learners))
     return scores
 
 
