@@ -31,6 +31,7 @@ from wardround.errors import (
 )
 from wardround.models import Objective
 from wardround.wire import RoundRequest
+from wardround_client.consent.approvals import Approvals
 from wardround_client.flower.app import CANNOT_ANSWER
 from wardround_client.hospital import Hospital
 from wardround_client.privacy import mechanism
@@ -73,7 +74,7 @@ NAMED: dict[str, Callable[[], Exception]] = {
 Place = tuple[object, str]
 PUBLIC_STAGES: dict[str, Place] = {
     "reading the header": (round_module, "peek_request"),
-    "looking the approval up": (Hospital, "agreement"),
+    "looking the approval up": (Approvals, "agreement"),
     "the plan": (round_module, "_plan"),
     "unpacking": (RoundRequest, "unpack"),
     "the policy": (round_module, "check_request"),

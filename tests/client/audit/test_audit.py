@@ -176,7 +176,7 @@ def test_the_command_reads_no_patient_and_leaves_the_ledger_alone(
     assert run(["hospital", "audit", str(home), digest[:8], "--trials", "200"]) == 0
     out = capsys.readouterr().out
     assert "the audit shows at least" in out
-    assert "No real patient is read" in out
+    assert "No real patient was read" in out
     assert digest[:12] in out
     assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == before
 

@@ -63,6 +63,8 @@ def server(certificate: Path, key: Path, date: str = "", host: str = "127.0.0.1"
                 with context.wrap_socket(plain, server_side=True) as line:
                     line.recv(65536)
                     line.sendall(reply)
+                    while line.recv(65536):  # to close on what is not read yet would take the reply away
+                        pass
             except OSError:
                 plain.close()
 

@@ -270,7 +270,7 @@ def test_one_run_with_a_hospital_that_approved_and_one_that_did_not(place: Place
     assert asked == [0, 1]
     assert [event["replied"] for event in rounds] == [1, 1]
     for event in rounds:
-        assert "has not approved this bundle" in event["rejected"]["st-elisabeth"]
+        assert "has not approved agreement" in event["rejected"]["st-elisabeth"]
     assert one.error is None
     assert two.error is None  # its answer function would have raised
 
