@@ -52,6 +52,7 @@ _METRICS = {
     "brier_score": "Brier score (lower is better)",
 }
 _PERCENT = ("balanced_accuracy", "recall_at_specificity")
+_MOST_CLASSES = 8  # of a confusion matrix on the screen
 Judged = Mapping[str, Any]
 """A `metrics.Report` as JSON."""
 
@@ -132,6 +133,31 @@ def scores(columns: Mapping[str, Judged], title: str) -> Table:
     ]
     caption = f"{counted(first['patients'], 'patient')}; in brackets the 95 % interval over patients"
     return Table(("metric", *(f">{name}" for name in columns)), [*rows, (), *makers], title, caption)
+
+
+def decisions(judged: Judged, classes: Sequence[str]) -> list[Table]:
+    """Which class is taken for which, where classes exclude each other; and each class' operating point."""
+    tables = []
+    if judged["confusion"] and len(classes) <= _MOST_CLASSES:
+        rows = [(name, *map(str, row)) for name, row in zip(classes, judged["confusion"], strict=True)]
+        columns = ("is \\ predicted", *(f">{name}" for name in classes))
+        tables.append(Table(columns, rows, "Confusion matrix, patients"))
+    rows = [
+        (name, f"{point['threshold']:.3f}", _estimate(point["sensitivity"], "recall_at_specificity"),
+         f"{100 * point['specificity']:.1f} %")
+        for name, point in zip(classes, judged["operating_points"], strict=True)
+        if point
+    ]  # fmt: skip
+    if rows:
+        title = f"Operating points at {judged['specificity']:.0%} specificity, chosen on these patients"
+        tables.append(Table(("class", ">probability above", ">sensitivity", ">specificity"), rows, title))
+    return tables
+
+
+def say_if_learned(hospital: Hospital, digest: str) -> None:
+    """Where this hospital approved the federation, the shared model may know the patients that judge it."""
+    if digest in hospital.approvals.digests():
+        say("This hospital approved the federation: the shared model may have learned from these patients before.")
 
 
 def say_shortfall(judged: Judged, classes: Sequence[str]) -> None:

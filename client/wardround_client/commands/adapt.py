@@ -17,6 +17,7 @@ from wardround_client.commands._at_home import (
     TaskOption,
     check_name,
     opened,
+    say_if_learned,
     say_shortfall,
     scores,
     stages,
@@ -115,6 +116,7 @@ def adapt(
         return
     warn(findings)
     show(scores({"before": card["before"], "after": card["after"]}, f"{name} at {card['hospital']}"))
+    say_if_learned(hospital, made.release.federation)
     say_shortfall(card["after"], card["classes"])
     learned = ", ".join(f"{count} {label}" for label, count in card["support_by_class"].items())
     say(f"Learned from {card['support_patients']} patients ({learned}); the {len(query.pseudonyms)} others judged it.")

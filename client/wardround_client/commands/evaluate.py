@@ -15,7 +15,9 @@ from wardround_client.commands._at_home import (
     ModelOption,
     TaskOption,
     chosen,
+    decisions,
     opened,
+    say_if_learned,
     say_shortfall,
     scores,
     stages,
@@ -56,10 +58,11 @@ def evaluate(
         if unadapted:
             start = choose(hospital, task=task, federation=federation, file=model)
             name, agreed, learner = "", start.federation, start.learner(hospital.device)
+            release = start.release
             fits = {"before": learner.unadapted()}
         else:
             found = chosen(hospital, adapted)
-            name, agreed, learner = found.name, found.federation, found.learner
+            name, agreed, learner, release = found.name, found.federation, found.learner, found.release
             fits, seen = {"before": learner.unadapted(), "after": found.fitted}, found.support
         judging = agreed.task.model_copy(update={"augment": ()})
         everybody, findings = Labelled.of(hospital.patients.cohort(), judging, learner.loss.model, hospital.device)
@@ -82,6 +85,11 @@ def evaluate(
     warn(findings)
     shown = judged if name else {"as it is": judged["before"]}
     show(scores(shown, f"{name or agreed.name} at {said['hospital']}"))
+    for table in decisions([*judged.values()][-1], agreed.task.classes):
+        say("")
+        show(table)
+    say("")
+    say_if_learned(hospital, release.federation)
     say_shortfall(judged["before"], agreed.task.classes)
     say(NOTHING_LEFT)
 

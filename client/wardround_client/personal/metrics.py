@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import torch
@@ -40,6 +41,18 @@ _SUM_TOLERANCE = 0.01  # what a softmax in bfloat16 may miss 1 by
 
 
 @dataclass(frozen=True)
+class OperatingPoint:
+    """Where a class is called present: at probabilities above threshold; and what that gives on these patients.
+
+    sensitivity: with the interval of a proportion (Wilson). specificity: what is reached, at least what was asked for.
+    """
+
+    threshold: float
+    sensitivity: Estimate
+    specificity: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What a model is worth to these patients.
 
@@ -47,6 +60,8 @@ class Report:
     classes: indices of those that have positives and negatives; the macro averages are over these.
     specificity: that the recall is at. metrics: by the names in METRICS, None where `classes` is empty.
     confusion: [class shown][class predicted], numbers of predictions; None where an image may show several.
+    operating_points: one a class at that specificity, None for one without positives or negatives. They are chosen on
+    these very patients: expect a little less of others.
     manufacturers: the same for the patients of each scanner manufacturer; empty in these.
     """
 
@@ -56,6 +71,7 @@ class Report:
     specificity: float
     metrics: Mapping[str, Estimate | None]
     confusion: tuple[tuple[int, ...], ...] | None
+    operating_points: tuple[OperatingPoint | None, ...] = ()
     manufacturers: Mapping[str, Report] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -182,15 +198,35 @@ def _report(predictions: _Predictions, specificity: float, resamples: int, seed:
         specificity=specificity,
         metrics={name: _no_point(each, len(patients)) for name, each in zip(METRICS, results, strict=True)},
         confusion=tuple(map(tuple, confusion.tolist())) if predictions.exclusive else None,
+        operating_points=tuple(
+            _operating_point(score, truth, specificity)
+            for score, truth in zip(predictions.scores.T, predictions.truth.T, strict=True)
+        ),
     )
+
+
+def _operating_point(score: Tensor, truth: Tensor, specificity: float) -> OperatingPoint | None:
+    """Of one class against the rest: the least threshold that enough of the negatives do not pass."""
+    negatives, positives = score[~truth].sort().values, score[truth]
+    if not len(negatives) or not len(positives):
+        return None
+    threshold = negatives[ceil(specificity * len(negatives) * (1 - 1e-12)) - 1]
+    hit = float((positives > threshold).double().mean())
+    reached = float((negatives <= threshold).double().mean())
+    return OperatingPoint(float(threshold), _proportion(hit, len(positives)), reached)
 
 
 def _no_point(found: Estimate | None, patients: int) -> Estimate | None:
     """The estimate; where every resample says the same, as of two patients, with the interval of a proportion."""
     if found is None or found.high - found.low > _POINT:
         return found
-    low, high = wilson(min(max(found.value, 0.0), 1.0), patients)
-    return Estimate(found.value, min(low, found.value), max(high, found.value))
+    return _proportion(found.value, patients)
+
+
+def _proportion(value: float, count: int) -> Estimate:
+    """With Wilson's interval, which holds its value."""
+    low, high = wilson(min(max(value, 0.0), 1.0), count)
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def _metrics(of: _Predictions, weights: Tensor, specificity: float) -> Tensor:

@@ -193,6 +193,10 @@ def test_evaluate_judges_on_nobody_who_was_learned_from(
     code, out, _ = wardround(capsys, "evaluate", home)
     assert code == 0
     assert "before" in out and "after" in out and NOTHING_LEFT in out
+    assert "Confusion matrix" in out and "Operating points at 90% specificity" in out
+    assert "may have learned" not in out, "this hospital took no part"
+    Hospital.open(home, ledger=Ledger(None)).approvals.approve(federation)
+    assert "may have learned from these patients before" in wardround(capsys, "evaluate", home)[1]
 
 
 def test_a_new_disease_is_learned_from_another_column(

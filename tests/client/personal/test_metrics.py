@@ -313,3 +313,20 @@ def test_manufacturers_are_one_a_patient() -> None:
 def test_impossible_options_are_said(specificity: float, resamples: int) -> None:
     with pytest.raises(ConfigError, match="above 0 and below 1, at least 1 resample"):
         report(SOFTMAX, LABELS, EACH, specificity=specificity, resamples=resamples)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 0.8, 0.9, 0.99]))
+def test_an_operating_point_keeps_its_specificity_and_is_where_the_recall_is(seed: int, specificity: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.cat([torch.tensor([0, 1]), torch.randint(2, (18,), generator=rng)])
+    positive = (torch.rand(20, generator=rng) * 8).round() / 8  # with ties
+    found = report(torch.stack([1 - positive, positive], 1), y, torch.arange(20), specificity=specificity, resamples=1)
+    points = [point for point in found.operating_points if point]
+    for label, point in enumerate(points):
+        score = positive if label else 1 - positive
+        assert float((score[y != label] <= point.threshold).double().mean()) == pytest.approx(point.specificity)
+        assert point.specificity >= specificity - 1e-9
+        assert float((score[y == label] > point.threshold).double().mean()) == pytest.approx(point.sensitivity.value)
+        assert point.sensitivity.low <= point.sensitivity.value <= point.sensitivity.high
+    recall = found.metrics["recall_at_specificity"]
+    assert recall and recall.value == pytest.approx(sum(point.sensitivity.value for point in points) / 2)
