@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tests.intake import ingest_table
+from tests.tables import Called
 
-from wardround.errors import WardroundError
 from wardround.labels.several import kind as findings
 from wardround.wire import RoundReply
 from wardround_client.hospital import Hospital
-from wardround_client.round import _own_prior, answer
+from wardround_client.round import _own_prior
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import RoundEnded
 from wardround_server.rounds import run
@@ -62,25 +61,6 @@ def hospital(folder: Path, algorithm: str, seed: int) -> Hospital:
     (folder / "federation.toml").write_text(FEDERATION.format(algorithm=algorithm))
     made.approvals.approve(folder / "federation.toml")
     return made
-
-
-class Called:
-    """Hospitals that are functions."""
-
-    def __init__(self, hospitals: Sequence[Hospital]) -> None:
-        self.members = {each.config.hospital.name: each for each in hospitals}
-
-    def hospitals(self) -> Sequence[str]:
-        return list(self.members)
-
-    def declared_patients(self, name: str) -> int | None:
-        return self.members[name].config.hospital.declared_patients
-
-    def exchange(
-        self, requests: Mapping[str, bytes], deadline_s: float
-    ) -> Iterator[tuple[str, bytes | WardroundError]]:
-        for name, blob in requests.items():
-            yield name, answer(self.members[name], blob)
 
 
 @pytest.mark.parametrize(("algorithm", "least"), [("reptile", 0.85), ("maml", 0.7)])
