@@ -13,7 +13,6 @@ from rich.progress import TextColumn
 from wardround.errors import ConfigError
 from wardround.terminal import Table, progress_bar, say
 from wardround_client.commands._common import checked
-from wardround_client.commands.init import NAME, NAME_ALLOWED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,13 +86,6 @@ def chosen(hospital: Hospital, name: str) -> AdaptedModel:
     found = store.load(hospital.home, name or there[0], hospital.device)
     found.check_consent(hospital.patients.register.read())
     return found
-
-
-def check_name(name: str) -> str:
-    """A name that can be a folder's. Raises: ConfigError."""
-    if not NAME.match(name):
-        raise ConfigError(f"the name {name!r}", allowed=NAME_ALLOWED)
-    return name
 
 
 @contextmanager

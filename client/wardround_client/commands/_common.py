@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,23 @@ import typer
 
 from wardround.errors import ConfigError
 
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+NAME_ALLOWED = (
+    "1 to 63 of the letters a to z and A to Z (none with an accent), digits, dots, dashes and underscores; first a "
+    "letter or a digit"
+)
 HomeArgument = Annotated[
     Path, typer.Argument(help="The hospital's home folder.", envvar="WARDROUND_HOSPITAL", metavar="[HOME]")
 ]
 HERE = Path()  # the default of HomeArgument
 NewHome = Annotated[Path, typer.Argument(help="The hospital's home folder.", show_default=False)]
+
+
+def check_name(name: str) -> str:
+    """A name that can be a folder's. Raises: ConfigError."""
+    if not NAME.match(name):
+        raise ConfigError(f"the name {name!r}", allowed=NAME_ALLOWED)
+    return name
 
 
 def checked(home: Path) -> Path:

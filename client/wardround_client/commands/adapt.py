@@ -15,7 +15,6 @@ from wardround_client.commands._at_home import (
     FederationOption,
     ModelOption,
     TaskOption,
-    check_name,
     opened,
     say_if_learned,
     say_shortfall,
@@ -23,7 +22,7 @@ from wardround_client.commands._at_home import (
     stages,
     warn,
 )
-from wardround_client.commands._common import HERE, HomeArgument
+from wardround_client.commands._common import HERE, HomeArgument, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

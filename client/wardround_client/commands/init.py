@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError
 from wardround.terminal import emit, say
-from wardround_client.commands._common import NewHome
+from wardround_client.commands._common import NewHome, check_name
 from wardround_client.commands._template import HOSPITAL_TOML
-
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-NAME_ALLOWED = (
-    "1 to 63 of the letters a to z and A to Z (none with an accent), digits, dots, dashes and underscores; first a "
-    "letter or a digit"
-)
 
 
 def init(
@@ -30,8 +22,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a hospital's home: hospital.toml, the key of the pseudonyms, the node's key, and its card join.json."""
-    if not NAME.match(name):
-        raise ConfigError(f"the name {name!r}", allowed=NAME_ALLOWED)
+    check_name(name)
     from wardround_client.hospital import Hospital
     from wardround_client.keys import create_node_key, write_card
 

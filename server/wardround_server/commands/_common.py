@@ -1,4 +1,4 @@
-"""What the coordinator's commands share: the app, arguments, help texts, and the SuperLink's list of hospitals."""
+"""What the coordinator's commands share: arguments, names of runs, and the SuperLink's list of hospitals."""
 
 from __future__ import annotations
 
