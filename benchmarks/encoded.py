@@ -16,13 +16,14 @@ from torch import Tensor
 
 from hospitals import agreed
 from rows import Trial
-from wardround.config import Federation, ModelChoice, Task
+from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
 from wardround.files import write_atomically
 from wardround.models import Model
 from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import Encoder, EncoderHead
 from wardround.models.own_encoder import OwnEncoder
+from wardround.task import Task
 
 CHANNELS: Final = 3
 

@@ -23,8 +23,9 @@ from hospitals import Problem, Study, Target, agreed, examples_of, unchanging
 from real_data import HEART_CENTRE, HEART_FEATURES, HEART_SPREAD, Site, heart
 from rows import Trial, rows
 from study import parser, run
-from wardround.config import Federation, ModelChoice, Task
+from wardround.config import Federation, ModelChoice
 from wardround.models import build_model
+from wardround.task import Task
 from wardround_client.cohort.examples import Examples
 
 CLASSES = ("healthy", "disease")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wardround.config import Task
+from wardround.task import Task
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.recipe import ImageRecipe, TableRecipe
 from wardround_client.intake.source import Asked, opened

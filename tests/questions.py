@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from wardround.algorithms.fedavg import FedAvg
-from wardround.config import Federation, Task
+from wardround.config import Federation
 from wardround.models import Model, Objective
 from wardround.questions import Blocks, Cohort, Point, SumQuestion
 from wardround.schedule import QUESTIONS
+from wardround.task import Task
 from wardround_client.privacy.private_cohort import PrivateCohort
 
 

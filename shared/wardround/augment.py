@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wardround.config import Augmentation
+from wardround.task import Augmentation
 
 _SHIFT = 1 / 16  # of the image's side
 _TONES = (0.0, 0.3, -0.3)  # as it is, brighter, darker

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from wardround.algorithms import ALGORITHMS
-from wardround.config import Federation, Task
+from wardround.config import Federation
 from wardround.errors import ConfigError, DataError
 from wardround.settings import limited
+from wardround.task import Task
 from wardround_client.config import Policy
 from wardround_client.hospital import Hospital
 from wardround_client.intake.check import labels_for

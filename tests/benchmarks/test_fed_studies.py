@@ -26,9 +26,10 @@ from real_data import DATA, bccd, folder, ham10000, heart
 from rows import MAIN, NONE, TRIALS, Row, Trial, rows
 from tables import Store
 from wardround.algorithms import ALGORITHMS
-from wardround.config import Federation, ModelChoice, Task
+from wardround.config import Federation, ModelChoice
 from wardround.errors import DataError
 from wardround.models import build_model
+from wardround.task import Task
 from wardround_client.cohort.examples import Examples
 
 ROWS = rows((2, 4))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tests.questions import answer_size
 
-from wardround.config import Federation, ModelChoice, Outer, Rounds, Task
+from wardround.config import Federation, ModelChoice, Outer, Rounds
 from wardround.errors import WardroundError
 from wardround.models import Model, build_model
 from wardround.schedule import Schedule
+from wardround.task import Task
 from wardround.wire import ReplyHeader, RoundReply, RoundRequest, Vector, peek_request
 from wardround_server.checkpoint import Checkpointer
 

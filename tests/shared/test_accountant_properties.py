@@ -13,8 +13,9 @@ from tests.chosen import fitting
 
 from wardround.accountant import Answers, calibrate, epsilon, merged, rows_for, run_epsilon
 from wardround.algorithms import ALGORITHMS
-from wardround.config import Federation, Privacy, Rounds, Task
+from wardround.config import Federation, Privacy, Rounds
 from wardround.schedule import QUESTIONS, RoundPlan, Schedule
+from wardround.task import Task
 
 SIGMAS = st.floats(0.8, 8)
 RATES = st.floats(0.003, 0.7)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wardround.augment import variants
-from wardround.config import MOST_VARIANTS, VERSIONS, Augmentation, Task
+from wardround.task import MOST_VARIANTS, VERSIONS, Augmentation, Task
 
 
 def task_of(augment: tuple[Augmentation, ...], side: int = 16) -> Task:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wardround.bundle
-from wardround.config import Federation, Rounds, Task
+from wardround.config import Federation, Rounds
+from wardround.task import Task
 from wardround.text import is_plain, shown
 
 # Flower's builder uses a pattern class that pathspec has deprecated.

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError, create_model
 from tests.chosen import outer
 
-from wardround.config import Federation, ModelChoice, Outer, Privacy, Rounds, Task
+from wardround.config import Federation, ModelChoice, Outer, Privacy, Rounds
 from wardround.optimizers.sgd import Sgd
 from wardround.rules.mean import Mean
+from wardround.task import Task
 
 IMAGES = Task(label_column="finding", classes=("none", "nodule"))
 TABLE = Task(label_column="finding", classes=("none", "nodule"), kind="table", features=("age", "bmi"))

@@ -7,10 +7,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from wardround.config import Federation, ModelChoice, Task
+from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
 from wardround.models import Model, Objective, build_model
 from wardround.models.scaling import no_scaling
+from wardround.task import Task
 
 FAMILIES = ("encoder-head", "conv4", "logistic", "mlp")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
-from wardround.config import Federation, ModelChoice, Task
+from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
 from wardround.models import Model, build_model, encoder
 from wardround.models.encoder import GREATEST_VALUE
@@ -24,6 +24,7 @@ from wardround.models.portable import he_uniform, uniform
 from wardround.models.public import SPREAD, fit_all, images
 from wardround.models.raw import RawFeatures
 from wardround.models.scattering import Scattering, morlet
+from wardround.task import Task
 
 
 def test_portable_numbers_are_these_for_ever() -> None:

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.chosen import fitting
 
-from wardround.config import Federation, Rounds, Task
+from wardround.config import Federation, Rounds
 from wardround.schedule import Schedule
+from wardround.task import Task
 
 TASK = Task(label_column="finding", classes=("none", "nodule", "mass"))
 

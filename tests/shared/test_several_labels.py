@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wardround.algorithms import ALGORITHMS
-from wardround.config import Federation, Rounds, Task
+from wardround.config import Federation, Rounds
 from wardround.labels import LEAST_PREVALENCE
 from wardround.labels.one import kind as one_class
 from wardround.labels.several import kind as findings
@@ -23,6 +23,7 @@ from wardround.models import Objective
 from wardround.models.scaling import no_scaling, scaling_of
 from wardround.models.tabular import Tabular
 from wardround.questions import Shots
+from wardround.task import Task
 
 COLUMNS, FINDINGS = 4, 3
 MODEL = Tabular.logistic(COLUMNS, FINDINGS)

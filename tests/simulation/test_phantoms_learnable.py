@@ -10,8 +10,9 @@ from tests.intake import ingest_dicom
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from wardround.config import Federation, ModelChoice, Task
+from wardround.config import Federation, ModelChoice
 from wardround.models import build_model
+from wardround.task import Task
 from wardround_client.cohort.store import CohortStore
 from wardround_simulation.phantoms import DEFAULT_TASK, TASKS, make_profiles, write_hospital
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from wardround.augment import variants
-from wardround.config import Task
 from wardround.errors import DataError
 from wardround.labels import LABEL_KINDS, LabelKind
 from wardround.labels.one import kind as one_class
 from wardround.models import Model
+from wardround.task import Task
 from wardround_client.isolated import image_by_image, isolation
 
 log = logging.getLogger(__name__)

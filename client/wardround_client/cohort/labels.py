@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wardround.config import Task
 from wardround.errors import DataError
 from wardround.labels import LABEL_KINDS
+from wardround.task import Task
 from wardround.text import shown
 from wardround_client.cohort.store import CohortStore
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from wardround.config import Federation, Task
+from wardround.config import Federation
 from wardround.models import Model
+from wardround.task import Task
 from wardround_client.cohort.examples import Examples, NamedExamples, UsableRows, encoded, usable_rows
 from wardround_client.cohort.optout import REGISTER, Register
 from wardround_client.cohort.store import CohortStore

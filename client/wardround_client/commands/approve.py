@@ -15,7 +15,7 @@ from wardround_client.commands._common import NewHome, checked
 from wardround_client.commands._terms import counted_runs, rows_of, terms_of
 
 if TYPE_CHECKING:
-    from wardround.config import Task
+    from wardround.task import Task
     from wardround_client.hospital import Hospital
 
 MOST_RUNS = 100

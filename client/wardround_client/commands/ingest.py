@@ -18,7 +18,7 @@ from wardround.text import shown
 from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
-    from wardround.config import Task
+    from wardround.task import Task
     from wardround_client.hospital import Hospital
     from wardround_client.intake.source import Source
     from wardround_client.intake.summary import IngestSummary

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wardround.accountant import Calibration
-from wardround.config import Federation, Privacy, Task
+from wardround.config import Federation, Privacy
 from wardround.labels import LABEL_KINDS
 from wardround.schedule import Schedule
 from wardround.settings import computed as settings_of
+from wardround.task import Task
 
 _LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
 

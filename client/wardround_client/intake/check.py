@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wardround.config import Task
 from wardround.errors import DataError
+from wardround.task import Task
 from wardround_client.cohort.labels import LabelCounts
 from wardround_client.intake.source import Labels, Source
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wardround.config import Task
 from wardround.errors import DataError
+from wardround.task import Task
 from wardround_client.cohort.batch import Batch
 from wardround_client.cohort.index import CohortLayout, storage
 from wardround_client.cohort.labels import LabelCounts

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from wardround.config import Task
 from wardround.errors import DataError
 from wardround.plugins import Kind
+from wardround.task import Task
 from wardround.toml import Section, loads
 from wardround_client.intake.pseudonyms import Pseudonyms
 

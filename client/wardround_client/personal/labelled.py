@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wardround.config import Task
 from wardround.labels import LABEL_KINDS
 from wardround.models import Model
+from wardround.task import Task
 from wardround_client.cohort.examples import Examples, UsableRows, encoded, usable_rows
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors

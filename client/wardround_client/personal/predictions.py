@@ -19,9 +19,9 @@ import pydicom
 import torch
 from torch import Tensor
 
-from wardround.config import Task
 from wardround.errors import ConfigError
 from wardround.files import cannot_write, private_folder, write_atomically
+from wardround.task import Task
 from wardround_client.cohort.store import UNKNOWN, normalised
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.pseudonyms import Pseudonyms

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from wardround.config import Federation, Task, load_federation
+from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, StorageError
 from wardround.given import TOML_BYTES, given_text
 from wardround.models import Model, Objective, build_model
 from wardround.release import Release, read
+from wardround.task import Task
 from wardround.toml import Section, load, parsed
 from wardround_client.hospital import Hospital
 from wardround_client.last_model import last_seen

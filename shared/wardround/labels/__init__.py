@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and federation.toml is read 
     import numpy.typing as npt
     from torch import Tensor
 
-    from wardround.config import Task
     from wardround.questions import Shots
+    from wardround.task import Task
     from wardround.vector import Layout
 
     Labels = npt.NDArray[Any]

@@ -17,9 +17,9 @@ from wardround.labels import LEAST_PREVALENCE, LabelKind
 from wardround.vector import Layout
 
 if TYPE_CHECKING:
-    from wardround.config import Task
     from wardround.labels import Labels
     from wardround.questions import Shots
+    from wardround.task import Task
 
 
 class OneClass(LabelKind):

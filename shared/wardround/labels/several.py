@@ -16,9 +16,9 @@ from wardround import elementary
 from wardround.labels import LEAST_PREVALENCE, LabelKind
 
 if TYPE_CHECKING:
-    from wardround.config import Task
     from wardround.labels import Labels
     from wardround.questions import Shots
+    from wardround.task import Task
 
 SEPARATOR = ";"
 """Of the findings in one cell of a labels CSV."""

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from wardround.augment import variants
-from wardround.config import Task
 from wardround.errors import DataError
 from wardround.models.conv4 import Conv4
 from wardround.models.tabular import Tabular
+from wardround.task import Task
 from wardround_client.cohort import examples as module
 from wardround_client.cohort.examples import examples_of, usable_rows
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.intake.dicom_files import ingest_folder, write_dicom
 
-from wardround.config import Task
 from wardround.errors import DataError
+from wardround.task import Task
 from wardround_client.cohort.examples import usable_rows
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors

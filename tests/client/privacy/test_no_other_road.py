@@ -27,9 +27,9 @@ from torch import Tensor
 
 from wardround import questions
 from wardround.algorithms import ALGORITHMS
-from wardround.config import Task
 from wardround.meta.local import differentiable_slope
 from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.task import Task
 from wardround.vector import Layout
 
 # --- what can be imported and called
