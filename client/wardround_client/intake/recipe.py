@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from wardround.errors import DataError
@@ -18,6 +18,16 @@ class Recipe(Protocol):
     def layout(self) -> CohortLayout:
         """Of a cohort that is made so."""
         ...
+
+
+_FIRST = (
+    "image_size_px",
+    "channels",
+    "frames_per_file",
+    "allow_burned_in",
+    "greatest_pixels",
+    "greatest_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,14 @@ class ImageRecipe:
     @property
     def layout(self) -> CohortLayout:
         """uint16 [channels, S, S]."""
-        return CohortLayout("image", self.image_size_px, self.channels, recipe=f"1: {asdict(self)}")
+        return CohortLayout("image", self.image_size_px, self.channels, recipe=f"1: {self._settings()}")
+
+    def _settings(self) -> dict[str, object]:
+        """Those that were there from the first version on; a later one where it is not the default, so that what is
+        made as it always was has the text that it always had.
+        """
+        stated = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        return {name: value for name, value, default in stated if name in _FIRST or value != default}
 
     @classmethod
     def of(cls, text: str) -> ImageRecipe:
