@@ -23,8 +23,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from wardround_client.intake.dicom.attributes import quiet
+from wardround_client.intake.dicom.decode import decoded
 from wardround_client.intake.dicom.header import read
-from wardround_client.intake.dicom.pixels import decoded, fit, grey, images_of, quantise
+from wardround_client.intake.dicom.pixels import fit, grey, images_of, quantise
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe

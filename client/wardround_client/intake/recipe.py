@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Literal, Protocol
 
 from wardround.errors import DataError
 from wardround_client.cohort.index import CohortLayout
@@ -37,7 +37,10 @@ class ImageRecipe:
     image_size_px: side of the square result. channels: 1 (luminance) or 3 (RGB; grey is repeated).
     frames_per_file: of a multi-frame file at most this many frames, evenly spaced, each an image of its own.
     allow_burned_in: also use files that say that text is burned into the pixels.
-    greatest_pixels, greatest_bytes: a frame of more pixels, or a file (inflated) of more bytes, is refused.
+    greatest_pixels, greatest_bytes: a frame of more pixels, or of more bytes when compressed, or a picture or a
+    deflated file of more bytes, is refused.
+    units, window: what the values of DICOM files measure, and centre and width of what is shown of it ("HU", "SUV"); or
+    "display": as a viewer shows them.
     """
 
     image_size_px: int
@@ -46,6 +49,8 @@ class ImageRecipe:
     allow_burned_in: bool = False
     greatest_pixels: int = 1 << 26
     greatest_bytes: int = 1 << 30
+    units: Literal["display", "HU", "SUV"] = "display"
+    window: tuple[float, float] = (0.0, 0.0)
 
     @property
     def layout(self) -> CohortLayout:

@@ -197,7 +197,6 @@ def test_any_shape_fits_and_stays_in_range(height: int, width: int, size_px: int
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
-        ({"WindowCenter": 40, "WindowWidth": 0}, "Window Width (0028,1051)"),
         ({"WindowCenter": 40, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "VOI LUT Function (0028,1056)"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope (0028,1053)"),
         ({"PhotometricInterpretation": "HSV"}, "Photometric Interpretation (0028,0004)"),

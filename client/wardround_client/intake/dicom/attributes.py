@@ -20,6 +20,9 @@ from wardround_client.intake.source import Rejection
 IDENTITY = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 """Read to be hashed with the hospital's key, and for nothing else."""
 
+CLASS = ("SOPClassUID",)
+"""What kind of object it is, where no file meta information says so."""
+
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
@@ -39,6 +42,7 @@ APPEARANCE = (
     "Rows",
     "Columns",
     "PixelSpacing",
+    "ImagerPixelSpacing",
     "PixelAspectRatio",
     "BitsAllocated",
     "BitsStored",
@@ -48,11 +52,13 @@ APPEARANCE = (
     "PixelPaddingRangeLimit",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
     "ModalityLUTSequence",
     "VOILUTSequence",
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
+    "PresentationLUTShape",
     "RedPaletteColorLookupTableDescriptor",
     "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor",
@@ -69,7 +75,20 @@ APPEARANCE = (
 )
 """What decides how the pixels look."""
 
-ALLOWED = (*IDENTITY, *EQUIPMENT, *APPEARANCE, *PIXEL_DATA)
+UPTAKE = (
+    "Units",
+    "SUVType",
+    "DecayCorrection",
+    "PatientWeight",
+    "SeriesDate",
+    "SeriesTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "RadiopharmaceuticalInformationSequence",
+)
+"""What turns the activity of PET into SUV. Dates and the weight are used for that sum, and nothing of them is kept."""
+
+ALLOWED = (*IDENTITY, *CLASS, *EQUIPMENT, *APPEARANCE, *UPTAKE)
 """The allowlist. The value of any other attribute is skipped while the file is parsed."""
 
 
@@ -124,6 +143,15 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     value = _value(dataset, keyword)
     if value is None or value == "":
         return None
+    return _as_number(value, keyword)
+
+
+def _as_number(value: Any, keyword: str) -> float:
+    """Also of a text with a decimal comma, which some devices write against PS3.5 section 6.2."""
+    if isinstance(value, str):
+        value = value.strip().strip("\0")
+        if "." not in value and value.count(",") == 1:
+            value = value.replace(",", ".")
     try:
         result = float(value)
     except (TypeError, ValueError):
@@ -150,13 +178,8 @@ def numbers(dataset: Dataset, keyword: str) -> list[float]:
     value = _get(dataset, keyword)
     if value is None or value == "":
         return []
-    try:
-        result = [float(v) for v in value] if isinstance(value, list | pydicom.multival.MultiValue) else [float(value)]
-    except (TypeError, ValueError):
-        raise UnusableError(f"{named(keyword)} is not a number", repr(value)) from None
-    if not all(map(math.isfinite, result)):
-        raise UnusableError(f"{named(keyword)} is not a finite number")
-    return result
+    several = value if isinstance(value, list | pydicom.multival.MultiValue) else [value]
+    return [_as_number(each, keyword) for each in several]
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:

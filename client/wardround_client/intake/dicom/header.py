@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from wardround_client.intake.dicom.attributes import (
     ALLOWED,
     COLOUR,
     GREY,
     PALETTE,
-    PIXEL_DATA,
     UnusableError,
     named,
     number,
     numbers,
-    refusing,
     text,
     whole,
 )
+from wardround_client.intake.dicom.container import Container, PixelElement, opened
+from wardround_client.intake.dicom.tables import Table, palette_of, table_of
 from wardround_client.intake.recipe import ImageRecipe
 
 COMPUTED = {
@@ -47,13 +44,14 @@ COMPUTED = {
 class Look:
     """How the stored values of one frame become grey values.
 
-    rescale: slope and intercept; None when the file has neither. window: centre, width and function of the first
-    window; None when there is none. aspect: height of a pixel over its width; 1 when neither spacing nor ratio makes
-    sense.
+    modality: a table, or slope and intercept; None when the file has neither. rescale_type: of what they give, "" where
+    the file does not say. voi: a table, or centre, width and function of the first window that makes sense; None when
+    there is none. aspect: height of a pixel over its width; 1 when neither spacing nor ratio makes sense.
     """
 
-    rescale: tuple[float, float] | None
-    window: tuple[float, float, str] | None
+    modality: Table | tuple[float, float] | None
+    rescale_type: str
+    voi: Table | tuple[float, float, str] | None
     aspect: float
 
 
@@ -62,10 +60,11 @@ class Header:
     """What may be known of a DICOM file, parsed once and checked.
 
     patient_id, study_uid ("" when there is none), instance_uid: to be hashed. manufacturer: "" when there is none.
-    photometric: in capitals. bits_stored: 0 where the file does not say. unsigned: the stored values have no sign.
-    padding: of MONOCHROME, the two ends of what fills the frame (PS3.3 C.7.5.1.1.2), or None. looks: of the frames that
-    are used, by index, in order. modality_table, voi_table: whether there are such sequences.
-    dataset: for pydicom's decoders and tables, and for nothing else.
+    photometric: in capitals. inverse: the least value is white (PS3.3 C.11.6). samples, allocated, stored (bits),
+    unsigned, planar, frames: of the pixels (PS3.3 C.7.6.3). padding: of MONOCHROME, the two ends of what fills the
+    frame (PS3.3 C.7.5.1.1.2), or None. looks: of the frames that are used, by index, in order. palette: of red, green,
+    blue. element: where the pixels lie. offsets: the Extended Offset Table. greatest_bytes: of one compressed frame.
+    dataset: the attributes that may be read.
     """
 
     patient_id: str
@@ -73,14 +72,25 @@ class Header:
     instance_uid: str
     manufacturer: str
     modality: str
+    sop_class: UID
     photometric: str
+    inverse: bool
     syntax: UID
-    bits_stored: int
+    little_endian: bool
+    rows: int
+    columns: int
+    samples: int
+    allocated: int
+    stored: int
     unsigned: bool
+    planar: int
+    frames: int
     padding: tuple[float, float] | None
-    modality_table: bool
-    voi_table: bool
     looks: Mapping[int, Look]
+    palette: tuple[Table, Table, Table] | None
+    element: PixelElement
+    offsets: bytes | None
+    greatest_bytes: int
     dataset: Dataset
 
 
@@ -92,20 +102,14 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
             that make no sense.
         OSError: the file cannot be read.
     """
-    _check_container(path, recipe)
-    with refusing("DICOM data set is damaged", passing=OSError):  # a damaged header can make a parser fail in any way
-        dataset = pydicom.dcmread(path, specific_tags=[Tag(keyword) for keyword in ALLOWED])
-    sop_class = UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
-    if not any(keyword in dataset for keyword in PIXEL_DATA):
-        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
-        raise UnusableError(f"no {named('PixelData')}", getattr(kind, "name", ""))
-    sop_class, modality = (
-        UID(str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))),
-        text(dataset, "Modality").upper(),
-    )
-    if sop_class in COMPUTED or modality in COMPUTED:
-        raise UnusableError(f"{named('SOPClassUID')} is of a mask, a dose or a map", sop_class.name or modality)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
+    file = opened(path, ALLOWED, recipe.greatest_bytes)
+    dataset, element = file.dataset, file.pixels
+    modality = text(dataset, "Modality").upper()
+    if element is None:
+        raise UnusableError(f"no {named('PixelData')}", getattr(file.sop_class, "name", ""))
+    if file.sop_class in COMPUTED or modality in COMPUTED:
+        raise UnusableError(f"{named('SOPClassUID')} is of a mask, a dose or a map", file.sop_class.name or modality)
+    if not file.syntax:
         raise UnusableError(f"no {named('TransferSyntaxUID')}")
     for keyword in ("PatientID", "SOPInstanceUID"):
         if not text(dataset, keyword):
@@ -121,26 +125,46 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
     manufacturer = ""
     with suppress(UnusableError):  # the image is as good without it
         manufacturer = text(dataset, "Manufacturer")
+    samples, allocated = whole(dataset, "SamplesPerPixel", least=1), whole(dataset, "BitsAllocated", least=1)
+    whole_numbers = element.keyword == "PixelData"
+    unsigned = not whole_numbers or not whole(dataset, "PixelRepresentation", least=0)
     return Header(
         patient_id=text(dataset, "PatientID"),
         study_uid=text(dataset, "StudyInstanceUID"),
         instance_uid=text(dataset, "SOPInstanceUID"),
         manufacturer=manufacturer,
         modality=modality,
+        sop_class=file.sop_class,
         photometric=photometric,
-        syntax=UID(str(dataset.file_meta.TransferSyntaxUID)),
-        bits_stored=whole(dataset, "BitsStored", least=1) if photometric in COLOUR else _bits(dataset),
-        unsigned=number(dataset, "PixelRepresentation") == 0,
-        padding=_padding(dataset) if photometric in GREY and "PixelData" in dataset else None,
-        modality_table=bool(dataset.get("ModalityLUTSequence")),
-        voi_table=bool(dataset.get("VOILUTSequence")),
-        looks={index: _look(dataset, index, grey=photometric in GREY) for index in chosen},
+        inverse=_inverse(dataset, photometric),
+        syntax=file.syntax,
+        little_endian=file.little_endian,
+        rows=whole(dataset, "Rows", least=1),
+        columns=whole(dataset, "Columns", least=1),
+        samples=samples,
+        allocated=allocated,
+        stored=whole(dataset, "BitsStored", least=1) if whole_numbers else allocated,
+        unsigned=unsigned,
+        planar=int(number(dataset, "PlanarConfiguration") or 0) if samples > 1 else 0,
+        frames=frames,
+        padding=_padding(dataset) if photometric in GREY and whole_numbers else None,
+        looks={index: _look(file, index, grey=photometric in GREY, unsigned=unsigned) for index in chosen},
+        palette=palette_of(dataset, signed=not unsigned, little_endian=file.little_endian)
+        if photometric == PALETTE
+        else None,
+        element=element,
+        offsets=dataset.get("ExtendedOffsetTable"),
+        greatest_bytes=recipe.greatest_bytes,
         dataset=dataset,
     )
 
 
-def _bits(dataset: Dataset) -> int:
-    return int(number(dataset, "BitsStored") or 0)
+def _inverse(dataset: Dataset, photometric: str) -> bool:
+    """A Presentation LUT Shape says it in the end (PS3.3 C.11.6); where there is none, the interpretation does."""
+    shape = text(dataset, "PresentationLUTShape").upper()
+    if shape in ("IDENTITY", "INVERSE"):
+        return shape == "INVERSE"
+    return photometric == "MONOCHROME1"
 
 
 def _padding(dataset: Dataset) -> tuple[float, float] | None:
@@ -148,28 +172,42 @@ def _padding(dataset: Dataset) -> tuple[float, float] | None:
     return None if value is None else (value, value if limit is None else limit)
 
 
-def _look(dataset: Dataset, index: int, *, grey: bool) -> Look:
+def _look(file: Container, index: int, *, grey: bool, unsigned: bool) -> Look:
     """An attribute of one frame: its own functional group, else the shared one, else the data set (PS3.3 C.7.6.16)."""
+    dataset, little_endian = file.dataset, file.little_endian
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     groups = [*per_frame[index : index + 1], *(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]]
 
-    def within(macro: str, keyword: str) -> Dataset:
-        """The nearest data set that holds `keyword`: in the functional group `macro`, or the file itself."""
+    def within(macro: str, *keywords: str) -> Dataset:
+        """The nearest data set that holds one of the keywords: in the functional group `macro`, or the file itself."""
         for group in groups:
             items = group.get(macro)
-            if items and keyword in items[0]:
+            if items and any(keyword in items[0] for keyword in keywords):
                 return Dataset(items[0])
         return dataset
 
-    rescale = window = None
-    if grey and not dataset.get("ModalityLUTSequence"):
-        rescale = _rescale(within("PixelValueTransformationSequence", "RescaleSlope"))
-    if grey and not dataset.get("VOILUTSequence"):
-        window = _window(within("FrameVOILUTSequence", "WindowCenter"))
+    modality: Table | tuple[float, float] | None = None
+    voi: Table | tuple[float, float, str] | None = None
+    kind = ""
+    if grey:
+        near = within("PixelValueTransformationSequence", "RescaleSlope", "ModalityLUTSequence")
+        modality, kind = _rescale(near), text(near, "RescaleType").upper()
+        signed = not unsigned or (isinstance(modality, tuple) and modality[1] < 0)
+        if near.get("ModalityLUTSequence"):
+            items = near.ModalityLUTSequence
+            modality = table_of(items[0], "ModalityLUTSequence", signed=not unsigned, little_endian=little_endian)
+            signed = False
+        near = within("FrameVOILUTSequence", "WindowCenter", "VOILUTSequence")
+        if near.get("VOILUTSequence"):
+            voi = table_of(near.VOILUTSequence[0], "VOILUTSequence", signed=signed, little_endian=little_endian)
+        else:
+            voi = _window(near)
     spacing = numbers(within("PixelMeasuresSequence", "PixelSpacing"), "PixelSpacing")
+    if len(spacing) != 2:
+        spacing = numbers(dataset, "ImagerPixelSpacing")
     ratio = spacing if len(spacing) == 2 else numbers(dataset, "PixelAspectRatio")
     sensible = len(ratio) == 2 and min(ratio) > 0 and 0.1 <= ratio[0] / ratio[1] <= 10
-    return Look(rescale, window, ratio[0] / ratio[1] if sensible else 1.0)
+    return Look(modality, kind, voi, ratio[0] / ratio[1] if sensible else 1.0)
 
 
 def _rescale(dataset: Dataset) -> tuple[float, float] | None:
@@ -182,11 +220,14 @@ def _rescale(dataset: Dataset) -> tuple[float, float] | None:
 
 
 def _window(dataset: Dataset) -> tuple[float, float, str] | None:
-    """The first window (PS3.3 C.11.2.1.2)."""
-    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
-    if centre is None or width is None:
-        return None
-    return centre, width, text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    """The first window that makes sense (PS3.3 C.11.2.1.2); one of no width is as good as none."""
+    function = text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise UnusableError(f"{named('VOILUTFunction')} is not supported", function)
+    for centre, width in zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False):
+        if width >= 1 if function == "LINEAR" else width > 0:
+            return centre, width, function
+    return None
 
 
 def _check_high_bit(dataset: Dataset) -> None:
@@ -202,36 +243,3 @@ def _checked_frames(dataset: Dataset, recipe: ImageRecipe) -> int:
         limit = f"{rows} x {columns}, limit {recipe.greatest_pixels} pixels"
         raise UnusableError(f"{named('Rows')} x {named('Columns')} is larger than the limit", limit)
     return whole(dataset, "NumberOfFrames", least=1) if number(dataset, "NumberOfFrames") is not None else 1
-
-
-def _check_container(path: Path, recipe: ImageRecipe) -> None:
-    """Refuse what is not DICOM, and what is, or inflates to, too much."""
-    if not path.is_file():
-        raise UnusableError("not a regular file")
-    if path.stat().st_size > recipe.greatest_bytes:
-        raise UnusableError(
-            "file is larger than the limit", f"{path.stat().st_size} bytes, limit {recipe.greatest_bytes}"
-        )
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if head[128:132] != b"DICM":
-        raise UnusableError("not DICOM", "no 'DICM' prefix (PS3.10 section 7.1)")
-    if DeflatedExplicitVRLittleEndian.encode() in head:
-        _check_inflated(path, recipe)
-
-
-def _check_inflated(path: Path, recipe: ImageRecipe) -> None:
-    """A deflated data set (PS3.5 annex A.5) can be a thousand times its file; measure before pydicom inflates it."""
-    with refusing("deflated data set is damaged, Transfer Syntax UID (0002,0010)", passing=OSError):
-        meta = pydicom.filereader.read_file_meta_info(path)
-        start = 144 + int(meta.FileMetaInformationGroupLength)  # preamble, prefix, and the group length element itself
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        size = 0
-        with path.open("rb") as file:
-            file.seek(start)
-            while block := file.read(1 << 16):
-                while block and size <= recipe.greatest_bytes:
-                    size += len(inflater.decompress(block, 1 << 20))
-                    block = inflater.unconsumed_tail
-    if size > recipe.greatest_bytes:
-        raise UnusableError("deflated data set is larger than the limit", f"limit {recipe.greatest_bytes} bytes")

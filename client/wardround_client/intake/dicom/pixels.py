@@ -1,29 +1,25 @@
-"""Pixel data -> small images as a radiologist would see them.
+"""Stored values -> small images as a radiologist would see them, or as an agreement measures them.
 
-The order is the standard's (PS3.3 C.11, PS3.4 N.2): decode, modality LUT or rescale, VOI LUT or window, polarity; then
-padding to black, resize, channels. A file without any VOI gets a public default, see `_default_window`.
+The order is the standard's (PS3.3 C.11, PS3.4 N.2): modality LUT or rescale, VOI LUT or window, polarity; then padding
+to black, resize, channels. A file without any VOI gets a public default, see `_default_window`. Where the values are a
+quantity that was agreed on (`quantities`), nothing of the file decides how bright it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
-from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID
 
-from wardround_client.intake.dicom.attributes import COLOUR, GREY, PALETTE, UnusableError, named, refusing
+from wardround_client.intake.dicom.attributes import GREY
+from wardround_client.intake.dicom.decode import Array, decoded
 from wardround_client.intake.dicom.header import Header, Look
+from wardround_client.intake.dicom.quantities import Scale, scale_of
+from wardround_client.intake.dicom.tables import Table
 from wardround_client.intake.recipe import ImageRecipe
 
-Array = NDArray[Any]
-"""Stored values: any integer or float type."""
 Floats = NDArray[Any]
 """float32 or float64."""
 
@@ -41,107 +37,68 @@ def images_of(header: Header, recipe: ImageRecipe) -> NDArray[np.uint16]:
     """
     out = np.zeros((len(header.looks), recipe.channels, recipe.image_size_px, recipe.image_size_px), np.uint16)
     for place, (frame, look) in enumerate(zip(decoded(header), header.looks.values(), strict=True)):
-        if (frame.ndim == 3) != (header.photometric in COLOUR):
-            raise UnusableError(f"{named('SamplesPerPixel')} does not fit {named('PhotometricInterpretation')}")
-        image = grey(frame, header, look) if header.photometric in GREY else colour(frame, header)
+        scale = scale_of(header, look, recipe)
+        image = grey(frame, header, look, scale) if header.photometric in GREY else colour(frame, header)
         out[place] = quantise(fit(image, recipe, look.aspect))
     return out
 
 
-def decoded(header: Header) -> Iterator[Array]:
-    """The chosen frames one after the other, decoded; colour as RGB. Raises: UnusableError."""
-    frames = iter_pixels(header.dataset, indices=list(header.looks))
-    for _ in header.looks:
-        try:
-            frame = next(frames)
-        except MemoryError:
-            raise
-        except Exception as error:  # each plug-in raises its own kinds
-            raise _undecodable(header, error) from None
-        yield frame
+def grey(frame: Array, header: Header, look: Look, scale: Scale | None = None) -> Floats:
+    """[H, W] stored values -> float [H, W] in [0, 1], 0 black, whatever the polarity; padding is black.
 
-
-def _undecodable(header: Header, error: Exception) -> UnusableError:
-    dataset, syntax = header.dataset, header.syntax
-    for keyword in ("SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"):
-        if dataset.get(keyword) is None and "PixelData" in dataset:
-            return UnusableError(f"no {named(keyword)}")
-    if not syntax.is_private and not syntax.is_transfer_syntax:
-        return UnusableError(f"{named('TransferSyntaxUID')} is not known", syntax)
-    if syntax.is_private or syntax.is_encapsulated:
-        name = "a private transfer syntax" if syntax.is_private else syntax.name
-        return UnusableError(f"cannot decode {name} with {_decoders(syntax)}", error)
-    return UnusableError(f"{named('PixelData')} is truncated or does not fit its description", error)
-
-
-def _decoders(syntax: UID) -> str:
-    """The plug-ins that were tried, so that a reader knows what to install."""
-    try:
-        plugins = get_decoder(syntax).available_plugins
-    except NotImplementedError:
-        return "any decoder of pydicom"
-    return ", ".join(plugins) or "no decoder installed"
-
-
-def grey(frame: Array, header: Header, look: Look) -> Floats:
-    """[H, W] stored values -> float [H, W] in [0, 1], 0 black, whatever the polarity; padding is black."""
+    scale: of a quantity: more of it is whiter, whatever the file says.
+    """
     padding = _padded(frame, header)
-    values = _modality(frame, header, look)
-    if header.voi_table:
-        image = _voi_lut(values, header.dataset)
-    elif look.window is not None:
-        image = apply_window(values, *look.window)
+    values = _modality(frame, look)
+    if scale is not None:
+        values *= scale.factor
+        image = apply_window(values, scale.centre, scale.width, "LINEAR_EXACT")
     else:
-        image = _default_window(values, padding, header, is_rescaled=header.modality_table or look.rescale is not None)
-    if header.photometric == "MONOCHROME1":
-        image = 1 - image
+        if isinstance(look.voi, Table):
+            image = _through(look.voi, values)
+        elif look.voi is not None:
+            image = apply_window(values, *look.voi)
+        else:
+            image = _default_window(values, padding, header, is_rescaled=look.modality is not None)
+        if header.inverse:
+            image = 1 - image
     if padding is not None:
         image[padding] = 0
     return image
 
 
-def _modality(frame: Array, header: Header, look: Look) -> Floats:
+def _modality(frame: Array, look: Look) -> Floats:
     """Stored -> modality values (HU for CT), PS3.3 C.11.1."""
     # 16 bits are exact in float32, which is twice as fast.
     precision = np.float32 if frame.dtype.itemsize <= 2 else np.float64
-    if header.modality_table:
-        with refusing(f"{named('ModalityLUTSequence')} cannot be applied"):
-            return apply_modality_lut(frame, header.dataset).astype(precision)
+    if isinstance(look.modality, Table):
+        return look.modality.of(frame).astype(precision)
     values: Floats = frame.astype(precision)
-    if look.rescale is not None:
-        values *= look.rescale[0]
-        values += look.rescale[1]
+    if look.modality is not None:
+        values *= look.modality[0]
+        values += look.modality[1]
     return values
 
 
-def _voi_lut(values: Floats, dataset: Dataset) -> Floats:
-    """The first VOI LUT (PS3.3 C.11.2.1.1), scaled by the number of bits that its descriptor declares."""
-    with refusing(f"{named('VOILUTSequence')} cannot be applied"):
-        mapped = apply_voi(np.rint(values).astype(np.int32), dataset)
-    bits = int(dataset["VOILUTSequence"].value[0].LUTDescriptor[2])
-    return np.asarray(np.clip(mapped.astype(np.float32) / ((1 << bits) - 1), 0, 1))
+def _through(table: Table, values: Floats) -> Floats:
+    """The VOI LUT (PS3.3 C.11.2.1.1)."""
+    return np.asarray(np.clip(table.of(np.rint(values)).astype(np.float32) / np.float32(table.top(filled=True)), 0, 1))
 
 
 def apply_window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:
     """Modality values -> [0, 1] by a window: equations of PS3.3 C.11.2.1.2.1 and C.11.2.1.3 with y in [0, 1].
 
-    Raises: UnusableError, for a width or a function that the standard does not allow.
+    The width is at least 1 for LINEAR, and more than 0 for the others.
     """
-    if width < 1 if function == "LINEAR" else width <= 0:
-        raise UnusableError(
-            f"{named('WindowWidth')} is too small for {named('VOILUTFunction')}", f"{width:g}, {function}"
-        )
     if function == "LINEAR":
         if width == 1:
             return (values > centre - 0.5).astype(values.dtype)
         out = (values - (centre - 0.5)) / (width - 1)
     elif function == "LINEAR_EXACT":
         out = (values - centre) / width
-    elif function == "SIGMOID":
-        # Beyond +-50 the sigmoid is 0 or 1 in float32, and exp would overflow.
-        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50))))
     else:
-        raise UnusableError(f"{named('VOILUTFunction')} is not supported", function)
+        # SIGMOID. Beyond +-50 the sigmoid is 0 or 1 in float32, and exp would overflow.
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50))))
     out += 0.5
     return np.asarray(np.clip(out, 0, 1, out=out))
 
@@ -154,8 +111,8 @@ def _default_window(values: Floats, padding: NDArray[np.bool_] | None, header: H
     """
     if is_rescaled and header.modality == "CT":
         return apply_window(values, *CT_WINDOW)
-    if 0 < header.bits_stored <= 8 and not is_rescaled and header.unsigned:
-        return np.asarray(np.clip(values / (2**header.bits_stored - 1), 0, 1))
+    if 0 < header.stored <= 8 and not is_rescaled and header.unsigned:
+        return np.asarray(np.clip(values / (2**header.stored - 1), 0, 1))
     shown = values if padding is None else values[~padding]
     if not shown.size:
         return np.zeros_like(values)
@@ -190,13 +147,10 @@ def _as_stored(value: float, dtype: np.dtype[np.generic]) -> int:
 
 def colour(frame: Array, header: Header) -> Floats:
     """[H, W, 3] RGB, or [H, W] indices of a palette -> float32 [H, W, 3] in [0, 1]."""
-    if header.photometric == PALETTE:
-        with refusing(f"{named('RedPaletteColorLookupTableData')} cannot be applied"):
-            frame = apply_color_lut(frame, header.dataset)[..., :3]
-        top = float(np.iinfo(frame.dtype).max)
-    else:
-        top = 2.0**header.bits_stored - 1
-    return np.asarray(np.clip(frame.astype(np.float32) / np.float32(top), 0, 1))
+    if header.palette is not None:
+        planes = [table.of(frame).astype(np.float32) / np.float32(table.top(filled=False)) for table in header.palette]
+        return np.clip(np.stack(planes, -1), 0, 1)
+    return np.asarray(np.clip(frame.astype(np.float32) / np.float32(2.0**header.stored - 1), 0, 1))
 
 
 def fit(image: Floats, recipe: ImageRecipe, aspect: float = 1.0) -> Floats:
