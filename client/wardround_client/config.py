@@ -131,6 +131,39 @@ class CoordinatorAddress(Section):
         return self.ca_sha256 in ("", hashlib.sha256(ca_pem).hexdigest())
 
 
+Hours = Annotated[str, Field(pattern=r"^(|([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)$")]
+AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+
+
+class Pacs(Section):
+    """The archive that `pull` fetches studies from: by DICOMweb (url) or by DIMSE (address and AE titles).
+
+    url: of the DICOMweb service, without a query. address: host:port of the DIMSE service. called, calling: its AE
+    title and ours. retrieve: "move" where the PACS gives nothing by C-GET; it then opens a connection to `listen`,
+    host:port here, under our AE title. tls: of DIMSE. ca_file, certificate_file, key_file, credentials_file: relative
+    to hospital.toml; the last two for their owner only. hours: when it may be asked, local time, as 20:00-06:00.
+    megabits_per_second: at most, on average; 0 is no limit. read_timeout_s: at least 64 kB, or an answer's end, arrive
+    in each such time. attempts: for what is not answered, or badly.
+    """
+
+    url: Annotated[str, Field(pattern=r"^(|https?://[^\s/@?#]+(/[^\s?#]*)?)$", max_length=1000)] = ""
+    address: Annotated[str, Field(pattern=r"^(|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})$")] = ""
+    called: AeTitle = "ANY-SCP"
+    calling: AeTitle = "WARDROUND"
+    retrieve: Literal["get", "move"] = "get"
+    listen: Annotated[str, Field(pattern=r"^(|[^\s:/]*:\d{1,5})$")] = ""
+    tls: bool = False
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    credentials_file: str = ""
+    hours: Hours = ""
+    megabits_per_second: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    connect_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    read_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    attempts: Annotated[int, Field(ge=1, le=20)] = 5
+
+
 class HospitalConfig(Section):
     """hospital.toml."""
 
@@ -139,6 +172,7 @@ class HospitalConfig(Section):
     budget: BudgetLimits = BudgetLimits()
     policy: Policy = Policy()
     coordinator: CoordinatorAddress = CoordinatorAddress()
+    pacs: Pacs = Pacs()
 
     @property
     def delta(self) -> float:

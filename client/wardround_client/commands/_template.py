@@ -63,6 +63,24 @@ address = ""                     # host:port; `wardround hospital join` writes i
 ca_file = "coordinator-ca.pem"   # the only certificate authority that is believed, relative to this file
 ca_sha256 = ""                   # of that file; `join` writes it, and another file is then refused
 known_as = ""                    # its name in the ledger since it changed its address or CA; `join` writes it
+
+[pacs]                           # where `wardround hospital pull` fetches studies from: url, or address
+url = ""                         # of its DICOMweb service, such as https://pacs.example/dicom-web
+address = ""                     # host:port of its DIMSE service
+called = "ANY-SCP"               # its AE title, and ours
+calling = "WARDROUND"
+retrieve = "get"                 # get (C-GET), or move (C-MOVE): the PACS then connects to `listen`
+listen = ""                      # host:port here, under our AE title
+tls = false                      # of DIMSE
+ca_file = ""                     # its certificate authority; empty: those of this machine
+certificate_file = ""            # ours, where it asks for one; and the key, mode 0600
+key_file = ""
+credentials_file = ""            # a TOML file of mode 0600 with username and password, or token
+hours = ""                       # when it may be asked, such as 20:00-06:00
+megabits_per_second = 0.0        # at most; 0: as it comes
+connect_timeout_s = 10.0
+read_timeout_s = 60.0            # 64 kB, or the end of an answer, arrive in each such time
+attempts = 5                     # for what is not answered, or badly
 """
 
 

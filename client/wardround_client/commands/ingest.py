@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,13 +85,15 @@ def ingest(
     if not (where or table):
         raise ConfigError("nothing to ingest", do="name a folder with --labels, or a CSV of measurements")
     hospital, cohort = Hospital.open(home), home / "cohort"
-    try:
-        asked_task = _task(federation)
-        asked = Asked(str(table or where), labels, task=asked_task, leave_out=(cohort,))
+    with ExitStack() as opens:
+        opens.callback(hospital.ledger.close)
+        asked_task = task_of(federation)
+        asked = Asked(str(table or where), labels, task=asked_task, leave_out=(cohort,), home=home)
         read = opened(source or ("table" if table else look(asked)), asked, options)
-        for note in read.notes:
-            _note(note, as_json)
-        tasks = [asked_task] if asked_task else _approved(hospital, read)
+        opens.callback(read.close)
+        for line in read.notes:
+            note(line, as_json)
+        tasks = [asked_task] if asked_task else approved(hospital, read)
         if read.kind == "table":
             recipe: ImageRecipe | TableRecipe = TableRecipe(asked_task.features if asked_task else ())
         else:
@@ -111,9 +113,8 @@ def ingest(
                 allow_unknown_labels=allow_unknown_labels,
                 dry_run=dry_run,
             )
-    finally:
-        hospital.ledger.close()
-    _print_summary(summary, cohort, dry_run=dry_run, as_json=as_json)
+    print_summary(summary, cohort, dry_run=dry_run, as_json=as_json)
+    read.ended()
     summary.check()
 
 
@@ -124,13 +125,13 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
-def _task(federation: Path | None) -> Task | None:
+def task_of(federation: Path | None) -> Task | None:
     from wardround.config import load_federation
 
     return load_federation(federation).task if federation else None
 
 
-def _approved(hospital: Hospital, source: Source) -> list[Task]:
+def approved(hospital: Hospital, source: Source) -> list[Task]:
     """The tasks of the approved agreements that this source brings labels for."""
     tasks = []
     for digest in sorted(hospital.approvals.digests()):
@@ -139,14 +140,14 @@ def _approved(hospital: Hospital, source: Source) -> list[Task]:
     return [task for task in tasks if task.kind == source.kind and task.label_column in source.label_columns]
 
 
-def _note(line: str, as_json: bool) -> None:
+def note(line: str, as_json: bool) -> None:
     if as_json:
         emit(event="note", note=line)
     else:
         say(f"{line}.")
 
 
-def _print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_json: bool) -> None:
+def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         emit(event="ingest", **asdict(summary), dry_run=dry_run, quarantine=str(cohort / "quarantine.csv"))
         return

@@ -94,15 +94,24 @@ def ingest(
             again = _claim_known(writer, batch, source, pseudonyms, tally)
         with nullcontext(tally.write) if dry_run else quarantine_list(cohort_dir) as tally.write:
             files: deque[bytes] = deque()
-            todo = _unknown(writer, source, pseudonyms, tally, files, again)
+            todo = source.fetched(_unknown(writer, source, pseudonyms, tally, files, again))
             results = outcomes(todo, recipe, pseudonyms, workers if source.isolated else 0, patience_s=patience_s)
             while some := list(islice(results, _batch_items(recipe.layout))):
                 with writer.batch() as batch:
                     for item, outcome in some:
                         _store(writer, batch, source, item, outcome, files.popleft(), tally)
+                for item, _ in some:
+                    source.done(item)
                 if progress:
                     progress(min(tally.read, found), found)
         return _finish(writer, source, tally, tasks)
+
+
+def unknown(source: Source, cohort_dir: Path, recipe: Recipe, key: bytes) -> Iterator[Item]:
+    """The items that an ingest would have to read. Nothing is written. Raises: as `ingest`."""
+    pseudonyms = Pseudonyms(key)
+    with storage(cohort_dir), CohortWriter(cohort_dir, recipe.layout, key, dry_run=True) as writer:
+        yield from (item for item in source.items() if writer.known(_file(item, pseudonyms)) is None)
 
 
 def _batch_items(layout: CohortLayout) -> int:
@@ -159,7 +168,9 @@ def _unknown(
     for item in source.items():
         file = _file(item, pseudonyms)
         known = writer.known(file)
-        if known is None:
+        if known is None and writer.withdrawn and _withdrew(source.patient(item), writer, pseudonyms):
+            tally.reject(WITHHELD, WITHDRAWN)
+        elif known is None:
             files.append(file)
             yield item
         elif known[0] in writer.withdrawn:
@@ -168,6 +179,10 @@ def _unknown(
             tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
         else:
             tally.already += 1
+
+
+def _withdrew(patient: str, writer: CohortWriter, pseudonyms: Pseudonyms) -> bool:
+    return bool(patient) and pseudonyms.patient(patient) in writer.withdrawn
 
 
 def _store(

@@ -97,7 +97,8 @@ class Asked:
     """What a person asked for.
 
     where: a path, or whatever a source takes: an address, say. labels: a CSV of labels. columns: its columns to keep;
-    None keeps all. task: whose labels are wanted. leave_out: files and folders that are not data.
+    None keeps all. task: whose labels are wanted. leave_out: files and folders that are not data. home: of the
+    hospital, where a source may keep what it is working on.
     """
 
     where: str
@@ -105,6 +106,7 @@ class Asked:
     columns: tuple[str, ...] | None = None
     task: Task | None = None
     leave_out: tuple[Path, ...] = ()
+    home: Path | None = None
 
 
 class Source(Protocol):
@@ -144,6 +146,26 @@ class Source(Protocol):
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the labels CSV; nothing where items bring their labels."""
         return iter(())
+
+    def patient(self, item: Item) -> str:
+        """The PatientID of an item where that is known before it is read, else ""."""
+        return ""
+
+    def fetched(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Bring items that are about to be read to this machine; each once, in the order given."""
+        return items
+
+    def done(self, item: Item) -> None:
+        """An item was read, and what could be stored of it is stored."""
+        return
+
+    def ended(self) -> None:
+        """Say, after everything was read, that it was not all there is. Raises: FederationError."""
+        return
+
+    def close(self) -> None:
+        """Let go of whatever was opened."""
+        return
 
 
 SOURCES: Kind[type[Source]] = Kind("source", "wardround_client.intake.sources", "source", "wardround.sources")

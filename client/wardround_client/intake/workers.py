@@ -134,14 +134,14 @@ def _start(recipe: Recipe, pseudonyms: Pseudonyms, until: Connection) -> None:
     global _worker  # a worker process is set up once, before it does anything
     _worker = (recipe, pseudonyms)
     threading.Thread(target=_end_with, args=(until,), daemon=True).start()
-    _bound_memory()
+    bound_memory()
     # Native decoders write to stderr, quoting the file; the outcome says what is needed.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
 
 
-def _bound_memory() -> None:
+def bound_memory() -> None:
     """Let an item have half of the machine's memory, and tell glibc to reuse freed buffers.
 
     The bound is the same however many workers there are, so an item fails or not for its own sake. Without the reuse

@@ -224,7 +224,7 @@ def test_a_disk_that_cannot_be_written_is_exit_code_7_and_says_what_to_do(
     [
         ((), 2, "nothing to ingest"),
         (("FOLDER",), 2, "add --labels"),
-        (("FOLDER", "--labels", "FOLDER/labels.csv", "--source", "dicomweb"), 2, "unknown source 'dicomweb'"),
+        (("FOLDER", "--labels", "FOLDER/labels.csv", "--source", "floppy"), 2, "unknown source 'floppy'"),
         (("FOLDER", "--labels", "FOLDER/labels.csv", "--set", "colour=red"), 2, "unknown key 'colour'"),
         (("FOLDER", "--labels", "FOLDER/labels.csv", "--set", "colour"), 2, "NAME=VALUE"),
         (("FOLDER/labels.csv",), 2, "add --federation"),

@@ -1,0 +1,320 @@
+"""A PACS as a source: what is asked of it, what is believed of its answers, and what is done when it gives none."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from wardround.errors import ConfigError
+from wardround_client.config import Pacs
+from wardround_client.intake.labels_csv import LabelsCsv
+from wardround_client.intake.pacs.archive import UID, Archive, Found
+from wardround_client.intake.pacs.hours import within
+from wardround_client.intake.pacs.line import Line
+from wardround_client.intake.pacs.plan import Plan
+from wardround_client.intake.pacs.secrets import check_files
+from wardround_client.intake.pacs.spool import Spool
+from wardround_client.intake.pacs.trouble import PacsError, Trouble, TroubleError
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Rejection, Source
+from wardround_client.intake.sources.dicom_folder import DicomFile
+
+NOT_FETCHED = "the PACS did not give it"
+ANOTHER = "the PACS gave another object than was asked for"
+
+LONGEST_WAIT_S = 300.0
+"""A PACS that wants to be left alone for longer is asked again by the next pull."""
+
+MOST_IN_A_ROW = 3
+"""So many answers that make no sense, one after the other, end a pull."""
+
+MOST_FOUND = 200_000
+"""Objects that one value of a key may name."""
+
+FIELDS = {
+    "PatientID": "patient",
+    "AccessionNumber": "accession",
+    "StudyInstanceUID": "study",
+    "SeriesInstanceUID": "series",
+    "SOPInstanceUID": "instance",
+}
+
+NOTHING = Found("", "", "")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PacsFile(DicomFile):
+    """An object of a PACS. path: in the spool, once it is fetched. key, wanted: why it is asked for."""
+
+    found: Found = NOTHING
+    key: str = ""
+    wanted: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its UIDs: of the study, the series and itself."""
+        return "/".join(self.found[:3])
+
+    def fingerprint(self) -> str:
+        """Its identity, as the PACS tells it: an object that is corrected gets another UID (PS3.4 annex B)."""
+        return "\0".join(("pacs", *self.found[:5], self.key, self.wanted))
+
+    def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        """As a file of a folder; and it must be what was asked for, and what the worklist names."""
+        if self.unreadable:
+            return Rejection(NOT_FETCHED, self.unreadable)
+        made = super().read(recipe, pseudonyms)
+        if isinstance(made, Instance):
+            asked = (pseudonyms.study(self.found.study), pseudonyms.instance(self.found.instance))
+            if (made.study, made.instance) != asked:
+                return Rejection(ANOTHER, "another study or SOP Instance UID")
+            if self.key == "PatientID" and made.patient != pseudonyms.patient(self.wanted):
+                return Rejection(ANOTHER, "another patient")
+        return made
+
+
+class PacsSource(Source):
+    """What the labels CSV names, and nothing else.
+
+    trouble: why the pull stopped early, or None. unasked: objects that the PACS offered or sent beyond what was asked.
+    unaskable: lines of the CSV that cannot be asked for. unanswered: values of the key to which it gave no answer.
+    """
+
+    Settings = Pacs
+    kind = "image"
+    identity = "SOP Instance UID (0008,0018)"
+    archive: ClassVar[type[Archive]]
+
+    def __init__(self, asked: Asked, settings: Pacs) -> None:
+        """Check the CSV. Raises: ConfigError, DataError."""
+        if asked.labels is None:
+            raise ConfigError(
+                "a PACS without --labels", do="add --labels labels.csv: it says which studies are fetched"
+            )
+        if asked.home is None:
+            raise ConfigError("a PACS outside of a hospital's home", do="use `wardround hospital pull`")
+        self.name, self._settings, self._home = asked.where, settings, asked.home
+        self._csv = LabelsCsv.open(asked.labels, asked.columns)
+        self.key, self.label_columns = self._csv.key, self._csv.columns
+        self.notes = tuple(filter(None, [self._csv.file.note]))
+        check_files(settings, self._home)
+        self.trouble: Trouble | None = None
+        self.unasked = 0
+        self.unaskable: list[int] = []
+        self.unanswered: list[Trouble] = []
+        self._plan: Plan | None = None
+        self._spool: Spool | None = None
+        self._broken = 0
+
+    def labels(self) -> Iterator[LabelLine]:
+        """The lines of the CSV."""
+        return self._csv.lines()
+
+    def items(self) -> Iterator[PacsFile]:
+        """What the PACS says it has of the worklist, in the order of the UIDs."""
+        if self._plan is None:
+            self.find()
+        assert self._plan is not None
+        for found, wanted in self._plan:
+            yield PacsFile(self._folder / "-", found=found, key=self.key, wanted=wanted)
+
+    def find(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Ask for each value of the worklist. Raises: PacsError: nobody answers; nothing is lost by that."""
+        try:
+            self._plan = self._planned(progress)
+        except TroubleError as error:
+            raise _in_words(error.trouble) from None
+
+    def _planned(self, progress: Callable[[int, int], None]) -> Plan:
+        values = self._worklist()
+        plan = Plan(self._folder / "plan.sqlite")
+        for done, value in enumerate(values):
+            self._check_hours()
+            progress(done, len(values))
+            try:
+                self._persistently(lambda value=value: self._find(plan, value))  # type: ignore[misc]
+            except TroubleError as error:
+                if error.trouble.kind != "broken" or self._broken >= MOST_IN_A_ROW:
+                    raise
+                self.unanswered.append(error.trouble)
+        progress(len(values), len(values))
+        return plan
+
+    def _worklist(self) -> list[str]:
+        """The values to ask for, each once. A wildcard would ask for everybody (PS3.4 C.2.2.2.4)."""
+        values: dict[str, None] = {}
+        self.unaskable = []
+        for line in self._csv.lines():
+            uid = self.key.endswith("UID")
+            fits = UID.fullmatch(line.value) if uid else re.fullmatch(r"[^*?\\\x00-\x1f]{1,64}", line.value)
+            if line.value and fits:
+                values[line.value] = None
+            elif line.value:
+                self.unaskable.append(line.line)
+        return list(values)
+
+    def _find(self, plan: Plan, value: str) -> None:
+        for number, found in enumerate(self._line.ask("find", self.key, value)):
+            if number >= MOST_FOUND:
+                raise TroubleError(Trouble("broken", f"the PACS offers more than {MOST_FOUND:,} images for one key"))
+            named = getattr(found, FIELDS[self.key]).strip(" \0") == value
+            if named and all(UID.fullmatch(uid) for uid in found[:3]):
+                plan.add(found, value)
+            else:
+                self.unasked += 1
+
+    def patient(self, item: Item) -> str:
+        """As the PACS says."""
+        return item.found.patient if isinstance(item, PacsFile) else ""
+
+    def fetched(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items with their files in the spool, a series at a time; the next one comes while these are read."""
+        files = (item for item in items if isinstance(item, PacsFile))
+        for _, grouped in groupby(files, key=lambda item: item.found[:2]):
+            group = list(grouped)
+            yield from self._series(group)
+
+    def _series(self, group: Sequence[PacsFile]) -> Iterator[PacsFile]:
+        wanted = {item.found.instance: item.found for item in group}
+        files: dict[str, Path] = {}
+        why = self._stopped() or self._fetch(wanted, files)
+        for item in group:
+            path = files.get(item.found.instance)
+            yield replace(item, path=path) if path else replace(item, unreadable=why or "the PACS has no such object")
+
+    def _stopped(self) -> str:
+        """Why nothing more is fetched, or ""."""
+        if self.trouble is None:
+            try:
+                self._check_hours()
+            except TroubleError as error:
+                self.trouble = error.trouble
+        return self.trouble.what if self.trouble else ""
+
+    def _fetch(self, wanted: dict[str, Found], files: dict[str, Path]) -> str:
+        """Fill `files` -> why some of the wanted are missing, or ""."""
+        assert self._plan is not None
+        first = next(iter(wanted.values()))
+        absent: set[str] = set()
+        whole = self._plan.in_series(first.study, first.series) == len(wanted) > 1
+
+        def fetch() -> None:
+            nonlocal whole
+            missing = [found for uid, found in wanted.items() if uid not in files and uid not in absent]
+            tried, whole = whole, False  # what is left is asked for one by one
+            if not missing:
+                return
+            for uid, path in self._line.ask("fetch", missing, self._folder, whole=tried):
+                if path is None:
+                    absent.add(uid)
+                elif uid in wanted and uid not in files:
+                    files[uid] = path
+                else:
+                    path.unlink()
+                    self.unasked += 1
+            if len(files) + len(absent) < len(wanted):
+                raise TroubleError(Trouble("broken", "the PACS ended its answer before everything was sent"))
+
+        try:
+            self._persistently(fetch)
+        except TroubleError as error:
+            if error.trouble.kind != "broken" or self._broken >= MOST_IN_A_ROW:
+                self.trouble = error.trouble
+            return error.trouble.what
+        return ""
+
+    def _persistently(self, ask: Callable[[], T]) -> T:
+        """Ask again where that may help, ever more slowly. Raises: TroubleError."""
+        for attempt in range(1, self._settings.attempts + 1):
+            try:
+                answer = ask()
+            except TroubleError as error:
+                trouble = error.trouble
+                if trouble.kind == "broken" and attempt == self._settings.attempts:
+                    self._broken += 1
+                if trouble.kind in ("refused", "absent") or attempt == self._settings.attempts:
+                    raise
+                if trouble.after_s > LONGEST_WAIT_S:
+                    raise
+                pause(max(trouble.after_s, min(60.0, 2.0**attempt) * random.uniform(0.5, 1.0)))
+            else:
+                self._broken = 0
+                return answer
+        raise AssertionError("attempts are at least 1")
+
+    def _check_hours(self) -> None:
+        now = clock()
+        if not within(self._settings.hours, now):
+            raise TroubleError(
+                Trouble(
+                    "away",
+                    f"it is {now:%H:%M}, and the PACS may be asked {self._settings.hours} only",
+                    "run `pull` again in these hours; it goes on where it stopped",
+                )
+            )
+
+    def done(self, item: Item) -> None:
+        """It was read, and what could be stored is stored: the file goes."""
+        if isinstance(item, PacsFile) and not item.unreadable:
+            item.path.unlink(missing_ok=True)
+
+    def ended(self) -> None:
+        """Raises: PacsError, where the PACS did not answer everything; what it gave is in the cohort."""
+        if self.trouble is not None:
+            raise _in_words(self.trouble)
+        if self.unanswered:
+            raise PacsError(
+                f"the PACS gave no answer to {len(self.unanswered)} keys of the worklist: {self.unanswered[0].what}",
+                do="pull again; what was fetched is in the cohort and is not fetched again",
+            )
+
+    def close(self) -> None:
+        """End the process that talks to the PACS, and leave nothing in the spool."""
+        if self._plan is not None:
+            self._plan.close()
+        if self._spool is not None:
+            self._line.close()
+            self._spool.close()
+        self._plan = self._spool = None
+
+    @property
+    def _folder(self) -> Path:
+        if self._spool is None:
+            self._spool = Spool(self._home)
+            self._line = Line(self.archive, self._settings, self._home, self._spool.folder)
+        return self._spool.folder
+
+
+def who_answers(archive: type[Archive], settings: Pacs, home: Path) -> str:
+    """Ask a PACS for nothing. Raises: ConfigError, PacsError, StorageError."""
+    check_files(settings, home)
+    with closing(Spool(home)) as spool, closing(Line(archive, settings, home, spool.folder)) as line:
+        try:
+            return ", ".join(line.ask("check"))
+        except TroubleError as error:
+            raise _in_words(error.trouble) from None
+
+
+def _in_words(trouble: Trouble) -> PacsError:
+    return PacsError(trouble.what, do=trouble.do or "pull again; what is in the cohort is not fetched again")
+
+
+def pause(seconds: float) -> None:
+    """Wait before asking again."""
+    time.sleep(seconds)
+
+
+def clock() -> dt.time:
+    """The time of the day."""
+    return dt.datetime.now().time()

@@ -1,0 +1,208 @@
+"""A real PACS for tests: Debian's Orthanc with its DICOMweb plug-in, on ports of the system's choice, loopback only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+    UltrasoundImageStorage,
+)
+from tests.client.intake.dicom_files import write_dicom
+
+from wardround_client.intake.csv_file import CsvFile
+from wardround_client.intake.labels_csv import KEY_COLUMNS
+
+ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
+PLUGINS = Path("/usr/share/orthanc/plugins")
+KINDS = (
+    ("CT", ExplicitVRLittleEndian),
+    ("MR", RLELossless),
+    ("CR", JPEGLSLossless),
+    ("CT", JPEG2000Lossless),
+    ("US", ExplicitVRLittleEndian),
+)
+CLASSES = {
+    "CT": CTImageStorage,
+    "MR": MRImageStorage,
+    "CR": ComputedRadiographyImageStorage,
+    "US": UltrasoundImageStorage,
+}
+NEEDED = "Debian's packages orthanc and orthanc-dicomweb are not installed"
+
+
+def skip_without_orthanc() -> None:
+    if ORTHANC is None or not (PLUGINS / "libOrthancDicomWeb.so").exists():
+        pytest.skip(NEEDED)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@dataclass
+class Orthanc:
+    """One that runs in `folder`; it keeps what it was given over `kill` and `start`."""
+
+    folder: Path
+    settings: dict[str, object] = field(default_factory=dict)
+    http: int = field(default_factory=free_port)
+    dimse: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Of its DICOMweb service."""
+        return f"http://127.0.0.1:{self.http}/dicom-web"
+
+    @property
+    def rest(self) -> str:
+        """Of Orthanc's own interface."""
+        return f"http://127.0.0.1:{self.http}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        configuration = {
+            "Name": "WARD",
+            "StorageDirectory": str(self.folder / "storage"),
+            "IndexDirectory": str(self.folder / "storage"),
+            "HttpBindAddresses": ["127.0.0.1"],
+            "HttpPort": self.http,
+            "DicomAet": "ORTHANC",
+            "DicomPort": self.dimse,
+            "DicomCheckCalledAet": True,
+            "RemoteAccessAllowed": True,
+            "AuthenticationEnabled": False,
+            "StorageCompression": False,
+            "Plugins": [str(PLUGINS / "libOrthancDicomWeb.so")],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            "HttpsCACertificates": "",
+            **self.settings,
+        }
+        (self.folder / "orthanc.json").write_text(json.dumps(configuration))
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([str(ORTHANC), str(self.folder / "orthanc.json")], stdout=log, stderr=log)
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError((self.folder / "log").read_text()[-2000:])
+            try:
+                httpx.get(f"{self.rest}/system", trust_env=False)
+                return
+            except httpx.TransportError:
+                time.sleep(0.05)
+
+    def kill(self) -> None:
+        """At once, as a power cut does."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def load(self, files: Iterable[Path]) -> int:
+        """Give it files; it refuses what is no DICOM. Returns: how many it took."""
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            answers = [client.post(f"{self.rest}/instances", content=file.read_bytes()) for file in files]
+        return sum(answer.status_code == 200 for answer in answers)
+
+
+@contextmanager
+def orthanc(folder: Path, **settings: object) -> Iterator[Orthanc]:
+    """One with these settings, for a fixture of a module."""
+    skip_without_orthanc()
+    running = Orthanc(folder, settings)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+def settings_toml(home: Path, **pacs: object) -> None:
+    """Write [pacs] into a home's hospital.toml."""
+    text = (home / "hospital.toml").read_text().partition("\n[pacs]")[0]
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in pacs.items())
+    (home / "hospital.toml").write_text(f"{text}\n[pacs]\n{lines}")
+
+
+def store_of(folder: Path) -> list[Path]:
+    """The DICOM files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".csv")
+
+
+def environment() -> dict[str, str]:
+    """For a process of a test."""
+    return {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
+
+
+def phantoms(folder: Path, patients: int = 3) -> Path:
+    """Studies of several modalities, series and transfer syntaxes, each object at STUDY/SERIES/OBJECT, a labels.csv of
+    the patients beside them, and one patient whom the labels do not name."""
+    for p in range(patients + 1):
+        for number, (modality, syntax) in enumerate(KINDS):
+            study, series = f"1.2.826.{p + 1}.{number // 2}", f"1.2.826.{p + 1}.{number // 2}.{number}"
+            for i in range(1 + (p + number) % 3):
+                pixels = np.add.outer(np.arange(96), np.arange(64) * (1 + i)).astype(np.uint16) * (7 + number + p)
+                path = folder / study / series / f"{series}.{i + 1}"
+                write_dicom(
+                    path, pixels, PatientID=f"PAT-{p}", StudyInstanceUID=study, SeriesInstanceUID=series,
+                    SOPInstanceUID=path.name, Modality=modality, AccessionNumber=f"ACC-{p}-{number // 2}",
+                    SOPClassUID=CLASSES[modality], BitsStored=16,
+                )  # fmt: skip
+                data = pydicom.dcmread(path)
+                data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+                if syntax is not ExplicitVRLittleEndian:
+                    data.compress(syntax, generate_instance_uid=False)
+                data.save_as(path)
+    lines = "".join(f"PAT-{p},{'ab'[p % 2]}\n" for p in range(patients))
+    (folder / "labels.csv").write_text(f"PatientID,finding\n{lines}")
+    return folder
+
+
+def named_by(labels: Path, store: Path, into: Path) -> Path:
+    """The folder that a person would make who copied what a worklist names by hand."""
+    table = CsvFile.open(labels)
+    key = next(column for column in table.columns if column in KEY_COLUMNS)
+    wanted = {row.cells[key] for row in table.rows() if row.cells}
+    for file in store_of(store):
+        data = pydicom.dcmread(file, stop_before_pixels=True)
+        if str(data.get(key, "")) in wanted:
+            place = into / data.StudyInstanceUID / data.SeriesInstanceUID / data.SOPInstanceUID
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+    return into
+
+
+def content(cohort: Path) -> tuple[bytes, list[tuple[object, ...]]]:
+    """The rows, byte for byte, and what the index says of them; neither the time nor the way by which they came."""
+    questions = (
+        "SELECT instance, study, patient, first_row, rows, manufacturer FROM instances ORDER BY first_row",
+        "SELECT id, pseudonym, erased FROM patients ORDER BY id",
+        "SELECT patient, subject, name, value FROM labels JOIN label_columns ON position = column ORDER BY 1, 2, 3",
+        "SELECT name, value FROM meta ORDER BY name",
+    )
+    with closing(sqlite3.connect(cohort / "index.sqlite")) as index:
+        rows = [row for question in questions for row in index.execute(question)]
+    return (cohort / "inputs.bin").read_bytes(), rows
