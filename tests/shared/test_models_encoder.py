@@ -104,12 +104,11 @@ def test_the_shipped_components_fit_these_features() -> None:
     assert z.mean().abs() < 0.1
 
 
-def test_a_damaged_installation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "BASES_SHA256", "0" * 64)
-    encoder._bases.cache_clear()
+@pytest.mark.parametrize("file", ["BASES_SHA256", "MAP_BASES_SHA256"])
+def test_a_damaged_installation_is_noticed(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.setattr(encoder, file, "0" * 64)
     with pytest.raises(ConfigError, match="damaged"):
         encoder.BuiltinEncoder.of(64, 1, 32)
-    encoder._bases.cache_clear()
 
 
 # A consortium's own encoder.

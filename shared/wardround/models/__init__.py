@@ -8,12 +8,12 @@ from wardround.config import Federation
 from wardround.models.base import Model
 from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
-from wardround.models.head import Encoder, EncoderHead
+from wardround.models.head import EncoderHead, MapEncoder
 from wardround.models.objective import Objective
 from wardround.models.own_encoder import OwnEncoder
 from wardround.models.tabular import Tabular
 
-__all__ = ["Model", "Objective", "build_model"]
+__all__ = ["MapEncoder", "Model", "Objective", "build_encoder", "build_model"]
 
 
 def build_model(federation: Federation, base: Path | None = None, weights: bytes | None = None) -> Model:
@@ -31,15 +31,16 @@ def build_model(federation: Federation, base: Path | None = None, weights: bytes
         return Tabular.mlp(len(task.features), classes, choice.width, centre=task.centre, spread=task.spread)
     if choice.family == "conv4":
         return Conv4.of(task.channels, choice.width, classes)
-    return EncoderHead.of(_encoder(federation, base or Path(), weights), classes, choice.embedding)
+    return EncoderHead.of(build_encoder(federation, base, weights), classes, choice.embedding)
 
 
-def _encoder(federation: Federation, base: Path, weights: bytes | None) -> Encoder:
+def build_encoder(federation: Federation, base: Path | None = None, weights: bytes | None = None) -> MapEncoder:
+    """The frozen encoder of an agreement whose model has one; arguments and errors as of `build_model`."""
     task, choice = federation.task, federation.model
     if choice.encoder == "builtin":
         return BuiltinEncoder.of(task.image_size_px, task.channels, choice.features)
     return OwnEncoder.load(
-        base / choice.encoder,
+        (base or Path()) / choice.encoder,
         choice.encoder_sha256,
         channels=task.channels,
         features=choice.features,

@@ -32,6 +32,25 @@ class Encoder(Protocol):
         ...
 
 
+class MapEncoder(Encoder, Protocol):
+    """An encoder that says what lies around each pixel as well, for masks.
+
+    map_size: side of the grid of `maps`, which covers the image whatever its size; 0: this encoder has no maps.
+    map_fingerprint: SHA-256, 64 hex digits, of all that defines the maps.
+    """
+
+    @property
+    def map_size(self) -> int: ...
+    @property
+    def map_fingerprint(self) -> str: ...
+
+    def maps(self, x: Tensor) -> Tensor:
+        """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features, map_size, map_size], about mean 0 and variance
+        1, bounded. What cannot be computed is refused when the encoder is loaded; where map_size is 0, do not ask.
+        """
+        ...
+
+
 class EmbeddedHead(nn.Module):
     """A linear embedding without bias, then a linear layer."""
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from weakref import WeakValueDictionary
@@ -41,6 +41,8 @@ from wardround.toml import Section
 LARGEST_HEADER = 1 << 20  # bytes of the file's JSON
 # What one image may take, checked on shapes alone before anything is computed: seconds, and 4 GiB over all maps.
 MOST_OPERATIONS, MOST_NUMBERS = 5 * 10**11, 1 << 30
+MAPS = "maps.weight"  # the tensor that projects the tapped maps; a file that holds none gives none
+MOST_MAP_NUMBERS = 1 << 25  # of one image's maps after projection: 128 MiB
 BATCH = 8  # whose maps the allocator keeps: larger ones go back to the system and come anew
 # One copy of the weights, however many hospitals a process holds: a fingerprint says that they are the same.
 _held: WeakValueDictionary[tuple[str, int, int], OwnEncoder] = WeakValueDictionary()
@@ -141,12 +143,17 @@ class Description(Section):
         return x if bilinear else x.clamp(0, 1)
 
     def outputs(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """All layers: [n, channels, side, side] -> what the last one gives.
+        """All layers: [n, channels, side, side] -> what the last one gives; errors as of `with_maps`."""
+        return self.with_maps(x, tensors)[0]
+
+    def with_maps(self, x: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """All layers: [n, channels, side, side] -> what the last one gives, and the map of each tap.
 
         Raises: KeyError, RuntimeError or ValueError, when tensors or maps are missing or do not fit.
         """
         kept: dict[str, Tensor] = {}
         taps: list[Tensor] = []
+        maps: list[Tensor] = []
         numbers = 0
         for at, layer in enumerate(self.layers):
             if layer.kind == "keep":
@@ -156,13 +163,14 @@ class Description(Section):
             elif layer.kind == "tap":
                 deviation, mean = torch.std_mean(x, (-2, -1), correction=0)
                 taps += [mean, deviation]
+                maps.append(x)
                 x = torch.cat(taps, 1) if at == self.last_tap else x
             else:
                 x = layer.apply(x, tensors)
             numbers += x.numel() // max(1, len(x))
             if numbers > MOST_NUMBERS:
                 raise ValueError(f"the maps of one image hold more than {MOST_NUMBERS:,} numbers")
-        return x
+        return x, maps
 
 
 def _sum(x: Tensor, kept: Tensor) -> Tensor:
@@ -173,12 +181,16 @@ def _sum(x: Tensor, kept: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class OwnEncoder:
-    """A consortium's encoder. fingerprint: the file's SHA-256."""
+    """A consortium's encoder. fingerprint: the file's SHA-256.
+
+    map_size: of the first tapped map, onto whose grid the others are interpolated; 0: the file projects none.
+    """
 
     description: Description
     features: int
     fingerprint: str
     tensors: Mapping[str, Tensor] = field(repr=False)
+    map_size: int = 0
 
     @classmethod
     def load(cls, path: Path, sha256: str, *, channels: int, features: int, data: bytes | None = None) -> OwnEncoder:
@@ -205,6 +217,8 @@ class OwnEncoder:
             ) from None
         encoder = cls(description, features, sha256, loaded)
         encoder._check(path, channels)
+        if MAPS in loaded:
+            encoder = replace(encoder, map_size=encoder._checked_maps(path, channels))
         return _held.setdefault((sha256, channels, features), encoder)
 
     def _check(self, path: Path, channels: int) -> None:
@@ -233,6 +247,22 @@ class OwnEncoder:
         if not output.isfinite().all():
             raise ConfigError(f"{path} gives features that are not finite numbers", do="bring another encoder")
 
+    def _checked_maps(self, path: Path, channels: int) -> int:
+        """The side of their grid. Raises: ConfigError."""
+        try:
+            maps = self.maps(torch.zeros(1, channels, self.description.side, self.description.side))
+        except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ConfigError(f"{path}: {MAPS} does not fit its taps ({_reason(error)})") from None
+        if maps.shape[1] != self.features or not maps.isfinite().all():
+            raise ConfigError(
+                f"{path} gives maps of {maps.shape[1]} channels"
+                if maps.isfinite().all()
+                else f"{path} gives no numbers",
+                allowed=f"finite numbers, as many channels as features ({self.features})",
+                do="bring another encoder",
+            )
+        return maps.shape[2]
+
     def _operations(self, image: Tensor) -> int:
         """Floating point operations of one image, by shapes alone."""
         from torch.utils.flop_counter import FlopCounterMode
@@ -249,6 +279,29 @@ class OwnEncoder:
         tensors = {name: tensor.to(x.device) for name, tensor in self.tensors.items()}
         return torch.cat([self._batch(part, tensors) for part in torch.split(x.contiguous(), BATCH)])
 
+    @property
+    def map_fingerprint(self) -> str:
+        """The file's as well."""
+        return self.fingerprint
+
+    def maps(self, x: Tensor) -> Tensor:
+        """float32 [n, channels, h, w] in [0, 1] -> float32 [n, features, map_size, map_size], bounded.
+
+        The maps of all taps on one grid, standardised and projected by the file's `maps.weight` [features, channels of
+        all taps] and `maps.bias`; the mean over the copies, each turned back.
+        """
+        tensors = {name: tensor.to(x.device) for name, tensor in self.tensors.items()}
+        return torch.cat([self._maps(part, tensors) for part in torch.split(x.contiguous(), BATCH)])
+
+    def _maps(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        described = self.description
+        x = described.resized(x).expand(-1, described.channels, -1, -1)
+        total = _projected(described.with_maps(x, tensors)[1], tensors)
+        for copy in described.copies:
+            turned = _projected(described.with_maps(x.flip(_FLIPS[copy]), tensors)[1], tensors)
+            total = total + turned.flip(_FLIPS[copy])
+        return (total / (1 + len(described.copies))).clamp(-GREATEST_VALUE, GREATEST_VALUE)
+
     def _batch(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         described = self.description
         x = described.resized(x).expand(-1, described.channels, -1, -1)
@@ -257,6 +310,24 @@ class OwnEncoder:
             total = total + described.outputs(x.flip(_FLIPS[copy]), tensors)
         features = total / (1 + len(described.copies))
         return features if described.version == 1 else features.clamp(-GREATEST_VALUE, GREATEST_VALUE)
+
+
+def _projected(maps: list[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+    """Maps [n, c, h, w] of all taps -> their projection [n, features, h, w] on the grid of the first.
+
+    Projected before they are interpolated, which is the same and takes a fraction of the memory.
+    """
+    weight, size = tensors[MAPS][:, :, None, None], maps[0].shape[-2:]
+    if len(weight) * size.numel() > MOST_MAP_NUMBERS:
+        raise ValueError(f"its maps hold more than {MOST_MAP_NUMBERS:,} numbers")
+    if size[0] != size[1]:
+        raise ValueError(f"its maps are {size[0]} x {size[1]}, not square")
+    total = weight.new_zeros(()) if (bias := tensors.get("maps.bias")) is None else bias[:, None, None]
+    for each, part in zip(maps, torch.split(weight, [each.shape[1] for each in maps], 1), strict=True):
+        total = total + functional.interpolate(
+            functional.conv2d(each, part), size, mode="bilinear", align_corners=False
+        )
+    return total
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""The public images on which the built-in encoder's principal components are fitted, and the fit.
+"""The public images on which the built-in encoder's principal components are fitted, and the fit of both kinds.
 
 No patient and no photograph: noise with a power-law spectrum, as natural and medical images have (Field, "Relations
 between the statistics of natural images and the response properties of cortical cells", 1987), with soft shapes of
-random size, place and contrast on it. `python -m wardround.models.public FILE` makes the file that the package ships.
+random size, place and contrast on it. `python -m wardround.models.public FOLDER` makes what the package ships.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wardround.models.portable import uniform
 from wardround.models.raw import SCALES, RawFeatures
+from wardround.models.raw_maps import SIDES, RawMaps
 
 IMAGES, PORTION = 1500, 100
 COMPONENTS = 64
@@ -27,6 +28,9 @@ WEIGHTS = (0.25, 1.0, 0.03)  # of brightness and colour, scattering, random conv
 SPREAD = 0.5
 # A raw feature that hardly varies here may vary there; it is not blown up.
 LEAST_DEVIATION = 0.1
+MAP_IMAGES, PIXELS = 200, 100  # of each image, where its maps are fitted
+MAP_WEIGHTS = (0.25, 1.0, 0.3)  # of brightness, pyramid, random convolutions
+MAP_SPREAD = 0.8  # a pixel of a real image lies hardly further out than one of these
 
 
 def images(count: int, side: int, channels: int, stream: str = "public") -> Tensor:
@@ -105,21 +109,23 @@ def _shape(side: int, channels: int, u: Tensor) -> Tensor:
     return (strength[:, None] * colour)[:, :, None, None] * drawn[:, None]
 
 
-def fit(features: Tensor, groups: Sequence[int]) -> dict[str, Tensor]:
+def fit(
+    features: Tensor, groups: Sequence[int], weights: Sequence[float] = WEIGHTS, spread: float = SPREAD
+) -> dict[str, Tensor]:
     """Raw features [n, D] of public images, in groups of these sizes -> mean [D] and basis [D, COMPONENTS], float32.
 
-    Each raw feature is brought to unit variance and each group to the total variance WEIGHTS, so that many
-    features do not outvote few; then the principal components are taken, each scaled to standard deviation SPREAD:
-    (raw - mean) @ basis has SPREAD^2 times the identity as covariance over the public images.
+    Each raw feature is brought to unit variance and each group to its share `weights` of variance, so that many
+    features do not outvote few; then the principal components are taken, each scaled to standard deviation `spread`:
+    (raw - mean) @ basis has spread^2 times the identity as covariance over the public images.
     """
     raw = features.double()
     mean, deviation = raw.mean(0), raw.std(0).clamp(min=LEAST_DEVIATION)
     weight = torch.cat(
-        [torch.full((size,), (share / size) ** 0.5) for size, share in zip(groups, WEIGHTS, strict=True)]
+        [torch.full((size,), (share / size) ** 0.5) for size, share in zip(groups, weights, strict=True)]
     )
     standardised = (raw - mean) / deviation * weight
     _, singular, right = torch.linalg.svd(standardised, full_matrices=False)
-    scale = SPREAD * (len(raw) - 1) ** 0.5 / singular[:COMPONENTS]
+    scale = spread * (len(raw) - 1) ** 0.5 / singular[:COMPONENTS]
     basis = right[:COMPONENTS].T * scale * (weight / deviation)[:, None]
     return {"mean": mean.float(), "basis": basis.float().contiguous()}
 
@@ -131,13 +137,31 @@ def fit_all(raw: RawFeatures, count: int = IMAGES) -> dict[str, Tensor]:
     return fit(torch.cat(drawn), raw.groups)
 
 
-def main(path: Path) -> None:
-    """Fit a basis for every canonical side and number of channels, and write them to one safetensors file."""
-    tensors: dict[str, Tensor] = {}
-    for raw in (RawFeatures(side, channels) for side in SCALES for channels in (1, 3)):
-        fitted = fit_all(raw)
-        tensors |= {f"{raw.side}/{raw.channels}/{name}": tensor for name, tensor in fitted.items()}
-    save_file(tensors, path, metadata={"wardround": "principal components of public synthetic images"})
+def fit_maps(raw: RawMaps, count: int = MAP_IMAGES) -> dict[str, Tensor]:
+    """`fit` on PIXELS random places of the grid in each of `count` public images."""
+    rows = [_places(raw, f"maps/{at}") for at in range(0, count, PORTION)]
+    return fit(torch.cat(rows), raw.groups, MAP_WEIGHTS, MAP_SPREAD)
+
+
+def _places(raw: RawMaps, stream: str) -> Tensor:
+    """float32 [PORTION PIXELS, D]."""
+    drawn = images(PORTION, raw.side, raw.channels, stream)
+    places = (uniform(f"wardround/{stream}/places", (PORTION, PIXELS)) * raw.size**2).long()
+    rows = [raw(drawn[at : at + 1])[0].flatten(1).T[places[at]] for at in range(PORTION)]
+    return torch.cat(rows)
+
+
+def main(folder: Path) -> None:
+    """Fit a basis for every canonical side and number of channels, and write them to two safetensors files."""
+    metadata = {"wardround": "principal components of public synthetic images"}
+    pooled = [(raw, fit_all(raw)) for raw in (RawFeatures(side, channels) for side in SCALES for channels in (1, 3))]
+    maps = [(raw, fit_maps(raw)) for raw in (RawMaps(side, channels) for side in SIDES for channels in (1, 3))]
+    save_file(_named(pooled), folder / "public_components.safetensors", metadata=metadata)
+    save_file(_named(maps), folder / "public_map_components.safetensors", metadata=metadata)
+
+
+def _named(fitted: Sequence[tuple[RawFeatures | RawMaps, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    return {f"{raw.side}/{raw.channels}/{name}": each for raw, found in fitted for name, each in found.items()}
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class RawFeatures:
     def _batch(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.side, self.side):
             x = interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
-        planes = _opponent(x) if self.channels == 3 else x
+        planes = opponent(x) if self.channels == 3 else x
         mean = planes.mean((-2, -1), keepdim=True)
         contrast = planes.std((-2, -1), keepdim=True) + 0.02
         # Colour is measured against the contrast of brightness: on its own it may be nothing but noise.
@@ -72,8 +72,8 @@ class RawFeatures:
         return torch.cat([intensity, *waves, _random_convolutions(planes)], 1)
 
 
-def _opponent(x: Tensor) -> Tensor:
-    """RGB -> brightness, red against green, yellow against blue."""
+def opponent(x: Tensor) -> Tensor:
+    """RGB [n, 3, ...] -> brightness, red against green, yellow against blue, the same shape."""
     red, green, blue = x.unbind(1)
     return torch.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], 1)
 
