@@ -70,6 +70,7 @@ class Orthanc:
     settings: dict[str, object] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
     dimse: int = field(default_factory=free_port)
+    destination: int = field(default_factory=free_port)  # of C-MOVE: where AE title WARDROUND listens
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,6 +95,9 @@ class Orthanc:
             "DicomAet": "ORTHANC",
             "DicomPort": self.dimse,
             "DicomCheckCalledAet": True,
+            "DicomAlwaysAllowGet": True,
+            "DicomAlwaysAllowMove": True,
+            "DicomModalities": {"us": ["WARDROUND", "127.0.0.1", self.destination]},
             "RemoteAccessAllowed": True,
             "AuthenticationEnabled": False,
             "StorageCompression": False,

@@ -24,10 +24,17 @@ def pacs(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Orth
         yield running
 
 
-@pytest.fixture(params=["dicomweb"])
+def by(protocol: str, pacs: Orthanc) -> dict[str, object]:
+    if protocol == "dicomweb":
+        return {"url": pacs.url}
+    listen = f"127.0.0.1:{pacs.destination}"
+    return {"address": f"127.0.0.1:{pacs.dimse}", "called": "ORTHANC", "retrieve": protocol, "listen": listen}
+
+
+@pytest.fixture(params=["dicomweb", "get", "move"])
 def hospital(request: pytest.FixtureRequest, home: Path, pacs: Orthanc) -> Path:
     """A home that reaches the PACS by each protocol."""
-    settings_toml(home, url=pacs.url)
+    settings_toml(home, **by(request.param, pacs))
     return home
 
 

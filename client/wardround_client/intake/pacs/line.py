@@ -115,7 +115,7 @@ class _Watch:
         self._patience_s = settings.read_timeout_s
         self._bytes_per_s = settings.megabits_per_second * 125_000
         self._owed_s = 0.0
-        self._until = float("inf")
+        self._until, self._idle = float("inf"), True
         threading.Thread(target=self._look, daemon=True).start()
 
     def beat(self, size: int) -> None:
@@ -127,22 +127,24 @@ class _Watch:
                 start = time.monotonic()
                 time.sleep(self._owed_s)
                 self._owed_s -= time.monotonic() - start
-        self._until = time.monotonic() + self._patience_s
+        self._until = float("inf") if self._idle else time.monotonic() + self._patience_s
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Whatever happens inside, and not in `idle`, has to come forward."""
+        self._idle = False
         self.beat(0)
         try:
             yield
         finally:
-            self._until = float("inf")
+            self._idle, self._until = True, float("inf")
 
     @contextmanager
     def idle(self) -> Iterator[None]:
         """It is the other process that takes its time."""
-        self._until = float("inf")
+        self._idle, self._until = True, float("inf")
         yield
+        self._idle = False
         self.beat(0)
 
     def _look(self) -> None:
