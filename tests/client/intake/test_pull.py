@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from tests.client.command_line import wardround
-from tests.pacs import Orthanc, content, named_by, orthanc, phantoms, settings_toml, store_of
+from tests.pacs import content, named_by, phantoms, running_orthanc, settings_toml, store_of
+
+from orthanc import Orthanc
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Orthanc]:
-    with orthanc(tmp_path_factory.mktemp("pacs")) as running:
+    with running_orthanc(tmp_path_factory.mktemp("pacs")) as running:
         files = store_of(store)
         assert running.load(files) == len(files)
         yield running

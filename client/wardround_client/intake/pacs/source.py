@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import random
 import re
+import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -82,6 +84,17 @@ class PacsFile(DicomFile):
             if self.key == "PatientID" and made.patient != pseudonyms.patient(self.wanted):
                 return Rejection(ANOTHER, "another patient")
         return made
+
+
+@dataclass
+class _Series:
+    """What is fetched together. answers: to what was asked already. files: what came, by SOP Instance UID."""
+
+    items: list[PacsFile]
+    wanted: dict[str, Found]
+    answers: Iterator[tuple[str, Path | None]] | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
 
 
 class PacsSource(Source):
@@ -181,58 +194,64 @@ class PacsSource(Source):
     def fetched(self, items: Iterator[Item]) -> Iterator[Item]:
         """The same items with their files in the spool, a series at a time; the next one comes while these are read."""
         files = (item for item in items if isinstance(item, PacsFile))
+        ready: list[PacsFile] = []
         for _, grouped in groupby(files, key=lambda item: item.found[:2]):
             group = list(grouped)
-            yield from self._series(group)
+            series = _Series(group, {item.found.instance: item.found for item in group})
+            if not self._stopped():
+                self._begin(series)  # it is sent while what came before is read
+            yield from ready
+            ready = self._completed(series)
+        yield from ready
 
-    def _series(self, group: Sequence[PacsFile]) -> Iterator[PacsFile]:
-        wanted = {item.found.instance: item.found for item in group}
-        files: dict[str, Path] = {}
-        why = self._stopped() or self._fetch(wanted, files)
-        for item in group:
-            path = files.get(item.found.instance)
-            yield replace(item, path=path) if path else replace(item, unreadable=why or "the PACS has no such object")
+    def _begin(self, series: _Series) -> None:
+        assert self._plan is not None
+        whole = self._plan.in_series(*series.items[0].found[:2]) == len(series.wanted) > 1
+        series.answers = self._line.ask("fetch", list(series.wanted.values()), self._folder, whole=whole)
 
-    def _stopped(self) -> str:
-        """Why nothing more is fetched, or ""."""
+    def _completed(self, series: _Series) -> list[PacsFile]:
+        """Its items, with their files or with the reason why there is none."""
+        why = self.trouble.what if self.trouble else ""
+        if series.answers is not None:
+            try:
+                self._persistently(lambda: self._receive(series))
+            except TroubleError as error:
+                why = error.trouble.what
+                if error.trouble.kind not in ("broken", "absent") or self._broken >= MOST_IN_A_ROW:
+                    self.trouble = error.trouble
+        made: list[PacsFile] = []
+        for item in series.items:
+            path = series.files.get(item.found.instance)
+            if path and made and made[-1].found == item.found:  # two lines of the worklist name it
+                path = Path(shutil.copy(path, path.with_name(secrets.token_hex(8))))
+            made.append(replace(item, path=path) if path else replace(item, unreadable=why or "it has no such object"))
+        return made
+
+    def _receive(self, series: _Series) -> None:
+        """Take what was asked for; what is still missing after the first answer is asked for one by one."""
+        answers, series.answers = series.answers, None
+        if answers is None:
+            missing = [found for uid, found in series.wanted.items() if uid not in series.files.keys() | series.absent]
+            answers = self._line.ask("fetch", missing, self._folder, whole=False)
+        for uid, path in answers:
+            if path is None:
+                series.absent.add(uid)
+            elif uid in series.wanted and uid not in series.files:
+                series.files[uid] = path
+            else:
+                path.unlink()
+                self.unasked += 1
+        if len(series.files.keys() | series.absent) < len(series.wanted):
+            raise TroubleError(Trouble("broken", "the PACS ended its answer before everything was sent"))
+
+    def _stopped(self) -> bool:
+        """Whether nothing more is fetched."""
         if self.trouble is None:
             try:
                 self._check_hours()
             except TroubleError as error:
                 self.trouble = error.trouble
-        return self.trouble.what if self.trouble else ""
-
-    def _fetch(self, wanted: dict[str, Found], files: dict[str, Path]) -> str:
-        """Fill `files` -> why some of the wanted are missing, or ""."""
-        assert self._plan is not None
-        first = next(iter(wanted.values()))
-        absent: set[str] = set()
-        whole = self._plan.in_series(first.study, first.series) == len(wanted) > 1
-
-        def fetch() -> None:
-            nonlocal whole
-            missing = [found for uid, found in wanted.items() if uid not in files and uid not in absent]
-            tried, whole = whole, False  # what is left is asked for one by one
-            if not missing:
-                return
-            for uid, path in self._line.ask("fetch", missing, self._folder, whole=tried):
-                if path is None:
-                    absent.add(uid)
-                elif uid in wanted and uid not in files:
-                    files[uid] = path
-                else:
-                    path.unlink()
-                    self.unasked += 1
-            if len(files) + len(absent) < len(wanted):
-                raise TroubleError(Trouble("broken", "the PACS ended its answer before everything was sent"))
-
-        try:
-            self._persistently(fetch)
-        except TroubleError as error:
-            if error.trouble.kind != "broken" or self._broken >= MOST_IN_A_ROW:
-                self.trouble = error.trouble
-            return error.trouble.what
-        return ""
+        return self.trouble is not None
 
     def _persistently(self, ask: Callable[[], T]) -> T:
         """Ask again where that may help, ever more slowly. Raises: TroubleError."""

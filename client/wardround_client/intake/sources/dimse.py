@@ -33,6 +33,9 @@ SYNTAXES: list[str | UID] = [uid for uid in AllTransferSyntaxes if not any(word 
 MOST_CONTEXTS = 127
 """Of one association, beside that of the question (PS3.8 7.1.1.13: odd numbers up to 255)."""
 
+PDU_BYTES = 1 << 17
+"""Of what is sent to us: with the usual 16 kB a CT slice is 32 pieces, each of which costs as much as a large one."""
+
 LEVELS = {
     "PatientID": "STUDY",
     "AccessionNumber": "STUDY",
@@ -70,6 +73,7 @@ class Dimse(Archive):
         self._host, _, port = settings.address.rpartition(":")
         self._host, self._port = self._host.strip("[]"), int(port)
         self._ae = AE(ae_title=settings.calling)
+        self._ae.maximum_pdu_size = PDU_BYTES
         # All patience is in line.py: these count from the last whole message, which may be a long one.
         self._ae.dimse_timeout = self._ae.network_timeout = None
         self._ae.acse_timeout = self._ae.connection_timeout = settings.connect_timeout_s
@@ -210,7 +214,7 @@ class Dimse(Archive):
             return
         host, _, port = self._settings.listen.rpartition(":")
         receiver = AE(ae_title=self._settings.calling)
-        receiver.require_called_aet = True
+        receiver.require_called_aet, receiver.maximum_pdu_size = True, PDU_BYTES
         receiver.dimse_timeout = receiver.network_timeout = None
         for context in AllStoragePresentationContexts:
             receiver.add_supported_context(str(context.abstract_syntax), SYNTAXES)
