@@ -59,20 +59,20 @@ def image_by_image(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Apply function to each row of inputs [n, ...], which may be none, in isolation.
 
     Args:
-        function: a [1, ...] of each input -> [1, ...]. Where it raises for an image, the image's row is NaN; it is
+        function: a [1, ...] of each input -> [k, ...]. Where it raises for an image, the image's rows are NaN; it is
             shown zeros first, which are nobody's, and what it raises of these is raised here.
         inputs: [n, ...] each.
 
     Returns:
-        [n, ...].
+        [n k, ...].
     """
     with isolation():
         blank = function(*(each.new_zeros(1, *each.shape[1:]) for each in inputs))
         nothing = torch.full_like(blank, torch.nan)
-        results = blank.new_empty(len(inputs[0]), *blank.shape[1:])
+        results = blank.new_empty(len(inputs[0]), *blank.shape)
         for row in range(len(results)):
-            results[row] = or_else(nothing, function, *(fresh(each[row : row + 1]) for each in inputs))[0]
-    return results
+            results[row] = or_else(nothing, function, *(fresh(each[row : row + 1]) for each in inputs))
+    return results.flatten(0, 1)
 
 
 def or_else(otherwise: Tensor, function: Callable[P, Tensor], *args: P.args, **kwargs: P.kwargs) -> Tensor:

@@ -213,8 +213,15 @@ class Federation(Section):
         tabular = self.model.family in ("logistic", "mlp")
         if tabular != (self.task.kind == "table"):
             raise ValueError(f"model.family {self.model.family!r} does not fit task.kind {self.task.kind!r}")
-        maps = self.model.width if self.model.family == "conv4" else self.task.channels
-        numbers = self.task.image_size_px**2 * self.privacy.images_per_patient * self.task.variants * maps
+        if self.model.family != "encoder-head" and (self.task.dense or self.task.kind in ("volume", "inputs")):
+            what = f'labels "{self.task.labels}"' if self.task.dense else f"kind {self.task.kind!r}"
+            raise ValueError(f'a task of {what} needs model.family "encoder-head"')
+        one = math.prod(self.task.input_shape)  # numbers of an example
+        if self.task.dense:
+            one = self.model.features
+        elif self.model.family == "conv4":
+            one = self.task.image_size_px**2 * self.model.width
+        numbers = one * self.privacy.images_per_patient * self.task.variants
         if not tabular and numbers > MOST_NUMBERS:
             raise ValueError(
                 f"one patient's images take {numbers:,} numbers (image_size_px, images_per_patient, variants of "

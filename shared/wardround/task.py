@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from wardround.labels import LABEL_KINDS
+from wardround.settings import Later
 from wardround.text import is_plain
 from wardround.toml import Section
 
@@ -37,18 +38,82 @@ VERSIONS: dict[Augmentation, int] = {
 }
 MOST_VARIANTS = 16  # of one image: each takes memory and time like an image
 
+MOST_INPUTS = 16
+Pixels = Annotated[int, Field(ge=8, le=1024)]
+Slices = Annotated[int, Field(ge=2, le=512)]
+Millimetres = Annotated[float, Field(ge=0.01, le=100)]
+Text = Annotated[str, Field(max_length=100), AfterValidator(_plain)]
 
-class Task(Section):
+
+class Example(Section):
+    """What one example is made of.
+
+    kind: "image"; "volume", a series of slices that is one example; or "table".
+    image_size_px: images are resized to image_size_px x image_size_px; channels: 1 (grey) or 3 (RGB).
+    depth: of a volume, how many slices it is resampled to. spacing_mm: of a volume, the distance of its slices and of
+    the pixels in them; what lies outside is cut off, and what is not there is black. Empty: the whole series is fitted
+    into the volume, whatever it covers.
+    features: for a table, the names of the columns. centre, spread: for each column a public guess of a usual value and
+    of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private statistics mend the
+    guess, and are bounded in its units. Empty: 0 and 1.
+    """
+
+    kind: Literal["image", "volume", "table"] = "image"
+    image_size_px: Pixels = 64
+    channels: Literal[1, 3] = 1
+    depth: Annotated[Slices | Literal[0], Later(0)] = 0
+    spacing_mm: Annotated[tuple[Millimetres, ...], Later(())] = ()
+    features: Annotated[tuple[Label, ...], Field(max_length=4096)] = ()
+    centre: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = ()
+    spread: tuple[Annotated[float, Field(ge=1e-9, le=1e9)], ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        _distinct("features", self.features)
+        if (self.kind == "table") != bool(self.features):
+            raise ValueError("features names the columns of a table, and a table needs them")
+        for name, numbers in (("centre", self.centre), ("spread", self.spread)):
+            if len(numbers) not in (0, len(self.features)):
+                raise ValueError(f"{name} holds {len(numbers)} numbers for {len(self.features)} features")
+        if (self.kind == "volume") != bool(self.depth):
+            raise ValueError("depth is how many slices a volume has, and a volume needs it")
+        if len(self.spacing_mm) not in (0, 2) or (self.spacing_mm and self.kind != "volume"):
+            raise ValueError("spacing_mm is of a volume, and holds two lengths: between slices, and within them")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one: (channels, S, S), (channels, depth, S, S) of a volume, or (features,), S = image_size_px."""
+        if self.kind == "table":
+            return (len(self.features),)
+        slices = (self.depth,) if self.depth else ()
+        return (self.channels, *slices, self.image_size_px, self.image_size_px)
+
+
+class Input(Example):
+    """One of several inputs of a patient: [[task.inputs]].
+
+    name: for people, and of its column in a CSV of files. modality, view, series: which images of a DICOM study it is,
+    by Modality (0008,0060), View Position (0018,5101), and Series Description (0008,103E), in which * stands for
+    anything; empty: any.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    modality: Text = ""
+    view: Text = ""
+    series: Text = ""
+
+
+class Task(Example):
     """What is diagnosed, from what.
 
     label_column: the column of the labels CSV; classes: its values, in the order of the model's outputs.
     labels: their kind, a file of `wardround.labels`. "one": an image is of one of the classes. "several": the classes
     are findings, each there or not; a cell holds those that are there, with ";" between ("nodule;effusion"), any other
-    text is no finding of the task, and an empty cell no label.
-    image_size_px: images are resized to image_size_px x image_size_px; channels: 1 (grey) or 3 (RGB).
-    features: for a table, the names of the columns; empty for images. centre, spread: for each column a public guess of
-    a usual value and of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private
-    statistics mend the guess, and are bounded in its units. Empty: 0 and 1.
+    text is no finding of the task, and an empty cell no label. "mask": each pixel is of one of the classes, the first
+    of which is what is left over. "points": findings at places; the first class is where none is.
+    inputs: of one patient, several at once, each as its own table says; kind is then "inputs".
+    cell_px: with "mask" and "points", the side of the cells of an image that are learned from; an example is a cell.
     augment: what may be done to an image without making its label wrong; learning sees every combination of it, at most
     16 an image, and judging none. Empty by default, because only who knows the images can say: no flip where left and
     right, or above and below, mean something (the heart in a chest image, a finding named by its side), no "intensity"
@@ -58,31 +123,28 @@ class Task(Section):
     label_column: Label
     classes: Annotated[tuple[Label, ...], Field(min_length=2, max_length=256)]
     labels: Annotated[str, AfterValidator(_label_kind)] = "one"
-    kind: Literal["image", "table"] = "image"
-    image_size_px: Annotated[int, Field(ge=8, le=1024)] = 64
-    channels: Literal[1, 3] = 1
-    features: Annotated[tuple[Label, ...], Field(max_length=4096)] = ()
-    centre: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = ()
-    spread: tuple[Annotated[float, Field(ge=1e-9, le=1e9)], ...] = ()
+    kind: Literal["image", "volume", "table", "inputs"] = "image"  # type: ignore[assignment]
+    inputs: Annotated[tuple[Input, ...], Field(max_length=MOST_INPUTS), Later(())] = ()
+    cell_px: Annotated[Literal[1, 2, 4, 8, 16], Later(4)] = 4
     augment: Annotated[tuple[Augmentation, ...], Field(max_length=len(VERSIONS))] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name, values in (("classes", self.classes), ("features", self.features)):
-            if len({unicodedata.normalize("NFKC", each) for each in values}) != len(values):
-                raise ValueError(f"{name} holds a value twice, or two that look the same")
-        if (self.kind == "table") != bool(self.features):
-            raise ValueError("features names the columns of a table, and a table needs them")
-        for name, numbers in (("centre", self.centre), ("spread", self.spread)):
-            if len(numbers) not in (0, len(self.features)):
-                raise ValueError(f"{name} holds {len(numbers)} numbers for {len(self.features)} features")
+        _distinct("classes", self.classes)
         LABEL_KINDS[self.labels].check(self.classes)
+        if (self.kind == "inputs") != bool(self.inputs):
+            raise ValueError('inputs are for kind "inputs", which needs at least one table [[task.inputs]]')
+        _distinct("inputs: name", [each.name for each in self.inputs])
+        if self.dense and self.kind != "image":
+            raise ValueError(f'labels = "{self.labels}" are places in an image, and this task is about a {self.kind}')
+        if self.dense and self.image_size_px % self.cell_px:
+            raise ValueError(f"cell_px = {self.cell_px} does not divide image_size_px = {self.image_size_px}")
         return self
 
     @model_validator(mode="after")
     def _augmentable(self) -> Self:
-        if self.augment and self.kind == "table":
-            raise ValueError("augment is for images, and this task is about a table")
+        if self.augment and (self.kind != "image" or self.dense):
+            raise ValueError("augment is for images, and for labels of whole images")
         if len(set(self.augment)) != len(self.augment):
             raise ValueError("augment holds a value twice")
         if {"flip-horizontal", "flip-vertical", "rotate-90"} <= set(self.augment):
@@ -92,13 +154,28 @@ class Task(Section):
         return self
 
     @property
+    def dense(self) -> bool:
+        """Whether an example is a cell of an image, and not the image."""
+        return LABEL_KINDS[self.labels].dense
+
+    @property
+    def cells(self) -> int:
+        """Examples that one image gives."""
+        return (self.image_size_px // self.cell_px) ** 2 if self.dense else 1
+
+    @property
     def variants(self) -> int:
         """How many variants of an image learning sees, the image as it is among them."""
         return math.prod(VERSIONS[each] for each in self.augment)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (channels, image_size_px, image_size_px), or (features,)."""
-        if self.kind == "table":
-            return (len(self.features),)
-        return (self.channels, self.image_size_px, self.image_size_px)
+        """Shape of what a model takes: see `Example.input_shape`; of inputs, (their numbers one after another,)."""
+        if self.inputs:
+            return (sum(math.prod(each.input_shape) for each in self.inputs),)
+        return super().input_shape
+
+
+def _distinct(name: str, values: Any) -> None:
+    if len({unicodedata.normalize("NFKC", each) for each in values}) != len(values):
+        raise ValueError(f"{name} holds a value twice, or two that look the same")

@@ -8,7 +8,7 @@ is for a person at home, who wants to know.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ class Inputs(Protocol):
 class Store(Protocol):
     """What is read of a cohort on disk.
 
-    inputs: uint16 [n, channels, size, size], images scaled to 0..65535, or float32 [n, features].
+    inputs: uint16, images scaled to 0..65535, or float32, as of `CohortLayout`. marks: classes of the images' plane.
     patients: int64 [n], pseudonymous numbers.
     """
 
@@ -55,6 +55,8 @@ class Store(Protocol):
     def kind(self) -> str: ...
     @property
     def features(self) -> tuple[str, ...]: ...
+    @property
+    def marks(self) -> tuple[str, ...]: ...
     def labels(self, column: str) -> Sequence[str | None]:
         """The label code of each example; None where it has none. Raises: DataError, for an unknown column."""
         ...
@@ -62,12 +64,13 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    """All usable examples of a cohort, for one task, on one device.
+    """All usable examples of a cohort, for one task, on one device. With labels at places an example is a cell of an
+    image: an image's cells follow one another, row by row.
 
     z: float32 [n, ...], encoded. y: [n, ...], as `labels` lays them out. patient: int64 [n], 0 .. patients - 1.
     summary: float32 [n, d]. classes: number of classes. left_out: examples whose label the task does not name.
     augmented: float32 [n, variants - 1, ...], the other variants of each image, encoded, which `for_learning` alone
-    shows; None where there are none. labels: their kind.
+    shows; None where there are none. labels: their kind. cells: examples that an image gives.
     """
 
     z: Tensor
@@ -78,6 +81,7 @@ class Examples:
     left_out: int = 0
     augmented: Tensor | None = None
     labels: LabelKind = one_class
+    cells: int = 1
 
     @cached_property
     def patients(self) -> int:
@@ -86,7 +90,7 @@ class Examples:
 
     @cached_property
     def images(self) -> Tensor:
-        """int64 [patients], how many each patient has: as PRIVATE as their number. On the examples' device."""
+        """int64 [patients], how many examples each patient has: as PRIVATE as their number. On the examples' device."""
         return torch.bincount(self.patient, minlength=self.patients)
 
     @cached_property
@@ -124,11 +128,26 @@ class Examples:
         x = torch.cat([x.unsqueeze(last), self.augmented[rows]], last).flatten(last - 1, last)
         return x, y.repeat_interleave(self.variants, last - 1)
 
+    def by_image(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """What function makes of z, y and summary, [k, ...] -> [k, ...], for each image in isolation: [n / cells, ...],
+        of cells the mean over an image's.
+        """
+        if self.cells == 1:
+            return image_by_image(function, self.z, self.y, self.summary)
+
+        def mean(z: Tensor, y: Tensor, summary: Tensor) -> Tensor:
+            return function(z[0], y[0], summary[0]).mean(0, keepdim=True)
+
+        images = len(self.z) // self.cells
+        parts = (each.view(images, self.cells, *each.shape[1:]) for each in (self.z, self.y, self.summary))
+        return image_by_image(mean, *parts)
+
     def patient_means(self, values: Tensor) -> Tensor:
-        """Values [n, ...] of images -> [patients, ...]: the mean over each patient's images, in isolation."""
+        """Values [n / cells, ...] of images -> [patients, ...]: the mean over each patient's images, in isolation."""
         means = values.new_zeros(self.patients, *values.shape[1:])
+        order, counts = self.by_patient[:: self.cells] // self.cells, self.images // self.cells
         with isolation():
-            for number, rows in enumerate(torch.split(self.by_patient, self.images.tolist())):
+            for number, rows in enumerate(torch.split(order, counts.tolist())):
                 means[number] = values[rows].mean(0)
         return means
 
@@ -139,13 +158,13 @@ class Examples:
 
     def subset(self, chosen: Tensor) -> Examples:
         """The chosen examples (bool [n]), their patients numbered anew, in the same order."""
-        patient = torch.unique(self.patient[chosen], return_inverse=True)[1]
+        patient, z = torch.unique(self.patient[chosen], return_inverse=True)[1], self.z[chosen]
         return replace(
             self,
-            z=self.z[chosen],
+            z=z,
             y=self.y[chosen],
             patient=patient,
-            summary=self.summary[chosen],
+            summary=z if self.summary is self.z else self.summary[chosen],
             left_out=0,
             augmented=None if self.augmented is None else self.augmented[chosen],
         )
@@ -246,6 +265,14 @@ def usable_rows(store: Store, task: Task) -> UsableRows:
 
 def _shape_fits(store: Store, task: Task) -> None:
     shape = tuple(store.inputs.shape[1:])
+    if task.dense and store.marks != task.classes:
+        raise DataError(
+            f"the cohort has {f'planes of {chr(44).join(store.marks)}' if store.marks else 'no masks'}",
+            allowed=f"masks of the task's classes, {', '.join(task.classes)}",
+            do="ingest again with this federation, and with what says where its classes are",
+        )
+    if store.marks:
+        shape = (shape[0] - 1, *shape[1:])
     if store.kind != task.kind or shape != task.input_shape:
         raise DataError(
             f"the task needs {task.kind} inputs of shape {task.input_shape}, the cohort holds {store.kind} of {shape}",
@@ -262,32 +289,51 @@ def _shape_fits(store: Store, task: Task) -> None:
 @torch.no_grad()
 def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: torch.device | str = "cpu") -> Examples:
     """Encode these rows of a cohort; see `examples_of`."""
-    device, kept, others = torch.device(device), rows.kept, task.variants - 1
+    device, kept, others, labels = torch.device(device), rows.kept, task.variants - 1, LABEL_KINDS[task.labels]
     # The shapes come from an input of zeros, because there may be no row.
     blank = model.encode(torch.zeros(1, *task.input_shape, device=device))
-    z = torch.empty((len(kept), *blank.shape[1:]), device=device)
-    augmented = torch.empty((len(kept), others, *blank.shape[1:]), device=device) if others else None
-    summary = torch.empty((len(kept), *model.summary(blank).shape[1:]), device=device)
+    shape, cells = blank.shape[1:], task.cells
+    z = torch.empty((len(kept) * cells, *shape), device=device)
+    augmented = torch.empty((len(kept), others, *shape), device=device) if others else None
+    y = np.empty((len(z), *rows.y.shape[1:]), rows.y.dtype)
     batch = max(1, _BATCH_BYTES // (4 * int(np.prod(task.input_shape))))
     for start in range(0, len(kept), batch):
-        raw = store.inputs[kept[start : start + batch]]
-        x = torch.from_numpy(raw.astype(np.float32)).to(device)
-        if raw.dtype == np.uint16:
-            x /= _UINT16_MAX
-        here = slice(start, start + len(raw))
+        x, plane = _images(store, kept[start : start + batch], device)
+        here = slice(start * cells, (start + len(x)) * cells)
+        y[here] = (
+            rows.y[start : start + len(x)] if plane is None else labels.of_plane(plane, len(task.classes), task.cell_px)
+        )
         for number, variant in enumerate(variants(x, task.augment)):
             part = image_by_image(model.encode, variant)
             if augmented is not None and number:
                 augmented[here, number - 1] = part
             else:
-                z[here], summary[here] = part, image_by_image(model.summary, part)
+                z[here] = part
     return Examples(
         z=z,
-        y=torch.from_numpy(rows.y).to(device),
-        patient=torch.from_numpy(rows.patient).to(device),
-        summary=summary,
+        y=torch.from_numpy(y).to(device),
+        patient=torch.from_numpy(rows.patient.repeat(cells)).to(device),
+        summary=_summaries(model, z),
         classes=len(task.classes),
         left_out=rows.left_out,
         augmented=augmented,
-        labels=LABEL_KINDS[task.labels],
+        labels=labels,
+        cells=cells,
     )
+
+
+def _images(
+    store: Store, rows: npt.NDArray[np.int64], device: torch.device
+) -> tuple[Tensor, npt.NDArray[np.uint16] | None]:
+    """What a model takes, float32 [n, ...], and the planes of marks behind it, uint16 [n, S, S], if there are any."""
+    raw, plane = store.inputs[rows], None
+    if store.marks:
+        raw, plane = raw[:, :-1], raw[:, -1]
+    x = torch.from_numpy(raw.astype(np.float32)).to(device)
+    return x / _UINT16_MAX if raw.dtype == np.uint16 else x, plane
+
+
+def _summaries(model: Model, z: Tensor) -> Tensor:
+    """float32 [n, d] of encoded examples; the examples themselves where that is what they are."""
+    blank = z.new_zeros(1, *z.shape[1:])
+    return z if model.summary(blank) is blank else image_by_image(model.summary, z)

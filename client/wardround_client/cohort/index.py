@@ -65,28 +65,37 @@ LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseud
 
 @dataclass(frozen=True)
 class CohortLayout:
-    """What one row of a cohort is. kind "image": [channels, S, S] uint16; kind "table": [features] float32.
+    """What one row of a cohort is.
 
+    kind "image": uint16 [channels, S, S]; "volume": uint16 [channels, depth, S, S]; "table": float32 [features];
+    "inputs": float32 [numbers], NaN where an input is missing.
+    marks: of images, the classes of one plane more, behind the channels (`wardround.planes`); () where there is none.
     recipe: every setting that decides a row's values; a cohort keeps one for life.
     """
 
-    kind: Literal["image", "table"]
+    kind: Literal["image", "volume", "table", "inputs"]
     image_size_px: int = 0
     channels: int = 0
     features: tuple[str, ...] = ()
     recipe: str = ""
+    depth: int = 0
+    marks: tuple[str, ...] = ()
+    numbers: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one row."""
         if self.kind == "table":
             return (len(self.features),)
-        return (self.channels, self.image_size_px, self.image_size_px)
+        if self.kind == "inputs":
+            return (self.numbers,)
+        side = self.image_size_px
+        return (self.channels, self.depth, side, side) if self.depth else (self.channels + bool(self.marks), side, side)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Little-endian on every machine."""
-        return np.dtype("<f4" if self.kind == "table" else "<u2")
+        return np.dtype("<f4" if self.kind in ("table", "inputs") else "<u2")
 
     @property
     def row_bytes(self) -> int:
@@ -101,7 +110,7 @@ class CohortLayout:
     def loads(cls, text: str) -> CohortLayout:
         """From `dumps`."""
         layout = cls(**json.loads(text))
-        return replace(layout, features=tuple(layout.features))
+        return replace(layout, features=tuple(layout.features), marks=tuple(layout.marks))
 
 
 # What SQLite says, and what the disk would say.

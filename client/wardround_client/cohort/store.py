@@ -125,7 +125,7 @@ class CohortStore:
         return len(self.patients)
 
     @property
-    def kind(self) -> Literal["image", "table"]:
+    def kind(self) -> Literal["image", "volume", "table", "inputs"]:
         """What the rows are."""
         return self.layout.kind
 
@@ -138,6 +138,11 @@ class CohortStore:
     def channels(self) -> int:
         """1 or 3; 0 for a table."""
         return self.layout.channels
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Classes of the plane behind an image's channels; () where there is none."""
+        return self.layout.marks
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
     with _Allocated() as encoding:
         model.encode(zeros)
     row = blank[0].numel()
-    images = math.ceil(MORE_PATIENTS * declared_patients) * STORED_IMAGES
+    images = math.ceil(MORE_PATIENTS * declared_patients) * STORED_IMAGES * task.cells
     cohort = 4 * images * (row * task.variants + model.scaling_size + 4)
     forward = _forward(model, blank)
     drawn = privacy.images_per_patient * task.variants

@@ -18,7 +18,7 @@ from wardround.config import Privacy
 from wardround.errors import BudgetExceeded
 from wardround.questions import Blocks, EpisodeGradient, Loss, OfImages, Summand
 from wardround_client.cohort.examples import Examples
-from wardround_client.isolated import fresh, image_by_image, isolation, or_else
+from wardround_client.isolated import fresh, isolation, or_else
 from wardround_client.privacy import mechanism
 from wardround_client.privacy.contribution import clipped, contribution, contributions, summed
 from wardround_client.privacy.episodes import Deal, deal, episodes_of
@@ -125,7 +125,7 @@ class PrivateCohort:
         would, and keeps what is large in one summand from shortening the others.
         """
         examples, layout = self._examples, blocks.layout
-        values = image_by_image(of_images, examples.z, examples.y, examples.summary).double()
+        values = examples.by_image(of_images).double()
         if values.shape[1:] != (layout.size,):
             raise ValueError(f"{list(values.shape[1:])} numbers of an image, for a layout of {layout}")
         parts = torch.split(values, list(layout.sizes), 1)

@@ -40,7 +40,8 @@ class Rehearsal:
         def encoded(many: int) -> Tensor:
             """So many images, of which a few are different."""
             few = torch.rand(min(many, 4), *task.input_shape, generator=generator).to(device)
-            return image_by_image(model.encode, few)[torch.arange(many) % len(few)]
+            z = image_by_image(model.encode, few)
+            return z[torch.arange(many) % max(1, len(z))]
 
         z, labels = encoded(images), LABEL_KINDS[task.labels]
         self._examples = Examples(

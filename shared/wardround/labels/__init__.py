@@ -34,6 +34,7 @@ class LabelKind:
     exclusive: whether exactly one class is true of an example, so that methods can compare classes as wholes.
     elementary: whether `errors` computes the slope of the loss by elementary operations; without it the gradients of
     patients are plain autograd.
+    dense: whether an example is a cell of an image, whose label stands in a plane beside the image's channels.
     full: so many classes of one patient count in full in the statistics; of a patient with more, each counts less, as
     the sensitivity wants. Each more would make the noise of every count larger, by sqrt(full).
     """
@@ -42,6 +43,7 @@ class LabelKind:
     unknown: str = "correct misspelt labels in the CSV and ingest again; images with any other label are not used"
     exclusive: bool = False
     elementary: bool = False
+    dense: bool = False
     full: int = 1
 
     # In the agreement and in a cohort.
@@ -56,6 +58,12 @@ class LabelKind:
     def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
         """Cells of the labels CSV, None where there is none -> y [n, ...], and bool [n], whether an example has a label
         of the task.
+        """
+        raise NotImplementedError
+
+    def of_plane(self, plane: Labels, classes: int, cell_px: int) -> Labels:
+        """Where it is `dense`: planes uint16 [n, S, S] as `wardround.planes` lays them out, S a multiple of cell_px ->
+        y [n (S / cell_px)^2, ...], an image's cells row by row.
         """
         raise NotImplementedError
 

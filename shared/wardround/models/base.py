@@ -39,7 +39,8 @@ class Model(Protocol):
     def hidden(self) -> Hidden: ...
 
     def encode(self, x: Tensor) -> Tensor:
-        """float32 [n, *task.input_shape], images in [0, 1], tables as they are -> float32 z [n, ...], on x's device.
+        """float32 [n, *task.input_shape], images in [0, 1], tables as they are -> float32 z [n k, ...], on x's device:
+        k examples an input, one after another: 1, or the cells of an image (`Task.cells`).
 
         Public and frozen, so a hospital encodes an image once and keeps z. Differentiable in x, for heat maps.
         """

@@ -28,6 +28,7 @@ class Memory:
     kind: str = "image"
     channels: int = 1
     features: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
     def labels(self, column: str) -> list[str | None]:
         return self.codes
