@@ -94,6 +94,10 @@ class Policy(Section):
     greatest_encoder_bytes: Count = 1 << 29
     greatest_image_size_px: Count = 512
     greatest_variants: Count = 16
+    greatest_depth: Count = 256
+    greatest_inputs: Count = 8
+    greatest_cells: Count = 16_384
+    greatest_cells_per_image: Count = 1024
     greatest_classes: Count = 100
     labels: tuple[str, ...] = ()
     greatest_magnitude: Positive = 1e6

@@ -221,7 +221,7 @@ class Federation(Section):
             one = self.model.features
         elif self.model.family == "conv4":
             one = self.task.image_size_px**2 * self.model.width
-        numbers = one * self.privacy.images_per_patient * self.task.variants
+        numbers = one * self.privacy.images_per_patient * self.task.drawn * self.task.variants
         if not tabular and numbers > MOST_NUMBERS:
             raise ValueError(
                 f"one patient's images take {numbers:,} numbers (image_size_px, images_per_patient, variants of "

@@ -114,6 +114,7 @@ class Task(Example):
     of which is what is left over. "points": findings at places; the first class is where none is.
     inputs: of one patient, several at once, each as its own table says; kind is then "inputs".
     cell_px: with "mask" and "points", the side of the cells of an image that are learned from; an example is a cell.
+    cells_per_image: of each image that a step draws, so many cells are drawn.
     augment: what may be done to an image without making its label wrong; learning sees every combination of it, at most
     16 an image, and judging none. Empty by default, because only who knows the images can say: no flip where left and
     right, or above and below, mean something (the heart in a chest image, a finding named by its side), no "intensity"
@@ -126,6 +127,7 @@ class Task(Example):
     kind: Literal["image", "volume", "table", "inputs"] = "image"  # type: ignore[assignment]
     inputs: Annotated[tuple[Input, ...], Field(max_length=MOST_INPUTS), Later(())] = ()
     cell_px: Annotated[Literal[1, 2, 4, 8, 16], Later(4)] = 4
+    cells_per_image: Annotated[int, Field(ge=1, le=4096), Later(64)] = 64
     augment: Annotated[tuple[Augmentation, ...], Field(max_length=len(VERSIONS))] = ()
 
     @model_validator(mode="after")
@@ -144,7 +146,8 @@ class Task(Example):
     @model_validator(mode="after")
     def _augmentable(self) -> Self:
         if self.augment and (self.kind != "image" or self.dense):
-            raise ValueError("augment is for images, and for labels of whole images")
+            what = f'"{self.labels}"' if self.dense else f"a {self.kind}"
+            raise ValueError(f"augment is for images that have one label each, and this task is about {what}")
         if len(set(self.augment)) != len(self.augment):
             raise ValueError("augment holds a value twice")
         if {"flip-horizontal", "flip-vertical", "rotate-90"} <= set(self.augment):
@@ -162,6 +165,16 @@ class Task(Example):
     def cells(self) -> int:
         """Examples that one image gives."""
         return (self.image_size_px // self.cell_px) ** 2 if self.dense else 1
+
+    @property
+    def drawn(self) -> int:
+        """Examples that are drawn of an image that a step draws."""
+        return min(self.cells, self.cells_per_image) if self.dense else 1
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """What is read of a patient: the task's own, or that of each input."""
+        return self.inputs or (self,)
 
     @property
     def variants(self) -> int:

@@ -32,6 +32,14 @@ TABLE: dict[str, Any] = {
     "model": {"family": "mlp", "width": 3},
 }
 
+VOLUME: dict[str, Any] = {**IMAGES, "task": {**IMAGES["task"], "kind": "volume", "depth": 8}}
+CELLS: dict[str, Any] = {**IMAGES, "task": {**IMAGES["task"], "labels": "mask", "cell_px": 4, "cells_per_image": 9}}
+BLOOD = {"name": "blood", "kind": "table", "features": ["a", "b", "c"], "centre": [0, -1e5, 0], "spread": [1, 1e5, 1]}
+INPUTS: dict[str, Any] = {
+    **IMAGES,
+    "task": {**IMAGES["task"], "kind": "inputs", "inputs": [{"name": "front", "image_size_px": 40}, BLOOD]},
+}
+
 
 def own_settings(kind: Kind[type[Part]]) -> list[str]:
     """Names of all settings of its parts."""
@@ -41,6 +49,7 @@ def own_settings(kind: Kind[type[Part]]) -> list[str]:
 NOT_COMPUTED_HERE: dict[str, str] = {
     "name": "a name",
     "model.encoder": "the name of a file, whose bytes encoder_sha256 pins and greatest_encoder_bytes bounds",
+    "task.spacing_mm": "where the pixels of a volume come from: how many there are is image_size_px and depth",
     "algorithm.adapt_steps": "at home, where nothing leaves",
     "algorithm.adapt_learning_rate": "at home, where nothing leaves",
     "algorithm.adapt_pull": "at home, where nothing leaves",

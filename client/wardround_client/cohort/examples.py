@@ -70,7 +70,8 @@ class Examples:
     z: float32 [n, ...], encoded. y: [n, ...], as `labels` lays them out. patient: int64 [n], 0 .. patients - 1.
     summary: float32 [n, d]. classes: number of classes. left_out: examples whose label the task does not name.
     augmented: float32 [n, variants - 1, ...], the other variants of each image, encoded, which `for_learning` alone
-    shows; None where there are none. labels: their kind. cells: examples that an image gives.
+    shows; None where there are none. labels: their kind. cells: examples that an image gives. drawn: examples of an
+    image that a step draws.
     """
 
     z: Tensor
@@ -82,6 +83,7 @@ class Examples:
     augmented: Tensor | None = None
     labels: LabelKind = one_class
     cells: int = 1
+    drawn: int = 1
 
     @cached_property
     def patients(self) -> int:
@@ -319,6 +321,7 @@ def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: to
         augmented=augmented,
         labels=labels,
         cells=cells,
+        drawn=task.drawn,
     )
 
 

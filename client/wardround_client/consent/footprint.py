@@ -75,7 +75,7 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
     images = math.ceil(MORE_PATIENTS * declared_patients) * STORED_IMAGES * task.cells
     cohort = 4 * images * (row * task.variants + model.scaling_size + 4)
     forward = _forward(model, blank)
-    drawn = privacy.images_per_patient * task.variants
+    drawn = privacy.images_per_patient * task.drawn * task.variants
     rows, pixels = privacy.side_cap(declared_patients) * drawn, blank[0, 0].numel() if blank.dim() == 4 else 0
     sizes = EpisodeSizes(
         rows=rows,

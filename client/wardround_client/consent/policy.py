@@ -136,15 +136,20 @@ def _rules_of_size(policy: Policy, federation: Federation, base: Path | None) ->
     yield _among("families", [model.family], policy.families)
     yield _among("labels", task.classes, policy.labels or task.classes)
     yield _at_most(policy, "classes", len(task.classes))
-    yield _at_most(policy, "image_size_px", task.image_size_px)
+    yield _at_most(policy, "image_size_px", max(each.image_size_px for each in task.examples))
+    yield _at_most(policy, "depth", max(each.depth for each in task.examples))
+    yield _at_most(policy, "inputs", len(task.examples))
     yield _at_most(policy, "variants", task.variants)
-    yield _at_most(policy, "features", max(model.features, len(task.features)))
+    yield _at_most(policy, "cells", task.cells)
+    yield _at_most(policy, "cells_per_image", task.drawn)
+    yield _at_most(policy, "features", max(model.features, *(len(each.features) for each in task.examples)))
     yield _at_most(policy, "embedding", model.embedding)
     yield _at_most(policy, "width", model.width)
+    centres, spreads = ([value for each in task.examples for value in getattr(each, of)] for of in ("centre", "spread"))
     for name, values in (
-        ("centre", task.centre),
-        ("spread", task.spread),
-        ("1 / spread", [math.inf if value < 1e-300 else 1 / value for value in task.spread]),
+        ("centre", centres),
+        ("spread", spreads),
+        ("1 / spread", [math.inf if value < 1e-300 else 1 / value for value in spreads]),
     ):
         yield _magnitude_rule(policy, name, max(map(abs, values), default=0.0))
     if base is not None and model.encoder != "builtin":

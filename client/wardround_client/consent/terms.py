@@ -12,7 +12,7 @@ from wardround.config import Federation, Privacy
 from wardround.labels import LABEL_KINDS
 from wardround.schedule import Schedule
 from wardround.settings import computed as settings_of
-from wardround.task import Task
+from wardround.task import Example, Input, Task
 
 _LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
 
@@ -34,14 +34,31 @@ def computed(
 
 
 def _input(task: Task) -> str:
+    if task.inputs:
+        return "; ".join(f"{each.name}: {_of_example(each)}{_which(each)}" for each in task.inputs)
+    said = _of_example(task)
+    if task.dense:
+        said += f"; of each {task.drawn} of its {task.cells} cells of {task.cell_px} px"
+    return f"{said}, {task.variants} variants of each ({', '.join(task.augment)})" if task.augment else said
+
+
+def _which(chosen: Input) -> str:
+    rules = {"modality": chosen.modality, "view": chosen.view, "series": chosen.series}
+    said = ", ".join(f"{name} {value}" for name, value in rules.items() if value)
+    return f" ({said})" if said else ""
+
+
+def _of_example(task: Example) -> str:
     if task.kind == "table":
         said = f"a table of {_count(len(task.features), 'column')}: {_listed(task.features)}"
         for name, values in (("centres", task.centre), ("spreads", task.spread)):
             said += f"; {name} {_listed([f'{value:g}' for value in values])}" if values else ""
         return said
     colour = "grey" if task.channels == 1 else "RGB"
-    said = f"{colour} images of {task.image_size_px} x {task.image_size_px} px"
-    return f"{said}, {task.variants} variants of each ({', '.join(task.augment)})" if task.augment else said
+    if task.kind == "volume":
+        spacing = f", {task.spacing_mm[0]:g} x {task.spacing_mm[1]:g} mm apart" if task.spacing_mm else ""
+        return f"{colour} volumes of {task.depth} slices of {task.image_size_px} x {task.image_size_px} px{spacing}"
+    return f"{colour} images of {task.image_size_px} x {task.image_size_px} px"
 
 
 def _network(federation: Federation) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Protocol
 
 from wardround.errors import DataError
+from wardround.labels import LABEL_KINDS
+from wardround.task import Example, Task
 from wardround_client.cohort.index import CohortLayout
 
 
@@ -41,6 +44,10 @@ class ImageRecipe:
     deflated file of more bytes, is refused.
     units, window: what the values of DICOM files measure, and centre and width of what is shown of it ("HU", "SUV"); or
     "display": as a viewer shows them.
+    depth: slices of a volume; 0: an image is a row. spacing_mm: of a volume's slices and of the pixels in them; (): the
+    whole series is fitted in.
+    marks: classes of a plane behind the channels, which says where they are; (): there is none. places: the plane is
+    drawn from points and boxes, not from masks.
     """
 
     image_size_px: int
@@ -51,11 +58,22 @@ class ImageRecipe:
     greatest_bytes: int = 1 << 30
     units: Literal["display", "HU", "SUV"] = "display"
     window: tuple[float, float] = (0.0, 0.0)
+    depth: int = 0
+    spacing_mm: tuple[float, ...] = ()
+    marks: tuple[str, ...] = ()
+    places: bool = False
 
     @property
     def layout(self) -> CohortLayout:
-        """uint16 [channels, S, S]."""
-        return CohortLayout("image", self.image_size_px, self.channels, recipe=f"1: {self._settings()}")
+        """uint16 [channels, S, S], [channels, depth, S, S], or [channels + 1, S, S] with a plane of marks."""
+        return CohortLayout(
+            "volume" if self.depth else "image",
+            self.image_size_px,
+            self.channels,
+            recipe=f"1: {self._settings()}",
+            depth=self.depth,
+            marks=self.marks,
+        )
 
     def _settings(self) -> dict[str, object]:
         """Those that were there from the first version on; a later one where it is not the default, so that what is
@@ -103,3 +121,69 @@ class TableRecipe:
         except (ValueError, SyntaxError, TypeError):
             pass
         raise DataError(f"rows made by the recipe {text[:80]!r}", do="use the wardround that took them in")
+
+
+@dataclass(frozen=True)
+class InputsRecipe:
+    """How several inputs of a patient become one row: by name, in the order of the task. choose: which images of a
+    DICOM study each is, by (modality, view, series); "" is any.
+    """
+
+    parts: tuple[tuple[str, ImageRecipe | TableRecipe], ...]
+    choose: tuple[tuple[str, str, str], ...]
+
+    @property
+    def layout(self) -> CohortLayout:
+        """float32 [numbers of all inputs]; images in [0, 1], NaN for what is missing."""
+        sizes = [math.prod(recipe.layout.shape) for _, recipe in self.parts]
+        texts = [(name, recipe.layout.recipe, recipe.layout.features) for name, recipe in self.parts]
+        return CohortLayout("inputs", recipe=f"1: {(texts, self.choose)}", numbers=sum(sizes))
+
+    @classmethod
+    def of(cls, text: str) -> InputsRecipe:
+        """The recipe that stands in a layout. Raises: DataError, when another version wrote it."""
+        version, _, settings = text.partition(": ")
+        try:
+            if version == "1":
+                texts, choose = ast.literal_eval(settings)
+                parts = [
+                    (name, TableRecipe.of(own, features) if features else ImageRecipe.of(own))
+                    for name, own, features in texts
+                ]
+                return cls(tuple(parts), choose)
+        except (ValueError, SyntaxError, TypeError):
+            pass
+        raise DataError(f"inputs made by the recipe {text[:80]!r}", do="use the wardround that took them in")
+
+
+AnyRecipe = ImageRecipe | TableRecipe | InputsRecipe
+
+
+def recipe_of(task: Task, *, allow_burned_in: bool = False) -> AnyRecipe:
+    """How a task's rows are made."""
+    if task.inputs:
+        parts = tuple((each.name, _single(each, allow_burned_in)) for each in task.inputs)
+        return InputsRecipe(parts, tuple((each.modality, each.view, each.series) for each in task.inputs))
+    single = _single(task, allow_burned_in)
+    if not task.dense or isinstance(single, TableRecipe):
+        return single
+    return replace(single, marks=task.classes, places=LABEL_KINDS[task.labels].places)
+
+
+def recipe_in(text: str, task: Task) -> AnyRecipe:
+    """The recipe by which a cohort for this task was made. Raises: DataError, when another version wrote it."""
+    if task.inputs:
+        return InputsRecipe.of(text)
+    return TableRecipe.of(text, task.features) if task.kind == "table" else ImageRecipe.of(text)
+
+
+def _single(example: Example, allow_burned_in: bool) -> ImageRecipe | TableRecipe:
+    if example.kind == "table":
+        return TableRecipe(example.features)
+    return ImageRecipe(
+        example.image_size_px,
+        example.channels,
+        allow_burned_in=allow_burned_in,
+        depth=example.depth,
+        spacing_mm=example.spacing_mm,
+    )

@@ -34,7 +34,8 @@ class Rehearsal:
     def __init__(self, federation: Federation, model: Model, declared_patients: int, device: torch.device) -> None:
         task, privacy = federation.task, federation.privacy
         self._privacy, self._side = privacy, privacy.side_cap(declared_patients)
-        images = 2 * self._side * privacy.images_per_patient
+        self._of_patient = privacy.images_per_patient * task.drawn
+        images = 2 * self._side * self._of_patient
         generator = torch.Generator().manual_seed(0)  # public: nobody is here
 
         def encoded(many: int) -> Tensor:
@@ -47,7 +48,7 @@ class Rehearsal:
         self._examples = Examples(
             z,
             labels.invented(images, task).to(device),
-            torch.arange(images, device=device) // privacy.images_per_patient,
+            torch.arange(images, device=device) // self._of_patient,
             model.summary(z),
             model.classes,
             augmented=encoded(images * (task.variants - 1)).view(images, task.variants - 1, *encoded(1).shape[1:])
@@ -58,7 +59,7 @@ class Rehearsal:
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """Of two patients with the most images, together and one by one."""
-        rows = torch.arange(2 * self._privacy.images_per_patient).view(2, -1)
+        rows = torch.arange(2 * self._of_patient).view(2, -1)
         every = torch.ones_like(rows, dtype=torch.bool)
 
         def added(chosen: slice) -> Tensor:
@@ -70,7 +71,7 @@ class Rehearsal:
 
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         """Of the greatest episode."""
-        half = self._side * self._privacy.images_per_patient
+        half = self._side * self._of_patient
 
         def shots(rows: Tensor) -> Shots:
             x, y = self._examples.for_learning(rows)

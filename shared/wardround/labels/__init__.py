@@ -34,7 +34,8 @@ class LabelKind:
     exclusive: whether exactly one class is true of an example, so that methods can compare classes as wholes.
     elementary: whether `errors` computes the slope of the loss by elementary operations; without it the gradients of
     patients are plain autograd.
-    dense: whether an example is a cell of an image, whose label stands in a plane beside the image's channels.
+    dense: whether an example is a cell of an image, whose label stands in a plane beside the image's channels. places:
+    whether that plane is drawn from points and boxes, and findings are counted one by one.
     full: so many classes of one patient count in full in the statistics; of a patient with more, each counts less, as
     the sensitivity wants. Each more would make the noise of every count larger, by sqrt(full).
     """
@@ -44,6 +45,7 @@ class LabelKind:
     exclusive: bool = False
     elementary: bool = False
     dense: bool = False
+    places: bool = False
     full: int = 1
 
     # In the agreement and in a cohort.

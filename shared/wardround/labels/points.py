@@ -10,6 +10,7 @@ class Points(Mask):
 
     described = "findings at places of an image"
     unknown = "correct the points and ingest again; images of which the CSV says nothing are not used"
+    places = True
 
 
 kind = Points()

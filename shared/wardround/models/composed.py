@@ -37,7 +37,7 @@ class Cells:
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [n, channels, S, S] -> float32 [n side^2, features], an image's cells row by row."""
-        maps = self.encoder.maps(x)
+        maps: Tensor = self.encoder.maps(x)  # type: ignore[attr-defined]  # until every encoder has them
         if maps.shape[-1] != self.side:
             antialias = maps.shape[-1] > self.side
             maps = interpolate(maps, (self.side, self.side), mode="bilinear", antialias=antialias, align_corners=False)

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.client.agreements import IMAGES, NOT_COMPUTED_HERE, TABLE, able, agreed, settings_of, with_setting
+from tests.client.agreements import (
+    CELLS,
+    IMAGES,
+    INPUTS,
+    NOT_COMPUTED_HERE,
+    TABLE,
+    VOLUME,
+    able,
+    agreed,
+    settings_of,
+    with_setting,
+)
 
 from wardround.accountant import calibrate
 from wardround.config import Federation
@@ -45,6 +56,15 @@ BOUNDED: dict[str, list[Case]] = {
     ],
     "task.labels": [("algorithms", TABLE, {"task": {"labels": "several"}}, ["maml"])],
     "task.kind": [("families", TABLE, {}, ["conv4"])],
+    "task.depth": [("greatest_depth", VOLUME, {}, 7)],
+    "task.inputs": [
+        ("greatest_inputs", INPUTS, {}, 1),
+        ("greatest_image_size_px", INPUTS, {}, 39),
+        ("greatest_features", {**INPUTS, "model": {"features": 2}}, {}, 2),
+        ("greatest_magnitude", INPUTS, {}, 99999),
+    ],
+    "task.cell_px": [("greatest_cells", CELLS, {}, 63)],
+    "task.cells_per_image": [("greatest_cells_per_image", CELLS, {}, 8)],
     "task.image_size_px": [("greatest_image_size_px", IMAGES, {}, 31)],
     "task.channels": [("families", IMAGES, {}, ["mlp"])],
     "task.features": [("greatest_features", {**TABLE, "model": {"family": "mlp", "features": 2}}, {}, 1)],

@@ -9,7 +9,18 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
-from tests.client.agreements import IMAGES, NOT_COMPUTED_HERE, TABLE, able, settings_of, with_setting
+from tests.client.agreements import (
+    BLOOD,
+    CELLS,
+    IMAGES,
+    INPUTS,
+    NOT_COMPUTED_HERE,
+    TABLE,
+    VOLUME,
+    able,
+    settings_of,
+    with_setting,
+)
 
 from wardround.accountant import calibrate
 from wardround.algorithms import ALGORITHMS
@@ -31,6 +42,9 @@ BASES = [
     {**IMAGES, "algorithm": {"name": "fedprox"}},
     {**IMAGES, "algorithm": {"name": "ridge"}},
     {**IMAGES, "algorithm": {"name": "reptile", "tasks": "episodes"}},
+    VOLUME,
+    CELLS,
+    INPUTS,
 ]
 # Changes of what has no number and no short list of values.
 OTHERS: dict[str, list[object]] = {
@@ -41,6 +55,8 @@ OTHERS: dict[str, list[object]] = {
     "task.centre": [[55.0, 121.0]],
     "task.spread": [[15.0, 21.0]],
     "task.augment": [["shift"], ["flip-vertical"]],
+    "task.depth": [9],
+    "task.inputs": [[{"name": "front", "image_size_px": 41}, BLOOD]],
 }
 # Where the digests that stand on the screen change as well, a reader learns nothing of it.
 DIGESTS = {"digest", "bundle_sha256", "frozen_part_sha256", "changed"}

@@ -170,9 +170,7 @@ def fit(image: Floats, recipe: ImageRecipe, aspect: float = 1.0) -> Floats:
         # Plane by plane: a matrix product rounds by its place in memory and the number of threads.
         image = image[..., 0] * LUMINANCE[0] + image[..., 1] * LUMINANCE[1] + image[..., 2] * LUMINANCE[2]
     size = recipe.image_size_px
-    height, width = image.shape[0] * aspect, float(image.shape[1])
-    inner_height, inner_width = (max(1, round(size * side / max(height, width))) for side in (height, width))
-    top, left = (size - inner_height) // 2, (size - inner_width) // 2
+    inner_height, inner_width, top, left = placed(image.shape[0], image.shape[1], size, aspect)
     out = np.zeros((recipe.channels, size, size), np.float32)
     planes = [image] if image.ndim == 2 else [image[..., c] for c in range(3)]
     for channel, plane in enumerate(planes):
@@ -182,6 +180,13 @@ def fit(image: Floats, recipe: ImageRecipe, aspect: float = 1.0) -> Floats:
     if len(planes) < recipe.channels:
         out[1:] = out[0]
     return out
+
+
+def placed(rows: int, columns: int, size: int, aspect: float) -> tuple[int, int, int, int]:
+    """Where an image of rows x columns lies in a square of `size`: height, width, top and left."""
+    height, width = rows * aspect, float(columns)
+    inner_height, inner_width = (max(1, round(size * side / max(height, width))) for side in (height, width))
+    return inner_height, inner_width, (size - inner_height) // 2, (size - inner_width) // 2
 
 
 def quantise(image: Floats) -> NDArray[np.uint16]:

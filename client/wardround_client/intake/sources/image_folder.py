@@ -1,29 +1,31 @@
-"""A folder of pictures (PNG, JPEG and whatever Pillow reads), and a CSV that says whose each is.
+"""A folder of files that are not DICOM (PNG, JPEG, TIFF ..., NIfTI), and a CSV that says whose each is.
 
-The CSV has the columns `file` (relative to the folder), `PatientID`, and labels. A picture that it does not name is not
-read: nobody could say whose it is.
+The CSV has the columns `file` (relative to the folder), `PatientID`, and labels. A file that it does not name is not
+read: nobody could say whose it is. Where the task wants masks, its label column names the mask's file; where it wants
+places, it holds them (`wardround_client.intake.marks`). Where it wants several inputs of a patient, a line is a
+patient's, with a column for each input's file, and a column for each feature of a table.
 """
 
 from __future__ import annotations
 
 import posixpath
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from wardround.errors import ConfigError, DataError
-from wardround.files import open_regular
+from wardround.task import Task
 from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
-from wardround_client.intake.dicom.pixels import fit, quantise
+from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
+from wardround_client.intake.marks import MARKED
+from wardround_client.intake.pictures import inputs_of, rows_of
 from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.recipe import ImageRecipe, InputsRecipe
 from wardround_client.intake.source import Asked, Instance, Labels, Rejection, Source
 from wardround_client.intake.sources.dicom_folder import fingerprint
 
@@ -32,13 +34,19 @@ FILE, PATIENT = "file", "PatientID"
 
 @dataclass(frozen=True)
 class Picture:
-    """One line of the CSV. file: as it stands there. patient: None where the line has too few or too many cells."""
+    """One line of the CSV. file: as it stands there. patient: None where the line has too few or too many cells.
+
+    mark: of a task about places, the mask's file or the places; inputs: of a task of several inputs, the cells of each.
+    """
 
     path: Path
     file: str
     patient: str | None
     line: int
     labels: Labels
+    mark: str | None = None
+    inputs: tuple[tuple[str, ...], ...] = ()
+    root: Path | None = None
 
     @property
     def name(self) -> str:
@@ -46,34 +54,42 @@ class Picture:
         return str(self.path)
 
     def fingerprint(self) -> str:
-        """Of the file, and whose it is."""
-        of_file = fingerprint(self.path) if self.patient else ""
-        return f"{of_file}\0{self.patient}" if of_file else ""
+        """Of the files, and whose they are."""
+        if not self.patient:
+            return ""
+        files = [self.path] if not self.inputs else []
+        if self.root is not None:
+            files += [self.root / each[0] for each in self.inputs if len(each) == 1 and each[0]]
+            files += [self.root / self.mark] if self.mark and (self.root / self.mark).is_file() else []
+        known = [fingerprint(file) for file in files]
+        return "\0".join([*known, self.mark or "", str(self.inputs or ""), self.patient]) if all(known) else ""
 
-    def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
-        """Decode and render; of the metadata only the orientation is looked at (Exif 2.3, tag 0x0112)."""
+    def read(self, recipe: ImageRecipe | InputsRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        """Decode and render."""
         if self.patient is None:
             return Rejection("another number of cells than there are columns", f"line {self.line}")
-        if self.patient in MISSING or not self.file:
+        if self.patient in MISSING or not (self.file or self.inputs):
             return Rejection("the CSV names no file, or no PatientID", f"line {self.line}")
-        with open_regular(self.path, recipe.greatest_bytes) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own limit is not ours
-            with Image.open(file) as image:
-                if image.width * image.height > recipe.greatest_pixels:
-                    return Rejection("larger than the limit", f"{image.width} x {image.height} pixels")
-                if getattr(image, "n_frames", 1) > 1:
-                    return Rejection("several pictures in one file")
-                values = _values(ImageOps.exif_transpose(image))
+        if isinstance(recipe, ImageRecipe) and recipe.marks and self.mark in (None, *MISSING):
+            return Rejection("no mask" if not recipe.places else "nothing is said of where findings are")
+        try:
+            rows: NDArray[Any] = (
+                inputs_of(self.inputs, self.root or Path(), recipe)
+                if isinstance(recipe, InputsRecipe)
+                else rows_of(self.path, recipe, self.mark or "", self.root)
+            )
+        except UnusableError as error:
+            return error.rejection
         return Instance(
             patient=pseudonyms.patient(self.patient),
             study=b"",
-            instance=pseudonyms.exact("picture", self.file),
-            rows=quantise(fit(values, recipe))[None],
+            instance=pseudonyms.exact("picture", self.file or f"line {self.inputs}"),
+            rows=rows,
         )
 
 
 class ImageFolder(Source):
-    """Pictures below a folder, as a CSV lists them."""
+    """Files below a folder, as a CSV lists them."""
 
     kind = "image"
     identity = "file name"
@@ -85,9 +101,11 @@ class ImageFolder(Source):
         self.name, self._root = asked.where, Path(asked.where).absolute()
         if not self._root.is_dir():
             raise DataError(f"{asked.where} is not a folder", do="name the folder that holds the pictures")
-        self._file = CsvFile.open(asked.labels)
-        self._file.check((FILE, PATIENT), "column")
-        self.label_columns = label_columns(self._file, (FILE, PATIENT), asked.columns)
+        self._file, self._task = CsvFile.open(asked.labels), asked.task
+        self._columns = _columns(asked.task)
+        others = (PATIENT, *(column for each in self._columns for column in each))
+        self._file.check(others, "column")
+        self.label_columns = label_columns(self._file, others, asked.columns)
         self.notes = tuple(filter(None, [self._file.note]))
 
     def items(self) -> Iterator[Picture]:
@@ -96,22 +114,34 @@ class ImageFolder(Source):
         for row in self._file.rows():
             if row.cells is None:
                 yield Picture(self._root, "", None, row.line, none)
+                continue
+            labels, mark = labels_of(row.cells, self.label_columns), None
+            if self._task is not None and self._task.dense:
+                mark, labels = self._marked(labels)
+            cells = tuple(tuple(row.cells[column] for column in each) for each in self._columns)
+            if self._task is not None and self._task.inputs:
+                cells = tuple(tuple("" if cell in MISSING else cell for cell in each) for each in cells)
+                name = self._root / f"line {row.line}"
+                yield Picture(name, "", row.cells[PATIENT], row.line, labels, None, cells, self._root)
             else:
-                file = posixpath.normpath(row.cells[FILE].replace("\\", "/")) if row.cells[FILE] else ""
-                labels = labels_of(row.cells, self.label_columns)
-                yield Picture(self._root / file, file, row.cells[PATIENT], row.line, labels)
+                file = posixpath.normpath(cells[0][0].replace("\\", "/")) if cells[0][0] else ""
+                yield Picture(self._root / file, file, row.cells[PATIENT], row.line, labels, mark, (), self._root)
+
+    def _marked(self, labels: Labels) -> tuple[str | None, Labels]:
+        """The cell that says where findings are, and the labels without it: what it says stands in the plane."""
+        column = self._task.label_column if self._task else ""
+        if column not in self.label_columns:
+            return None, labels
+        place = self.label_columns.index(column)
+        mark = labels[place]
+        return mark, (*labels[:place], mark and MARKED, *labels[place + 1 :])
 
 
-def _values(image: Image.Image) -> NDArray[np.float32]:
-    """float32 [H, W] or [H, W, 3] in [0, 1]; 16 bits stay 16 bits, what is transparent is black."""
-    if image.mode.startswith("I"):
-        return np.asarray(np.clip(np.asarray(image, np.float32) / np.float32(65535), 0, 1))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no white")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
-    grey = image.mode in ("1", "L")
-    return np.asarray(image.convert("L" if grey else "RGB"), np.float32) / np.float32(255)
+def _columns(task: Task | None) -> tuple[tuple[str, ...], ...]:
+    """The columns of the CSV that hold what is read, input by input."""
+    if task is None or not task.inputs:
+        return ((FILE,),)
+    return tuple(each.features if each.kind == "table" else (each.name,) for each in task.inputs)
 
 
 source = ImageFolder

@@ -1,0 +1,181 @@
+"""Files that are not DICOM -> the rows of a cohort: pictures (whatever Pillow reads), and NIfTI volumes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from wardround.files import open_regular
+from wardround_client.intake import marks
+from wardround_client.intake.dicom.attributes import UnusableError
+from wardround_client.intake.dicom.pixels import fit, quantise
+from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
+from wardround_client.intake.stack import Stack, chosen, volume
+
+NIFTI = (".nii", ".nii.gz")
+_TAILS = (0.5, 99.5)  # percentiles of a volume that become black and white, where nothing else says
+
+
+def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None = None) -> NDArray[np.uint16]:
+    """The rows of a file: uint16 [rows, *layout.shape].
+
+    Args:
+        path: a picture, or a NIfTI file.
+        recipe: how rows are made.
+        mark: of a recipe with marks, the file of the mask, relative to `root`; with places, what the CSV's cell says.
+        root: the folder of the mask.
+
+    Raises: UnusableError, OSError, and whatever a decoder raises.
+    """
+    if path.name.lower().endswith(NIFTI):
+        return _of_volume(path, recipe, mark, root)
+    if recipe.depth:
+        raise UnusableError("a picture, and the task is about volumes", "name a NIfTI file, or use a folder of DICOM")
+    values = picture(path, recipe)
+    row = quantise(fit(values, recipe))
+    if recipe.marks:
+        plane = marks.fitted(_plane(mark, root, values.shape[:2], recipe), recipe.image_size_px)
+        row = np.concatenate([row, plane[None]])
+    return row[None]
+
+
+def picture(path: Path, recipe: ImageRecipe) -> NDArray[np.float32]:
+    """float32 [H, W] or [H, W, 3] in [0, 1]; of the metadata only the orientation is used (Exif 2.3, tag 0x0112)."""
+    with _opened(path, recipe) as image:
+        return _values(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def _opened(path: Path, recipe: ImageRecipe) -> Iterator[Image.Image]:
+    with open_regular(path, recipe.greatest_bytes) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own limit is not ours
+        with Image.open(file) as image:
+            if image.width * image.height > recipe.greatest_pixels:
+                raise UnusableError("larger than the limit", f"{image.width} x {image.height} pixels")
+            if getattr(image, "n_frames", 1) > 1:
+                raise UnusableError("several pictures in one file")
+            yield image
+
+
+def _values(image: Image.Image) -> NDArray[np.float32]:
+    """float32 [H, W] or [H, W, 3] in [0, 1]; 16 bits stay 16 bits, what is transparent is black."""
+    if image.mode.startswith("I"):
+        return np.asarray(np.clip(np.asarray(image, np.float32) / np.float32(65535), 0, 1))
+    if image.mode == "F":
+        raise UnusableError("floating-point pixels have no white")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
+    grey = image.mode in ("1", "L")
+    return np.asarray(image.convert("L" if grey else "RGB"), np.float32) / np.float32(255)
+
+
+def _plane(mark: str, root: Path | None, shape: tuple[int, ...], recipe: ImageRecipe) -> NDArray[np.uint16]:
+    """Of an image of this shape, as large as it."""
+    if recipe.places:
+        return marks.drawn(marks.places_in(mark, recipe.marks), *shape)
+    if root is None:
+        raise UnusableError("no mask")
+    with _opened(root / mark, recipe) as image:
+        image = ImageOps.exif_transpose(image)
+        values = np.asarray(image if image.mode in ("L", "P", "1", "I", "I;16") else image.convert("RGB"))
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise UnusableError("a mask is in colour", "write the number of each pixel's class, in grey")
+        values = values[..., 0]
+    if values.shape != shape:
+        raise UnusableError("a mask is not as large as its image", f"{values.shape}, image {shape}")
+    return marks.of_picture(values.astype(np.int64), len(recipe.marks))
+
+
+def _of_volume(path: Path, recipe: ImageRecipe, mark: str, root: Path | None) -> NDArray[np.uint16]:
+    """A NIfTI file as one volume, or its slices as images, at most `frames_per_file`, evenly spaced."""
+    values, spacing = nifti(path, recipe)
+    low, high = np.percentile(values, _TAILS)
+
+    def read(number: int) -> NDArray[np.float32]:
+        return np.asarray(np.clip((values[number] - low) / max(high - low, 1e-6), 0, 1), np.float32)
+
+    stack = Stack(read, len(values), spacing)
+    if recipe.depth:
+        return volume(stack, recipe)[None]
+    numbers = chosen(stack.size, recipe.frames_per_file)
+    rows = np.stack([quantise(fit(read(number), recipe, stack.aspect)) for number in numbers])
+    if not recipe.marks:
+        return rows
+    if root is None or recipe.places or not mark.lower().endswith(NIFTI):
+        raise UnusableError("the mask of a NIfTI file is not a NIfTI file", mark[:80])
+    of_classes, _ = nifti(root / mark, recipe)
+    if of_classes.shape != values.shape:
+        raise UnusableError("a mask is not as large as its image", f"{of_classes.shape}, image {values.shape}")
+    size, classes = recipe.image_size_px, len(recipe.marks)
+    planes = (marks.of_picture(np.rint(of_classes[number]).astype(np.int64), classes) for number in numbers)
+    fitted = [marks.fitted(plane, size, stack.aspect) for plane in planes]
+    return np.concatenate([rows, np.stack(fitted)[:, None]], 1)
+
+
+def nifti(path: Path, recipe: ImageRecipe) -> tuple[NDArray[Any], tuple[float, float, float]]:
+    """A NIfTI file of three dimensions: [slices, rows, columns], feet first, front up, the patient's right on the left;
+    and the spacing of these in mm. Raises: UnusableError.
+    """
+    try:
+        import nibabel
+    except ImportError:
+        raise UnusableError("NIfTI files need nibabel", "pip install 'wardround[nifti]'") from None
+    try:
+        image: Any = nibabel.load(path)
+        shape = image.shape
+        if len(shape) == 4 and shape[3] == 1:
+            image = image.slicer[..., 0]
+        if len(image.shape) != 3 or not all(image.shape):
+            raise UnusableError("a NIfTI file without three dimensions", str(shape))
+        if int(np.prod(image.shape, dtype=np.int64)) * 4 > recipe.greatest_bytes:
+            raise UnusableError("larger than the limit", f"{shape}, limit {recipe.greatest_bytes} bytes")
+        image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
+        values = np.asarray(image.dataobj, np.float32)
+        x, y, z = (float(each) for each in image.header.get_zooms()[:3])
+    except (nibabel.filebasedimages.ImageFileError, EOFError, ValueError) as error:
+        raise UnusableError("a NIfTI file that cannot be read", repr(error)) from None
+    if not np.isfinite(values).all():
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    # Canonical is right, front, head; a picture's rows go down, and a radiologist looks from the feet.
+    return values.transpose(2, 1, 0)[:, ::-1, ::-1], (z, y, x)
+
+
+def inputs_of(cells: tuple[tuple[str, ...], ...], root: Path, recipe: InputsRecipe) -> NDArray[np.float32]:
+    """Several inputs of one patient: float32 [1, numbers]. cells: for each input, its file relative to `root`, or its
+    columns; "" is missing. Raises: UnusableError: none is there.
+    """
+    parts = [_input(values, root, each) for values, (_, each) in zip(cells, recipe.parts, strict=True)]
+    if all(np.isnan(part).all() for part in parts):
+        raise UnusableError("none of the inputs is there")
+    return np.concatenate(parts)[None]
+
+
+def _input(values: tuple[str, ...], root: Path, recipe: ImageRecipe | TableRecipe) -> NDArray[np.float32]:
+    if isinstance(recipe, TableRecipe):
+        return np.array([_number(value) for value in values], np.float32)
+    if not values[0]:
+        return np.full(int(np.prod(recipe.layout.shape)), np.nan, np.float32)
+    rows = rows_of(root / values[0], recipe)
+    if len(rows) != 1:
+        raise UnusableError("several images where one is wanted", values[0][:80])
+    return np.asarray(rows.ravel() / np.float32(65535), np.float32)
+
+
+def _number(cell: str) -> float:
+    if not cell:
+        return np.nan
+    try:
+        number = float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
+    except ValueError:
+        raise UnusableError("not a number", cell[:80]) from None
+    if not np.isfinite(number):
+        raise UnusableError("not a finite number", cell[:80])
+    return number
