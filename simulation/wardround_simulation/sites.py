@@ -23,7 +23,7 @@ from wardround_client.hospital import Hospital
 from wardround_client.intake.check import labels_for
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.ingest import ingest
-from wardround_client.intake.recipe import ImageRecipe, TableRecipe
+from wardround_client.intake.recipe import recipe_of
 from wardround_client.intake.source import Asked, Source, look, opened
 from wardround_client.privacy.ledger import Ledger
 from wardround_simulation.phantoms import HospitalProfile, write_hospital
@@ -238,10 +238,9 @@ def _write(site: Site) -> None:
 
 def _take_in(site: Site, key: bytes, federation: Federation) -> None:
     task = federation.task
-    recipe = TableRecipe(task.features) if task.kind == "table" else ImageRecipe(task.image_size_px, task.channels)
     # What somebody else made may crash a decoder.
     workers = 0 if site.profile else 1
-    ingest(source_of(site.images, task), site.home / "cohort", recipe, key=key, workers=workers)
+    ingest(source_of(site.images, task), site.home / "cohort", recipe_of(task), key=key, workers=workers)
 
 
 @contextmanager

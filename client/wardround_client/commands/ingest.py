@@ -74,7 +74,7 @@ def ingest(
     home = checked(home)
     from wardround_client.hospital import Hospital
     from wardround_client.intake.ingest import ingest as take_in
-    from wardround_client.intake.recipe import ImageRecipe, TableRecipe
+    from wardround_client.intake.recipe import ImageRecipe, TableRecipe, recipe_of
     from wardround_client.intake.source import Asked, look, opened
 
     if channels == 2:
@@ -94,11 +94,12 @@ def ingest(
         for line in read.notes:
             note(line, as_json)
         tasks = [asked_task] if asked_task else approved(hospital, read)
-        if read.kind == "table":
-            recipe: ImageRecipe | TableRecipe = TableRecipe(asked_task.features if asked_task else ())
+        if asked_task:
+            recipe = recipe_of(asked_task, allow_burned_in=allow_burned_in)
+        elif read.kind == "table":
+            recipe = TableRecipe(())
         else:
-            of_task = (asked_task.image_size_px, asked_task.channels) if asked_task else (size, channels)
-            recipe = ImageRecipe(*of_task, allow_burned_in=allow_burned_in)
+            recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
         with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
             bar = progress.add_task("reading", total=None)
             summary = take_in(

@@ -160,7 +160,7 @@ def inputs_of(cells: tuple[tuple[str, ...], ...], root: Path, recipe: InputsReci
 
 def _input(values: tuple[str, ...], root: Path, recipe: ImageRecipe | TableRecipe) -> NDArray[np.float32]:
     if isinstance(recipe, TableRecipe):
-        return np.array([_number(value) for value in values], np.float32)
+        return np.array([number(value) for value in values], np.float32)
     if not values[0]:
         return np.full(int(np.prod(recipe.layout.shape)), np.nan, np.float32)
     rows = rows_of(root / values[0], recipe)
@@ -169,13 +169,14 @@ def _input(values: tuple[str, ...], root: Path, recipe: ImageRecipe | TableRecip
     return np.asarray(rows.ravel() / np.float32(65535), np.float32)
 
 
-def _number(cell: str) -> float:
+def number(cell: str) -> float:
+    """A cell of a table beside images; NaN for none. Raises: UnusableError."""
     if not cell:
         return np.nan
     try:
-        number = float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
+        value = float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
     except ValueError:
         raise UnusableError("not a number", cell[:80]) from None
-    if not np.isfinite(number):
+    if not np.isfinite(value):
         raise UnusableError("not a finite number", cell[:80])
-    return number
+    return value

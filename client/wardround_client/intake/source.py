@@ -181,7 +181,8 @@ def look(asked: Asked) -> str:
         return "table"
     if not Path(asked.where).is_dir():
         raise DataError(f"{asked.where} is not a folder or a file", do="correct the path, or name a --source")
-    pictures = asked.labels is not None and "file" in CsvFile.open(asked.labels).columns
+    named = {"file", *(each.name for each in asked.task.inputs)} if asked.task else {"file"}
+    pictures = asked.labels is not None and named & set(CsvFile.open(asked.labels).columns)
     return "image-folder" if pictures else "dicom-folder"
 
 

@@ -25,7 +25,7 @@ from wardround.task import Task
 from wardround_client.cohort.store import UNKNOWN, normalised
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.recipe import ImageRecipe, Recipe, TableRecipe
+from wardround_client.intake.recipe import ImageRecipe, Recipe, recipe_in
 from wardround_client.intake.source import Asked, Instance, Item, Rejection, opened
 from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
 from wardround_client.intake.sources.image_folder import Picture
@@ -100,8 +100,7 @@ class Predictor:
     @property
     def recipe(self) -> Recipe:
         """How inputs are made. Raises: DataError: by another version of wardround."""
-        task, text = self.adapted.federation.task, self.adapted.recipe
-        return TableRecipe.of(text, task.features) if task.kind == "table" else ImageRecipe.of(text)
+        return recipe_in(self.adapted.recipe, self.adapted.federation.task)
 
     def predict(
         self, items: Sequence[Item], *, workers: int | None = None

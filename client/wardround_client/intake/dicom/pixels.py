@@ -7,6 +7,7 @@ quantity that was agreed on (`quantities`), nothing of the file decides how brig
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,16 @@ def images_of(header: Header, recipe: ImageRecipe) -> NDArray[np.uint16]:
     Returns: uint16 [frames, channels, S, S], 0 black, 65535 white. Raises: UnusableError.
     """
     out = np.zeros((len(header.looks), recipe.channels, recipe.image_size_px, recipe.image_size_px), np.uint16)
-    for place, (frame, look) in enumerate(zip(decoded(header), header.looks.values(), strict=True)):
-        scale = scale_of(header, look, recipe)
-        image = grey(frame, header, look, scale) if header.photometric in GREY else colour(frame, header)
+    for place, (image, look) in enumerate(zip(shown(header, recipe), header.looks.values(), strict=True)):
         out[place] = quantise(fit(image, recipe, look.aspect))
     return out
+
+
+def shown(header: Header, recipe: ImageRecipe) -> Iterator[Floats]:
+    """The chosen frames one after the other, [H, W] or [H, W, 3] in [0, 1]. Raises: UnusableError."""
+    for frame, look in zip(decoded(header), header.looks.values(), strict=True):
+        scale = scale_of(header, look, recipe)
+        yield grey(frame, header, look, scale) if header.photometric in GREY else colour(frame, header)
 
 
 def grey(frame: Array, header: Header, look: Look, scale: Scale | None = None) -> Floats:

@@ -1,0 +1,306 @@
+"""DICOM files that belong together -> the examples of a task: the slices of a volume, an image and its masks, several
+inputs of a study. Files that belong to no example are listed, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.task import Input, Task
+from wardround_client.intake import marks
+from wardround_client.intake.dicom.attributes import UnusableError, quiet
+from wardround_client.intake.dicom.card import Card, card_of
+from wardround_client.intake.dicom.header import Header, read
+from wardround_client.intake.dicom.marked import planes_of
+from wardround_client.intake.dicom.pixels import images_of
+from wardround_client.intake.pictures import number
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
+from wardround_client.intake.series import stack_of
+from wardround_client.intake.source import Instance, Item, Labels, Rejection
+from wardround_client.intake.stack import volume
+from wardround_client.intake.workers import outcomes
+
+
+class File(Item, Protocol):
+    """A file of a folder, or of an archive once it is fetched."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+Cells = Mapping[str, tuple[str, ...]]
+"""By the value of the labels CSV's key: its cells, in the order of some columns."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A file of which the card is read, in a worker process."""
+
+    file: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.file.name)
+
+    @property
+    def line(self) -> int:
+        return 0
+
+    labels: None = None
+
+    def fingerprint(self) -> str:
+        return str(self.file.fingerprint())
+
+    def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Any:
+        if getattr(self.file, "unreadable", ""):
+            return Rejection("not a regular file or a folder without access", self.file.unreadable)
+        try:
+            return card_of(self.file.path)
+        except UnusableError as error:
+            return error.rejection
+
+
+@dataclass(frozen=True)
+class Together:
+    """Files that are one example. what: "" or why they cannot be used."""
+
+    files: tuple[Any, ...]
+    what: str = ""
+    line: int = 0
+    labels: Labels | None = None
+
+    @property
+    def name(self) -> str:
+        """The first file, and how many more."""
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return f"{self.files[0].name}{more}"
+
+    def fingerprint(self) -> str:
+        """Of all files, and what else decides."""
+        known = [file.fingerprint() for file in self.files]
+        return "\0".join([*known, self._more()]) if all(known) else ""
+
+    def _more(self) -> str:
+        return ""
+
+    def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Instance | Rejection:
+        """Make the row."""
+        if self.what:
+            return Rejection(self.what)
+        try:
+            with quiet():
+                return self._made(recipe, pseudonyms)
+        except UnusableError as error:
+            return error.rejection
+
+    def _made(self, recipe: Any, pseudonyms: Pseudonyms) -> Instance:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Series(Together):
+    """The slices of a volume."""
+
+    def _made(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance:
+        headers, stack = stack_of([file.path for file in self.files], recipe)
+        uid = _uid(headers[0], "SeriesInstanceUID")
+        return _instance(headers[0], pseudonyms, pseudonyms.of("SeriesInstanceUID", uid), volume(stack, recipe)[None])
+
+
+@dataclass(frozen=True)
+class Marked(Together):
+    """An image and what says where its findings are: files that refer to it, or a cell of the CSV."""
+
+    cell: str | None = None
+
+    def _more(self) -> str:
+        return self.cell or ""
+
+    def _made(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance:
+        path, marking = self.files[0].path, [file.path for file in self.files[1:]]
+        header = read(path, recipe)
+        rows = images_of(header, recipe)
+        frames = list(header.looks)
+        if recipe.places:
+            drawn = marks.drawn(marks.places_in(self.cell or "", recipe.marks), header.rows, header.columns)
+            planes = np.stack([drawn] * len(frames))
+        else:
+            planes = planes_of(path, marking, recipe.marks, frames)
+        aspects = [look.aspect for look in header.looks.values()]
+        fitted = [
+            marks.fitted(plane, recipe.image_size_px, aspect) for plane, aspect in zip(planes, aspects, strict=True)
+        ]
+        rows = np.concatenate([rows, np.stack(fitted)[:, None]], 1)
+        return _instance(header, pseudonyms, pseudonyms.instance(header.instance_uid), rows)
+
+
+@dataclass(frozen=True)
+class Study(Together):
+    """Several inputs: for each the number of files of its own, in their order; and cells of the CSV for its columns."""
+
+    counts: tuple[int, ...] = ()
+    cells: tuple[tuple[str, ...], ...] = ()
+
+    def _more(self) -> str:
+        return f"{self.counts} {self.cells}"
+
+    def _made(self, recipe: InputsRecipe, pseudonyms: Pseudonyms) -> Instance:
+        left, parts = list(self.files), []
+        header: Header | None = None
+        for (_, each), count, cells in zip(recipe.parts, self.counts, self.cells, strict=True):
+            if isinstance(each, TableRecipe):
+                parts.append(np.array([number(cell) for cell in cells or [""] * len(each.features)], np.float32))
+                continue
+            own, left = left[:count], left[count:]
+            part = np.full(int(np.prod(each.layout.shape)), np.nan, np.float32)
+            if own:
+                rows, header = _rows(own, each)
+                part = np.asarray(rows.ravel() / np.float32(65535), np.float32)
+            parts.append(part)
+        if header is None:
+            raise UnusableError("none of the inputs is there")
+        study = pseudonyms.study(header.study_uid)
+        return _instance(header, pseudonyms, study, np.concatenate(parts)[None])
+
+
+def _rows(files: Sequence[File], recipe: ImageRecipe) -> tuple[NDArray[np.uint16], Header]:
+    if recipe.depth:
+        headers, stack = stack_of([file.path for file in files], recipe)
+        return volume(stack, recipe), headers[0]
+    header = read(files[0].path, recipe)
+    rows = images_of(header, recipe)
+    return rows[len(rows) // 2], header
+
+
+def _uid(header: Header, keyword: str) -> str:
+    return str(header.dataset.get(keyword) or "")
+
+
+def _instance(header: Header, pseudonyms: Pseudonyms, instance: bytes, rows: NDArray[Any]) -> Instance:
+    return Instance(
+        patient=pseudonyms.patient(header.patient_id),
+        study=pseudonyms.study(header.study_uid) if header.study_uid else b"",
+        instance=instance,
+        rows=rows,
+        manufacturer=header.manufacturer,
+    )
+
+
+def gathered(
+    files: Iterable[File], task: Task, *, key: str = "", cells: Cells | None = None, workers: int | None = None
+) -> list[Item]:
+    """The examples that files make, and each file that belongs to none.
+
+    Args:
+        files: of a folder, or of a study.
+        task: of volumes, of masks or points, or of several inputs.
+        key: of the labels CSV.
+        cells: of the labels CSV: where findings are, or the columns of the inputs, one after another.
+        workers: processes that look into the files; None: one for each core; 0: none but this one.
+    """
+    cards: list[tuple[File, Card]] = []
+    others: list[Item] = []
+    looks = outcomes([_Look(file) for file in files], ImageRecipe(8, 1), Pseudonyms(bytes(16)), workers)
+    for look, found in looks:
+        card = cast(Any, found)
+        if isinstance(card, Card):
+            cards.append((look.file, card))
+        else:
+            others.append(look.file)  # it is read, and refused, as a file by itself
+    cards.sort(key=lambda pair: pair[1].key)
+    if task.inputs:
+        made = _studies(cards, task, key, cells or {})
+    elif task.dense:
+        made = _marked(cards, task, key, cells)
+    else:
+        made = _series(cards)
+    return [*made, *others]
+
+
+def _series(cards: Sequence[tuple[File, Card]]) -> Iterator[Item]:
+    for group in _grouped(cards, "StudyInstanceUID", "SeriesInstanceUID").values():
+        yield Series(tuple(file for file, _ in group))
+
+
+def _grouped(cards: Sequence[tuple[File, Card]], *names: str) -> dict[tuple[str, ...], list[tuple[File, Card]]]:
+    groups: dict[tuple[str, ...], list[tuple[File, Card]]] = defaultdict(list)
+    for file, card in cards:
+        groups[tuple(card[name] for name in names)].append((file, card))
+    return groups
+
+
+def _marked(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cells | None) -> Iterator[Item]:
+    """Each image with what refers to it, or to another image of its series: then nothing is there."""
+    if cells is not None:
+        for file, card in cards:
+            cell = cells.get(card[key], (None,))[0]
+            what = "nothing is said of where findings are" if cell is None else ""
+            yield Marked((file,), what, labels=(cell and marks.MARKED,), cell=cell)
+        return
+    marking: dict[str, list[File]] = defaultdict(list)
+    series_of = {card["SOPInstanceUID"]: card["SeriesInstanceUID"] for _, card in cards}
+    for file, card in cards:
+        if card.marks:
+            for uid in dict.fromkeys(series_of.get(each, "") for each in card.refers):
+                marking[uid].append(file)
+    for file, card in cards:
+        if card.marks:
+            continue
+        found = marking.get(card["SeriesInstanceUID"], [])
+        yield Marked((file, *found), "" if found else "no mask", labels=(marks.MARKED if found else None,))
+
+
+def _studies(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cells) -> Iterator[Item]:
+    columns = [each.features if each.kind == "table" else () for each in task.inputs]
+    for group in _grouped(cards, "PatientID", "StudyInstanceUID").values():
+        said = next((cells[card[key]] for _, card in group if key and card[key] in cells), None)
+        chosen: list[list[File]] = []
+        what = ""
+        for each in task.inputs:
+            own, why = _chosen(each, group)
+            chosen.append(own)
+            what = what or why
+        at, of_inputs = 0, []
+        for names in columns:
+            of_inputs.append(said[at : at + len(names)] if said is not None else ("",) * len(names))
+            at += len(names)
+        taken = tuple(file for own in chosen for file in own)
+        used = {id(file) for file in taken}
+        if taken:
+            yield Study(taken, what, counts=tuple(map(len, chosen)), cells=tuple(of_inputs))
+        for file, _ in group:
+            if id(file) not in used:
+                yield Together((file,), "an image of none of the inputs")
+
+
+def _chosen(wanted: Input, group: Sequence[tuple[File, Card]]) -> tuple[list[File], str]:
+    """The files of one input, and what is wrong with them."""
+    if wanted.kind == "table":
+        return [], ""
+    fitting = [(file, card) for file, card in group if not card.marks and _fits(wanted, card)]
+    if wanted.kind == "volume":
+        series = list(_grouped(fitting, "SeriesInstanceUID").values())
+        if len(series) > 1:
+            return [file for file, _ in fitting], "several series fit one input"
+        return [file for each in series for file, _ in each], ""
+    if len(fitting) > 1:
+        return [file for file, _ in fitting], "several images fit one input"
+    return [file for file, _ in fitting], ""
+
+
+def _fits(wanted: Input, card: Card) -> bool:
+    pattern = (wanted.series or "*").casefold()
+    return (
+        wanted.modality.upper() in ("", card.modality)
+        and wanted.view.upper() in ("", card.view)
+        and fnmatchcase(card.series.casefold(), pattern)
+    )

@@ -1,0 +1,109 @@
+"""The files of a DICOM series -> one stack of slices, in the order in which they lie in the patient.
+
+That is by Image Position along the normal of Image Orientation (PS3.3 C.7.6.2.1.1), never by a number or a file's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from wardround_client.intake.dicom.attributes import UnusableError, numbers
+from wardround_client.intake.dicom.header import Header, read
+from wardround_client.intake.dicom.pixels import shown
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.stack import Stack
+
+_SAME = 1e-3  # of a direction's length, and of a millimetre: what a text of 16 characters rounds
+_GAP = 1.5  # of the usual distance of two slices: then one is missing
+_MOST_SLICES = 4096
+
+Slice = tuple[Header, int]
+"""A file, and the number of a frame in it."""
+
+
+def stack_of(paths: Sequence[Path], recipe: ImageRecipe) -> tuple[list[Header], Stack]:
+    """The headers of the files, and their slices as one stack.
+
+    Raises: UnusableError: files of several patients or studies, sizes or orientations; two slices at one place; a gap;
+        a slice that says not where it lies. OSError.
+    """
+    headers = [read(path, replace(recipe, frames_per_file=_MOST_SLICES)) for path in paths]
+    first = headers[0]
+    if {(each.patient_id, each.study_uid) for each in headers} != {(first.patient_id, first.study_uid)}:
+        raise UnusableError("a series of several patients or studies")
+    slices: list[Slice] = [(header, frame) for header in headers for frame in header.looks]
+    if len(slices) > _MOST_SLICES or any(header.frames != len(header.looks) for header in headers):
+        raise UnusableError(f"a series of more than {_MOST_SLICES} slices")
+    if len(slices) < 2:
+        raise UnusableError("a series of one slice is no volume")
+    if len({(header.rows, header.columns) for header in headers}) > 1:
+        raise UnusableError("slices of different sizes in one series")
+    ordered, between = _ordered(slices)
+    spacing = _spacing(*ordered[0])
+    stack = Stack(
+        lambda number: _read(*ordered[number], recipe),
+        len(ordered),
+        (between, *spacing) if spacing else None,
+    )
+    return headers, stack
+
+
+def _read(header: Header, frame: int, recipe: ImageRecipe) -> NDArray[Any]:
+    one = replace(header, looks={frame: header.looks[frame]})
+    return next(iter(shown(one, recipe)))
+
+
+def _ordered(slices: list[Slice]) -> tuple[list[Slice], float]:
+    """By place, and the usual distance of two, mm."""
+    positions = np.array(
+        [_three(header, frame, "PlanePositionSequence", "ImagePositionPatient", 3) for header, frame in slices]
+    )
+    directions = np.array(
+        [_three(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6) for header, frame in slices]
+    )
+    if np.abs(directions - directions[0]).max() > 10 * _SAME:
+        raise UnusableError("slices of different orientations in one series")
+    normal = np.cross(directions[0, :3], directions[0, 3:])
+    places = positions @ (normal / max(float(np.linalg.norm(normal)), _SAME))
+    order = np.argsort(places, kind="stable")
+    steps = np.diff(places[order])
+    if steps.min() < 10 * _SAME:
+        raise UnusableError("two slices of a series lie at one place")
+    usual = float(np.median(steps))
+    if steps.max() > _GAP * usual:
+        raise UnusableError(
+            "slices are missing in a series", f"{steps.max():.2f} mm between two, usually {usual:.2f} mm"
+        )
+    return [slices[number] for number in order.tolist()], usual
+
+
+def _three(header: Header, frame: int, macro: str, keyword: str, many: int) -> list[float]:
+    """An attribute of a frame: its own functional group's, the shared one's, or the file's."""
+    found = next((values for each in _groups(header, frame, macro) if (values := numbers(each, keyword))), [])
+    if len(found) != many:
+        raise UnusableError("a slice says not where it lies", keyword)
+    return found
+
+
+def _groups(header: Header, frame: int, macro: str) -> list[Dataset]:
+    dataset = header.dataset
+    per_frame = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
+    inner = [items[0] for group in (*per_frame, *shared) if (items := group.get(macro))]
+    return [*inner, dataset]
+
+
+def _spacing(header: Header, frame: int) -> tuple[float, float] | None:
+    """From row to row and from column to column, mm; None where it is not known."""
+    for each in _groups(header, frame, "PixelMeasuresSequence"):
+        found = numbers(each, "PixelSpacing")
+        if len(found) == 2 and min(found) > 0:
+            return found[0], found[1]
+    return None
