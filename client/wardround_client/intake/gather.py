@@ -14,6 +14,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.errors import ConfigError
+from wardround.labels import LABEL_KINDS
 from wardround.task import Input, Task
 from wardround_client.intake import marks
 from wardround_client.intake.dicom.attributes import UnusableError, quiet
@@ -21,11 +23,12 @@ from wardround_client.intake.dicom.card import Card, card_of
 from wardround_client.intake.dicom.header import Header, read
 from wardround_client.intake.dicom.marked import planes_of
 from wardround_client.intake.dicom.pixels import images_of
+from wardround_client.intake.labels_csv import LabelsCsv
 from wardround_client.intake.pictures import number
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
 from wardround_client.intake.series import stack_of
-from wardround_client.intake.source import Instance, Item, Labels, Rejection
+from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Labels, Rejection
 from wardround_client.intake.stack import volume
 from wardround_client.intake.workers import outcomes
 
@@ -193,6 +196,69 @@ def _instance(header: Header, pseudonyms: Pseudonyms, instance: bytes, rows: NDA
         rows=rows,
         manufacturer=header.manufacturer,
     )
+
+
+class Examples:
+    """What a task makes of DICOM files, and the labels CSV that goes with them."""
+
+    def __init__(self, task: Task | None, csv: LabelsCsv | None) -> None:
+        self._task, self._csv = task, csv
+        self._gathered: list[Item] | None = None
+        places = bool(task and task.dense and LABEL_KINDS[task.labels].places)
+        self._own = (task.label_column,) if task and places else _columns(task)
+        self._in_items = bool(task and task.dense)
+        self.key = "" if csv is None or self._in_items else csv.key
+        self.notes = tuple(filter(None, [csv.file.note])) if csv else ()
+        if task and self._in_items:
+            self.columns: tuple[str, ...] = (task.label_column,)
+        else:
+            self.columns = tuple(name for name in csv.columns if name not in self._own) if csv else ()
+
+    @classmethod
+    def of(cls, asked: Asked) -> Examples:
+        """Check the CSV. Raises: ConfigError: there is none, and the task needs it; DataError."""
+        task = asked.task
+        masks = task is not None and task.dense and not LABEL_KINDS[task.labels].places
+        if asked.labels is None:
+            if masks:
+                return cls(task, None)
+            raise ConfigError("DICOM files without --labels", do="add --labels labels.csv")
+        if masks:
+            raise ConfigError(
+                "--labels for a task of masks",
+                do="leave it out: segmentations (SEG) and structure sets (RTSTRUCT) beside the images are the labels",
+            )
+        csv = LabelsCsv.open(asked.labels, asked.columns)
+        made = cls(task, csv)
+        csv.file.check(made._own, "column")
+        return made
+
+    def of_files(self, files: Iterable[File]) -> Iterator[Item]:
+        """The files, or what belongs together of them; they are looked into once."""
+        task = self._task
+        if task is None or not (task.dense or task.inputs or task.depth):
+            return iter(files)
+        if self._gathered is None:
+            self._gathered = gathered(files, task, key=self._csv.key if self._csv else "", cells=self._cells())
+        return iter(self._gathered)
+
+    def _cells(self) -> Cells | None:
+        if self._csv is None or not self._own:
+            return None
+        rows = (row.cells for row in self._csv.file.rows() if row.cells is not None)
+        return {cells[self._csv.key]: tuple(cells[name] for name in self._own) for cells in rows}
+
+    def labels(self) -> Iterator[LabelLine]:
+        """The lines of the CSV, without the columns that are inputs."""
+        if self._csv is None or self._in_items:
+            return
+        kept = [place for place, name in enumerate(self._csv.columns) if name in self.columns]
+        for line in self._csv.lines():
+            yield line._replace(labels=tuple(line.labels[place] for place in kept) if line.labels else ())
+
+
+def _columns(task: Task | None) -> tuple[str, ...]:
+    return tuple(name for each in task.inputs for name in each.features) if task else ()
 
 
 def gathered(

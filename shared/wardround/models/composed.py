@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from wardround.models.head import Encoder
+from wardround.models.head import Encoder, MapEncoder
 
 _AT_ONCE = 16  # slices that are encoded together: memory stays flat, whatever the depth
 _BOUND = 6.0  # of a table's number, in its guessed spreads
@@ -22,7 +22,7 @@ _BOUND = 6.0  # of a table's number, in its guessed spreads
 class Cells:
     """The maps of an encoder over a grid of `side` x `side` cells: each cell is an example."""
 
-    encoder: Encoder
+    encoder: MapEncoder
     side: int
 
     @property
@@ -33,11 +33,11 @@ class Cells:
     @property
     def fingerprint(self) -> str:
         """Of the encoder, and the grid."""
-        return _fingerprint("cells", self.side, self.encoder.fingerprint)
+        return _fingerprint("cells", self.side, self.encoder.map_fingerprint)
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [n, channels, S, S] -> float32 [n side^2, features], an image's cells row by row."""
-        maps: Tensor = self.encoder.maps(x)  # type: ignore[attr-defined]  # until every encoder has them
+        maps: Tensor = self.encoder.maps(x)
         if maps.shape[-1] != self.side:
             antialias = maps.shape[-1] > self.side
             maps = interpolate(maps, (self.side, self.side), mode="bilinear", antialias=antialias, align_corners=False)

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from tests.client.agreements import (
     BLOOD,
+    CELLS,
     IMAGES,
     INPUTS,
     NOT_COMPUTED_HERE,
@@ -42,6 +43,7 @@ BASES = [
     {**IMAGES, "algorithm": {"name": "ridge"}},
     {**IMAGES, "algorithm": {"name": "reptile", "tasks": "episodes"}},
     VOLUME,
+    CELLS,
     INPUTS,
 ]
 # Changes of what has no number and no short list of values.

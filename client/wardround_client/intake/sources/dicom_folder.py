@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wardround.errors import ConfigError, DataError
+from wardround.errors import DataError
 from wardround.toml import Section
 from wardround_client.intake.dicom import instance_of
-from wardround_client.intake.labels_csv import LabelsCsv
+from wardround_client.intake.gather import Examples
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Asked, Instance, LabelLine, Rejection, Source
+from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Rejection, Source
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,20 @@ class DicomFolder(Source):
 
     def __init__(self, asked: Asked, settings: Section) -> None:
         """Check the folder and the CSV. Raises: ConfigError, DataError."""
-        if asked.labels is None:
-            raise ConfigError("a folder of DICOM files without --labels", do="add --labels labels.csv")
         self.name, self._root = asked.where, Path(asked.where)
         if not self._root.is_dir():
             raise DataError(f"{asked.where} is not a folder", do="name the folder that holds the DICOM files")
-        self._csv = LabelsCsv.open(asked.labels, asked.columns)
-        self.key, self.label_columns = self._csv.key, self._csv.columns
-        self.notes = tuple(filter(None, [self._csv.file.note]))
-        self._leave_out = (*asked.leave_out, asked.labels)
+        self._leave_out = (*asked.leave_out, *([asked.labels] if asked.labels else []))
+        self._examples = Examples.of(asked)
+        self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
 
-    def items(self) -> Iterator[DicomFile]:
-        """The files, in an order that depends on their names only."""
-        return files_below(self._root, leave_out=self._leave_out)
+    def items(self) -> Iterator[Item]:
+        """The files, in an order that depends on their names only; or what belongs together of them."""
+        return self._examples.of_files(files_below(self._root, leave_out=self._leave_out))
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the CSV."""
-        return self._csv.lines()
+        return self._examples.labels()
 
 
 def files_below(folder: Path, *, leave_out: Sequence[Path] = ()) -> Iterator[DicomFile]:
