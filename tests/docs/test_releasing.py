@@ -15,10 +15,15 @@ ROOT = Path(__file__).parents[2]
 SERVER_OR_SIMULATION_ONLY = {"jinja2", "starlette", "uvicorn"}
 
 
-def dependencies(file: str) -> dict[str, str]:
+AT_A_HOSPITAL = ("nifti", "onnx", "pacs", "text")
+"""Extras that a hospital's own distribution holds."""
+
+
+def dependencies(file: str, *extras: str) -> dict[str, str]:
     project = tomllib.loads((ROOT / file).read_text())["project"]
     assert "version" in project["dynamic"], "the version stands in wardround/__init__.py alone"
-    return {Requirement(each).name: each for each in project["dependencies"]}
+    wanted = [*project["dependencies"], *(each for name in extras for each in project["optional-dependencies"][name])]
+    return {Requirement(each).name: each for each in wanted}
 
 
 def pinned(file: str) -> set[str]:
@@ -31,7 +36,10 @@ def test_every_place_names_the_same_version() -> None:
 
 
 def test_a_hospital_installs_the_same_versions_and_nothing_of_the_coordinator() -> None:
-    everything, hospital = dependencies("pyproject.toml"), dependencies("deploy/hospital/pyproject.toml")
+    everything, hospital = (
+        dependencies("pyproject.toml", *AT_A_HOSPITAL),
+        dependencies("deploy/hospital/pyproject.toml"),
+    )
     assert {name: everything[name] for name in hospital} == hospital
     assert everything.keys() - hospital.keys() == SERVER_OR_SIMULATION_ONLY
 
