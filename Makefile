@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED = 0
 
-.PHONY: demo test lint types imports unit docs soak format proto lock hospital-wheel sbom clean
+.PHONY: demo test lint types imports unit docs soak fuzz format proto lock hospital-wheel sbom clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wardround simulate
@@ -28,6 +28,10 @@ unit: $(VENV)/.installed
 soak: $(VENV)/.installed
 	WARDROUND_SOAK=1000 $(BIN)/pytest -q -s tests/soak tests/reference/test_accounting_schedules.py
 	$(BIN)/pytest -q --hypothesis-profile=thorough tests/hostile/test_agreements.py tests/client/privacy tests/shared
+
+# Ten thousand wrong files: no end, no hang, no picture that dcmtk (Debian: dcmtk) shows otherwise. `unit` takes in 300.
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix

@@ -99,6 +99,7 @@ label_column = "finding"          # a column of every hospital's labels CSV
 classes = ["normal", "nodule", "diffuse", "effusion"]  # its values, in the order of the model's outputs
 labels = "one"                    # or "several": classes are findings, each there or not ("nodule;effusion")
 image_size_px = 64
+units = "display"                 # or "HU" (CT), "SUV" (PET), with window = [centre, width]: the same range everywhere
 augment = []                      # "flip-horizontal", ...: only what leaves a label true (no flip where sides matter)
 
 [model]

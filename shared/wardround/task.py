@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -36,6 +37,7 @@ VERSIONS: dict[Augmentation, int] = {
     "shift": 5,
     "intensity": 3,
 }
+Units = Literal["display", "HU", "SUV"]
 MOST_VARIANTS = 16  # of one image: each takes memory and time like an image
 
 MOST_INPUTS = 16
@@ -43,6 +45,19 @@ Pixels = Annotated[int, Field(ge=8, le=1024)]
 Slices = Annotated[int, Field(ge=2, le=512)]
 Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 Text = Annotated[str, Field(max_length=100), AfterValidator(_plain)]
+
+
+def measured(units: Units, window: Sequence[float]) -> str:
+    """In words what black and white are: "HU from -160 to 240"; "" for what a viewer shows."""
+    if units == "display":
+        return ""
+    centre, width = window
+    return f"{units} from {centre - width / 2:g} to {centre + width / 2:g}"
+
+
+def measured_each(inputs: Iterable[tuple[str, str]]) -> str:
+    """The same of several inputs, by name."""
+    return "; ".join(f"{name} {said}" for name, said in inputs if said)
 
 
 class Example(Section):
@@ -56,6 +71,9 @@ class Example(Section):
     features: for a table, the names of the columns. centre, spread: for each column a public guess of a usual value and
     of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private statistics mend the
     guess, and are bounded in its units. Empty: 0 and 1.
+    units: what the grey values of DICOM images measure. "HU" (CT) or "SUV" (PET, by body weight): every hospital shows
+    the same range of it, window = [centre, width], whatever its files ask for, and files that do not measure it are
+    refused. "display": as a viewer shows each file, by its own window or table; then there is no window.
     """
 
     kind: Literal["image", "volume", "table"] = "image"
@@ -66,6 +84,8 @@ class Example(Section):
     features: Annotated[tuple[Label, ...], Field(max_length=4096)] = ()
     centre: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = ()
     spread: tuple[Annotated[float, Field(ge=1e-9, le=1e9)], ...] = ()
+    units: Annotated[Units, Later("display")] = "display"
+    window: Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=2), Later(())] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -80,6 +100,22 @@ class Example(Section):
         if len(self.spacing_mm) not in (0, 2) or (self.spacing_mm and self.kind != "volume"):
             raise ValueError("spacing_mm is of a volume, and holds two lengths: between slices, and within them")
         return self
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        if self.units == "display":
+            if self.window:
+                raise ValueError("window is of what units measure: add units (HU or SUV), or leave window out")
+        elif self.kind not in ("image", "volume"):
+            raise ValueError(f"units is for images and volumes, and this is {self.kind}")
+        elif len(self.window) != 2 or self.window[1] < 1e-3:
+            raise ValueError(f"units {self.units} needs window = [centre, width], the width more than 0")
+        return self
+
+    @property
+    def measured(self) -> str:
+        """What the grey values measure, in words; "" where they are as a viewer shows them."""
+        return measured(self.units, self.window)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -150,6 +186,8 @@ class Task(Example):
             raise ValueError(f"augment is for images that have one label each, and this task is about {what}")
         if len(set(self.augment)) != len(self.augment):
             raise ValueError("augment holds a value twice")
+        if "intensity" in self.augment and self.units != "display":
+            raise ValueError(f'augment "intensity" changes what units {self.units} measure; leave one of them out')
         if {"flip-horizontal", "flip-vertical", "rotate-90"} <= set(self.augment):
             raise ValueError("augment: rotate-90 and flip-horizontal make what flip-vertical makes; leave it out")
         if self.variants > MOST_VARIANTS:
@@ -187,6 +225,11 @@ class Task(Example):
         if self.inputs:
             return (sum(math.prod(each.input_shape) for each in self.inputs),)
         return super().input_shape
+
+    @property
+    def measured(self) -> str:
+        """What the grey values measure, in words, of each input; "" where they are as a viewer shows them."""
+        return measured_each((each.name, each.measured) for each in self.inputs) if self.inputs else super().measured
 
 
 def _distinct(name: str, values: Any) -> None:

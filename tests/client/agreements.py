@@ -61,6 +61,8 @@ NOT_COMPUTED_HERE: dict[str, str] = {
         ),
         "at the coordinator",
     ),
+    "task.units": "by the intake, before any round; a cohort that measures something else does not fit",
+    "task.window": "by the intake, before any round; a cohort that shows another range does not fit",
     "rounds.quorum": "at the coordinator",
     "rounds.deadline_s": "at the coordinator",
 }

@@ -56,6 +56,8 @@ class Store(Protocol):
     @property
     def features(self) -> tuple[str, ...]: ...
     @property
+    def measured(self) -> str: ...
+    @property
     def marks(self) -> tuple[str, ...]: ...
     def labels(self, column: str) -> Sequence[str | None]:
         """The label code of each example; None where it has none. Raises: DataError, for an unknown column."""
@@ -279,6 +281,12 @@ def _shape_fits(store: Store, task: Task) -> None:
         raise DataError(
             f"the task needs {task.kind} inputs of shape {task.input_shape}, the cohort holds {store.kind} of {shape}",
             do="ingest again for this federation's image size, channels or features",
+        )
+    if store.measured != task.measured:
+        raise DataError(
+            f"the cohort's grey values are {store.measured or 'as a viewer shows them'}",
+            allowed=f"what the task measures: {task.measured or 'as a viewer shows them'}",
+            do="ingest again for this federation's units and window",
         )
     if task.kind == "table" and tuple(store.features) != task.features:
         raise DataError(

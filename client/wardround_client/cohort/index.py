@@ -70,6 +70,7 @@ class CohortLayout:
     kind "image": uint16 [channels, S, S]; "volume": uint16 [channels, depth, S, S]; "table": float32 [features];
     "inputs": float32 [numbers], NaN where an input is missing.
     marks: of images, the classes of one plane more, behind the channels (`wardround.planes`); () where there is none.
+    measured: what the grey values of images are, in words; "" where they are as a viewer shows them.
     recipe: every setting that decides a row's values; a cohort keeps one for life.
     """
 
@@ -81,6 +82,7 @@ class CohortLayout:
     depth: int = 0
     marks: tuple[str, ...] = ()
     numbers: int = 0
+    measured: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

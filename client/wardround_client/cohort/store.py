@@ -140,6 +140,11 @@ class CohortStore:
         return self.layout.channels
 
     @property
+    def measured(self) -> str:
+        """What grey values are, in words; "" for a table, and where they are as a viewer shows them."""
+        return self.layout.measured
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """Classes of the plane behind an image's channels; () where there is none."""
         return self.layout.marks

@@ -19,7 +19,7 @@ from wardround_client.commands.ingest import approved, note, print_summary, task
 if TYPE_CHECKING:
     from wardround_client.config import Pacs
     from wardround_client.intake.pacs.source import PacsSource
-    from wardround_client.intake.recipe import ImageRecipe
+    from wardround_client.intake.recipe import AnyRecipe
 
 
 def pull(
@@ -61,7 +61,7 @@ def pull(
     from wardround_client.intake.check import check_labels
     from wardround_client.intake.ingest import ingest
     from wardround_client.intake.pacs.source import who_answers
-    from wardround_client.intake.recipe import ImageRecipe
+    from wardround_client.intake.recipe import ImageRecipe, recipe_of
     from wardround_client.intake.source import Asked
 
     if channels == 2:
@@ -82,8 +82,11 @@ def pull(
         tasks = [task] if task else approved(hospital, source)
         for each in [] if allow_unknown_labels else tasks:
             check_labels(source, each)  # before the PACS is asked for anything
-        of_task = (task.image_size_px, task.channels) if task else (size, channels)
-        recipe = ImageRecipe(*of_task, allow_burned_in=allow_burned_in)
+        recipe: AnyRecipe
+        if task:
+            recipe = recipe_of(task, allow_burned_in=allow_burned_in)
+        else:
+            recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
         with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
             asking = progress.add_task("asking the PACS", total=None)
             source.find(lambda done, total: progress.update(asking, completed=done, total=total))
@@ -122,7 +125,7 @@ def _chosen(home: Path, settings: Pacs) -> tuple[type[PacsSource], Pacs]:
     return cast("type[PacsSource]", SOURCES["dicomweb" if settings.url else "dimse"]), settings
 
 
-def _print_plan(source: PacsSource, cohort: Path, recipe: ImageRecipe, key: bytes, *, as_json: bool) -> None:
+def _print_plan(source: PacsSource, cohort: Path, recipe: AnyRecipe, key: bytes, *, as_json: bool) -> None:
     """What would be fetched."""
     from wardround_client.intake.ingest import unknown
     from wardround_client.intake.pacs.source import PacsFile

@@ -57,8 +57,10 @@ def _of_example(task: Example) -> str:
     colour = "grey" if task.channels == 1 else "RGB"
     if task.kind == "volume":
         spacing = f", {task.spacing_mm[0]:g} x {task.spacing_mm[1]:g} mm apart" if task.spacing_mm else ""
-        return f"{colour} volumes of {task.depth} slices of {task.image_size_px} x {task.image_size_px} px{spacing}"
-    return f"{colour} images of {task.image_size_px} x {task.image_size_px} px"
+        said = f"{colour} volumes of {task.depth} slices of {task.image_size_px} x {task.image_size_px} px{spacing}"
+    else:
+        said = f"{colour} images of {task.image_size_px} x {task.image_size_px} px"
+    return f"{said}, {task.measured}" if task.measured else said
 
 
 def _network(federation: Federation) -> str:

@@ -6,11 +6,11 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from wardround.errors import DataError
 from wardround.labels import LABEL_KINDS
-from wardround.task import Example, Task
+from wardround.task import Example, Task, Units, measured, measured_each
 from wardround_client.cohort.index import CohortLayout
 
 
@@ -56,8 +56,8 @@ class ImageRecipe:
     allow_burned_in: bool = False
     greatest_pixels: int = 1 << 26
     greatest_bytes: int = 1 << 30
-    units: Literal["display", "HU", "SUV"] = "display"
-    window: tuple[float, float] = (0.0, 0.0)
+    units: Units = "display"
+    window: tuple[float, ...] = ()
     depth: int = 0
     spacing_mm: tuple[float, ...] = ()
     marks: tuple[str, ...] = ()
@@ -73,6 +73,7 @@ class ImageRecipe:
             recipe=f"1: {self._settings()}",
             depth=self.depth,
             marks=self.marks,
+            measured=measured(self.units, self.window),
         )
 
     def _settings(self) -> dict[str, object]:
@@ -137,7 +138,8 @@ class InputsRecipe:
         """float32 [numbers of all inputs]; images in [0, 1], NaN for what is missing."""
         sizes = [math.prod(recipe.layout.shape) for _, recipe in self.parts]
         texts = [(name, recipe.layout.recipe, recipe.layout.features) for name, recipe in self.parts]
-        return CohortLayout("inputs", recipe=f"1: {(texts, self.choose)}", numbers=sum(sizes))
+        said = measured_each((name, recipe.layout.measured) for name, recipe in self.parts)
+        return CohortLayout("inputs", recipe=f"1: {(texts, self.choose)}", numbers=sum(sizes), measured=said)
 
     @classmethod
     def of(cls, text: str) -> InputsRecipe:
@@ -184,6 +186,8 @@ def _single(example: Example, allow_burned_in: bool) -> ImageRecipe | TableRecip
         example.image_size_px,
         example.channels,
         allow_burned_in=allow_burned_in,
+        units=example.units,
+        window=example.window,
         depth=example.depth,
         spacing_mm=example.spacing_mm,
     )

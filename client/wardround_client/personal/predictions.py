@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from wardround.files import cannot_write, private_folder, write_atomically
 from wardround.task import Task
 from wardround_client.cohort.store import UNKNOWN, normalised
 from wardround_client.intake.csv_file import CsvFile
+from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, Recipe, recipe_in
 from wardround_client.intake.source import Asked, Instance, Item, Rejection, opened
@@ -52,12 +52,9 @@ class NewFile(DicomFile):
         """As the intake reads it, but for images of so few pixels that nothing can be seen on them."""
         if self.path.suffix.lower() in _PICTURES:
             return Picture(self.path, self.name, self.name, 0, ()).read(recipe, pseudonyms)
-        outcome = super().read(recipe, pseudonyms)
-        if isinstance(outcome, Instance):
-            size = pydicom.dcmread(self.path, specific_tags=["Rows", "Columns"], stop_before_pixels=True)
-            if min(size.Rows, size.Columns) < _LEAST_SIDE_PX:
-                return Rejection(f"fewer than {_LEAST_SIDE_PX} pixels on a side", f"{size.Rows} x {size.Columns}")
-        return outcome
+        if self.unreadable:
+            return super().read(recipe, pseudonyms)
+        return instance_of(self.path, recipe, pseudonyms, least_side_px=_LEAST_SIDE_PX)
 
 
 def items_of(paths: Sequence[Path], task: Task) -> list[Item]:

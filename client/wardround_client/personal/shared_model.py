@@ -113,6 +113,12 @@ def with_task(federation: Federation, changes: dict[str, object]) -> Federation:
     except ValidationError as error:
         said = (str(each["msg"]).removeprefix("Value error, ") for each in error.errors())
         raise ConfigError("; ".join(said), do="correct the task") from None
+    if task.measured != agreed.measured:
+        raise ConfigError(
+            f"the task measures {task.measured or 'nothing'}",
+            allowed=f"what the federation's model was learned on: {agreed.measured or 'images as viewers show them'}",
+            do="leave units and window out of the task: the federation's are taken",
+        )
     if (task.kind, task.input_shape, task.features) != (agreed.kind, agreed.input_shape, agreed.features):
         raise ConfigError(
             f"the task wants {task.kind} inputs of shape {task.input_shape}",

@@ -29,6 +29,7 @@ class Memory:
     channels: int = 1
     features: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    measured: str = ""
 
     def labels(self, column: str) -> list[str | None]:
         return self.codes
@@ -149,3 +150,9 @@ def test_nobody_has_variants_too() -> None:
     examples = examples_of(store([], []), augment, MODEL)
     assert examples.variants == 3
     assert examples.for_learning(torch.arange(0))[0].shape == (0, 1, 8, 8)
+
+
+def test_a_cohort_that_measures_something_else_does_not_fit() -> None:
+    hounsfield = Task(label_column="finding", classes=("no", "yes"), image_size_px=8, units="HU", window=(40, 400))
+    with pytest.raises(DataError, match="as a viewer shows them"):
+        examples_of(store(["no", "yes"], [0, 1]), hounsfield, MODEL)

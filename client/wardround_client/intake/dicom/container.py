@@ -119,7 +119,7 @@ def opened(path: Path, keywords: Sequence[str], greatest_inflated: int) -> Conta
         pixels = PixelElement(_PIXEL_TAGS[tag], vr or "", at, defined, size, path, inflated)
     if not syntax and pixels and pixels.length is not None:
         syntax = _native(implicit=dataset.original_encoding[0] is True, little_endian=little_endian)
-    sop_class = UID(text(meta, "MediaStorageSOPClassUID") or text(dataset, "SOPClassUID"))
+    sop_class = UID(text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID"))
     if not meta and not (sop_class.startswith("1.2.840.10008.5.1.4.") and "SOPInstanceUID" in dataset):
         raise UnusableError("not DICOM", f"no 'DICM' prefix (PS3.10 section 7.1), and no {named('SOPClassUID')}")
     return Container(dataset, sop_class, syntax, little_endian, pixels)

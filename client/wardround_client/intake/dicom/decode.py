@@ -19,7 +19,7 @@ from PIL import Image
 from pydicom import uid
 from rle.utils import decode_pixel_data as decode_rle
 
-from wardround_client.intake.dicom.attributes import COLOUR, UnusableError, named
+from wardround_client.intake.dicom.attributes import COLOUR, GREY, UnusableError, named
 from wardround_client.intake.dicom.codestream import (
     BASELINE,
     EXTENDED,
@@ -68,6 +68,8 @@ def _check(header: Header) -> None:
         raise UnusableError(f"{named('TransferSyntaxUID')} is not known", header.syntax)
     if header.samples != (3 if header.photometric in COLOUR else 1):
         raise UnusableError(f"{named('SamplesPerPixel')} does not fit {named('PhotometricInterpretation')}")
+    if header.photometric not in GREY and not header.unsigned:
+        raise UnusableError(f"{named('PixelRepresentation')} gives colours a sign")  # PS3.3 C.7.6.3.1.2
     if header.element.keyword in _FLOATS:
         if header.allocated != _FLOATS[header.element.keyword]:
             raise UnusableError(f"{named('BitsAllocated')} does not fit {named(header.element.keyword)}")
@@ -93,7 +95,9 @@ def _native(header: Header) -> Iterator[Array]:
     source = NativeFrames(header.element, header.rows * header.columns * each, header.frames)
     source.check()
     swapped = not header.little_endian and header.allocated == 8 and header.element.vr == "OW"
-    if (swapped and source.bits % 16 and header.frames > 1) or (header.allocated == 1 and not header.little_endian):
+    # The order of words within a longer value is read one way by some programs, and the other way by others.
+    unsure = header.allocated == 1 or (header.allocated == 32 and header.element.keyword == "PixelData")
+    if (swapped and source.bits % 16 and header.frames > 1) or (unsure and not header.little_endian):
         raise UnusableError(f"cannot read such pixels in big endian, {named('TransferSyntaxUID')}")
     with header.element.open() as stream:
         for index in header.looks:
@@ -103,7 +107,8 @@ def _native(header: Header) -> Iterator[Array]:
                 yield bits[odd : odd + source.bits].reshape(header.rows, header.columns)
                 continue
             if swapped:
-                data = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2").astype("<u2").tobytes()[: len(data)]
+                data += stream.read(len(data) % 2)
+                data = np.frombuffer(data, ">u2").astype("<u2").tobytes()[: source.bits // 8]
             yield _coloured(_shaped(np.frombuffer(data, _dtype(header)), header, planes=header.planar == 1), header)
 
 
@@ -201,6 +206,8 @@ def _check_codestream(stream: Codestream, header: Header) -> None:
     bits = f"{header.stored} of {header.allocated}, codestream {stream.precision}"
     if (
         stream.precision > header.allocated
+        or (header.allocated == 32 and stream.process != JPEG_2000)
+        or (header.photometric in COLOUR and (header.allocated == 8) != (stream.precision <= 8))
         or (header.photometric in COLOUR and stream.precision != header.stored)
         or (not header.unsigned and not stream.signed and stream.precision < header.stored)
     ):

@@ -12,11 +12,18 @@ from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Instance, Rejection
 
 
-def instance_of(path: Path, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
-    """Read, hash and render one file; whatever is wrong with it becomes a Rejection. Raises: OSError, MemoryError."""
+def instance_of(
+    path: Path, recipe: ImageRecipe, pseudonyms: Pseudonyms, *, least_side_px: int = 1
+) -> Instance | Rejection:
+    """Read, hash and render one file; whatever is wrong with it becomes a Rejection.
+
+    least_side_px: what has fewer pixels on a side is refused. Raises: OSError, MemoryError.
+    """
     try:
         with quiet():
             header = read(path, recipe)
+            if min(header.rows, header.columns) < least_side_px:
+                return Rejection(f"fewer than {least_side_px} pixels on a side", f"{header.rows} x {header.columns}")
             return Instance(
                 patient=pseudonyms.patient(header.patient_id),
                 study=pseudonyms.study(header.study_uid) if header.study_uid else b"",

@@ -27,6 +27,8 @@ from wardround_client.intake.dicom.container import Container, PixelElement, ope
 from wardround_client.intake.dicom.tables import Table, palette_of, table_of
 from wardround_client.intake.recipe import ImageRecipe
 
+_LEAST, _GREATEST = 1e-15, 1e9  # of a slope or an intercept: what is beyond loses the picture in rounding
+
 COMPUTED = {
     "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
     "1.2.840.10008.5.1.4.1.1.66.5",  # Surface Segmentation
@@ -127,7 +129,7 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
         manufacturer = text(dataset, "Manufacturer")
     samples, allocated = whole(dataset, "SamplesPerPixel", least=1), whole(dataset, "BitsAllocated", least=1)
     whole_numbers = element.keyword == "PixelData"
-    unsigned = not whole_numbers or not whole(dataset, "PixelRepresentation", least=0)
+    unsigned = not whole_numbers or _unsigned(dataset)
     return Header(
         patient_id=text(dataset, "PatientID"),
         study_uid=text(dataset, "StudyInstanceUID"),
@@ -157,6 +159,14 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
         greatest_bytes=recipe.greatest_bytes,
         dataset=dataset,
     )
+
+
+def _unsigned(dataset: Dataset) -> bool:
+    """Whether the stored values have no sign."""
+    value = whole(dataset, "PixelRepresentation", least=0)
+    if value > 1:
+        raise UnusableError(f"{named('PixelRepresentation')} is neither 0 nor 1", value)
+    return not value
 
 
 def _inverse(dataset: Dataset, photometric: str) -> bool:
@@ -214,9 +224,14 @@ def _rescale(dataset: Dataset) -> tuple[float, float] | None:
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if slope is None and intercept is None:
         return None
-    if slope == 0:
+    for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if value is None:  # programs differ in what they make of one without the other
+            raise UnusableError(f"no {named(keyword)}")
+        if abs(value) > _GREATEST or 0 < abs(value) < _LEAST:
+            raise UnusableError(f"{named(keyword)} makes no sense", f"{value:g}")
+    if not slope or intercept is None:
         raise UnusableError(f"{named('RescaleSlope')} is 0")
-    return (1.0 if slope is None else slope), intercept or 0.0
+    return slope, intercept
 
 
 def _window(dataset: Dataset) -> tuple[float, float, str] | None:

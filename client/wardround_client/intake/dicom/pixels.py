@@ -88,7 +88,7 @@ def _modality(frame: Array, look: Look) -> Floats:
 
 def _through(table: Table, values: Floats) -> Floats:
     """The VOI LUT (PS3.3 C.11.2.1.1)."""
-    return np.asarray(np.clip(table.of(np.rint(values)).astype(np.float32) / np.float32(table.top(filled=True)), 0, 1))
+    return np.asarray(np.clip(table.of(np.rint(values)).astype(np.float32) / np.float32((1 << table.needed) - 1), 0, 1))
 
 
 def apply_window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:
@@ -154,7 +154,13 @@ def _as_stored(value: float, dtype: np.dtype[np.generic]) -> int:
 def colour(frame: Array, header: Header) -> Floats:
     """[H, W, 3] RGB, or [H, W] indices of a palette -> float32 [H, W, 3] in [0, 1]."""
     if header.palette is not None:
-        planes = [table.of(frame).astype(np.float32) / np.float32(table.top(filled=False)) for table in header.palette]
+        # Of 8 bits or of as many as declared: a palette may well be dark, but not to the half.
+        narrow = all(table.needed <= 8 for table in header.palette)
+        tops = [(1 << (8 if narrow else table.bits)) - 1 for table in header.palette]
+        planes = [
+            table.of(frame).astype(np.float32) / np.float32(top)
+            for table, top in zip(header.palette, tops, strict=True)
+        ]
         return np.clip(np.stack(planes, -1), 0, 1)
     return np.asarray(np.clip(frame.astype(np.float32) / np.float32(2.0**header.stored - 1), 0, 1))
 

@@ -45,12 +45,12 @@ def scale_of(header: Header, look: Look, recipe: ImageRecipe) -> Scale | None:
     if recipe.units == "SUV":
         if not pet:
             raise UnusableError("not PET, and the images are measured in SUV")
-        return Scale(suv_factor(header.dataset), *recipe.window)
+        return Scale(suv_factor(header.dataset), recipe.window[0], recipe.window[1])
     if header.modality != "CT" or header.photometric not in GREY or look.modality is None:
         raise UnusableError("not CT in HU, and the images are measured in HU")
     if look.rescale_type not in ("", "HU"):
         raise UnusableError(f"{named('RescaleType')} is not HU", look.rescale_type)
-    return Scale(1.0, *recipe.window)
+    return Scale(1.0, recipe.window[0], recipe.window[1])
 
 
 def suv_factor(dataset: Dataset) -> float:

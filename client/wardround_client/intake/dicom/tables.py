@@ -38,13 +38,12 @@ class Table:
         index = np.clip(np.asarray(values, np.int64) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index])
 
-    def top(self, *, filled: bool) -> int:
-        """What an entry is white at. It is of the bits that are declared, but for entries that need more.
-
-        filled: the entries use these bits. Where they need fewer, the declaration is a mistake that viewers correct.
+    @property
+    def needed(self) -> int:
+        """Bits that the entries need, at least 8. Where they are fewer than declared, viewers correct the declaration:
+        what it says would be a picture that is dark throughout.
         """
-        needed = max(8, int(self.entries.max()).bit_length())
-        return (1 << (needed if filled else max(needed, self.bits))) - 1
+        return min(self.bits, max(8, int(self.entries.max()).bit_length()))
 
 
 def table_of(item: Dataset, keyword: str, *, signed: bool, little_endian: bool) -> Table:
@@ -108,7 +107,14 @@ def _entries(value: Any, vr: str, count: int, bits: int, *, little_endian: bool)
             words = _packed(words.astype("<u2").tobytes(), "OB", little_endian=True)
     if len(words) < count:
         raise UnusableError("a lookup table is shorter than its description", f"{len(words)} of {count} entries")
-    return words[:count].astype(np.uint16)
+    words = words[:count].astype(np.uint16)
+    if words.max() >= 1 << bits:
+        if bits > 8 or (words >> 8 != words & 0xFF).any():
+            raise UnusableError(
+                "a lookup table has entries of more bits than it declares", f"{words.max()}, {bits} bits"
+            )
+        words &= 0xFF  # each value twice in its word, as 16-bit screens want it
+    return words
 
 
 def _packed(value: bytes, vr: str, *, little_endian: bool) -> NDArray[np.uint8]:
