@@ -57,8 +57,8 @@ MOST_NUMBERS = 1 << 28  # of one patient's images, as a model takes them, or of 
 class ModelChoice(Section):
     """The network. family: encoder-head (frozen public encoder, private head; the default), conv4, logistic or mlp.
 
-    encoder: "builtin", or the name of a safetensors file beside federation.toml that the consortium brings, pinned by
-    encoder_sha256.
+    encoder: "builtin", or the name of an ONNX or safetensors file beside federation.toml that the consortium brings,
+    pinned by encoder_sha256.
     features: how many public principal components of the encoder's output the head sees.
     embedding: with encoder-head, outputs of a learned linear map between the encoder and the head, at most `features`;
     0: none. Methods that learn an embedding and not a head (anil, prototypical ...) need one.
@@ -66,9 +66,9 @@ class ModelChoice(Section):
     """
 
     family: Family = "encoder-head"
-    encoder: Annotated[str, Field(max_length=100, pattern=r"^(builtin|[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors)$")] = (
-        "builtin"
-    )
+    encoder: Annotated[
+        str, Field(max_length=100, pattern=r"^(builtin|[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|onnx))$")
+    ] = "builtin"
     encoder_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     features: Annotated[int, Field(ge=2, le=4096)] = 32
     embedding: Annotated[int, Field(ge=0, le=4096)] = 0

@@ -12,6 +12,7 @@ from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import Encoder, EncoderHead, MapEncoder
 from wardround.models.objective import Objective
+from wardround.models.onnx_encoder import OnnxEncoder
 from wardround.models.own_encoder import OwnEncoder
 from wardround.models.tabular import Tabular
 from wardround.task import Example
@@ -63,13 +64,9 @@ def picture_encoder(choice: ModelChoice, example: Example, base: Path, weights: 
     """Of one image, as the choice says. base: the folder of a relative `encoder`. Raises: ConfigError."""
     if choice.encoder == "builtin":
         return BuiltinEncoder.of(example.image_size_px, example.channels, choice.features)
-    return OwnEncoder.load(
-        base / choice.encoder,
-        choice.encoder_sha256,
-        channels=example.channels,
-        features=choice.features,
-        data=weights,
-    )
+    path = base / choice.encoder
+    kind = OnnxEncoder if path.suffix == ".onnx" else OwnEncoder
+    return kind.load(path, choice.encoder_sha256, channels=example.channels, features=choice.features, data=weights)
 
 
 def _columns(table: Example) -> Columns:

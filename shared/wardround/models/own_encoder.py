@@ -17,7 +17,6 @@ meanpool and linear, resizes "bilinear", makes no copies, and does not bound its
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,16 +25,15 @@ from typing import Annotated, Literal, Self
 from weakref import WeakValueDictionary
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torch.nn import functional
 
 from wardround.errors import ConfigError
-from wardround.given import ENCODER_BYTES, given_bytes
 from wardround.models.encoder import GREATEST_VALUE
-from wardround.text import shown
+from wardround.models.from_outside import pinned, reason, resized
 from wardround.toml import Section
 
 LARGEST_HEADER = 1 << 20  # bytes of the file's JSON
@@ -135,12 +133,7 @@ class Description(Section):
 
     def resized(self, x: Tensor) -> Tensor:
         """[n, c, h, w] in [0, 1] -> [n, c, side, side] in [0, 1]."""
-        if x.shape[-2:] == (self.side, self.side):
-            return x
-        bilinear = self.resize == "bilinear"
-        x = functional.interpolate(x, (self.side, self.side), mode=self.resize, antialias=bilinear, align_corners=False)
-        # Only bicubic overshoots.
-        return x if bilinear else x.clamp(0, 1)
+        return resized(x, self.side, self.resize)
 
     def outputs(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """All layers: [n, channels, side, side] -> what the last one gives; errors as of `with_maps`."""
@@ -200,7 +193,7 @@ class OwnEncoder:
 
         Raises: ConfigError: missing, another hash, not this schema, or tensors that do not fit together.
         """
-        data = _pinned(path, sha256, data)
+        data = pinned(path, sha256, data)
         if held := _held.get((sha256, channels, features)):
             return held
         try:
@@ -212,7 +205,7 @@ class OwnEncoder:
             loaded = {name: tensor.float().clone() for name, tensor in load_safetensors(data).items()}
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ConfigError(
-                f"{path}: not an encoder file ({_reason(error)})",
+                f"{path}: not an encoder file ({reason(error)})",
                 do="see docs/encoders.md for the schema",
             ) from None
         encoder = cls(description, features, sha256, loaded)
@@ -238,7 +231,7 @@ class OwnEncoder:
                 )
             output = self(image)
         except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ConfigError(f"{path}: its layers do not fit together ({_reason(error)})") from None
+            raise ConfigError(f"{path}: its layers do not fit together ({reason(error)})") from None
         if tuple(output.shape) != (1, self.features):
             raise ConfigError(
                 f"{path} gives {list(output.shape[1:])} features, model.features is {self.features}",
@@ -252,7 +245,7 @@ class OwnEncoder:
         try:
             maps = self.maps(torch.zeros(1, channels, self.description.side, self.description.side))
         except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ConfigError(f"{path}: {MAPS} does not fit its taps ({_reason(error)})") from None
+            raise ConfigError(f"{path}: {MAPS} does not fit its taps ({reason(error)})") from None
         if maps.shape[1] != self.features or not maps.isfinite().all():
             raise ConfigError(
                 f"{path} gives maps of {maps.shape[1]} channels"
@@ -295,12 +288,17 @@ class OwnEncoder:
 
     def _maps(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         described = self.description
-        x = described.resized(x).expand(-1, described.channels, -1, -1)
-        total = _projected(described.with_maps(x, tensors)[1], tensors)
-        for copy in described.copies:
-            turned = _projected(described.with_maps(x.flip(_FLIPS[copy]), tensors)[1], tensors)
-            total = total + turned.flip(_FLIPS[copy])
-        return (total / (1 + len(described.copies))).clamp(-GREATEST_VALUE, GREATEST_VALUE)
+        return self.both(described.resized(x).expand(-1, described.channels, -1, -1), tensors)[1]
+
+    def both(self, x: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features and maps of images of the file's own side and channels, by its tensors on their device."""
+        described, turns = self.description, [(), *(_FLIPS[copy] for copy in self.description.copies)]
+        features, maps = x.new_zeros(()), x.new_zeros(())
+        for turn in turns:
+            found, tapped = described.with_maps(x.flip(turn) if turn else x, tensors)
+            projected = _projected(tapped, tensors)
+            features, maps = features + found, maps + (projected.flip(turn) if turn else projected)
+        return self._bounded(features / len(turns)), (maps / len(turns)).clamp(-GREATEST_VALUE, GREATEST_VALUE)
 
     def _batch(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         described = self.description
@@ -308,8 +306,10 @@ class OwnEncoder:
         total = described.outputs(x, tensors)
         for copy in described.copies:
             total = total + described.outputs(x.flip(_FLIPS[copy]), tensors)
-        features = total / (1 + len(described.copies))
-        return features if described.version == 1 else features.clamp(-GREATEST_VALUE, GREATEST_VALUE)
+        return self._bounded(total / (1 + len(described.copies)))
+
+    def _bounded(self, features: Tensor) -> Tensor:
+        return features if self.description.version == 1 else features.clamp(-GREATEST_VALUE, GREATEST_VALUE)
 
 
 def _projected(maps: list[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
@@ -328,26 +328,3 @@ def _projected(maps: list[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
             functional.conv2d(each, part), size, mode="bilinear", align_corners=False
         )
     return total
-
-
-def _reason(error: Exception) -> str:
-    """One line."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "description"
-        return shown(f"{where}: {first['msg'].removeprefix('Value error, ')}")
-    return shown(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
-
-
-def _pinned(path: Path, sha256: str, data: bytes | None) -> bytes:
-    """The file's bytes, if they are the agreed ones. Raises: ConfigError."""
-    if data is None:
-        data = given_bytes(path, ENCODER_BYTES, do="put the encoder beside federation.toml")
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise ConfigError(
-            f"{path} has SHA-256 {found}",
-            allowed=f"model.encoder_sha256 = {sha256}",
-            do="use the file that the consortium agreed on",
-        )
-    return data
