@@ -129,7 +129,7 @@ def test_an_agreement_names_the_file_and_pins_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "theirs.onnx").write_bytes(data)
     model = build_model(agreement(data), tmp_path)
     assert model.encode(images(2, 28, 1)).shape == (2, FEATURES)
-    assert build_encoder(agreement(data), tmp_path).map_size == SIDE // 2
+    assert build_encoder(agreement(data), tmp_path).fingerprint == hashlib.sha256(data).hexdigest()
     (tmp_path / "theirs.onnx").write_bytes(data + b"\0")
     with pytest.raises(ConfigError, match="SHA-256"):
         build_model(agreement(data), tmp_path)
