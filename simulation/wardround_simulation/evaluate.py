@@ -89,9 +89,8 @@ def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, s
             meta,
             meta.adapt(support.examples),
             classes=task.classes,
-            support=support.examples,
-            query=query.examples,
-            manufacturers=query.manufacturers,
+            support=support,
+            query=query,
         )
     except DataError as error:
         return {"skipped": str(error)}

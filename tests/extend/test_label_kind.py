@@ -43,7 +43,7 @@ def rows(seed: int) -> Iterator[tuple[object, ...]]:
 
 def test_grades_are_learned_judged_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow("A new label kind", tmp_path, monkeypatch)
-    assert LABEL_KINDS.names == ("one", "several", "grade")
+    assert "grade" in LABEL_KINDS.names
     hospitals = [hospital(tmp_path / f"h{seed}", rows(seed), FEDERATION) for seed in range(3)]
     *members, stranger = hospitals
     agreement = stranger.approvals.preview(stranger.home / "federation.toml")

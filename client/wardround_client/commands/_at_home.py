@@ -49,11 +49,14 @@ _METRICS = {
     "recall_at_specificity": "recall at {specificity:.0%} specificity",
     "expected_calibration_error": "calibration error (lower is better)",
     "brier_score": "Brier score (lower is better)",
+    "dice": "Dice coefficient",
+    "surface_distance_95_px": "95 % surface distance, px of the cohort's images (lower is better)",
+    "volume_error": "volume error, share of what is there (lower is better)",
 }
 _PERCENT = ("balanced_accuracy", "recall_at_specificity")
 _MOST_CLASSES = 8  # of a confusion matrix on the screen
 Judged = Mapping[str, Any]
-"""A `metrics.Report` as JSON."""
+"""A `kinds.Judged` as JSON."""
 
 
 def opened(home: Path) -> Hospital:
@@ -108,18 +111,16 @@ def scores(columns: Mapping[str, Judged], title: str) -> Table:
     first = next(iter(columns.values()))
     rows = [
         (
-            name.format(specificity=first["specificity"]),
+            _METRICS.get(metric, metric).format(specificity=first.get("specificity")),
             *(_estimate(judged["metrics"][metric], metric) for judged in columns.values()),
         )
-        for metric, name in _METRICS.items()
+        for metric in first["metrics"]
     ]
+    main = next(iter(first["metrics"]))
     makers = [
         (
-            f"balanced accuracy, {maker} ({counted(of_maker['patients'], 'patient')})",
-            *(
-                _estimate(judged["manufacturers"][maker]["metrics"]["balanced_accuracy"], "balanced_accuracy")
-                for judged in columns.values()
-            ),
+            f"{_METRICS[main]}, {maker} ({counted(of_maker['patients'], 'patient')})",
+            *(_estimate(judged["manufacturers"][maker]["metrics"][main], main) for judged in columns.values()),
         )
         for maker, of_maker in first["manufacturers"].items()
     ]
@@ -137,7 +138,7 @@ def decisions(judged: Judged, classes: Sequence[str]) -> list[Table]:
     rows = [
         (name, f"{point['threshold']:.3f}", _estimate(point["sensitivity"], "recall_at_specificity"),
          f"{100 * point['specificity']:.1f} %")
-        for name, point in zip(classes, judged["operating_points"], strict=True)
+        for name, point in zip(classes, judged["operating_points"], strict=False)
         if point
     ]  # fmt: skip
     if rows:

@@ -105,9 +105,8 @@ def adapt(
             made.learner,
             made.fitted,
             classes=start.federation.task.classes,
-            support=support.examples,
-            query=query.examples,
-            manufacturers=query.manufacturers,
+            support=support,
+            query=query,
         )
         folder = store.save(hospital.home, made, card, encoder_from=start.base)
     if as_json:

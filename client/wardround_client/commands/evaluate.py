@@ -49,6 +49,7 @@ def evaluate(
         raise ConfigError("--adapted and --unadapted were both given", do="take one")
     if not unadapted and (task or model or federation):
         raise ConfigError("--task, --model and --federation choose an unadapted model", do="add --unadapted")
+    from wardround_client.personal.kinds import at_home
     from wardround_client.personal.labelled import Labelled
     from wardround_client.personal.shared_model import choose
 
@@ -66,10 +67,10 @@ def evaluate(
             fits, seen = {"before": learner.unadapted(), "after": found.fitted}, found.support
         judging = agreed.task.model_copy(update={"augment": ()})
         everybody, findings = Labelled.of(hospital.patients.cohort(), judging, learner.loss.model, hospital.device)
-        query = everybody.without(seen)
+        query, kind = everybody.without(seen), at_home(learner.loss.labels)
         step()
         judged: dict[str, dict[str, Any]] = {
-            when: learner.report(fitted, query.examples, query.manufacturers).to_json() for when, fitted in fits.items()
+            when: kind.report(learner, fitted, query, agreed.task.classes).to_json() for when, fitted in fits.items()
         }
     said = {
         "name": name,

@@ -19,7 +19,7 @@ from wardround_client.personal.shared_model import SharedModel
 
 @dataclass(frozen=True)
 class EmbeddedSupport:
-    """The support as the model sees it.
+    """The support as the model sees it, image by image; of an image of cells their mean.
 
     embedded: float32 [n, e]. y: [n, ...]. patient: int64 [n]. points: as `Learner.points`; of a model that wardround
     0.1 saved, the embeddings alone.
@@ -33,7 +33,18 @@ class EmbeddedSupport:
     @classmethod
     def of(cls, learner: Learner, support: Examples) -> EmbeddedSupport:
         """Embed a support."""
-        return cls(learner.embed(support.z), support.y, support.patient, learner.points(support.z))
+        cells = support.cells
+        return cls(
+            over_cells(learner.embed(support.z), cells),
+            support.y if cells == 1 else over_cells(support.y, cells),
+            support.patient[::cells],
+            over_cells(learner.points(support.z), cells),
+        )
+
+
+def over_cells(values: Tensor, cells: int) -> Tensor:
+    """The mean over the cells of each image: [n cells, ...] -> [n, ...]."""
+    return values if cells == 1 else values.view(-1, cells, *values.shape[1:]).mean(1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from wardround.algorithms import Fitted
-from wardround_client.cohort.examples import Examples
+from wardround_client.personal.kinds import at_home
+from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
 
 
@@ -17,9 +18,8 @@ def before_and_after(
     fitted: Fitted,
     *,
     classes: Sequence[str],
-    support: Examples,
-    query: Examples,
-    manufacturers: Sequence[str],
+    support: Labelled,
+    query: Labelled,
 ) -> dict[str, Any]:
     """Judge the same patients twice.
 
@@ -29,21 +29,21 @@ def before_and_after(
         classes: names, one for each class index.
         support: whom it learned from.
         query: who is judged; none of them is in the support.
-        manufacturers: [patients] of the query.
 
     Returns:
         classes, support_patients, support_by_class {class: patients}, support_images; before and after, each a
-        `metrics.Report` as JSON.
+        `kinds.Judged` as JSON.
 
     Raises: DataError, when there is nobody to judge.
     """
-    images = torch.zeros(support.patients, support.classes, device=support.device)
-    shown = images.index_add(0, support.patient, support.targets) > 0
+    who, kind = support.examples, at_home(query.examples.labels)
+    images = torch.zeros(who.patients, who.classes, device=who.device)
+    shown = images.index_add(0, who.patient, who.targets) > 0
     return {
         "classes": list(classes),
-        "support_patients": support.patients,
+        "support_patients": who.patients,
         "support_by_class": dict(zip(classes, map(int, shown.sum(0).tolist()), strict=True)),
-        "support_images": len(support.y),
-        "before": learner.report(learner.unadapted(), query, manufacturers).to_json(),
-        "after": learner.report(fitted, query, manufacturers).to_json(),
+        "support_images": len(who.y) // who.cells,
+        "before": kind.report(learner, learner.unadapted(), query, classes).to_json(),
+        "after": kind.report(learner, fitted, query, classes).to_json(),
     }

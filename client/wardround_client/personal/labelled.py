@@ -5,30 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wardround.labels import LABEL_KINDS
 from wardround.models import Model
+from wardround.planes import classes_in
 from wardround.task import Task
 from wardround_client.cohort.examples import Examples, UsableRows, encoded, usable_rows
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors
 from wardround_client.personal.learner import drawn
+from wardround_client.personal.maps import Planes
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Encoded examples, and of their patients 0, 1, 2 ... the pseudonyms and the scanners' manufacturers.
 
-    A patient of several manufacturers has that of most images; of as many, the first by name.
+    A patient of several manufacturers has that of most images; of as many, the first by name. planes: of a task of
+    masks or points, those of the images, in the order of the examples.
     """
 
     examples: Examples
     pseudonyms: tuple[bytes, ...]
     manufacturers: tuple[str, ...]
+    planes: Planes | None = None
 
     @classmethod
     def of(
@@ -50,7 +56,8 @@ class Labelled:
         rows = usable_rows(store, task)
         rows.check(task)
         makers = [store.manufacturers[row] for row in rows.kept.tolist()]
-        findings = [*_strange(store, task), *_amiss(rows, makers, task, shots)]
+        planes = Planes(store.inputs, rows.kept) if task.dense else None
+        findings = [*_strange(store, task), *_amiss(rows, makers, task, shots, planes)]
         raise_errors(findings)
         seen: list[Counter[str]] = [Counter() for _ in rows.patients]
         for patient, maker in zip(rows.patient.tolist(), makers, strict=True):
@@ -58,7 +65,7 @@ class Labelled:
         most = (min(of_patient, key=lambda maker: (-of_patient[maker], maker)) for of_patient in seen)
         pseudonyms = (store.pseudonyms[number] for number in rows.patients.tolist())
         examples = examples or encoded(store, rows, task, model, device)
-        return cls(examples, tuple(pseudonyms), tuple(most)), findings
+        return cls(examples, tuple(pseudonyms), tuple(most), planes), findings
 
     def split(self, shots: int, seed: int) -> tuple[Labelled, Labelled]:
         """A support and a query without a patient in common: `drawn`, and everybody else.
@@ -76,10 +83,12 @@ class Labelled:
     def _of(self, chosen: Tensor) -> Labelled:
         """The chosen patients, bool [patients]."""
         kept = torch.nonzero(chosen).flatten().tolist()
+        inside = chosen.to(self.examples.device)[self.examples.patient]
         return Labelled(
-            self.examples.subset(chosen.to(self.examples.device)[self.examples.patient]),
+            self.examples.subset(inside),
             tuple(self.pseudonyms[number] for number in kept),
             tuple(self.manufacturers[number] for number in kept),
+            self.planes and self.planes.subset(inside[:: self.examples.cells].cpu()),
         )
 
 
@@ -90,8 +99,25 @@ def _strange(store: CohortStore, task: Task) -> list[Finding]:
     return [replace(finding, do=kind.unknown) for finding in label_findings(named, task.classes)]
 
 
-def _amiss(rows: UsableRows, makers: Sequence[str], task: Task, shots: int) -> list[Finding]:
+def _amiss(rows: UsableRows, makers: Sequence[str], task: Task, shots: int, planes: Planes | None) -> list[Finding]:
     """What is amiss with the patients and scanners of each class that is shown."""
-    targets = LABEL_KINDS[task.labels].targets(torch.from_numpy(rows.y), len(task.classes))
-    row, label = np.nonzero(targets.numpy())
-    return class_findings(label, rows.patient[row], [makers[each] for each in row.tolist()], task.classes, shots=shots)
+    if planes is None:
+        targets = LABEL_KINDS[task.labels].targets(torch.from_numpy(rows.y), len(task.classes)).numpy() > 0
+    else:
+        targets = np.array([_shown(plane, len(task.classes)) for plane in planes], bool).reshape(-1, len(task.classes))
+        if len(targets) and not targets[:, 1:].any():
+            what = f"no image of the cohort shows anything but {task.classes[0]!r}"
+            return [Finding("error", what, f"ingest images that show {' or '.join(task.classes[1:6])}")]
+    row, label = np.nonzero(targets)
+    # Background is no class that somebody must be without.
+    first = 1 if planes is not None and not targets[:, 0].any() else 0
+    return class_findings(
+        label - first, rows.patient[row], [makers[each] for each in row.tolist()], task.classes[first:], shots=shots
+    )
+
+
+def _shown(plane: NDArray[Any], classes: int) -> NDArray[np.bool_]:
+    """Which classes an image shows, bool [classes]; the first where it shows no other."""
+    shown = np.bincount(classes_in(plane, classes).ravel() + 1, minlength=classes + 1)[1:] > 0
+    shown[0] = not shown[1:].any()
+    return np.asarray(shown)

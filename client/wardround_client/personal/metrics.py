@@ -196,7 +196,7 @@ def _report(predictions: _Predictions, specificity: float, resamples: int, seed:
         predictions=len(truth),
         classes=tuple(torch.nonzero(truth.any(0) & ~truth.all(0)).flatten().tolist()),
         specificity=specificity,
-        metrics={name: _no_point(each, len(patients)) for name, each in zip(METRICS, results, strict=True)},
+        metrics={name: no_point(each, len(patients)) for name, each in zip(METRICS, results, strict=True)},
         confusion=tuple(map(tuple, confusion.tolist())) if predictions.exclusive else None,
         operating_points=tuple(
             _operating_point(score, truth, specificity)
@@ -216,7 +216,7 @@ def _operating_point(score: Tensor, truth: Tensor, specificity: float) -> Operat
     return OperatingPoint(float(threshold), _proportion(hit, len(positives)), reached)
 
 
-def _no_point(found: Estimate | None, patients: int) -> Estimate | None:
+def no_point(found: Estimate | None, patients: int) -> Estimate | None:
     """The estimate; where every resample says the same, as of two patients, with the interval of a proportion."""
     if found is None or found.high - found.low > _POINT:
         return found

@@ -38,6 +38,10 @@ class Mask(OneClass):
         if len(classes) > MOST_CLASSES:
             raise ValueError(f"a mask has at most {MOST_CLASSES} classes")
 
+    def names_in(self, cell: str) -> list[str]:
+        """None: a cell says that there is a plane, and what it shows was checked when the plane was made."""
+        return []
+
     def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
         """Whether there is a mask; what it shows stands in the image's plane (`of_plane`)."""
         there = np.array([cell is not None for cell in cells], dtype=bool)

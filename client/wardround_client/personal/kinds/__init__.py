@@ -1,0 +1,52 @@
+"""What differs at home from one kind of labels to another: one file a kind of answer.
+
+Examples of one class or several findings are judged and predicted image by image (`classes`); masks pixel by pixel
+(`mask`); points finding by finding (`points`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from wardround.algorithms import Fitted
+from wardround.labels import LabelKind
+from wardround_client.personal.bootstrap import Estimate
+from wardround_client.personal.labelled import Labelled
+from wardround_client.personal.learner import Learner
+
+
+class Judged(Protocol):
+    """What a model is worth to patients: `metrics` by name, each with an interval, and the same by `manufacturers`."""
+
+    @property
+    def patients(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, Estimate | None]: ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, by the names of the fields."""
+        ...
+
+
+class AtHome(Protocol):
+    """A kind of answer."""
+
+    def report(self, learner: Learner, fitted: Fitted, who: Labelled, names: Sequence[str]) -> Judged:
+        """Judge predictions for patients. names: of the classes. Raises: DataError, when there is nobody."""
+        ...
+
+    def weights(self, learner: Learner, fitted: Fitted, support: Labelled) -> Tensor | None:
+        """What each class' probability is multiplied with before classes are compared, float32 [classes], chosen on the
+        support, of which `fitted` was made; None where classes are compared as they are.
+        """
+        ...
+
+
+def at_home(labels: LabelKind) -> AtHome:
+    """How a kind of labels is judged and predicted."""
+    from wardround_client.personal.kinds import classes, mask
+
+    return mask.kind if labels.dense else classes.kind

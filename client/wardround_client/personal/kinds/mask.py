@@ -1,0 +1,125 @@
+"""Masks: judged by overlap, distance of the surfaces and volume, patient by patient, a class at a time.
+
+Of a patient all images count together, at the resolution of the cohort. What nobody looked at counts nowhere.
+
+* dice: 2 |A and B| / (|A| + |B|) (Dice, "Measures of the amount of ecologic association between species", 1945). Of a
+  patient without the class: 0 where it is predicted, and left out where it is not: there is no overlap to speak of.
+* surface_distance_95_px: the 95th percentile of the distances from the edge of what is predicted to the edge of what is
+  there, or the other way round, whichever is greater; in pixels of the cohort's image. Of the images that show both;
+  what is missed, or invented, in a whole image is what Dice tells.
+* volume_error: |predicted - there| / there, in pixels; of patients who have the class.
+
+The mean over patients, of each class but the first; then over the classes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from wardround.algorithms import Fitted
+from wardround.planes import classes_in
+from wardround_client.personal.dense import DenseReport, reported
+from wardround_client.personal.labelled import Labelled
+from wardround_client.personal.learner import Learner
+from wardround_client.personal.maps import Seen, weighted, weights_of
+
+METRICS = ("dice", "surface_distance_95_px", "volume_error")
+PERCENTILE = 95.0
+
+Array = NDArray[Any]
+
+
+class Masks:
+    """Pixels, each of one class."""
+
+    def report(self, learner: Learner, fitted: Fitted, who: Labelled, names: Sequence[str]) -> DenseReport:
+        """See above."""
+        assert who.planes is not None
+        examples, classes = who.examples, len(names)
+        seen = Seen.of(learner, fitted, examples, who.planes)
+        tallies = [Tally(classes) for _ in range(seen.patients)]
+        weights = weights_of(fitted, classes)
+        for patient, maps, plane in seen.maps():
+            tallies[patient].add(weighted(maps, weights).argmax(0), classes_in(plane, classes))
+        table = torch.from_numpy(
+            np.array([tally.metrics() for tally in tallies]).reshape(-1, len(METRICS), classes - 1)
+        )
+        areas = np.array([tally.there for tally in tallies]).reshape(-1, classes - 1)
+        metrics = [*METRICS]
+        if classes > 2:
+            metrics += [f"{metric}, {name}" for metric in METRICS for name in names[1:]]
+        background = torch.ones(len(table), 1, dtype=torch.bool)
+        return reported(
+            lambda patients: _means(table, patients),
+            metrics,
+            shares=[name for name in metrics if name.startswith("dice")],
+            shown=torch.cat([background, ~table[:, 0].isnan()], 1),
+            images=seen.patient.bincount(minlength=seen.patients),
+            stratum=examples.labels.stratum(torch.from_numpy(np.pad(areas, ((0, 0), (1, 0)))).float()),
+            manufacturers=who.manufacturers,
+        )
+
+    def weights(self, learner: Learner, fitted: Fitted, support: Labelled) -> Tensor | None:
+        """Not yet."""
+        return None
+
+
+def _means(table: Tensor, weights: Tensor) -> Tensor:
+    """Table [patients, metrics, classes - 1] of weighted patients [patients, resamples] -> [resamples, all]."""
+    there, known = ~table.isnan(), table.nan_to_num(nan=0.0)
+    sums, counts = (torch.einsum("pmc,pr->rmc", each.double(), weights) for each in (known, there))
+    means = sums / counts  # 0 / 0 is NaN
+    both = [means.nanmean(2), means.flatten(1)] if table.shape[2] > 1 else [means[:, :, 0]]
+    return torch.cat(both, 1)
+
+
+class Tally:
+    """What is counted of one patient, class by class without the first."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.both, self.taken, self.there = (np.zeros(classes - 1, np.int64) for _ in range(3))
+        self._distances: dict[int, tuple[list[Array], list[Array]]] = defaultdict(lambda: ([], []))
+
+    def add(self, taken: Array, there: Array) -> None:
+        """An image: the class predicted and the class that is there of each pixel, [S, S]; -1 where it is unknown."""
+        taken = np.where(there < 0, -1, taken)
+        for place, label in enumerate(range(1, self.classes)):
+            a, b = taken == label, there == label
+            self.both[place] += int((a & b).sum())
+            self.taken[place] += int(a.sum())
+            self.there[place] += int(b.sum())
+            if a.any() and b.any():
+                for known, found in zip(self._distances[place], surface_distances(a, b), strict=True):
+                    known.append(found)
+
+    def metrics(self) -> Array:
+        """float64 [metrics, classes - 1]; NaN where the patient says nothing."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dice = 2 * self.both / (self.taken + self.there)
+            volume = np.where(self.there > 0, np.abs(self.taken - self.there) / self.there, np.nan)
+        distance = np.full(self.classes - 1, np.nan)
+        for place, sides in self._distances.items():
+            distance[place] = max(float(np.percentile(np.concatenate(side), PERCENTILE)) for side in sides)
+        return np.stack([dice, distance, volume])
+
+
+def surface_distances(a: Array, b: Array) -> tuple[Array, Array]:
+    """From each pixel of the edge of a to the nearest of the edge of b, and the other way round: bool [H, W] each, of
+    which neither is empty -> float64 [edge of a] and [edge of b], in pixels. An edge is what has a neighbour, above,
+    below or beside, that is not in the mask; beyond the image nothing is.
+    """
+    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (a, b)]
+    to_a, to_b = (ndimage.distance_transform_edt(~edge) for edge in edges)
+    return to_b[edges[0]], to_a[edges[1]]
+
+
+kind = Masks()
