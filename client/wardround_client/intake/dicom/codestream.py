@@ -43,6 +43,7 @@ def jpeg(data: bytes) -> Codestream:
         raise UnusableError("a compressed frame does not begin as JPEG does", data[:4].hex())
     adobe, jfif = -1, False
     found: tuple[int, bytes] | None = None
+    bare = [data[:2]]
     at = 2
     while True:
         marker, at = _marker(data, at)
@@ -62,6 +63,8 @@ def jpeg(data: bytes) -> Codestream:
             adobe = segment[11]
         elif marker == 0xE0 and segment[:5] == b"JFIF\0":
             jfif = True
+        if not 0xE0 <= marker <= 0xEF:
+            bare.append(data[at - 2 : at + length])
         at += length
     # The rest is entropy-coded, where no marker can stand but the end (and restarts, which are none of our business).
     if data.rstrip(b"\0")[-2:] != b"\xff\xd9" and b"\xff\xd9" not in data[-64:]:
@@ -76,6 +79,8 @@ def jpeg(data: bytes) -> Codestream:
     # In the order in which libjpeg looks at it; it undoes a transform, unless it is asked for what is stored.
     plain = ids in (b"RGB", b"rgb")
     ybr = True if jfif or adobe == 1 else False if adobe == 0 or plain else None
+    if process == LOSSLESS or frame[0] > 8:
+        data = b"".join((*bare, data[at - 2 :]))  # gdcm ends the process over some of what stands in the others
     rows, columns = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
     return Codestream(process, rows, columns, frame[5], frame[0], False, ybr, ybr is False, 1, data)
 

@@ -37,8 +37,9 @@ from wardround_client.intake.dicom.header import Header
 Array = NDArray[Any]
 """Stored values: any integer or float type."""
 
+_LOSSY_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 _PROCESSES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys((uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit), (BASELINE, EXTENDED, PROGRESSIVE)),
+    **dict.fromkeys(_LOSSY_JPEG, (BASELINE, EXTENDED, PROGRESSIVE)),
     **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), (LOSSLESS,)),
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, (JPEG_LS,)),
     **dict.fromkeys((*uid.JPEG2000TransferSyntaxes,), (JPEG_2000,)),
@@ -77,8 +78,10 @@ def _check(header: Header) -> None:
         raise UnusableError(f"{named('BitsAllocated')} is not supported", f"{header.allocated}, allowed 1, 8, 16, 32")
     elif not header.stored <= header.allocated:
         raise UnusableError(f"{named('BitsStored')} is more than {named('BitsAllocated')}", header.stored)
-    in_jpeg_2000 = header.syntax in uid.JPEG2000TransferSyntaxes
-    if header.photometric in _IN_JPEG_2000 and not in_jpeg_2000:
+    halved = header.photometric == "YBR_FULL_422" and header.syntax.is_encapsulated
+    if (header.photometric in _IN_JPEG_2000 and header.syntax not in uid.JPEG2000TransferSyntaxes) or (
+        halved and header.syntax not in _LOSSY_JPEG
+    ):  # PS3.5 section 8.2
         raise UnusableError(
             f"{named('PhotometricInterpretation')} does not fit {named('TransferSyntaxUID')}",
             f"{header.photometric}, {header.syntax.name}",
