@@ -93,7 +93,7 @@ class DicomWeb(Archive):
         offset = 0
         while True:
             page = search(limit=PAGE, offset=offset, fields=[TAGS[name] for name in names], search_filters=filters)
-            fresh = [found for found in map(_found, page) if found not in seen]
+            fresh = [found for found in (_found(answer, names) for answer in page) if found not in seen]
             if not fresh:
                 return
             yield from fresh
@@ -151,14 +151,14 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
         yield data
 
 
-def _found(answer: Mapping[str, Any]) -> Found:
-    """Of DICOM JSON (PS3.18 annex F)."""
+def _found(answer: Mapping[str, Any], names: Sequence[str]) -> Found:
+    """Of DICOM JSON (PS3.18 annex F): what was asked for; a study that names a series says nothing about the others."""
 
     def value(tag: str) -> str:
         values = answer.get(tag, {}).get("Value") or [""]
         return values[0] if isinstance(values[0], str) else ""
 
-    return Found(**{name: value(tag) for name, tag in TAGS.items()})
+    return Found(**{name: value(tag) if name in names else "" for name, tag in TAGS.items()})
 
 
 class _Counted:

@@ -126,7 +126,8 @@ class Dimse(Archive):
         for status, answer in association.send_c_find(question, FIND):
             code = status.get("Status")
             if code in (0xFF00, 0xFF01) and answer is not None:
-                yield Found(**{name: str(answer.get(word, "") or "") for word, name in KEYWORDS.items()})
+                told = {KEYWORDS[word]: str(answer.get(word, "") or "") for word in RETURNED[level]}
+                yield Found(**{name: told.get(name, "") for name in KEYWORDS.values()})
             elif code != 0:
                 raise self._failed(code, "C-FIND", _COMPLAINT if level != "STUDY" and len(by) == 1 else "")
 
