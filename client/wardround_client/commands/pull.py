@@ -128,10 +128,10 @@ def _chosen(home: Path, settings: Pacs) -> tuple[type[PacsSource], Pacs]:
 def _print_plan(source: PacsSource, cohort: Path, recipe: AnyRecipe, key: bytes, *, as_json: bool) -> None:
     """What would be fetched."""
     from wardround_client.intake.ingest import unknown
-    from wardround_client.intake.pacs.source import PacsFile
+    from wardround_client.intake.pacs.items import files_of
 
-    total = sum(1 for _ in source.items())
-    todo = [item.found[:2] for item in unknown(source, cohort, recipe, key) if isinstance(item, PacsFile)]
+    total = sum(len(files_of(item)) for item in source.items())
+    todo = [file.found[:2] for item in unknown(source, cohort, recipe, key) for file in files_of(item)]
     counts = {"found": total, "fetch": len(todo), "series": len(set(todo)), "studies": len({s for s, _ in todo})}
     if as_json:
         emit(event="pull", **counts, dry_run=True)

@@ -202,7 +202,7 @@ class Examples:
     """What a task makes of DICOM files, and the labels CSV that goes with them."""
 
     def __init__(self, task: Task | None, csv: LabelsCsv | None) -> None:
-        self._task, self._csv = task, csv
+        self._task, self.csv = task, csv
         self._gathered: list[Item] | None = None
         places = bool(task and task.dense and LABEL_KINDS[task.labels].places)
         self._own = (task.label_column,) if task and places else _columns(task)
@@ -239,21 +239,21 @@ class Examples:
         if task is None or not (task.dense or task.inputs or task.depth):
             return iter(files)
         if self._gathered is None:
-            self._gathered = gathered(files, task, key=self._csv.key if self._csv else "", cells=self._cells())
+            self._gathered = gathered(files, task, key=self.csv.key if self.csv else "", cells=self._cells())
         return iter(self._gathered)
 
     def _cells(self) -> Cells | None:
-        if self._csv is None or not self._own:
+        if self.csv is None or not self._own:
             return None
-        rows = (row.cells for row in self._csv.file.rows() if row.cells is not None)
-        return {cells[self._csv.key]: tuple(cells[name] for name in self._own) for cells in rows}
+        rows = (row.cells for row in self.csv.file.rows() if row.cells is not None)
+        return {cells[self.csv.key]: tuple(cells[name] for name in self._own) for cells in rows}
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the CSV, without the columns that are inputs."""
-        if self._csv is None or self._in_items:
+        if self.csv is None or self._in_items:
             return
-        kept = [place for place, name in enumerate(self._csv.columns) if name in self.columns]
-        for line in self._csv.lines():
+        kept = [place for place, name in enumerate(self.csv.columns) if name in self.columns]
+        for line in self.csv.lines():
             yield line._replace(labels=tuple(line.labels[place] for place in kept) if line.labels else ())
 
 

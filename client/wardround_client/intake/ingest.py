@@ -94,7 +94,8 @@ def ingest(
             again = _claim_known(writer, batch, source, pseudonyms, tally)
         with nullcontext(tally.write) if dry_run else quarantine_list(cohort_dir) as tally.write:
             files: deque[bytes] = deque()
-            todo = source.fetched(_unknown(writer, source, pseudonyms, tally, files, again))
+            fetched = source.fetched(_unknown(writer, source, pseudonyms, tally, again))
+            todo = _fingerprinted(fetched, pseudonyms, files)
             results = outcomes(todo, recipe, pseudonyms, workers if source.isolated else 0, patience_s=patience_s)
             while some := list(islice(results, _batch_items(recipe.layout))):
                 with writer.batch() as batch:
@@ -156,22 +157,27 @@ def _file(item: Item, pseudonyms: Pseudonyms) -> bytes:
     return pseudonyms.exact("file", fingerprint) if fingerprint else b""
 
 
+def _fingerprinted(items: Iterable[Item], pseudonyms: Pseudonyms, files: deque[bytes]) -> Iterator[Item]:
+    """The same items, the fingerprint of each in `files`, as it was before it is read."""
+    for item in items:
+        files.append(_file(item, pseudonyms))
+        yield item
+
+
 def _unknown(
     writer: CohortWriter,
     source: Source,
     pseudonyms: Pseudonyms,
     tally: Tally,
-    files: deque[bytes],
     again: Collection[tuple[str, int]],
 ) -> Iterator[Item]:
-    """The items that have to be read, the fingerprint of each as it was before in `files`; others are counted here."""
+    """The items that have to be read; others are counted here."""
     for item in source.items():
         file = _file(item, pseudonyms)
         known = writer.known(file)
         if known is None and writer.withdrawn and _withdrew(source.patient(item), writer, pseudonyms):
             tally.reject(WITHHELD, WITHDRAWN)
         elif known is None:
-            files.append(file)
             yield item
         elif known[0] in writer.withdrawn:
             tally.reject(WITHHELD, WITHDRAWN)

@@ -79,10 +79,12 @@ def label_columns(file: CsvFile, others: Collection[str], columns: Sequence[str]
                     f"{file.path}: column {column} describes the patient",
                     do="remove it, or name the label columns to keep",
                 )
-    if not columns:
-        raise DataError(
-            f"{file.path}: no label column", allowed=f"at least one column besides {', '.join(others)}", do="add one"
-        )
+        if not columns:
+            raise DataError(
+                f"{file.path}: no label column",
+                allowed=f"at least one column besides {', '.join(others)}",
+                do="add one",
+            )
     file.check(columns, "label column")
     more = (MANUFACTURER,) if MANUFACTURER in file.columns and MANUFACTURER not in columns else ()
     return (*columns, *more)

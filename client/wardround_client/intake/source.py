@@ -152,7 +152,7 @@ class Source(Protocol):
         return ""
 
     def fetched(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Bring items that are about to be read to this machine; each once, in the order given."""
+        """Bring items that are about to be read to this machine; in their order, each as one item or as several."""
         return items
 
     def done(self, item: Item) -> None:

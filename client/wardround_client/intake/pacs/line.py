@@ -12,8 +12,9 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -168,32 +169,38 @@ def _serve(
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     watch = _Watch(settings)
-    made: list[Archive] = []
+    answering = Answering(archive_of, settings, home, watch.beat)
     while True:
         try:
-            what, arguments, named = calls.recv()
+            question = calls.recv()
         except EOFError:
             return
         with watch.waiting():
-            try:
-                if not made:
-                    made.append(archive_of(settings, home, watch.beat))
-                answers: Callable[..., Iterator[Any]] = getattr(made[0], what)
-                for answer in answers(*arguments, **named):
-                    with watch.idle():
-                        calls.send(("answer", answer))
-                result: tuple[str, Trouble | None] = ("end", None)
-            except TroubleError as error:
-                result = ("trouble", error.trouble)
-            except WardroundError as error:
-                result = ("trouble", Trouble("refused", error.what, error.do))
-            except Exception as error:  # of a library, over what a PACS said
-                result = (
-                    "trouble",
-                    Trouble("broken", f"the answer cannot be read ({type(error).__name__})"),
-                )
-            with watch.idle():
-                calls.send(result)
+            for answer in answering(*question):
+                with watch.idle():
+                    calls.send(answer)
+
+
+class Answering:
+    """An archive, asked by name: its answers, and at last ("end", None), or ("trouble", what went wrong)."""
+
+    def __init__(self, archive: type[Archive], settings: Pacs, home: Path, beat: Callable[[int], None]) -> None:
+        self._make = partial(archive, settings, home, beat)
+        self._archive: Archive | None = None
+
+    def __call__(self, what: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """what: a method of the archive."""
+        try:
+            self._archive = self._archive or self._make()
+            for answer in getattr(self._archive, what)(*arguments, **named):
+                yield "answer", answer
+            yield "end", None
+        except TroubleError as error:
+            yield "trouble", error.trouble
+        except WardroundError as error:
+            yield "trouble", Trouble("refused", error.what, error.do)
+        except Exception as error:  # of a library, over what a PACS said
+            yield "trouble", Trouble("broken", f"the answer of the PACS cannot be read ({type(error).__name__})")
 
 
 def _end_with(pipe: Connection, folder: Path) -> None:

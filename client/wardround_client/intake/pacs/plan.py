@@ -13,7 +13,7 @@ _COLUMNS = "study, series, instance, patient, accession, sop_class"
 
 
 class Plan:
-    """Objects in the order of study, series and own UID, each once for each value of the worklist that names it."""
+    """Objects by patient, study, series and own UID, each once for each value of the worklist that names it."""
 
     def __init__(self, file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -22,7 +22,7 @@ class Plan:
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(
             """CREATE TABLE found (study TEXT, series TEXT, instance TEXT, wanted TEXT, patient TEXT, accession TEXT,
-            sop_class TEXT, PRIMARY KEY (study, series, instance, wanted)) WITHOUT ROWID"""
+            sop_class TEXT, PRIMARY KEY (patient, study, series, instance, wanted)) WITHOUT ROWID"""
         )
 
     def add(self, found: Found, wanted: str) -> bool:
@@ -34,14 +34,14 @@ class Plan:
 
     def __iter__(self) -> Iterator[tuple[Found, str]]:
         for *fields, wanted in self._db.execute(
-            f"SELECT {_COLUMNS}, wanted FROM found ORDER BY study, series, instance, wanted"
+            f"SELECT {_COLUMNS}, wanted FROM found ORDER BY patient, study, series, instance, wanted"
         ):
             yield Found(*fields), wanted
 
-    def in_series(self, study: str, series: str) -> int:
-        """How many objects of a series are in it."""
-        asked = "SELECT COUNT(DISTINCT instance) FROM found WHERE study = ? AND series = ?"
-        return int(self._db.execute(asked, (study, series)).fetchone()[0])
+    def in_series(self, one: Found) -> int:
+        """How many objects there are in the series of this one."""
+        asked = "SELECT COUNT(DISTINCT instance) FROM found WHERE patient = ? AND study = ? AND series = ?"
+        return int(self._db.execute(asked, (one.patient, one.study, one.series)).fetchone()[0])
 
     def close(self) -> None:
         """It is of no use then."""

@@ -16,22 +16,19 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from wardround.errors import ConfigError
+from wardround.labels import LABEL_KINDS
 from wardround_client.config import Pacs
+from wardround_client.intake.gather import Examples
 from wardround_client.intake.labels_csv import LabelsCsv
 from wardround_client.intake.pacs.archive import UID, Archive, Found
 from wardround_client.intake.pacs.hours import within
+from wardround_client.intake.pacs.items import FIELDS, PacsExample, PacsFile, PacsStudy, files_of
 from wardround_client.intake.pacs.line import Line
 from wardround_client.intake.pacs.plan import Plan
 from wardround_client.intake.pacs.secrets import check_files
 from wardround_client.intake.pacs.spool import Spool
 from wardround_client.intake.pacs.trouble import PacsError, Trouble, TroubleError
-from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Rejection, Source
-from wardround_client.intake.sources.dicom_folder import DicomFile
-
-NOT_FETCHED = "the PACS did not give it"
-ANOTHER = "the PACS gave another object than was asked for"
+from wardround_client.intake.source import Asked, Item, LabelLine, Source
 
 LONGEST_WAIT_S = 300.0
 """A PACS that wants to be left alone for longer is asked again by the next pull."""
@@ -42,48 +39,7 @@ MOST_IN_A_ROW = 3
 MOST_FOUND = 200_000
 """Objects that one value of a key may name."""
 
-FIELDS = {
-    "PatientID": "patient",
-    "AccessionNumber": "accession",
-    "StudyInstanceUID": "study",
-    "SeriesInstanceUID": "series",
-    "SOPInstanceUID": "instance",
-}
-
-NOTHING = Found("", "", "")
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PacsFile(DicomFile):
-    """An object of a PACS. path: in the spool, once it is fetched. key, wanted: why it is asked for."""
-
-    found: Found = NOTHING
-    key: str = ""
-    wanted: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its UIDs: of the study, the series and itself."""
-        return "/".join(self.found[:3])
-
-    def fingerprint(self) -> str:
-        """Its identity, as the PACS tells it: an object that is corrected gets another UID (PS3.4 annex B)."""
-        return "\0".join(("pacs", *self.found[:5], self.key, self.wanted))
-
-    def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
-        """As a file of a folder; and it must be what was asked for, and what the worklist names."""
-        if self.unreadable:
-            return Rejection(NOT_FETCHED, self.unreadable)
-        made = super().read(recipe, pseudonyms)
-        if isinstance(made, Instance):
-            asked = (pseudonyms.study(self.found.study), pseudonyms.instance(self.found.instance))
-            if (made.study, made.instance) != asked:
-                return Rejection(ANOTHER, "another study or SOP Instance UID")
-            if self.key == "PatientID" and made.patient != pseudonyms.patient(self.wanted):
-                return Rejection(ANOTHER, "another patient")
-        return made
 
 
 @dataclass
@@ -112,15 +68,17 @@ class PacsSource(Source):
     def __init__(self, asked: Asked, settings: Pacs) -> None:
         """Check the CSV. Raises: ConfigError, DataError."""
         if asked.labels is None:
-            raise ConfigError(
-                "a PACS without --labels", do="add --labels labels.csv: it says which studies are fetched"
-            )
+            raise ConfigError("a PACS without --labels", do="add --labels labels.csv: it says what is fetched")
         if asked.home is None:
             raise ConfigError("a PACS outside of a hospital's home", do="use `wardround hospital pull`")
-        self.name, self._settings, self._home = asked.where, settings, asked.home
-        self._csv = LabelsCsv.open(asked.labels, asked.columns)
-        self.key, self.label_columns = self._csv.key, self._csv.columns
-        self.notes = tuple(filter(None, [self._csv.file.note]))
+        self.name, self._settings, self._home, self._asked = asked.where, settings, asked.home, asked
+        task = asked.task
+        self._together = task is not None and bool(task.dense or task.inputs or task.depth)
+        masks = task is not None and task.dense and not LABEL_KINDS[task.labels].places
+        # Masks bring their labels: then the worklist is nothing else, and needs no label column.
+        self._worklist = LabelsCsv.open(asked.labels, () if masks else asked.columns)
+        self._examples = Examples(task, None if masks else self._worklist)
+        self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
         check_files(settings, self._home)
         self.trouble: Trouble | None = None
         self.unasked = 0
@@ -132,15 +90,24 @@ class PacsSource(Source):
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the CSV."""
-        return self._csv.lines()
+        return self._examples.labels()
 
-    def items(self) -> Iterator[PacsFile]:
-        """What the PACS says it has of the worklist, in the order of the UIDs."""
+    def items(self) -> Iterator[Item]:
+        """What the PACS says it has of the worklist, in the order of the UIDs; study by study, where files belong
+        together.
+        """
         if self._plan is None:
             self.find()
+        if not self._together:
+            yield from self._objects()
+        else:
+            for _, files in groupby(self._objects(), key=lambda file: file.found.study):
+                yield PacsStudy(tuple(files))
+
+    def _objects(self) -> Iterator[PacsFile]:
         assert self._plan is not None
         for found, wanted in self._plan:
-            yield PacsFile(self._folder / "-", found=found, key=self.key, wanted=wanted)
+            yield PacsFile(self._folder / "-", found=found, key=self._worklist.key, wanted=wanted)
 
     def find(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Ask for each value of the worklist. Raises: PacsError: nobody answers; nothing is lost by that."""
@@ -150,7 +117,7 @@ class PacsSource(Source):
             raise _in_words(error.trouble) from None
 
     def _planned(self, progress: Callable[[int, int], None]) -> Plan:
-        values = self._worklist()
+        values = self._values()
         plan = Plan(self._folder / "plan.sqlite")
         for done, value in enumerate(values):
             self._check_hours()
@@ -164,12 +131,12 @@ class PacsSource(Source):
         progress(len(values), len(values))
         return plan
 
-    def _worklist(self) -> list[str]:
+    def _values(self) -> list[str]:
         """The values to ask for, each once. A wildcard would ask for everybody (PS3.4 C.2.2.2.4)."""
         values: dict[str, None] = {}
         self.unaskable = []
-        for line in self._csv.lines():
-            uid = self.key.endswith("UID")
+        for line in self._worklist.lines():
+            uid = self._worklist.key.endswith("UID")
             fits = UID.fullmatch(line.value) if uid else re.fullmatch(r"[^*?\\\x00-\x1f]{1,64}", line.value)
             if line.value and fits:
                 values[line.value] = None
@@ -178,10 +145,10 @@ class PacsSource(Source):
         return list(values)
 
     def _find(self, plan: Plan, value: str) -> None:
-        for number, found in enumerate(self._line.ask("find", self.key, value)):
+        for number, found in enumerate(self._line.ask("find", self._worklist.key, value)):
             if number >= MOST_FOUND:
                 raise TroubleError(Trouble("broken", f"the PACS offers more than {MOST_FOUND:,} images for one key"))
-            named = getattr(found, FIELDS[self.key]).strip(" \0") == value
+            named = getattr(found, FIELDS[self._worklist.key]).strip(" \0") == value
             if named and all(UID.fullmatch(uid) for uid in found[:3]):
                 plan.add(found, value)
             else:
@@ -189,15 +156,25 @@ class PacsSource(Source):
 
     def patient(self, item: Item) -> str:
         """As the PACS says."""
-        return item.found.patient if isinstance(item, PacsFile) else ""
+        return next((file.found.patient for file in files_of(item)), "")
 
     def fetched(self, items: Iterator[Item]) -> Iterator[Item]:
         """The same items with their files in the spool, a series at a time; the next one comes while these are read."""
-        files = (item for item in items if isinstance(item, PacsFile))
+        if not self._together:
+            yield from self._fetched(file for item in items for file in files_of(item))
+            return
+        for study in items:
+            files = list(self._fetched(iter(files_of(study))))
+            made = list(Examples(self._asked.task, self._examples.csv).of_files(files))
+            made.sort(key=lambda example: not getattr(example, "what", getattr(example, "unreadable", "")))
+            for number, example in enumerate(made, start=1):
+                yield PacsExample(example, study.fingerprint() if number == len(made) else "")
+
+    def _fetched(self, files: Iterator[PacsFile]) -> Iterator[PacsFile]:
         ready: list[PacsFile] = []
-        for _, grouped in groupby(files, key=lambda item: item.found[:2]):
+        for _, grouped in groupby(files, key=lambda file: file.found[:2]):
             group = list(grouped)
-            series = _Series(group, {item.found.instance: item.found for item in group})
+            series = _Series(group, {file.found.instance: file.found for file in group})
             if not self._stopped():
                 self._begin(series)  # it is sent while what came before is read
             yield from ready
@@ -206,7 +183,7 @@ class PacsSource(Source):
 
     def _begin(self, series: _Series) -> None:
         assert self._plan is not None
-        whole = self._plan.in_series(*series.items[0].found[:2]) == len(series.wanted) > 1
+        whole = self._plan.in_series(series.items[0].found) == len(series.wanted) > 1
         series.answers = self._line.ask("fetch", list(series.wanted.values()), self._folder, whole=whole)
 
     def _completed(self, series: _Series) -> list[PacsFile]:
@@ -285,8 +262,9 @@ class PacsSource(Source):
 
     def done(self, item: Item) -> None:
         """It was read, and what could be stored is stored: the file goes."""
-        if isinstance(item, PacsFile) and not item.unreadable:
-            item.path.unlink(missing_ok=True)
+        for file in files_of(item):
+            if not file.unreadable:
+                file.path.unlink(missing_ok=True)
 
     def ended(self) -> None:
         """Raises: PacsError, where the PACS did not answer everything; what it gave is in the cohort."""
