@@ -20,7 +20,7 @@ labels = "mask"
 image_size_px = 32
 cell_px = 2
 [model]
-features = 8
+features = 32
 """
 
 
@@ -45,5 +45,31 @@ def discs(folder: Path, patients: int = 12, images: int = 2, seed: int = 0) -> P
             Image.fromarray(picture).save(folder / f"{name}.png")
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}-mask.png")
             lines.append(f"{name}.png,P{patient},{name}-mask.png,{'acme' if patient % 2 else 'zeta'}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+POINTS = (
+    MASKS.replace('"discs"', '"spots"')
+    .replace('"mask"\nclasses', '"spots"\nclasses')
+    .replace('labels = "mask"', 'labels = "points"')
+)
+
+
+def spots(folder: Path, patients: int = 12, images: int = 2, seed: int = 0) -> Path:
+    """A folder of PNG of small discs, and where they are in labels.csv; of each patient the last image has none."""
+    rng, lines = np.random.default_rng(seed), ["file,PatientID,spots"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for patient in range(patients):
+        for number in range(images):
+            picture, cell = np.full((48, 64), 60.0), []
+            for _ in range(0 if number == images - 1 else rng.integers(1, 3)):
+                x, y = rng.uniform(6, 58), rng.uniform(6, 42)
+                rows, columns = np.ogrid[:48, :64]
+                picture[(rows + 0.5 - y) ** 2 + (columns + 0.5 - x) ** 2 <= 16] = 170
+                cell.append(f"disc {x - 4:.1f} {y - 4:.1f} 8 8")
+            picture += rng.normal(0, 8, picture.shape)
+            Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"p{patient}-{number}.png")
+            lines.append(f"p{patient}-{number}.png,P{patient},{';'.join(cell) or 'background'}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder

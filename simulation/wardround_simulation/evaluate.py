@@ -12,6 +12,7 @@ from wardround.errors import DataError
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.personal.before_after import before_and_after
+from wardround_client.personal.kinds import fitted_to
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner, compare
 from wardround_server.checkpoint import State
@@ -87,7 +88,7 @@ def _card(hospital: Hospital, agreement: Agreement, meta: Learner, shots: int, s
         support, query = everybody.split(shots, seed)
         card = before_and_after(
             meta,
-            meta.adapt(support.examples),
+            fitted_to(meta, support),
             classes=task.classes,
             support=support,
             query=query,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,14 @@ _METRICS = {
     "dice": "Dice coefficient",
     "surface_distance_95_px": "95 % surface distance, px of the cohort's images (lower is better)",
     "volume_error": "volume error, share of what is there (lower is better)",
+    "cpm": "mean sensitivity at 1/8 to 8 false findings an image",
+    **{
+        f"sensitivity_at_{float(Fraction(rate)):g}": f"sensitivity at {rate} false findings an image"
+        for rate in ("1/8", "1/4", "1/2", "1", "2", "4", "8")
+    },
+    "f1": "F1 of findings",
+    "sensitivity": "sensitivity of what is called a finding",
+    "false_findings_per_image": "false findings an image (lower is better)",
 }
 _PERCENT = ("balanced_accuracy", "recall_at_specificity")
 _MOST_CLASSES = 8  # of a confusion matrix on the screen

@@ -12,6 +12,7 @@ from wardround.config import Federation
 from wardround.errors import DataError
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
+from wardround_client.personal.kinds import fitted_to
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
 from wardround_client.personal.shared_model import SharedModel
@@ -83,7 +84,7 @@ class AdaptedModel:
             federation=start.federation,
             release=start.release,
             learner=learner,
-            fitted=learner.adapt(support.examples),
+            fitted=fitted_to(learner, support),
             cases=EmbeddedSupport.of(learner, support.examples),
             support=support.pseudonyms,
             recipe=recipe,

@@ -103,7 +103,7 @@ class Learner:
         which every class, or every finding and every absence of one, weighs the same. A class of one patient is always
         learned from and never judged. Where no class has two patients nothing can be judged, and nothing changes.
         """
-        fold = _folds(support)
+        fold = folds_of(support)
         setting = self.algorithm.adapts_by
         if setting is None or not bool((fold >= 0).any()):
             return self
@@ -242,7 +242,7 @@ def _shown(examples: Examples) -> Tensor:
     return examples.labels.stratum(votes)
 
 
-def _folds(examples: Examples) -> Tensor:
+def folds_of(examples: Examples) -> Tensor:
     """Which of _FOLDS each patient is in, int64 [patients], on the CPU; -1 for the only patient of a class."""
     shown = _shown(examples)
     fold = torch.full_like(shown, -1)

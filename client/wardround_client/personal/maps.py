@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from wardround.algorithms import Fitted
 from wardround_client.cohort.examples import Examples, Inputs
-from wardround_client.personal.learner import Learner
+from wardround_client.personal.learner import Learner, folds_of
 
 WEIGHTS = "weights"
 """In what was fitted to a support: float32 [classes]. Without it every class weighs 1."""
@@ -71,6 +71,19 @@ class Seen:
         """What is predicted of examples, by what was fitted."""
         cells = grids(learner.probabilities(fitted, examples.z), examples.cells)
         return cls(cells.cpu(), planes, examples.patient[:: examples.cells].cpu())
+
+    @classmethod
+    def held_out(cls, learner: Learner, fitted: Fitted, examples: Examples, planes: Planes) -> Seen:
+        """What is predicted of the examples that `fitted` was made of, by what is fitted without their patients: in
+        five folds, class by class. The only patient of a class is predicted by `fitted` itself.
+        """
+        cells, fold = examples.cells, folds_of(examples)
+        probabilities = learner.probabilities(fitted, examples.z)
+        for number in torch.unique(fold[fold >= 0]):
+            held = (fold == number).to(examples.device)[examples.patient]
+            rest = learner.adapt(examples.subset(~held))
+            probabilities[held] = learner.probabilities(rest, examples.z[held])
+        return cls(grids(probabilities, cells).cpu(), planes, examples.patient[::cells].cpu())
 
     @property
     def patients(self) -> int:

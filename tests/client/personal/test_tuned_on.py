@@ -10,7 +10,7 @@ from tests.chosen import algorithm
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround_client.cohort.examples import Examples
-from wardround_client.personal.learner import TRIED, Learner, _folds
+from wardround_client.personal.learner import TRIED, Learner, folds_of
 
 
 def examples(labels: list[int], classes: int, noise: float = 0.1) -> Examples:
@@ -29,7 +29,7 @@ def learner(classes: int, theta: torch.Tensor | None = None) -> Learner:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
 def test_every_class_of_two_patients_is_held_out_in_parts_and_never_whole(labels: list[int]) -> None:
-    fold = _folds(examples(labels, 4))
+    fold = folds_of(examples(labels, 4))
     y = torch.tensor(labels)
     for label in range(4):
         own = fold[y == label]

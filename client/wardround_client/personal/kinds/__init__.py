@@ -16,6 +16,7 @@ from wardround.labels import LabelKind
 from wardround_client.personal.bootstrap import Estimate
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
+from wardround_client.personal.maps import WEIGHTS
 
 
 class Judged(Protocol):
@@ -47,6 +48,13 @@ class AtHome(Protocol):
 
 def at_home(labels: LabelKind) -> AtHome:
     """How a kind of labels is judged and predicted."""
-    from wardround_client.personal.kinds import classes, mask
+    from wardround_client.personal.kinds import classes, mask, points
 
-    return mask.kind if labels.dense else classes.kind
+    return points.kind if labels.places else mask.kind if labels.dense else classes.kind
+
+
+def fitted_to(learner: Learner, support: Labelled) -> Fitted:
+    """What predicts after learning from the support, and its classes' weights. Raises: DataError, when it is empty."""
+    fitted = learner.adapt(support.examples)
+    weights = at_home(support.examples.labels).weights(learner, fitted, support)
+    return fitted if weights is None else {**fitted, WEIGHTS: weights.to(support.examples.device)}

@@ -29,7 +29,7 @@ from wardround.planes import classes_in
 from wardround_client.personal.dense import DenseReport, reported
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
-from wardround_client.personal.maps import Seen, weighted, weights_of
+from wardround_client.personal.maps import Seen, lead, weighted, weights_of
 
 METRICS = ("dice", "surface_distance_95_px", "volume_error")
 PERCENTILE = 95.0
@@ -68,8 +68,34 @@ class Masks:
         )
 
     def weights(self, learner: Learner, fitted: Fitted, support: Labelled) -> Tensor | None:
-        """Not yet."""
-        return None
+        """For each class but the first, in turn, those of the best mean Dice on patients who were not learned from."""
+        assert support.planes is not None
+        classes = support.examples.classes
+        seen = Seen.held_out(learner, fitted, support.examples, support.planes)
+        weights = np.ones(classes)
+        for label in [*range(1, classes)] * (1 if classes == 2 else 2):  # the others' weights matter to each
+            weights[label] = _best(seen, label, weights)
+        return torch.from_numpy(weights).float()
+
+
+_STEP, _MOST = 0.1, 12.0  # of the logarithms of weights
+
+
+def _best(seen: Seen, label: int, weights: Array) -> float:
+    """The weight of one class, where the others have theirs."""
+    thresholds = np.linspace(-_MOST, _MOST, round(2 * _MOST / _STEP) + 1)  # of the lead
+    taken, both = np.zeros((2, seen.patients, len(thresholds) + 1), np.int64)
+    for patient, maps, plane in seen.maps():
+        there = classes_in(plane, len(weights))
+        above = np.searchsorted(thresholds, lead(maps, label, weights))  # so many thresholds lie below
+        taken[patient] += np.bincount(above[there >= 0], minlength=len(thresholds) + 1)
+        both[patient] += np.bincount(above[there == label], minlength=len(thresholds) + 1)
+    size = both.sum(1, keepdims=True)
+    taken, both = (each[:, ::-1].cumsum(1)[:, ::-1][:, 1:] for each in (taken, both))
+    with np.errstate(invalid="ignore"):
+        dice = torch.from_numpy(2 * both / (taken + size)).nanmean(0).nan_to_num(nan=0.0).numpy()
+    best = np.flatnonzero(dice == dice.max(initial=0.0))
+    return float(np.exp(-thresholds[best[np.abs(thresholds[best]).argmin()]])) if len(best) else 1.0
 
 
 def _means(table: Tensor, weights: Tensor) -> Tensor:
