@@ -49,11 +49,20 @@ def discs(folder: Path, patients: int = 12, images: int = 2, seed: int = 0) -> P
     return folder
 
 
-POINTS = (
-    MASKS.replace('"discs"', '"spots"')
-    .replace('"mask"\nclasses', '"spots"\nclasses')
-    .replace('labels = "mask"', 'labels = "points"')
-)
+POINTS = """
+name = "spots"
+[task]
+label_column = "spots"
+classes = ["background", "disc"]
+labels = "points"
+image_size_px = 32
+cell_px = 2
+[model]
+features = 32
+embedding = 16
+[algorithm]
+name = "ridge"
+"""
 
 
 def spots(folder: Path, patients: int = 12, images: int = 2, seed: int = 0) -> Path:
