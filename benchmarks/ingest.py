@@ -1,4 +1,4 @@
-"""How fast CT slices become a cohort, what bounds it, and whether memory stays flat.
+"""How fast CT slices become a cohort, uncompressed and in JPEG 2000, what bounds it, and whether memory stays flat.
 
     python benchmarks/ingest.py [--slices 1000] [--workers 2] [--json]
 
@@ -19,8 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from openjpeg.utils import decode as decode_jpeg_2000
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 
 from wardround_client.intake.dicom.attributes import quiet
 from wardround_client.intake.dicom.decode import decoded
@@ -54,6 +57,16 @@ def write_slices(folder: Path, count: int) -> None:
         data.save_as(folder / f"{i:06}.dcm", enforce_file_format=True)
     lines = "".join(f"P{p},{'ab'[p % 2]}\n" for p in range((count + 7) // 8))
     (folder / "labels.csv").write_text("PatientID,finding\n" + lines)
+
+
+def compress(folder: Path, into: Path, count: int) -> None:
+    """The first of the slices in JPEG 2000 without loss, and labels.csv. Their noise is the worst that it can get."""
+    into.mkdir()
+    shutil.copy(folder / "labels.csv", into)
+    for file in sorted(folder.glob("*.dcm"))[:count]:
+        data = dcmread(file)
+        data.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+        data.save_as(into / file.name)
 
 
 def _ingest(
@@ -99,6 +112,17 @@ def shares(file: Path, size_px: int, repeats: int = 60) -> dict[str, float]:
         return {name: _milliseconds(step, repeats) for name, step in steps.items()}
 
 
+def shares_compressed(file: Path, size_px: int, repeats: int = 20) -> dict[str, float]:
+    """Milliseconds of CPU of a slice in JPEG 2000, and of OpenJPEG in it, which bounds it."""
+    recipe = ImageRecipe(size_px, 1)
+    stream = next(generate_frames(dcmread(file).PixelData, number_of_frames=1))
+    with quiet():
+        return {
+            "openjpeg": _milliseconds(lambda: decode_jpeg_2000(stream), repeats),
+            "in_all": _milliseconds(lambda: images_of(read(file, recipe), recipe), repeats),
+        }
+
+
 def _milliseconds(step: Callable[[], object], repeats: int) -> float:
     step()
     start = time.process_time()
@@ -130,6 +154,10 @@ def main() -> None:
         large = measure(folder, Path(temporary) / "cohort", options.size_px, options.workers)
         again = measure(folder, Path(temporary) / "cohort", options.size_px, options.workers)
         steps = shares(folder / "000000.dcm", options.size_px)
+        packed = Path(temporary) / "jpeg-2000"
+        compress(folder, packed, max(1, options.slices // 5))
+        coded = measure(packed, Path(temporary) / "cohort-jpeg-2000", options.size_px, options.workers)
+        coded_steps = shares_compressed(packed / "000000.dcm", options.size_px)
     report = {
         "slices_per_s": large["slices"] / large["seconds"],
         "workers": options.workers,
@@ -137,6 +165,8 @@ def main() -> None:
         "whole": large,
         "again_seconds": again["seconds"],
         "step_ms": steps,
+        "jpeg_2000_slices_per_s": coded["slices"] / coded["seconds"],
+        "jpeg_2000_ms": coded_steps,
     }
     if options.json:
         print(json.dumps(report))
@@ -146,6 +176,8 @@ def main() -> None:
     print(f"{large['peak_rss_mib']:.0f} MiB at {large['slices']:.0f}; the same ingest again: {again['seconds']:.2f} s")
     for name, value in steps.items():
         print(f"  {name:20} {value:7.3f} ms a slice")
+    print(f"JPEG 2000 without loss: {report['jpeg_2000_slices_per_s']:.0f} slices/s; ", end="")
+    print(f"{coded_steps['in_all']:.1f} ms a slice, of which OpenJPEG {coded_steps['openjpeg']:.1f}")
 
 
 if __name__ == "__main__":

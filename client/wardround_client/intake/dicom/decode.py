@@ -142,9 +142,10 @@ def _shaped(values: Array, header: Header, *, planes: bool) -> Array:
 
 def _stored(values: Array, bits: int) -> Array:
     """Only the bits that are stored: overlays may lie above them, and a sign may not be spread (PS3.5 8.1.1)."""
-    values = values.astype(values.dtype.newbyteorder("="))
     above = 8 * values.dtype.itemsize - bits
-    if above > 0 and values.dtype.kind in "ui":
+    shifted = above > 0 and values.dtype.kind in "ui"
+    values = values.astype(values.dtype.newbyteorder("="), copy=shifted or values.dtype.kind == "f")
+    if shifted:
         np.left_shift(values, above, out=values)
         np.right_shift(values, above, out=values)
     return values
