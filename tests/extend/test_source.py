@@ -30,10 +30,10 @@ def test_a_source_of_another_package_is_ingested_by_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follow("A new source", tmp_path, monkeypatch)
-    assert SOURCES.names == ("dicom-folder", "dicomweb", "dimse", "image-folder", "table", "npz")
+    assert SOURCES.names == ("dicom-folder", "dicomweb", "dimse", "image-folder", "npz", "table", "stacks")
     home, scans = tmp_path / "home", archive(tmp_path / "scans.npz")
     wardround(capsys, "init", home, "--name", "st-anna", "--patients", 40)
-    typed = ("ingest", home, scans, "--source", "npz", "--size", 8, "--json")
+    typed = ("ingest", home, scans, "--source", "stacks", "--size", 8, "--json")
     code, out, _ = wardround(capsys, *typed)
     assert code == 3 and json.loads(out.splitlines()[0])["reasons"] == {"damaged": 6}, "there is no array `images`"
 

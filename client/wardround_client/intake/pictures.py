@@ -38,6 +38,12 @@ def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None =
         return _of_volume(path, recipe, mark, root)
     if recipe.depth:
         raise UnusableError("a picture, and the task is about volumes", "name a NIfTI file, or use a folder of DICOM")
+    with _opened(path, recipe) as image:
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1 and (image.format != "TIFF" or recipe.marks):
+            raise UnusableError("several pictures in one file")
+        if pages > 1:
+            return _of_pages(image, pages, recipe)
     values = picture(path, recipe)
     row = quantise(fit(values, recipe))
     if recipe.marks:
@@ -49,7 +55,35 @@ def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None =
 def picture(path: Path, recipe: ImageRecipe) -> NDArray[np.float32]:
     """float32 [H, W] or [H, W, 3] in [0, 1]; of the metadata only the orientation is used (Exif 2.3, tag 0x0112)."""
     with _opened(path, recipe) as image:
-        return _values(ImageOps.exif_transpose(image))
+        return _values(_upright(image))
+
+
+def _of_pages(image: Image.Image, pages: int, recipe: ImageRecipe) -> NDArray[np.uint16]:
+    """Of a TIFF of several pages at most `frames_per_file`, evenly spaced, as of a file of several frames."""
+    rows = []
+    for page in chosen(pages, recipe.frames_per_file):
+        image.seek(page)
+        if image.width * image.height > recipe.greatest_pixels:
+            raise UnusableError("larger than the limit", f"{image.width} x {image.height} pixels")
+        rows.append(quantise(fit(_values(_upright(image)), recipe)))
+    return np.stack(rows)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As it is meant to be looked at: turned (Exif 2.3, tag 0x0112), and inverted where TIFF says that white is zero
+    (TIFF 6.0, tag 262), which Pillow does of 8 bits only. Raises: UnusableError.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise UnusableError("pixels of 32 bits have no white")
+    inverted = image.format == "TIFF" and image.mode.startswith("I;16") and _tag(image, 262) == 0
+    turned = ImageOps.exif_transpose(image)
+    if inverted:
+        turned = Image.fromarray(np.asarray(65535 - np.asarray(turned, np.int32), np.uint16))
+    return turned
+
+
+def _tag(image: Image.Image, number: int) -> object:
+    return getattr(image, "tag_v2", {}).get(number)
 
 
 @contextmanager
@@ -59,8 +93,6 @@ def _opened(path: Path, recipe: ImageRecipe) -> Iterator[Image.Image]:
         with Image.open(file) as image:
             if image.width * image.height > recipe.greatest_pixels:
                 raise UnusableError("larger than the limit", f"{image.width} x {image.height} pixels")
-            if getattr(image, "n_frames", 1) > 1:
-                raise UnusableError("several pictures in one file")
             yield image
 
 
@@ -68,8 +100,6 @@ def _values(image: Image.Image) -> NDArray[np.float32]:
     """float32 [H, W] or [H, W, 3] in [0, 1]; 16 bits stay 16 bits, what is transparent is black."""
     if image.mode.startswith("I"):
         return np.asarray(np.clip(np.asarray(image, np.float32) / np.float32(65535), 0, 1))
-    if image.mode == "F":
-        raise UnusableError("floating-point pixels have no white")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA"))
     grey = image.mode in ("1", "L")
@@ -83,6 +113,8 @@ def _plane(mark: str, root: Path | None, shape: tuple[int, ...], recipe: ImageRe
     if root is None:
         raise UnusableError("no mask")
     with _opened(root / mark, recipe) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise UnusableError("several pictures in one file")
         image = ImageOps.exif_transpose(image)
         values = np.asarray(image if image.mode in ("L", "P", "1", "I", "I;16") else image.convert("RGB"))
     if values.ndim == 3:

@@ -178,7 +178,7 @@ def look(asked: Asked) -> str:
     from wardround_client.intake.csv_file import CsvFile
 
     if Path(asked.where).is_file():
-        return "table"
+        return "npz" if asked.where.lower().endswith(".npz") else "table"
     if not Path(asked.where).is_dir():
         raise DataError(f"{asked.where} is not a folder or a file", do="correct the path, or name a --source")
     named = {"file", *(each.name for each in asked.task.inputs)} if asked.task else {"file"}
