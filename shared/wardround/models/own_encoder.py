@@ -17,6 +17,7 @@ meanpool and linear, resizes "bilinear", makes no copies, and does not bound its
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -196,6 +197,15 @@ class OwnEncoder:
         data = pinned(path, sha256, data)
         if held := _held.get((sha256, channels, features)):
             return held
+        return _held.setdefault((sha256, channels, features), cls._read(path, data, channels, features))
+
+    @classmethod
+    def look(cls, path: Path, data: bytes) -> OwnEncoder:
+        """For its own channels, with as many features as it gives; arguments and errors as of `load`."""
+        return cls._read(path, data, None, None)
+
+    @classmethod
+    def _read(cls, path: Path, data: bytes, channels: int | None, features: int | None) -> OwnEncoder:
         try:
             length = int.from_bytes(data[:8], "little")
             if length > LARGEST_HEADER:
@@ -208,13 +218,13 @@ class OwnEncoder:
                 f"{path}: not an encoder file ({reason(error)})",
                 do="see docs/encoders.md for the schema",
             ) from None
-        encoder = cls(description, features, sha256, loaded)
-        encoder._check(path, channels)
-        if MAPS in loaded:
-            encoder = replace(encoder, map_size=encoder._checked_maps(path, channels))
-        return _held.setdefault((sha256, channels, features), encoder)
+        channels = channels or description.channels
+        encoder = cls(description, features or 0, hashlib.sha256(data).hexdigest(), loaded)
+        encoder = replace(encoder, features=encoder._check(path, channels))
+        return replace(encoder, map_size=encoder._checked_maps(path, channels)) if MAPS in loaded else encoder
 
-    def _check(self, path: Path, channels: int) -> None:
+    def _check(self, path: Path, channels: int) -> int:
+        """How many features it gives. Raises: ConfigError."""
         if channels not in (1, self.description.channels):
             raise ConfigError(
                 f"{path} takes {self.description.channels} channels, the task has {channels}",
@@ -222,7 +232,7 @@ class OwnEncoder:
             )
         image = torch.zeros(1, channels, self.description.side, self.description.side)
         try:
-            operations = self._operations(image)
+            operations = self.operations(image)
             if operations > MOST_OPERATIONS:
                 raise ConfigError(
                     f"{path} takes {operations:.2g} operations an image",
@@ -232,13 +242,15 @@ class OwnEncoder:
             output = self(image)
         except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
             raise ConfigError(f"{path}: its layers do not fit together ({reason(error)})") from None
-        if tuple(output.shape) != (1, self.features):
+        wanted = (1, self.features or output.shape[-1])
+        if tuple(output.shape) != wanted:
             raise ConfigError(
                 f"{path} gives {list(output.shape[1:])} features, model.features is {self.features}",
                 do="set model.features to what the encoder gives",
             )
         if not output.isfinite().all():
             raise ConfigError(f"{path} gives features that are not finite numbers", do="bring another encoder")
+        return output.shape[1]
 
     def _checked_maps(self, path: Path, channels: int) -> int:
         """The side of their grid. Raises: ConfigError."""
@@ -256,7 +268,7 @@ class OwnEncoder:
             )
         return maps.shape[2]
 
-    def _operations(self, image: Tensor) -> int:
+    def operations(self, image: Tensor) -> int:
         """Floating point operations of one image, by shapes alone."""
         from torch.utils.flop_counter import FlopCounterMode
 

@@ -42,6 +42,8 @@ def exported(module: nn.Module, *, channels: int, side: int, resize: str, path: 
     for node in model.graph.node:
         node.doc_string = ""  # lines of the source, and where it lies
     del model.metadata_props[:]
+    del model.opset_import[:]  # it names all that onnxruntime knows
+    model.opset_import.add(domain="", version=OPSET)
     model.metadata_props.add(key="wardround", value=json.dumps({"resize": resize}))
     data = model.SerializeToString(deterministic=True)
     return data, look(data, path)
