@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PICTURES, PORTION = 1000, 25
+PICTURES, PORTION = 400, 25
 MOST_PICTURES, PICTURE_BYTES = 5000, 64 << 20
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
