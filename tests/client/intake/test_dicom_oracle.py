@@ -15,6 +15,9 @@ from tests.fuzz.made import NATIVE, described, made
 from tests.fuzz.mutants import seeds
 from tests.fuzz.oracle import RECIPE, Whole, available, difference
 
+from wardround_client.intake.dicom.attributes import quiet
+from wardround_client.intake.dicom.decode import decoded
+from wardround_client.intake.dicom.header import read
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.source import Instance
 
@@ -51,6 +54,33 @@ def test_compressed_without_loss_is_as_it_was(tmp_path: Path, data: st.DataObjec
     one, other = (Whole(tmp_path / name).read(RECIPE, PSEUDONYMS) for name in ("a.dcm", "b.dcm"))
     assert isinstance(one, Instance) and isinstance(other, Instance)
     assert np.abs(one.rows.astype(int) - other.rows.astype(int)).max() <= 1
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(data=st.data())
+def test_itk_reads_the_same_values(tmp_path: Path, data: st.DataObject) -> None:
+    """Another decoder, also of JPEG 2000: the values after the modality transform, frame by frame."""
+    itk = pytest.importorskip("SimpleITK")
+    try:
+        syntaxes = (JPEG2000Lossless, RLELossless, JPEGLSLossless, pydicom.uid.ExplicitVRLittleEndian)
+        content = made(lambda options: data.draw(st.sampled_from(list(options))), syntaxes)
+    except RuntimeError:  # pydicom's encoder does not take it
+        return
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content)
+    with quiet():
+        header = read(path, RECIPE)
+        # It turns MONOCHROME1 round, and has its own ideas of 32 bits and of bits above the stored ones.
+        if header.photometric != "MONOCHROME2" or header.allocated > 16 or header.stored != header.allocated:
+            return
+        if header.dataset.get("ModalityLUTSequence"):  # which it does not apply
+            return
+        frames = [
+            frame * look.modality[0] + look.modality[1] if isinstance(look.modality, tuple) else frame
+            for frame, look in zip(decoded(header), header.looks.values(), strict=True)
+        ]
+    theirs = itk.GetArrayFromImage(itk.ReadImage(str(path))).reshape(np.shape(frames))
+    np.testing.assert_allclose(np.asarray(frames, np.float64), theirs, atol=0.51)
 
 
 def test_some_hundred_wrong_files_end_nothing_and_are_shown_as_dcmtk_shows_them() -> None:
