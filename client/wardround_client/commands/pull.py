@@ -80,7 +80,7 @@ def pull(
         for line in source.notes:
             note(line, as_json)
         tasks = [task] if task else approved(hospital, source)
-        for each in [] if allow_unknown_labels else tasks:
+        for each in tasks if source.key and not allow_unknown_labels else []:
             check_labels(source, each)  # before the PACS is asked for anything
         recipe: AnyRecipe
         if task:

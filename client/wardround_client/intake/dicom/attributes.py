@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 
 from wardround_client.intake.source import Rejection
 
-IDENTITY = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 """Read to be hashed with the hospital's key, and for nothing else."""
 
 CLASS = ("SOPClassUID",)
@@ -72,8 +72,10 @@ APPEARANCE = (
     "ExtendedOffsetTableLengths",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
 )
-"""What decides how the pixels look."""
+"""What decides how the pixels look, and where a slice of a volume lies."""
 
 UPTAKE = (
     "Units",

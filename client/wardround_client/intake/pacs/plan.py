@@ -16,6 +16,7 @@ class Plan:
     """Objects by patient, study, series and own UID, each once for each value of the worklist that names it."""
 
     def __init__(self, file: Path) -> None:
+        file.unlink(missing_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")  # nobody reads it after a crash
