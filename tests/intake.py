@@ -9,7 +9,7 @@ from typing import Any
 from wardround.task import Task
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.recipe import ImageRecipe, TableRecipe
-from wardround_client.intake.source import Asked, opened
+from wardround_client.intake.source import DEFAULTS, Asked, Rules, opened
 from wardround_client.intake.summary import IngestSummary
 
 
@@ -23,11 +23,12 @@ def ingest_dicom(
     labels: Path | None = None,
     columns: tuple[str, ...] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    rules: Rules = DEFAULTS,
     workers: int | None = 0,
     **more: Any,
 ) -> IngestSummary:
     """A folder of DICOM files and its labels.csv; read in this process unless workers says otherwise."""
-    asked = Asked(str(folder), labels or folder / "labels.csv", columns, leave_out=(cohort,))
+    asked = Asked(str(folder), labels or folder / "labels.csv", columns, leave_out=(cohort,), rules=rules)
     made = ImageRecipe(size, channels, **(recipe or {}))
     return ingest(opened("dicom-folder", asked, {}), cohort, made, key=key, workers=workers, **more)
 
@@ -43,10 +44,11 @@ def ingest_table(
     constants: Mapping[str, float] | None = None,
     columns: Sequence[str] = (),
     withdrawn: Collection[bytes] = (),
+    **more: Any,
 ) -> IngestSummary:
     """A CSV of measurements. columns: of a file without a header."""
     task = Task(label_column=labels[0], classes=("0", "1"), kind="table", features=tuple(features))
     settings = {"patient_column": patient_column, "columns": ",".join(columns)}
     source = opened("table", Asked(str(path), columns=tuple(labels), task=task), settings)
     recipe = TableRecipe(tuple(features), dict(constants or {}))
-    return ingest(source, cohort, recipe, key=key, withdrawn=withdrawn)
+    return ingest(source, cohort, recipe, key=key, withdrawn=withdrawn, **more)

@@ -105,6 +105,42 @@ class Policy(Section):
     reply_grid_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
 
 
+Glob = Annotated[str, Field(min_length=1, max_length=64)]
+Globs = Annotated[tuple[Glob, ...], Field(max_length=32)]
+LeftOut = Literal["localizer", "dose-report", "secondary-capture", "derived", "mr-phase", "mosaic", "for-processing"]
+"""Kinds of DICOM images that no ingest uses unless the hospital allows them: `wardround_client.intake.dicom.select`."""
+
+
+class Select(Section):
+    """Which DICOM images of an archive are used. Each list holds patterns, with * and ?, whatever the case; a value is
+    used that fits one of them and none that begins with "!". An empty list takes everything.
+
+    sop_classes: names or UIDs. image_types: of the whole text, "ORIGINAL/PRIMARY/*". views: View Position. series:
+    descriptions. least_slices, greatest_slices: images of a series in the folder; 0: any number. allow: kinds that are
+    left out otherwise.
+    """
+
+    sop_classes: Globs = ()
+    modalities: Globs = ()
+    image_types: Globs = ()
+    views: Globs = ()
+    body_parts: Globs = ()
+    series: Globs = ()
+    least_slices: Annotated[int, Field(ge=0, le=100_000)] = 0
+    greatest_slices: Annotated[int, Field(ge=0, le=100_000)] = 0
+    allow: Annotated[tuple[LeftOut, ...], Field(max_length=7)] = ()
+
+
+class PatientIds(Section):
+    """Who is who. issuer: a file whose Issuer of Patient ID is this one, or which names none, is of this hospital's own
+    patients; with another issuer the same PatientID is another patient. allow_placeholders: use files whose PatientID
+    stands for nobody ("ANONYMOUS", "0000"): all with one such PatientID are one patient, who cannot withdraw.
+    """
+
+    issuer: Annotated[str, Field(max_length=64)] = ""
+    allow_placeholders: bool = False
+
+
 class CoordinatorAddress(Section):
     """The one coordinator whose rounds are answered.
 
@@ -175,6 +211,8 @@ class HospitalConfig(Section):
     device: Device = Device()
     budget: BudgetLimits = BudgetLimits()
     policy: Policy = Policy()
+    select: Select = Select()
+    patients: PatientIds = PatientIds()
     coordinator: CoordinatorAddress = CoordinatorAddress()
     pacs: Pacs = Pacs()
 

@@ -21,6 +21,7 @@ from wardround.config import Privacy
 from wardround.models.conv4 import Conv4
 from wardround.models.objective import Objective
 from wardround.schedule import QUESTIONS
+from wardround_client.cohort.batch import Stored
 from wardround_client.cohort.examples import Examples
 from wardround_client.cohort.index import CohortLayout
 from wardround_client.cohort.writer import CohortWriter
@@ -88,9 +89,9 @@ def write(hospital: Hospital, layout: CohortLayout, people: list[Patient]) -> li
                 for number, label in enumerate(labels):
                     instance = pseudonym + bytes([number])
                     rows = generator.uniform(0, 9, (1, *layout.shape)).astype(layout.dtype)
-                    batch.add(patient=pseudonym, study=b"", instance=instance, rows=rows)
+                    batch.add(Stored(patient=pseudonym, study=b"", instance=instance), rows)
                     batch.stage(instance, number, [label])
-            batch.label(["finding"], 0)
+            batch.label(["finding"], b"", 0)
         writer.finish()
     return pseudonyms
 

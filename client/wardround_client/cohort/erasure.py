@@ -38,15 +38,15 @@ def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collect
     index.execute("PRAGMA journal_mode = PERSIST")
     layout, meta = read_meta(path, index)
     upgrade(index, meta)
-    known = index.execute("SELECT id, pseudonym FROM patients WHERE erased IS NULL").fetchall()
-    wanted = [number for number, pseudonym in known if pseudonym in patients]
+    known = index.execute("SELECT id, pseudonym, bare FROM patients WHERE erased IS NULL").fetchall()
+    wanted = [number for number, pseudonym, bare in known if pseudonym in patients or bare in patients]
     # First the values, then the index: a crash in between leaves patients that are still to be erased.
     end = count_rows(index) * layout.row_bytes
-    _zero(inputs, end, os.fstat(inputs).st_size)  # what an interrupted ingest appended may be anybody's
+    zero(inputs, end, os.fstat(inputs).st_size)  # what an interrupted ingest appended may be anybody's
     os.ftruncate(inputs, end)
     for number in wanted:
         for first, rows in index.execute("SELECT first_row, rows FROM instances WHERE patient = ?", (number,)):
-            _zero(inputs, first * layout.row_bytes, (first + rows) * layout.row_bytes)
+            zero(inputs, first * layout.row_bytes, (first + rows) * layout.row_bytes)
     os.fsync(inputs)
     index.execute("BEGIN IMMEDIATE")
     for number in wanted:
@@ -55,7 +55,7 @@ def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collect
     old_pages = path / f"{INDEX}-journal"
     if old_pages.exists():
         with old_pages.open("r+b") as journal:
-            _zero(journal.fileno(), 0, os.fstat(journal.fileno()).st_size)
+            zero(journal.fileno(), 0, os.fstat(journal.fileno()).st_size)
             os.fsync(journal.fileno())
     index.execute("PRAGMA journal_mode = DELETE")
     return len(wanted)
@@ -63,17 +63,18 @@ def _erase(path: Path, index: sqlite3.Connection, inputs: int, patients: Collect
 
 def _forget(index: sqlite3.Connection, number: int) -> None:
     """Remove what the index says of a patient, but for the pseudonym, the time of the first row and where rows lie."""
-    index.execute("DELETE FROM files WHERE patient = ?", (number,))
-    index.execute("DELETE FROM labels WHERE patient = ?", (number,))
+    for table in ("files", "labels", "origins"):
+        index.execute(f"DELETE FROM {table} WHERE patient = ?", (number,))
     for (first,) in index.execute("SELECT first_row FROM instances WHERE patient = ?", (number,)).fetchall():
         index.execute(
-            "UPDATE instances SET instance = ?, study = x'', manufacturer = '' WHERE first_row = ?",
+            """UPDATE instances SET instance = ?, study = x'', manufacturer = '', modality = '', series = x'',
+            accession = x'' WHERE first_row = ?""",
             (secrets.token_bytes(32), first),
         )
     index.execute("UPDATE patients SET erased = ? WHERE id = ?", (now(), number))
 
 
-def _zero(file: int, start: int, end: int) -> None:
+def zero(file: int, start: int, end: int) -> None:
     """Overwrite bytes start .. end with zeros."""
     zeros = memoryview(bytes(1 << 20))
     while start < end:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from wardround.errors import DataError, StorageError, WardroundError
 from wardround.files import locked, remedy
 
-FORMAT = 4
-OLDER = (2, 3)
-"""Formats that are read too, until what writes next brings them up to date. In 2 every manufacturer is unknown."""
+FORMAT = 5
+OLDER = (2, 3, 4)
+"""Formats that are read too, until what writes next brings them up to date. In 2 every manufacturer is unknown, in all
+of them every modality."""
 
 INPUTS, INDEX, QUARANTINE = "inputs.bin", "index.sqlite", "quarantine.csv"
 
@@ -28,38 +29,69 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS patients (
     id INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE,
+    bare BLOB NOT NULL,   -- the pseudonym of the PatientID alone, whoever issued it
     since TEXT NOT NULL,  -- when the first row came in, UTC
     erased TEXT           -- when the values were overwritten, UTC, or NULL
 );
 CREATE TABLE IF NOT EXISTS instances (
     instance BLOB, study BLOB NOT NULL, patient INTEGER REFERENCES patients,
     first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL,
-    manufacturer TEXT NOT NULL DEFAULT '',  -- as `normalised`, '' when the file names none
+    manufacturer TEXT NOT NULL,  -- as `normalised`, '' when the file names none
+    modality TEXT NOT NULL,      -- '' when the file names none
+    series BLOB NOT NULL, accession BLOB NOT NULL,  -- x'' when the file names none
     PRIMARY KEY (instance, patient)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS instances_of_patient ON instances (patient);
 CREATE INDEX IF NOT EXISTS instances_of_study ON instances (study);
-CREATE TABLE IF NOT EXISTS files (file BLOB PRIMARY KEY, instance BLOB NOT NULL, patient INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS instances_of_series ON instances (series);
+CREATE INDEX IF NOT EXISTS instances_of_accession ON instances (accession);
+-- file is the keyed hash of a fingerprint, place of the path alone, which the next version of the file has too.
+CREATE TABLE IF NOT EXISTS files (
+    file BLOB PRIMARY KEY, place BLOB NOT NULL, instance BLOB NOT NULL, patient INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_of_place ON files (place);
+CREATE INDEX IF NOT EXISTS files_of_instance ON files (instance, patient);
+-- Through which archive an instance came in, and a label: an ingest of that archive may take it away again.
+CREATE TABLE IF NOT EXISTS origins (
+    instance BLOB, patient INTEGER, root BLOB, PRIMARY KEY (instance, patient, root)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS label_columns (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS labels (
-    patient INTEGER, subject BLOB, column INTEGER, value TEXT NOT NULL, PRIMARY KEY (patient, subject, column)
+    patient INTEGER, subject BLOB, column INTEGER, value TEXT NOT NULL, root BLOB NOT NULL,
+    PRIMARY KEY (patient, subject, column)
 ) WITHOUT ROWID;
 """
 
-# The labels of a cohort of an older format, read as those of this one.
+# The tables of a cohort of an older format, as those of this one.
+_OLDER = {
+    "patients": "SELECT id, pseudonym, pseudonym AS bare, since, erased FROM main.patients",
+    "instances": """SELECT instance, study, patient, first_row, rows, {manufacturer} AS manufacturer, '' AS modality,
+        x'' AS series, x'' AS accession FROM main.instances""",
+    "labels": "SELECT patient, subject, column, value, x'' AS root FROM ({labels})",
+}
 _OLDER_LABELS = """
-CREATE TEMP VIEW labels AS SELECT held.patient, told.subject, told.column, told.value FROM main.labels told JOIN (
+SELECT held.patient, told.subject, told.column, told.value FROM main.labels told JOIN (
 SELECT patient, instance AS subject FROM main.instances UNION SELECT patient, study FROM main.instances
 UNION SELECT id, pseudonym FROM main.patients) held ON held.subject = told.subject
 """
 
-# The label of the image itself goes before that of its study, and that before the patient's.
-LABEL = "COALESCE(own.value, study.value, patient.value)"
+STAYS = (
+    "p.erased IS NULL AND p.pseudonym NOT IN (SELECT pseudonym FROM temp.withdrawn) "
+    "AND p.bare NOT IN (SELECT pseudonym FROM temp.withdrawn)"
+)
+ONE = "instance = ? AND patient = (SELECT id FROM patients WHERE pseudonym = ?)"
+
+# The label of the image itself goes before that of its series, and so on: study, order (accession number), patient.
+LABEL = "COALESCE(own.value, series.value, study.value, accession.value, patient.value, person.value)"
 LABELLED = """
 FROM instances i JOIN patients p ON p.id = i.patient JOIN label_columns c
 LEFT JOIN labels own ON own.patient = p.id AND own.subject = i.instance AND own.column = c.position
+LEFT JOIN labels series ON series.patient = p.id AND series.subject = i.series AND series.column = c.position
 LEFT JOIN labels study ON study.patient = p.id AND study.subject = i.study AND study.column = c.position
+LEFT JOIN labels accession
+    ON accession.patient = p.id AND accession.subject = i.accession AND accession.column = c.position
 LEFT JOIN labels patient ON patient.patient = p.id AND patient.subject = p.pseudonym AND patient.column = c.position
+LEFT JOIN labels person ON person.patient = p.id AND person.subject = p.bare AND person.column = c.position
 """
 
 
@@ -178,8 +210,8 @@ def read_meta(path: Path, index: sqlite3.Connection) -> tuple[CohortLayout, dict
                 allowed=f"{min(OLDER)} to {FORMAT}",
                 do=f"move {path} away and ingest again",
             )
-        if meta["format"] != str(FORMAT):
-            index.execute(_OLDER_LABELS)
+        for name, view in _older_views(meta["format"]).items():
+            index.execute(f"CREATE TEMP VIEW IF NOT EXISTS {name} AS {view}")
         return CohortLayout.loads(meta["layout"]), meta
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from None
@@ -209,22 +241,29 @@ def upgrade(index: sqlite3.Connection, meta: Mapping[str, str]) -> None:
     """Write a cohort of an older format anew, as `read_meta` shows it."""
     if meta["format"] == str(FORMAT):
         return
-    manufacturer = "''" if meta["format"] == "2" else "manufacturer"
     index.execute("BEGIN IMMEDIATE")
-    index.execute("CREATE TEMP TABLE kept_labels AS SELECT patient, subject, column, value FROM temp.labels")
-    index.execute(
-        f"CREATE TEMP TABLE kept AS SELECT instance, study, patient, first_row, rows, {manufacturer} FROM instances"
-    )
-    index.execute("DROP VIEW temp.labels")
-    # A file that is not known is opened again: so the next ingest finds what an older one took for a duplicate.
-    for table in ("labels", "instances", "files"):
+    for table in _OLDER:
+        index.execute(f"CREATE TEMP TABLE kept_{table} AS SELECT * FROM temp.{table}")
+        index.execute(f"DROP VIEW temp.{table}")
+    # A file that is not known is opened again: so the next ingest finds what an older version did not keep.
+    for table in ("labels", "instances", "files", "patients"):
         index.execute(f"DROP TABLE {table}")
     for statement in SCHEMA.split(";"):
         index.execute(statement)
-    index.execute("INSERT INTO instances SELECT * FROM temp.kept")
-    index.execute("INSERT INTO labels SELECT * FROM temp.kept_labels")
+    for table in _OLDER:
+        index.execute(f"INSERT INTO {table} SELECT * FROM temp.kept_{table}")
+        index.execute(f"DROP TABLE temp.kept_{table}")
     index.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
     index.execute("COMMIT")
+
+
+def _older_views(stored: str) -> Mapping[str, str]:
+    """By table of a cohort of that format, how it is read as of this one."""
+    if stored == str(FORMAT):
+        return {}
+    manufacturer = "''" if stored == "2" else "manufacturer"
+    labels = "SELECT * FROM main.labels" if stored == "4" else _OLDER_LABELS
+    return {name: view.format(manufacturer=manufacturer, labels=labels) for name, view in _OLDER.items()}
 
 
 def alone(path: Path) -> AbstractContextManager[None]:

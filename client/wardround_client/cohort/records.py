@@ -25,6 +25,7 @@ class Record:
 
 
 _RECORD = "SELECT id, since, erased FROM patients WHERE pseudonym = ?"
+_ROWS = "SELECT COALESCE(SUM(rows), 0) FROM instances WHERE patient = ?"
 _LABELS = f"SELECT DISTINCT c.name, {LABEL} AS label {LABELLED} WHERE p.id = ? AND label IS NOT NULL"
 
 
@@ -43,11 +44,28 @@ def records(cohort: Path, pseudonyms: Iterable[bytes]) -> dict[bytes, Record]:
             if known is None:
                 continue
             patient, since, erased = known
-            (rows,) = index.execute("SELECT SUM(rows) FROM instances WHERE patient = ?", (patient,)).fetchone()
+            (rows,) = index.execute(
+                "SELECT COALESCE(SUM(rows), 0) FROM instances WHERE patient = ?", (patient,)
+            ).fetchone()
             labels: dict[str, set[str]] = {}
             for column, value in index.execute(_LABELS, (patient,)):
                 labels.setdefault(column, set()).add(value)
             found[pseudonym] = Record(since, erased, rows, {name: frozenset(said) for name, said in labels.items()})
+    return found
+
+
+def named(cohort: Path, patient_ids: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The patients that a cohort holds of these PatientIDs, whoever issued them: pseudonym -> the PatientID's.
+
+    patient_ids: pseudonyms of the PatientIDs alone. Raises: DataError, StorageError.
+    """
+    found: dict[bytes, bytes] = {}
+    if not (cohort / INDEX).is_file():
+        return found
+    with storage(cohort), closing(connect(cohort)) as index:
+        read_meta(cohort, index)
+        for bare in patient_ids:
+            found |= {each: bare for (each,) in index.execute("SELECT pseudonym FROM patients WHERE bare = ?", (bare,))}
     return found
 
 

@@ -111,8 +111,12 @@ class CohortStore:
             ).reshape(-1, 2)
             owners = np.repeat(owned[:, 0], owned[:, 1])  # of every row of the file
             mapping = mapped(path, layout, len(owners))
-            known = index.execute("SELECT id, pseudonym FROM patients WHERE erased IS NULL")
-            left = {patient: pseudonym for patient, pseudonym in known if pseudonym not in withdrawn}
+            known = index.execute("SELECT id, pseudonym, bare FROM patients WHERE erased IS NULL")
+            left = {
+                patient: pseudonym
+                for patient, pseudonym, bare in known
+                if pseudonym not in withdrawn and bare not in withdrawn
+            }
             columns = tuple(name for (name,) in index.execute("SELECT name FROM label_columns ORDER BY position"))
         kept = np.flatnonzero(np.isin(owners, list(left)))
         ids, patients = np.unique(owners[kept], return_inverse=True)
@@ -179,15 +183,26 @@ class CohortStore:
 
         Raises: DataError, StorageError: the index is damaged or cannot be read.
         """
-        with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
-            _, meta = read_meta(self.path, index)
-            column = "''" if meta["format"] == "2" else "manufacturer"
-            of_file: list[str] = []
-            for rows, name in index.execute(f"SELECT rows, {column} FROM instances ORDER BY first_row"):
-                of_file.extend([name] * rows)
+        of_file = self._said("manufacturer")
         of_csv = self.labels(MANUFACTURER) if MANUFACTURER in self.label_columns else [None] * len(self)
-        kept = (of_file[row] for row in self.inputs.kept.tolist())
-        return tuple(own or normalised(told or "") or UNKNOWN for own, told in zip(kept, of_csv, strict=True))
+        return tuple(own or normalised(told or "") or UNKNOWN for own, told in zip(of_file, of_csv, strict=True))
+
+    @cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """The modality of each row, [n], as its file says it (0008,0060); "" where it says none.
+
+        Raises: DataError, StorageError: the index is damaged or cannot be read.
+        """
+        return tuple(self._said("modality"))
+
+    def _said(self, column: Literal["manufacturer", "modality"]) -> list[str]:
+        """What the file of each row said of itself."""
+        with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
+            read_meta(self.path, index)
+            said: list[str] = []
+            for rows, name in index.execute(f"SELECT rows, {column} FROM instances ORDER BY first_row"):
+                said.extend([name] * rows)
+        return [said[row] for row in self.inputs.kept.tolist()]
 
 
 def normalised(manufacturer: str) -> str:

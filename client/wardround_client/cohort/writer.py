@@ -14,14 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import DataError
-from wardround_client.cohort.batch import ONE, STAYS, Batch
+from wardround_client.cohort.batch import Batch
+from wardround_client.cohort.corrections import leaving_rows, overwritten
+from wardround_client.cohort.erasure import zero
 from wardround_client.cohort.index import (
     FORMAT,
     INDEX,
     INPUTS,
     LABEL,
     LABELLED,
+    ONE,
     SCHEMA,
+    STAYS,
     CohortLayout,
     alone,
     connect,
@@ -32,6 +36,18 @@ from wardround_client.cohort.index import (
     storage,
     upgrade,
 )
+
+# A run's knowledge; SQLite spills it to a nameless temporary file, so memory stays flat. claimed: what was met, once.
+# staged: lines of the CSV, by what they name. told: the labels that follow. met: what stands in a place now. withheld:
+# what is of a patient who has withdrawn.
+_OF_THIS_RUN = """
+CREATE TEMP TABLE claimed (patient, instance, PRIMARY KEY (patient, instance)) WITHOUT ROWID;
+CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE told (patient, subject, column, value, PRIMARY KEY (patient, subject, column)) WITHOUT ROWID;
+CREATE TEMP TABLE met (place BLOB PRIMARY KEY, file BLOB, certain INTEGER) WITHOUT ROWID;
+CREATE TEMP TABLE withheld (instance, patient, PRIMARY KEY (instance, patient)) WITHOUT ROWID;
+CREATE TEMP TABLE withdrawn (pseudonym BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
 
 
 class CohortWriter:
@@ -100,19 +116,14 @@ class CohortWriter:
                 do=f"restore the hospital's secret.key, or move {self.path} away and ingest everything again",
             )
         upgrade(self._index, meta)
+        self._complete = meta["state"] == "complete"
         self.rows, self.added = count_rows(self._index), 0
         if os.fstat(self._inputs).st_size < self.rows * self.layout.row_bytes:
             mapped(self.path, self.layout, self.rows)  # raises
         self._cut()
-        self._index.execute("UPDATE meta SET value = 'ingesting' WHERE name = 'state'")
-        # This run's knowledge; SQLite spills it to a nameless temporary file, so memory stays flat.
-        self._index.execute(
-            "CREATE TEMP TABLE claimed (patient, instance, PRIMARY KEY (patient, instance)) WITHOUT ROWID"
-        )
-        self._index.execute(
-            "CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID"
-        )
-        self._index.execute("CREATE TEMP TABLE withdrawn (pseudonym BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._overwrite()
+        for statement in _OF_THIS_RUN.split(";"):
+            self._index.execute(statement)
         self._index.executemany("INSERT INTO withdrawn VALUES (?)", ((pseudonym,) for pseudonym in self.withdrawn))
 
     def __enter__(self) -> CohortWriter:
@@ -132,12 +143,15 @@ class CohortWriter:
             try:
                 yield batch
                 self._append(batch.arrays)
+                if batch.arrays and self._complete:
+                    self._say("ingesting")
                 self._commit()
             except BaseException:
                 if self._index.in_transaction:
                     self._index.execute("ROLLBACK")
                 self._cut()
                 raise
+            self._complete = self._complete and not batch.arrays
             self.rows += batch.added
             self.added += batch.added
 
@@ -171,6 +185,13 @@ class CohortWriter:
         block = os.pread(self._inputs, found[1] * self.layout.row_bytes, found[0] * self.layout.row_bytes)
         return np.frombuffer(block, self.layout.dtype).reshape(found[1], *self.layout.shape)
 
+    def is_withdrawn(self, patient: bytes) -> bool:
+        """Whether a patient of the cohort has withdrawn, also by the PatientID alone."""
+        if not self.withdrawn:
+            return False
+        found = self._index.execute("SELECT bare FROM patients WHERE pseudonym = ?", (patient,)).fetchone()
+        return patient in self.withdrawn or (found is not None and found[0] in self.withdrawn)
+
     def known(self, file: bytes) -> tuple[bytes, bytes] | None:
         """(patient's pseudonym, instance) of a file that, unchanged since, was ingested before; None for any other."""
         found = self._index.execute(
@@ -179,9 +200,25 @@ class CohortWriter:
         return (found[0], found[1]) if found else None
 
     def finish(self) -> None:
-        """Declare the cohort complete. Raises: StorageError."""
+        """Declare the cohort complete, where it is not, and overwrite what was taken out. Raises: StorageError."""
         with storage(self.path):
-            self._index.execute("UPDATE meta SET value = 'complete' WHERE name = 'state'")
+            if not self._complete:
+                self._say("complete")
+                self._complete = True
+            self._overwrite()
+
+    def _say(self, state: str) -> None:
+        self._index.execute("UPDATE meta SET value = ? WHERE name = 'state'", (state,))
+
+    def _overwrite(self) -> None:
+        """Fill with zeros the rows that were taken out; also those that a crash left as they were."""
+        leaving = leaving_rows(self._index)
+        if self._dry or not leaving:
+            return
+        for first, rows in leaving:
+            zero(self._inputs, first * self.layout.row_bytes, (first + rows) * self.layout.row_bytes)
+        os.fsync(self._inputs)
+        overwritten(self._index)
 
     def totals(self) -> tuple[int, int]:
         """(patients, rows) of the whole cohort, without those who have withdrawn."""
@@ -204,6 +241,40 @@ class CohortWriter:
         asked = f"SELECT DISTINCT {LABEL} AS label, p.id {LABELLED} WHERE c.name = ? AND {STAYS} AND label IS NOT NULL"
         return self._index.execute(asked, (column,)).fetchall()
 
+    def modalities(self) -> dict[str, int]:
+        """How many images there are of each modality, the most frequent first; "" for those that name none."""
+        found = self._index.execute(
+            f"""SELECT modality, SUM(i.rows) AS n FROM instances i JOIN patients p ON p.id = i.patient WHERE {STAYS}
+            GROUP BY modality ORDER BY n DESC, modality"""
+        )
+        return {name: int(count) for name, count in found}
+
+    def issuers(self) -> int:
+        """How many PatientIDs stand for several patients, by who issued them."""
+        found = self._index.execute(
+            f"""SELECT COUNT(*) FROM (SELECT 1 FROM patients p WHERE {STAYS} AND EXISTS
+            (SELECT 1 FROM instances WHERE patient = p.id) GROUP BY bare HAVING COUNT(*) > 1)"""
+        )
+        return int(found.fetchone()[0])
+
+    def halved(self) -> int:
+        """How many of them files name with an issuer and without: maybe one person, who is two patients here."""
+        found = self._index.execute(
+            f"""SELECT COUNT(*) FROM patients p WHERE {STAYS} AND p.pseudonym = p.bare
+            AND EXISTS (SELECT 1 FROM instances WHERE patient = p.id) AND EXISTS (SELECT 1 FROM patients q
+            WHERE q.bare = p.bare AND q.id != p.id AND EXISTS (SELECT 1 FROM instances WHERE patient = q.id))"""
+        )
+        return int(found.fetchone()[0])
+
+    def other_columns(self, columns: Sequence[str], root: bytes) -> tuple[str, ...]:
+        """Label columns that an earlier CSV of this archive brought, and this one does not have."""
+        found = self._index.execute(
+            """SELECT name FROM label_columns WHERE position IN (SELECT column FROM labels WHERE root = ?)
+            ORDER BY position""",
+            (root,),
+        )
+        return tuple(name for (name,) in found if name not in columns)
+
     def unlabelled(self, columns: Sequence[str]) -> int:
         """How many rows have no label in any of these columns."""
         positions = [
@@ -213,7 +284,8 @@ class CohortWriter:
         found = self._index.execute(
             f"""SELECT COALESCE(SUM(i.rows), 0) FROM instances i JOIN patients p ON p.id = i.patient
             WHERE {STAYS} AND NOT EXISTS
-            (SELECT 1 FROM labels WHERE patient = p.id AND subject IN (i.instance, i.study, p.pseudonym)
+            (SELECT 1 FROM labels WHERE patient = p.id
+            AND subject IN (i.instance, i.series, i.study, i.accession, p.pseudonym, p.bare)
             AND column IN ({marks}))"""
         )
         return int(found.fetchone()[0])

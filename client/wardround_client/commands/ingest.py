@@ -34,8 +34,9 @@ def ingest(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of labels. For DICOM: PatientID, StudyInstanceUID or SOPInstanceUID, and label columns. For "
-            "pictures: file, PatientID and label columns. A column `manufacturer` names the maker of the scanner."
+            help="CSV of labels. For DICOM: one of PatientID, AccessionNumber, StudyInstanceUID, SeriesInstanceUID, "
+            "SOPInstanceUID or file, and label columns. For pictures: file, PatientID and label columns. A column "
+            "`manufacturer` names the maker of the scanner."
         ),
     ] = None,
     federation: Annotated[
@@ -56,6 +57,15 @@ def ingest(
     allow_unknown_labels: Annotated[
         bool, typer.Option("--allow-unknown-labels", help="Go on where labels are none of the agreement's classes.")
     ] = False,
+    remove_missing: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Take out of the cohort up to N images that WHERE does not hold any more, and up to N labels that "
+            "--labels does not give any more. Where there are more, none is taken out.",
+            min=0,
+        ),
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read everything and report what would happen. Write nothing.")
     ] = False,
@@ -67,15 +77,18 @@ def ingest(
 ) -> None:
     """Turn files and labels, or a table, into the cohort. Run it again to add what is new; nothing is lost.
 
-    Of a file's header only the scanner's manufacturer is kept: no name of a person, date or UID. What cannot be used is
-    listed in cohort/quarantine.csv, each with its reason. Exit code 3 when nothing can be used, or when labels are none
-    of the classes of --federation or, without it, of the approved agreements.
+    Of a file's header only modality and the scanner's manufacturer are kept: no name of a person, date or UID. What is
+    no clinical picture (scouts, dose reports, derived images) is left out; [select] in hospital.toml chooses more. What
+    cannot be used is listed in cohort/quarantine.csv, each with its reason.
+
+    Exit code 3 when nothing can be used, or when labels are none of the classes of --federation or, without it, of the
+    approved agreements.
     """
     home = checked(home)
     from wardround_client.hospital import Hospital
     from wardround_client.intake.ingest import ingest as take_in
     from wardround_client.intake.recipe import ImageRecipe, TableRecipe, recipe_of
-    from wardround_client.intake.source import Asked, look, opened
+    from wardround_client.intake.source import Asked, Rules, look, opened
 
     if channels == 2:
         raise ConfigError("--channels 2", allowed="1 or 3")
@@ -88,7 +101,14 @@ def ingest(
     with ExitStack() as opens:
         opens.callback(hospital.ledger.close)
         asked_task = task_of(federation)
-        asked = Asked(str(table or where), labels, task=asked_task, leave_out=(cohort,), home=home)
+        asked = Asked(
+            str(table or where),
+            labels,
+            task=asked_task,
+            leave_out=(cohort,),
+            home=home,
+            rules=Rules.of(hospital.config),
+        )
         read = opened(source or ("table" if table else look(asked)), asked, options)
         opens.callback(read.close)
         for line in read.notes:
@@ -112,6 +132,7 @@ def ingest(
                 withdrawn=hospital.patients.register.read(),
                 tasks=tasks,
                 allow_unknown_labels=allow_unknown_labels,
+                remove_missing=remove_missing,
                 dry_run=dry_run,
             )
     print_summary(summary, cohort, dry_run=dry_run, as_json=as_json)
@@ -159,6 +180,10 @@ def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_jso
     }
     rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
     rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
+    if summary.modalities.keys() - {""}:
+        rows |= {"images by modality": _listed(summary.modalities)}
+    rows |= {"read now, by image type": _listed(summary.image_types)} if summary.image_types else {}
+    rows |= {"read now, by view": _listed(summary.views)} if summary.views else {}
     rows |= {f"patients by {each.column}": _listed(each.classes) for each in summary.classes}
     known = {each.column for each in summary.classes}
     rows |= {f"patients by {name}": _listed(of) for name, of in summary.labels.items() if name not in known}
@@ -177,9 +202,44 @@ def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_jso
             f"Without a key, with a cell too few or too many, or against an earlier line of the same key: line {lines}."
         )
         say("A key that two lines contradict has no label. Correct the CSV and ingest again.")
+    _say_corrections(summary)
+    _say_identity(summary)
+    if any(reason.startswith("[select]") for reason in summary.reasons):
+        say('[select] in hospital.toml says which images count; allow = ["localizer"] uses what is left out by itself.')
     if summary.shared:
         say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
         say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
+
+
+def _say_corrections(summary: IngestSummary) -> None:
+    if summary.corrected:
+        say(f"{summary.corrected} stored images were taken out: something else stands in their place now.")
+    if summary.removed or summary.labels_removed:
+        say(f"Taken out as asked: {summary.removed} missing images, {summary.labels_removed} labels.")
+    if summary.missing:
+        say(f"{summary.missing} stored images are not there any more, and stay in the cohort.")
+        say(f"If they were deleted on purpose, take them out: --remove-missing {summary.missing}")
+    if summary.labels_replaced:
+        say(f"{summary.labels_replaced} older labels gave way to less particular ones of this CSV.")
+    if summary.labels_stale:
+        say(f"{summary.labels_stale} labels stay that an earlier CSV gave and this one does not.")
+        say(f"If they were withdrawn, take them away: --remove-missing {summary.labels_stale}")
+    if summary.other_columns:
+        say(f"Columns that this CSV does not have keep their labels: {', '.join(map(shown, summary.other_columns))}.")
+
+
+def _say_identity(summary: IngestSummary) -> None:
+    if summary.issuers:
+        say(f"{summary.issuers} PatientIDs come from several issuers, (0010,0021): each issuer's is another patient.")
+    if summary.halved:
+        say(f"{summary.halved} of them also have none. If that is one person, each half is protected apart:")
+        say('name your own issuer in hospital.toml, [patients] issuer = "...", and ingest again.')
+    if summary.shared_keys:
+        say(f"{summary.shared_keys} PatientIDs of the CSV have several issuers; each of their patients got the labels.")
+        say("Add a column IssuerOfPatientID to tell them apart.")
+    if summary.several_people:
+        say(f"{summary.several_people} PatientIDs have files of different birth dates or sexes: maybe several people.")
+        say("They count as one patient each; give them PatientIDs of their own in the archive, and ingest again.")
 
 
 def _listed(counts: Mapping[str, int]) -> str:

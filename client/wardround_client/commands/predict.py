@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +12,14 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, DataError
+from wardround.errors import ConfigError, DataError, WardroundError
 from wardround.terminal import Table, console, emit, progress_bar, say, show
+from wardround.text import shown
 from wardround_client.commands._at_home import NOTHING_LEFT, chosen, counted, opened
 from wardround_client.commands._common import NewHome
 
 if TYPE_CHECKING:
+    from wardround_client.hospital import Hospital
     from wardround_client.personal.prediction_folder import PredictionFolder
 
 _SHOWN = 20  # patients, and refused files, on the screen
@@ -55,7 +57,8 @@ def predict(
     Results are written as they come. After Ctrl-C what is done is kept, and the same command goes on.
 
     Masks, dose grids and images of a few pixels are refused. What is unlike all patients that the model was adapted to
-    is marked as out of distribution (ood_score above 1): do not rely on its prediction.
+    is marked as out of distribution (ood_score above 1), and so is a modality that the cohort does not have: do not
+    rely on its prediction.
 
     The heat map shows integrated gradients. For methods that compare (prototypical, matching, relation, siamese) the
     nearest support cases stand beside each prediction.
@@ -63,6 +66,7 @@ def predict(
     This is not a medical device: a prediction is not a diagnosis.
     """
     from wardround_client.intake.pseudonyms import Pseudonyms
+    from wardround_client.intake.source import Rules
     from wardround_client.personal.adapted_file import model_digest
     from wardround_client.personal.prediction_folder import FOLDER, PredictionFolder, is_unfinished
     from wardround_client.personal.predictions import Predictor, items_of
@@ -86,9 +90,15 @@ def predict(
         unfinished = [folder for folder in sorted(folders.glob("*/")) if is_unfinished(folder, asked)]
         out = unfinished[-1] if unfinished else folders / f"{model.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     results = PredictionFolder(out.absolute(), model, asked)
-    items = items_of(paths, model.federation.task)
+    select, ids = hospital.config.select, hospital.config.patients
+    rules = Rules(select, ids.model_copy(update={"allow_placeholders": True}))  # whose it is says the file name
+    items = items_of(paths, model.federation.task, rules)
     predictor = Predictor(
-        model, Pseudonyms(hospital.patients.key), hospital.device, results.folder / "heatmaps" if heatmap else None
+        model,
+        Pseudonyms(hospital.patients.key),
+        hospital.device,
+        results.folder / "heatmaps" if heatmap else None,
+        _modalities(hospital),
     )
     try:
         with results.writing(items) as left, _progress(len(items), len(items) - len(left), quiet=as_json) as step:
@@ -135,6 +145,13 @@ def _progress(total: int, done: int, *, quiet: bool) -> Iterator[Callable[[], No
         yield step
 
 
+def _modalities(hospital: Hospital) -> frozenset[str]:
+    """Of the cohort; none where it cannot be opened any more: a model needs it no longer."""
+    with suppress(WardroundError):
+        return frozenset(hospital.patients.cohort().modalities) - {""}
+    return frozenset()
+
+
 def _show(results: PredictionFolder) -> None:
     patients, images, refused = results.patients(), results.images, results.refused
     rows = [
@@ -153,7 +170,9 @@ def _show(results: PredictionFolder) -> None:
     strange = sum(row["out_of_distribution"] for row in images)
     if strange:
         say(f"? Out of distribution: {counted(strange, 'image')} unlike all that the model was adapted to.", "yellow")
-        say("Do not rely on these predictions (ood_score above 1 in predictions.csv).", "yellow")
+        for unknown in sorted({row["unfamiliar"] for row in images if row["ood_score"] <= 1} - {""}):
+            say(f"Among them images of another modality: {shown(unknown)}.", "yellow")
+        say("Do not rely on these predictions (column unfamiliar in predictions.csv).", "yellow")
     for refusal in refused[:_SHOWN]:
         say(f"Not used: {refusal['file']}: {refusal['reason']}", "yellow")
     if len(refused) > _SHOWN:

@@ -62,7 +62,7 @@ def pull(
     from wardround_client.intake.ingest import ingest
     from wardround_client.intake.pacs.source import who_answers
     from wardround_client.intake.recipe import ImageRecipe, recipe_of
-    from wardround_client.intake.source import Asked
+    from wardround_client.intake.source import Asked, Rules
 
     if channels == 2:
         raise ConfigError("--channels 2", allowed="1 or 3")
@@ -75,7 +75,10 @@ def pull(
             emit(event="pull", check=answered) if as_json else say(f"The PACS answers: {shown(answered)}.")
             return
         task = task_of(federation)
-        source = kind(Asked(settings.url or settings.address, labels, task=task, home=home), settings)
+        source = kind(
+            Asked(settings.url or settings.address, labels, task=task, home=home, rules=Rules.of(hospital.config)),
+            settings,
+        )
         opens.callback(source.close)
         for line in source.notes:
             note(line, as_json)

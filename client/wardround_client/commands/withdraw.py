@@ -108,7 +108,7 @@ def _check_options(ids: Sequence[str], *, erase: bool, rounds_only: bool, listed
 def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look: bool, as_json: bool) -> None:
     """Register first: whatever fails after it, they have withdrawn."""
     from wardround_client.cohort.erasure import erase as erase_rows
-    from wardround_client.cohort.records import records, rows_name_no_patient
+    from wardround_client.cohort.records import named, records, rows_name_no_patient
     from wardround_client.intake.pseudonyms import Pseudonyms
     from wardround_client.personal.forget import forget_models, forget_predictions
 
@@ -119,6 +119,12 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     fresh = frozenset() if only_look else hospital.patients.register.add(numbered.keys())
     cohort = hospital.home / "cohort"
     try:
+        held = named(cohort, numbered)  # whoever issued the PatientID
+        if not only_look:
+            fresh |= hospital.patients.register.add(held.keys() - numbered.keys())
+        numbered = {pseudonym: numbered[bare] for pseudonym, bare in held.items()} | {
+            bare: number for bare, number in numbered.items() if bare not in held.values()
+        }
         found = looked_up(hospital, numbered, fresh)  # before their labels are erased
         erased = erase_rows(cohort, numbered.keys()) if erase else 0
         models = forget_models(hospital.home, numbered.keys()) if erase else []

@@ -84,8 +84,8 @@ def uses(
 
 
 def _fits(record: Record, asked: tuple[str, Collection[str]] | None) -> bool:
-    """Whether a task can use a patient with these labels; whoever's labels were erased counts as if it could."""
-    if asked is None or record.erased:
+    """Whether a task can use a patient with these labels; whoever's labels or images are gone counts as if it could."""
+    if asked is None or record.erased or not record.rows:
         return True
     column, classes = asked
     return not record.labels.get(column, frozenset()).isdisjoint(classes)

@@ -20,15 +20,17 @@ from wardround.task import Input, Task
 from wardround_client.intake import marks
 from wardround_client.intake.dicom.attributes import UnusableError, quiet
 from wardround_client.intake.dicom.card import Card, card_of
+from wardround_client.intake.dicom.deidentify import made_of
 from wardround_client.intake.dicom.header import Header, read
 from wardround_client.intake.dicom.marked import planes_of
 from wardround_client.intake.dicom.pixels import images_of
-from wardround_client.intake.labels_csv import LabelsCsv
+from wardround_client.intake.dicom.select import left_out
+from wardround_client.intake.labels_csv import FILE, KEY_COLUMNS, LabelsCsv
 from wardround_client.intake.pictures import number
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
 from wardround_client.intake.series import stack_of
-from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Labels, Rejection
+from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Labels, Rejection, Rules
 from wardround_client.intake.stack import volume
 from wardround_client.intake.workers import outcomes
 
@@ -38,7 +40,14 @@ class File(Item, Protocol):
 
     @property
     def path(self) -> Path: ...
+    @property
+    def rules(self) -> Rules: ...
+    def refused(self) -> Rejection | None:
+        """Why it is not even opened, or None."""
+        ...
 
+
+OTHER = Rejection("not looked into")
 
 Cells = Mapping[str, tuple[str, ...]]
 """By the value of the labels CSV's key: its cells, in the order of some columns."""
@@ -64,10 +73,11 @@ class _Look:
         return str(self.file.fingerprint())
 
     def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Any:
-        if getattr(self.file, "unreadable", ""):
-            return Rejection("not a regular file or a folder without access", self.file.unreadable)
+        if self.file.refused():
+            return OTHER
         try:
-            return card_of(self.file.path)
+            card = card_of(self.file.path)
+            return card if card.marks else left_out(card.kind, self.file.rules.select) or card
         except UnusableError as error:
             return error.rejection
 
@@ -114,9 +124,9 @@ class Series(Together):
     """The slices of a volume."""
 
     def _made(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance:
-        headers, stack = stack_of([file.path for file in self.files], recipe)
-        uid = _uid(headers[0], "SeriesInstanceUID")
-        return _instance(headers[0], pseudonyms, pseudonyms.of("SeriesInstanceUID", uid), volume(stack, recipe)[None])
+        headers, stack = stack_of([file.path for file in self.files], recipe, self.files[0].rules)
+        uid = pseudonyms.of("SeriesInstanceUID", headers[0].identity.series)
+        return made_of(headers[0], pseudonyms, uid, volume(stack, recipe)[None])
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ class Marked(Together):
 
     def _made(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance:
         path, marking = self.files[0].path, [file.path for file in self.files[1:]]
-        header = read(path, recipe)
+        header = read(path, recipe, self.files[0].rules)
         rows = images_of(header, recipe)
         frames = list(header.looks)
         if recipe.places:
@@ -143,7 +153,7 @@ class Marked(Together):
             marks.fitted(plane, recipe.image_size_px, aspect) for plane, aspect in zip(planes, aspects, strict=True)
         ]
         rows = np.concatenate([rows, np.stack(fitted)[:, None]], 1)
-        return _instance(header, pseudonyms, pseudonyms.instance(header.instance_uid), rows)
+        return made_of(header, pseudonyms, pseudonyms.instance(header.identity.instance), rows)
 
 
 @dataclass(frozen=True)
@@ -171,35 +181,24 @@ class Study(Together):
             parts.append(part)
         if header is None:
             raise UnusableError("none of the inputs is there")
-        study = pseudonyms.study(header.study_uid)
-        return _instance(header, pseudonyms, study, np.concatenate(parts)[None])
+        study = pseudonyms.study(header.identity.study)
+        return made_of(header, pseudonyms, study, np.concatenate(parts)[None])
 
 
 def _rows(files: Sequence[File], recipe: ImageRecipe) -> tuple[NDArray[np.uint16], Header]:
     if recipe.depth:
-        headers, stack = stack_of([file.path for file in files], recipe)
+        headers, stack = stack_of([file.path for file in files], recipe, files[0].rules)
         return volume(stack, recipe), headers[0]
-    header = read(files[0].path, recipe)
+    header = read(files[0].path, recipe, files[0].rules)
     rows = images_of(header, recipe)
     return rows[len(rows) // 2], header
 
 
-def _uid(header: Header, keyword: str) -> str:
-    return str(header.dataset.get(keyword) or "")
-
-
-def _instance(header: Header, pseudonyms: Pseudonyms, instance: bytes, rows: NDArray[Any]) -> Instance:
-    return Instance(
-        patient=pseudonyms.patient(header.patient_id),
-        study=pseudonyms.study(header.study_uid) if header.study_uid else b"",
-        instance=instance,
-        rows=rows,
-        manufacturer=header.manufacturer,
-    )
-
-
 class Examples:
-    """What a task makes of DICOM files, and the labels CSV that goes with them."""
+    """What a task makes of DICOM files, and the labels CSV that goes with them.
+
+    named: the CSV, where its lines name the files.
+    """
 
     def __init__(self, task: Task | None, csv: LabelsCsv | None) -> None:
         self._task, self.csv = task, csv
@@ -207,7 +206,8 @@ class Examples:
         places = bool(task and task.dense and LABEL_KINDS[task.labels].places)
         self._own = (task.label_column,) if task and places else _columns(task)
         self._in_items = bool(task and task.dense)
-        self.key = "" if csv is None or self._in_items else csv.key
+        self.named = csv if csv and csv.key == FILE else None
+        self.key = "" if csv is None or self._in_items or self.named else csv.key
         self.notes = tuple(filter(None, [csv.file.note])) if csv else ()
         if task and self._in_items:
             self.columns: tuple[str, ...] = (task.label_column,)
@@ -228,7 +228,9 @@ class Examples:
                 "--labels for a task of masks",
                 do="leave it out: segmentations (SEG) and structure sets (RTSTRUCT) beside the images are the labels",
             )
-        csv = LabelsCsv.open(asked.labels, asked.columns)
+        one_by_one = task is None or not (task.dense or task.inputs or task.depth)
+        keys = (*KEY_COLUMNS, FILE) if one_by_one else KEY_COLUMNS
+        csv = LabelsCsv.open(asked.labels, asked.columns, keys=keys, own_issuer=asked.rules.patients.issuer)
         made = cls(task, csv)
         csv.file.check(made._own, "column")
         return made
@@ -250,7 +252,7 @@ class Examples:
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the CSV, without the columns that are inputs."""
-        if self.csv is None or self._in_items:
+        if self.csv is None or self._in_items or self.named:
             return
         kept = [place for place, name in enumerate(self.csv.columns) if name in self.columns]
         for line in self.csv.lines():

@@ -21,7 +21,7 @@ import numpy as np
 
 from wardround.errors import DataError
 from wardround.task import Task
-from wardround_client.cohort.batch import Batch
+from wardround_client.cohort.batch import Batch, Stored
 from wardround_client.cohort.index import CohortLayout, storage
 from wardround_client.cohort.labels import LabelCounts
 from wardround_client.cohort.store import MANUFACTURER, normalised
@@ -29,7 +29,7 @@ from wardround_client.cohort.writer import CohortWriter
 from wardround_client.intake.check import check_labels, labels_for
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import Recipe
-from wardround_client.intake.source import Item, Rejection, Source
+from wardround_client.intake.source import Instance, Item, Rejection, Source
 from wardround_client.intake.summary import WITHDRAWN, WITHHELD, IngestSummary, Tally, quarantine_list
 from wardround_client.intake.workers import PATIENCE_S, Outcome, outcomes
 
@@ -54,11 +54,13 @@ def ingest(
     withdrawn: Collection[bytes] = (),
     tasks: Sequence[Task] = (),
     allow_unknown_labels: bool = False,
+    remove_missing: int = 0,
     dry_run: bool = False,
 ) -> IngestSummary:
     """Turn what a source yields into a cohort, or add to one.
 
-    An empty cell of a CSV takes a label away, and so do two lines of one key that contradict each other.
+    An empty cell of a CSV takes a label away, and so do two lines of one key that contradict each other. What the
+    archive does not hold any more is taken out as `cohort/corrections.py` says, and labels as `Batch.label`.
 
     Args:
         source: what is read.
@@ -71,6 +73,8 @@ def ingest(
         withdrawn: pseudonyms of patients whose items are quarantined, and whose stored images count as gone.
         tasks: whose classes the labels are compared with, before anything is stored.
         allow_unknown_labels: go on where some are none of them.
+        remove_missing: take out so many items that the archive does not hold any more, and labels that its CSV does not
+            give any more; where there are more, none.
         dry_run: read everything and report what would happen, and write nothing.
 
     Raises:
@@ -88,7 +92,7 @@ def ingest(
             check_labels(source, task)
     writing = CohortWriter(cohort_dir, recipe.layout, key, withdrawn=withdrawn, dry_run=dry_run)
     with storage(cohort_dir), writing as writer:
-        tally = Tally(write=lambda *_: None)
+        tally, root = Tally(write=lambda *_: None), pseudonyms.exact("root", source.root)
         with writer.batch() as batch:
             _stage(batch, source, pseudonyms, writer.withdrawn, tally)
             again = _claim_known(writer, batch, source, pseudonyms, tally)
@@ -100,12 +104,17 @@ def ingest(
             while some := list(islice(results, _batch_items(recipe.layout))):
                 with writer.batch() as batch:
                     for item, outcome in some:
-                        _store(writer, batch, source, item, outcome, files.popleft(), tally)
+                        file = files.popleft()
+                        place = pseudonyms.exact("place", item.name)
+                        if file:
+                            certain = isinstance(outcome, Instance) or outcome.by_choice
+                            batch.meet(place, file, certain=certain)
+                        _store(writer, batch, source, item, outcome, (file, place), root, tally)
                 for item, _ in some:
                     source.done(item)
                 if progress:
                     progress(min(tally.read, found), found)
-        return _finish(writer, source, tally, tasks)
+        return _finish(writer, source, root, remove_missing, tally, tasks)
 
 
 def unknown(source: Source, cohort_dir: Path, recipe: Recipe, key: bytes) -> Iterator[Item]:
@@ -122,9 +131,10 @@ def _batch_items(layout: CohortLayout) -> int:
 
 def _stage(batch: Batch, source: Source, pseudonyms: Pseudonyms, withdrawn: Collection[bytes], tally: Tally) -> None:
     """Read the whole CSV first; a line that cannot be used costs its own key the labels, and nobody else."""
-    for line, value, labels in source.labels():
-        subject = pseudonyms.of(source.key, value)
-        if not value or (subject not in withdrawn and not batch.stage(subject, line, labels)):
+    for line, value, labels, issuer in source.labels():
+        subject = pseudonyms.patient(value, issuer) if issuer else pseudonyms.of(source.key, value)
+        left = subject in withdrawn or (bool(issuer) and pseudonyms.patient(value) in withdrawn)
+        if not value or (not left and not batch.stage(subject, line, labels)):
             tally.unusable.append(line)
 
 
@@ -137,12 +147,14 @@ def _claim_known(
     """
     again = set()
     for item in source.items():
-        known = writer.known(_file(item, pseudonyms))
+        file = _file(item, pseudonyms)
+        known = writer.known(file)
         if known is None:
             continue
+        batch.meet(pseudonyms.exact("place", item.name), file, certain=True)
         if not batch.claim(*known):
             again.add((item.name, item.line))
-        if known[0] not in writer.withdrawn:
+        if not writer.is_withdrawn(known[0]):
             _stage_own(batch, item, known[1], tally)
     return again
 
@@ -179,7 +191,7 @@ def _unknown(
             tally.reject(WITHHELD, WITHDRAWN)
         elif known is None:
             yield item
-        elif known[0] in writer.withdrawn:
+        elif writer.is_withdrawn(known[0]):
             tally.reject(WITHHELD, WITHDRAWN)
         elif (item.name, item.line) in again:
             tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
@@ -192,13 +204,22 @@ def _withdrew(patient: str, writer: CohortWriter, pseudonyms: Pseudonyms) -> boo
 
 
 def _store(
-    writer: CohortWriter, batch: Batch, source: Source, item: Item, outcome: Outcome, file: bytes, tally: Tally
+    writer: CohortWriter,
+    batch: Batch,
+    source: Source,
+    item: Item,
+    outcome: Outcome,
+    known_as: tuple[bytes, bytes],
+    root: bytes,
+    tally: Tally,
 ) -> None:
+    """known_as: keyed hashes of the item's fingerprint and of its place."""
     if isinstance(outcome, Rejection):
         tally.reject(item.name, outcome)
         return
     patient, instance = outcome.patient, outcome.instance
-    if patient in writer.withdrawn:
+    if patient in writer.withdrawn or outcome.bare in writer.withdrawn:
+        batch.withhold(patient, instance)
         tally.reject(WITHHELD, WITHDRAWN)
         return
     if not len(outcome.rows) or outcome.rows.shape[1:] != writer.layout.shape:
@@ -208,32 +229,58 @@ def _store(
     if not batch.claim(patient, instance):
         tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
         return
-    stored = writer.stored(patient, instance)
-    manufacturer = normalised(outcome.manufacturer)
-    if stored is None:
-        batch.add(patient=patient, study=outcome.study, instance=instance, rows=outcome.rows, manufacturer=manufacturer)
+    rows, kept = writer.stored(patient, instance), _kept(outcome)
+    if rows is None:
+        batch.add(kept, outcome.rows)
         tally.fresh += 1
-    elif np.array_equal(stored, outcome.rows):
-        batch.made_by(patient, instance, manufacturer)
+    elif np.array_equal(rows, outcome.rows):
+        batch.describe(kept)
         tally.already += 1  # the file was moved or touched
+    elif batch.replace(kept, outcome.rows, root):
+        tally.fresh += 1
     else:
-        tally.reject(item.name, Rejection(f"{source.identity} is in the cohort with other pixels"))
+        tally.reject(item.name, Rejection(f"{source.identity} came from another archive with other pixels"))
         return
+    tally.see(outcome)
+    file, place = known_as
     if file:
-        batch.remember(file, patient, instance)
+        batch.remember(file, place, patient, instance)
 
 
-def _finish(writer: CohortWriter, source: Source, tally: Tally, tasks: Sequence[Task]) -> IngestSummary:
+def _kept(item: Instance) -> Stored:
+    return Stored(
+        patient=item.patient,
+        instance=item.instance,
+        bare=item.bare,
+        study=item.study,
+        series=item.series,
+        accession=item.accession,
+        manufacturer=normalised(item.manufacturer),
+        modality=item.modality,
+    )
+
+
+def _finish(
+    writer: CohortWriter, source: Source, root: bytes, remove_missing: int, tally: Tally, tasks: Sequence[Task]
+) -> IngestSummary:
     with writer.batch() as batch:
-        matched, unmatched, lines = batch.label(source.label_columns, LISTED_LINES)
+        corrected = batch.correct(root, remove_missing, whole=source.whole)
+        if writer.added:  # whether a column is there must not depend on whom the CSV names
+            batch.know_columns(source.label_columns)
+    try:
+        with writer.batch() as batch:
+            told = batch.label(source.label_columns, root, LISTED_LINES, remove_missing, whole=source.whole)
+            if writer.totals()[1] and (told.unmatched or tally.unusable) and not told.matched:  # all labels stay
+                raise DataError(
+                    f"{source.name}: no {source.key} of the labels CSV is in the cohort",
+                    allowed=f"the values of {source.key} in the files, written exactly alike",
+                    do="correct the CSV, its empty keys and missing cells too, and ingest again; images stay stored",
+                )
+    except DataError:
+        writer.finish()  # what is stored is complete, with the labels of before
+        raise
     writer.finish()
     patients, images = writer.totals()
-    if images and (unmatched or tally.unusable) and not matched:
-        raise DataError(
-            f"{source.name}: no {source.key} of the labels CSV is in the cohort",
-            allowed=f"the values of {source.key} in the files, written exactly alike",
-            do="correct the CSV, its empty keys and missing cells too, and ingest again; the images stay stored",
-        )
     columns = [column for column in source.label_columns if column != MANUFACTURER]
     unusable = sorted(set(tally.unusable))
     return IngestSummary(
@@ -248,12 +295,26 @@ def _finish(writer: CohortWriter, source: Source, tally: Tally, tasks: Sequence[
         unlabelled=writer.unlabelled(columns),
         labels={name: _most(label for label, _ in writer.labels(name)) for name in columns},
         classes=tuple(LabelCounts.of(writer.labels(task.label_column), task) for task in tasks),
-        unmatched=unmatched,
-        unmatched_lines=lines,
+        unmatched=told.unmatched,
+        unmatched_lines=told.unmatched_lines,
         unusable=len(unusable),
         unusable_lines=tuple(unusable[:LISTED_LINES]),
         shared=writer.shared(),
         pictures=tally.pictures,
+        corrected=corrected.corrected,
+        missing=corrected.missing,
+        removed=corrected.removed,
+        labels_replaced=told.replaced,
+        labels_stale=told.stale,
+        labels_removed=told.removed,
+        other_columns=writer.other_columns(source.label_columns, root),
+        modalities=writer.modalities(),
+        image_types=dict(tally.image_types.most_common(LISTED_LABELS)),
+        views=dict(tally.views.most_common(LISTED_LABELS)),
+        issuers=writer.issuers(),
+        halved=writer.halved(),
+        several_people=tally.several_people,
+        shared_keys=told.shared if source.key == "PatientID" else 0,
     )
 
 

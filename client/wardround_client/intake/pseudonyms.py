@@ -39,9 +39,16 @@ class Pseudonyms:
         """As `of`, letter by letter: the names of two files, and two rows, may look alike."""
         return hmac.digest(self.key, f"{domain}\0{value}".encode("utf-8", "surrogateescape"), hashlib.sha256)
 
-    def patient(self, patient_id: str) -> bytes:
-        """Pseudonym of a Patient ID (0010,0020)."""
-        return self.of("PatientID", patient_id)
+    def patient(self, patient_id: str, issuer: str = "") -> bytes:
+        """Pseudonym of a Patient ID (0010,0020); with an issuer (0010,0021), of that issuer's patient."""
+        if not issuer:
+            return self.of("PatientID", patient_id)
+        issued = self.of("IssuerOfPatientID", issuer).hex()
+        return self.exact("PatientID of an issuer", f"{issued} {self.of('PatientID', patient_id).hex()}")
+
+    def named(self, domain: str, value: str) -> bytes:
+        """As `of`; b"" for an empty value."""
+        return self.of(domain, value) if value else b""
 
     def study(self, uid: str) -> bytes:
         """Keyed hash of a Study Instance UID (0020,000D)."""

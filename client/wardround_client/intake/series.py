@@ -18,6 +18,7 @@ from wardround_client.intake.dicom.attributes import UnusableError, numbers
 from wardround_client.intake.dicom.header import Header, read
 from wardround_client.intake.dicom.pixels import shown
 from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import DEFAULTS, Rules
 from wardround_client.intake.stack import Stack
 
 _SAME = 1e-3  # of a direction's length, and of a millimetre: what a text of 16 characters rounds
@@ -28,15 +29,14 @@ Slice = tuple[Header, int]
 """A file, and the number of a frame in it."""
 
 
-def stack_of(paths: Sequence[Path], recipe: ImageRecipe) -> tuple[list[Header], Stack]:
+def stack_of(paths: Sequence[Path], recipe: ImageRecipe, rules: Rules = DEFAULTS) -> tuple[list[Header], Stack]:
     """The headers of the files, and their slices as one stack.
 
     Raises: UnusableError: files of several patients or studies, sizes or orientations; two slices at one place; a gap;
         a slice that says not where it lies. OSError.
     """
-    headers = [read(path, replace(recipe, frames_per_file=_MOST_SLICES)) for path in paths]
-    first = headers[0]
-    if {(each.patient_id, each.study_uid) for each in headers} != {(first.patient_id, first.study_uid)}:
+    headers = [read(path, replace(recipe, frames_per_file=_MOST_SLICES), rules) for path in paths]
+    if len({(each.identity.patient_id, each.identity.issuer, each.identity.study) for each in headers}) > 1:
         raise UnusableError("a series of several patients or studies")
     slices: list[Slice] = [(header, frame) for header in headers for frame in header.looks]
     if len(slices) > _MOST_SLICES or any(header.frames != len(header.looks) for header in headers):

@@ -6,8 +6,10 @@ A source of another package is an entry point in the group `wardround.sources`; 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -17,6 +19,7 @@ from wardround.errors import DataError
 from wardround.plugins import Kind
 from wardround.task import Task
 from wardround.toml import Section, loads
+from wardround_client.config import HospitalConfig, PatientIds, Select
 from wardround_client.intake.pseudonyms import Pseudonyms
 
 Labels = tuple[str | None, ...]
@@ -29,10 +32,14 @@ class Rejection:
 
     reason: one of few fixed sentences; holds no value of the item, so it may be counted, printed and logged.
     detail: more for the person at the hospital; may quote the item, so it goes to the quarantine list only.
+    by_choice: the hospital's own `[select]` leaves it out, whatever is in it.
+    passing: it says nothing of the item; the next try may find it well.
     """
 
     reason: str
     detail: str = ""
+    by_choice: bool = False
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,9 @@ class Instance:
     patient, study, instance: keyed hashes, bytes [32]; study is b"" when the item names none.
     rows: uint16 [frames, channels, S, S], scale 1/65535; or float32 [1, features].
     manufacturer: of the scanner, as the item says it; "" where it says none that can be read.
+    bare: as patient, of the PatientID alone, whoever issued it; b"" where that is the same. series, accession: as
+    study. modality: "" where it names none. kind: modality, image type and view, to be counted and not kept. person: a
+    keyed hash of birth date and sex, to notice several people under one PatientID, and not kept.
     """
 
     patient: bytes
@@ -49,6 +59,12 @@ class Instance:
     instance: bytes
     rows: NDArray[Any]
     manufacturer: str = ""
+    bare: bytes = b""
+    series: bytes = b""
+    accession: bytes = b""
+    modality: str = ""
+    kind: tuple[str, str, str] = ("", "", "")
+    person: bytes = b""
 
 
 class Item(Protocol):
@@ -59,7 +75,10 @@ class Item(Protocol):
 
     @property
     def name(self) -> str:
-        """How the hospital finds it again: a path, a line. It goes to the quarantine list only."""
+        """How the hospital finds it again: a path, a line. It goes to the quarantine list only.
+
+        Where there is a fingerprint, whatever has this name later is what this item has become.
+        """
         ...
 
     @property
@@ -85,11 +104,35 @@ class Item(Protocol):
 
 
 class LabelLine(NamedTuple):
-    """One line of a labels CSV. value: of the key; "" where the line has none, or has too few or too many cells."""
+    """One line of a labels CSV. value: of the key; "" where the line has none, or has too few or too many cells.
+    issuer: of a PatientID, where it is not one of the hospital's own.
+    """
 
     line: int
     value: str
     labels: Labels
+    issuer: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What hospital.toml says of an archive. select: which images are used. patients: who is who."""
+
+    select: Select = field(default_factory=Select)
+    patients: PatientIds = field(default_factory=PatientIds)
+
+    @classmethod
+    def of(cls, config: HospitalConfig) -> Rules:
+        """Those of a hospital.toml."""
+        return cls(config.select, config.patients)
+
+    @cached_property
+    def text(self) -> str:
+        """The same for the same rules: part of what is known of a file that was read by them."""
+        return f"{self.select.model_dump_json()} {self.patients.model_dump_json()}"
+
+
+DEFAULTS = Rules()
 
 
 @dataclass(frozen=True)
@@ -98,7 +141,7 @@ class Asked:
 
     where: a path, or whatever a source takes: an address, say. labels: a CSV of labels. columns: its columns to keep;
     None keeps all. task: whose labels are wanted. leave_out: files and folders that are not data. home: of the
-    hospital, where a source may keep what it is working on.
+    hospital, where a source may keep what it is working on. rules: of the hospital.
     """
 
     where: str
@@ -107,6 +150,7 @@ class Asked:
     task: Task | None = None
     leave_out: tuple[Path, ...] = ()
     home: Path | None = None
+    rules: Rules = DEFAULTS
 
 
 class Source(Protocol):
@@ -116,21 +160,29 @@ class Source(Protocol):
         Settings: what `--set NAME=VALUE` may set.
         kind: "image" or "table": of the rows.
         identity: what tells two items of a patient apart, in words.
+        whole: `items` is everything that the archive holds, so what is not among them is not there any more.
         isolated: read each item in another process, because a decoder may crash or loop.
         name: what was given, for messages.
-        key: what a `LabelLine` names: PatientID, StudyInstanceUID or SOPInstanceUID; "" where items bring their labels.
+        key: what a `LabelLine` names, one of `labels_csv.KEY_COLUMNS`; "" where items bring their labels.
         label_columns: names of the labels, in the order of `Labels`.
         notes: how the source was understood, a line each.
+        root: which archive it is, whatever it holds: what an ingest finds there no more was taken out of it.
     """
 
     Settings: ClassVar[type[Section]] = Section
     kind: ClassVar[Literal["image", "table"]]
     identity: ClassVar[str]
     isolated: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     name: str
     key: str = ""
     label_columns: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """The path without links, or whatever the name is."""
+        return os.path.realpath(self.name) if Path(self.name).exists() else self.name
 
     def __init__(self, asked: Asked, settings: Any) -> None:
         """Open it and check what can be checked. Raises: ConfigError, DataError, FederationError."""
@@ -173,7 +225,7 @@ SOURCES: Kind[type[Source]] = Kind("source", "wardround_client.intake.sources", 
 
 def look(asked: Asked) -> str:
     """The built-in source that fits what a path is: a file is a table; a folder holds pictures where the CSV of labels
-    has a column `file`, and DICOM files otherwise. Raises: DataError.
+    has the columns `file` and `PatientID`, and DICOM files otherwise. Raises: DataError.
     """
     from wardround_client.intake.csv_file import CsvFile
 
@@ -181,8 +233,9 @@ def look(asked: Asked) -> str:
         return "npz" if asked.where.lower().endswith(".npz") else "table"
     if not Path(asked.where).is_dir():
         raise DataError(f"{asked.where} is not a folder or a file", do="correct the path, or name a --source")
-    named = {"file", *(each.name for each in asked.task.inputs)} if asked.task else {"file"}
-    pictures = asked.labels is not None and named & set(CsvFile.open(asked.labels).columns)
+    columns = set(CsvFile.open(asked.labels).columns) if asked.labels is not None else set()
+    inputs = {each.name for each in asked.task.inputs} if asked.task else set()
+    pictures = {"file", "PatientID"} <= columns or not inputs.isdisjoint(columns)
     return "image-folder" if pictures else "dicom-folder"
 
 

@@ -14,7 +14,7 @@ from wardround.errors import DataError
 from wardround.files import replacing
 from wardround_client.cohort.index import QUARANTINE
 from wardround_client.cohort.labels import LabelCounts
-from wardround_client.intake.source import Rejection
+from wardround_client.intake.source import Instance, Rejection
 from wardround_client.intake.spreadsheet import harmless
 
 WITHHELD = "(withheld)"
@@ -42,6 +42,17 @@ class IngestSummary:
             the same key (which then has no label). unusable_lines: the first of their line numbers.
         shared: SOP Instance UIDs that several patients have, each an image of its own: maybe one person twice.
         pictures: quarantined items that are called like pictures (.png, .jpg ...).
+        corrected: stored items that were taken out, because something else stands in their place now. missing: stored
+            items that the archive holds no more, and that stay. removed: the same, but taken out as asked.
+        labels_replaced: older labels of this archive that would have hidden those of this CSV, and gave way.
+        labels_stale: those that this CSV does not give, and that stay. labels_removed: the same, taken away as asked.
+        other_columns: label columns that an earlier CSV of this archive had and this one has not; they stay.
+        modalities: images of the cohort by modality; "" where a file names none. image_types, views: items that were
+            read now and used.
+        issuers: PatientIDs of several issuers, each of which is several patients. halved: those among them that some
+            files name without an issuer, so that one person may be two patients.
+        several_people: patients whose files, of those read now, differ in birth date or sex.
+        shared_keys: PatientIDs of the CSV that are of several issuers, each of whose patients got the labels.
     """
 
     read: int
@@ -61,6 +72,20 @@ class IngestSummary:
     unusable_lines: tuple[int, ...] = ()
     shared: int = 0
     pictures: int = 0
+    corrected: int = 0
+    missing: int = 0
+    removed: int = 0
+    labels_replaced: int = 0
+    labels_stale: int = 0
+    labels_removed: int = 0
+    other_columns: tuple[str, ...] = ()
+    modalities: Mapping[str, int] = field(default_factory=dict)
+    image_types: Mapping[str, int] = field(default_factory=dict)
+    views: Mapping[str, int] = field(default_factory=dict)
+    issuers: int = 0
+    halved: int = 0
+    several_people: int = 0
+    shared_keys: int = 0
 
     def check(self) -> None:
         """Raises: DataError, when nothing was usable, but for patients who withdrew."""
@@ -86,6 +111,23 @@ class Tally:
     pictures: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     unusable: list[int] = field(default_factory=list)
+    image_types: Counter[str] = field(default_factory=Counter)
+    views: Counter[str] = field(default_factory=Counter)
+    people: dict[bytes, bytes] = field(default_factory=dict)
+    several: set[bytes] = field(default_factory=set)
+
+    def see(self, item: Instance) -> None:
+        """Count the kind of an item that is used, and notice people who share a PatientID."""
+        _, image_type, view = item.kind
+        self.image_types.update([image_type] if image_type else [])
+        self.views.update([view] if view else [])
+        if item.person and self.people.setdefault(item.patient, item.person) != item.person:
+            self.several.add(item.patient)
+
+    @property
+    def several_people(self) -> int:
+        """Patients of whom files differ in birth date or sex."""
+        return len(self.several)
 
     def reject(self, what: str, rejection: Rejection) -> None:
         """Count an item that cannot be used, and list it."""

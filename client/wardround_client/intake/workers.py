@@ -28,11 +28,14 @@ Outcome = Instance | Rejection
 PATIENCE_S = 120.0
 """For one item that has the machine to itself. The slowest real file that we know takes some seconds."""
 
-CRASHED = Rejection("a decoder crashed", "the process died; the file may be malicious")
-TOO_SLOW = Rejection("a decoder did not come to an end", "the file may be malicious")
-NO_MEMORY = Rejection("not enough memory to decode it")
+CRASHED = Rejection("a decoder crashed", "the process died; the file may be malicious", passing=True)
+TOO_SLOW = Rejection("a decoder did not come to an end", "the file may be malicious", passing=True)
+NO_MEMORY = Rejection("not enough memory to decode it", passing=True)
+UNSTEADY = Rejection("it changed while it was read", "ingest again when nobody writes it", passing=True)
 AGAIN = (CRASHED, TOO_SLOW, NO_MEMORY)
 """What is believed only of an item that had the machine to itself: what others needed decides about nobody's file."""
+
+_TRIES = 3
 
 AHEAD, AHEAD_BYTES = 32, 1 << 23
 """Items, and bytes of rows, in flight a worker: enough that none waits, few enough that memory stays flat."""
@@ -166,10 +169,20 @@ def _work(item: Item) -> Outcome:
 
 
 def _read(item: Item, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
+    """Read an item, again where it changed meanwhile: half of one file and half of the next is nobody's image."""
+    for _ in range(_TRIES):
+        before = item.fingerprint()
+        outcome = _read_once(item, recipe, pseudonyms)
+        if item.fingerprint() == before:
+            return outcome
+    return UNSTEADY
+
+
+def _read_once(item: Item, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
     try:
         return item.read(recipe, pseudonyms)
     except OSError as error:
-        return Rejection("cannot be read", error.strerror or "")
+        return Rejection("cannot be read", error.strerror or "", passing=True)
     except MemoryError:
         return NO_MEMORY
     except KeyboardInterrupt:

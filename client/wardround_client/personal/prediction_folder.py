@@ -31,8 +31,8 @@ FOLDER = "predictions"
 """In a hospital's home: what was not sent elsewhere with --out."""
 LINES, LIST = "predictions.jsonl", "predictions.json"
 _IMAGE_COLUMNS = (
-    *("file", "number", "patient", "manufacturer", "learned_from", "predicted"),
-    *("ood_score", "out_of_distribution", "nearest", "heatmap"),
+    *("file", "number", "patient", "manufacturer", "modality", "learned_from", "predicted"),
+    *("ood_score", "out_of_distribution", "unfamiliar", "nearest", "heatmap"),
 )
 
 

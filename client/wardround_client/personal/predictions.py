@@ -26,7 +26,7 @@ from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, Recipe, recipe_in
-from wardround_client.intake.source import Asked, Instance, Item, Rejection, opened
+from wardround_client.intake.source import DEFAULTS, Asked, Instance, Item, Rejection, Rules, opened
 from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
 from wardround_client.intake.sources.image_folder import Picture
 from wardround_client.intake.workers import outcomes
@@ -54,20 +54,22 @@ class NewFile(DicomFile):
             return Picture(self.path, self.name, self.name, 0, ()).read(recipe, pseudonyms)
         if self.unreadable:
             return super().read(recipe, pseudonyms)
-        return instance_of(self.path, recipe, pseudonyms, least_side_px=_LEAST_SIDE_PX)
+        return instance_of(self.path, recipe, pseudonyms, self.rules, least_side_px=_LEAST_SIDE_PX)
 
 
-def items_of(paths: Sequence[Path], task: Task) -> list[Item]:
+def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS) -> list[Item]:
     """What is to be predicted for, each once: files, also those in folders and their sub-folders; or rows of tables.
 
-    A column PatientID of a table names its patients. Raises: ConfigError, DataError, for a table.
+    rules: the hospital's. A column PatientID of a table names its patients.
+
+    Raises: ConfigError, DataError, for a table.
     """
     if task.kind == "table":
         return [row for path in paths for row in _rows_below(path, task)]
     found = (
         file.path for path in paths for file in (files_below(path) if path.is_dir() else [DicomFile(path.absolute())])
     )
-    return [NewFile(path) for path in dict.fromkeys(found)]
+    return [NewFile(path, rules=rules) for path in dict.fromkeys(found)]
 
 
 def _rows_below(path: Path, task: Task) -> Iterator[Item]:
@@ -82,13 +84,15 @@ def _rows_below(path: Path, task: Task) -> Iterator[Item]:
 class Predictor:
     """An adapted model, made ready to predict.
 
-    heatmaps: the folder for a picture of each image; None: none is made.
+    heatmaps: the folder for a picture of each image; None: none is made. modalities: of the hospital's cohort; an image
+    of another one is out of distribution, however it looks. Empty: nobody knows them.
     """
 
     adapted: AdaptedModel
     pseudonyms: Pseudonyms
     device: torch.device
     heatmaps: Path | None = None
+    modalities: frozenset[str] = frozenset()
     familiarity: Familiarity = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +120,8 @@ class Predictor:
     def rows(self, name: str, instance: Instance) -> list[Row]:
         """The predictions for each image of an item: file, number (from 0), patient (pseudonym, hex), manufacturer,
         learned_from (whether the patient is in the support), predicted, probabilities (by class), ood_score (above 1:
-        out of distribution, `Familiarity`), out_of_distribution, nearest (support cases), heatmap (its file or "").
+        out of distribution, `Familiarity`), out_of_distribution, unfamiliar (in words why, or ""), nearest (support
+        cases), heatmap (its file or "").
         """
         adapted, classes = self.adapted, self.adapted.federation.task.classes
         scale = _WHITE if instance.rows.dtype == np.uint16 else 1
@@ -124,6 +129,8 @@ class Predictor:
         with torch.no_grad():
             z = image_by_image(adapted.learner.loss.model.encode, inputs)
             scores = self.familiarity.scores(adapted.learner.points(z))
+        other = bool(self.modalities) and bool(instance.modality) and instance.modality not in self.modalities
+        unknown = f"the cohort has no {instance.modality}" if other else ""
         predicted = adapted.learner.probabilities(adapted.fitted, z).tolist()
         return [
             {
@@ -131,11 +138,13 @@ class Predictor:
                 "number": number,
                 "patient": instance.patient.hex(),
                 "manufacturer": normalised(instance.manufacturer) or UNKNOWN,
+                "modality": instance.modality,
                 "learned_from": instance.patient in adapted.support,
                 "predicted": adapted.learner.loss.labels.prediction(probabilities, classes),
                 "probabilities": dict(zip(classes, probabilities, strict=True)),
                 "ood_score": round(score, 4),
-                "out_of_distribution": score > 1,
+                "out_of_distribution": bool(unknown) or score > 1,
+                "unfamiliar": unknown or ("unlike the images that it was adapted to" if score > 1 else ""),
                 "nearest": [
                     {
                         "case": case.patient,

@@ -21,6 +21,7 @@ from tests.intake import ingest_table
 
 import wardround_client.cohort.erasure as erasure
 from wardround.errors import ConfigError, DataError, StorageError
+from wardround_client.cohort.batch import Stored
 from wardround_client.cohort.erasure import erase
 from wardround_client.cohort.examples import Examples, NamedExamples
 from wardround_client.cohort.index import INDEX, INPUTS, CohortLayout, connect
@@ -182,12 +183,10 @@ def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
             for number, who in enumerate([ANNA, BERT, ANNA, CARL]):
                 instance, study = WHO.of("row", f"i{number}"), WHO.of("row", f"s{number}")
                 if writer.stored(who, instance) is None:
-                    batch.add(
-                        patient=who, study=study, instance=instance, rows=np.full((1, 1), 10 + number, np.float32)
-                    )
-                    batch.remember(WHO.of("file", f"f{number}"), who, instance)
+                    batch.add(Stored(who, instance, study=study), np.full((1, 1), 10 + number, np.float32))
+                    batch.remember(WHO.of("file", f"f{number}"), b"", who, instance)
                 batch.stage(instance, number, [f"label {number}"])
-            batch.label(["finding"], 0)
+            batch.label(["finding"], b"", 0)
         writer.finish()
 
 
@@ -290,13 +289,13 @@ def test_erasing_overwrites_the_patient_and_nobody_else(tmp_path: Path, monkeypa
     assert all(each in index for each in hashes) and b"label 0" in index
     since = records(tmp_path, [ANNA])[ANNA].since
 
-    overwritten, zero = [], erasure._zero
+    overwritten, zero = [], erasure.zero
 
     def noted(file: int, start: int, end: int) -> None:
         overwritten.append((start, end))
         zero(file, start, end)
 
-    monkeypatch.setattr(erasure, "_zero", noted)
+    monkeypatch.setattr(erasure, "zero", noted)
     assert erase(tmp_path, {ANNA}) == 1
     assert overwritten[:3] == [(16, 52), (0, 4), (8, 12)]  # the first is the tail, which may be anybody's
     assert np.fromfile(tmp_path / INPUTS, "<f4").tolist() == [0, 11, 0, 13]
@@ -323,7 +322,7 @@ def test_erasing_waits_for_no_ingest_and_survives_a_missing_cohort(tmp_path: Pat
     assert records(tmp_path, [ANNA])[ANNA].erased is None
 
 
-@pytest.mark.parametrize("moment", ["_zero", "_forget", "COMMIT"])
+@pytest.mark.parametrize("moment", ["zero", "_forget", "COMMIT"])
 def test_an_erasure_that_dies_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -334,8 +333,8 @@ def test_an_erasure_that_dies_is_finished_by_the_next(
 
     with monkeypatch.context() as broken:
         if moment == "COMMIT":  # the index is committed, its journal not yet overwritten
-            zero = erasure._zero
-            broken.setattr(erasure, "_zero", lambda file, a, b: die() if b > 100 else zero(file, a, b))
+            zero = erasure.zero
+            broken.setattr(erasure, "zero", lambda file, a, b: die() if b > 100 else zero(file, a, b))
         else:
             broken.setattr(erasure, moment, die)
         with pytest.raises(KeyboardInterrupt):
@@ -352,9 +351,9 @@ def test_a_study_shared_with_another_patient_keeps_its_label(tmp_path: Path) -> 
     with CohortWriter(tmp_path, CohortLayout("table", features=("a",)), KEY) as writer:
         with writer.batch() as batch:
             for number, who in enumerate([ANNA, BERT]):
-                batch.add(patient=who, study=b"both", instance=bytes([number]), rows=np.ones((1, 1), np.float32))
+                batch.add(Stored(patient=who, study=b"both", instance=bytes([number])), np.ones((1, 1), np.float32))
             batch.stage(b"both", 1, ["shared"])
-            batch.label(["finding"], 0)
+            batch.label(["finding"], b"", 0)
         writer.finish()
     erase(tmp_path, {ANNA})
     assert CohortStore.open(tmp_path, withdrawn={ANNA}).labels("finding") == ["shared"]

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wardround.errors import DataError, StorageError
+from wardround_client.cohort.batch import Stored
 from wardround_client.cohort.erasure import erase
 from wardround_client.cohort.index import INDEX, INPUTS, CohortLayout
 from wardround_client.cohort.store import CohortStore, normalised
@@ -33,7 +34,7 @@ def write(path: Path, *instances: tuple[str, str, tuple[int, ...]], finish: bool
     with CohortWriter(path, LAYOUT, KEY) as writer:
         for patient, instance, values in instances:
             with writer.batch() as batch:
-                batch.add(patient=patient.encode(), study=b"s", instance=instance.encode(), rows=rows(*values))
+                batch.add(Stored(patient=patient.encode(), study=b"s", instance=instance.encode()), rows(*values))
         if finish:
             writer.finish()
 
@@ -122,7 +123,7 @@ def test_an_unknown_label_column_names_the_nearest(tmp_path: Path) -> None:
     with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
         with writer.batch() as batch:
             batch.stage(b"p", 2, ["yes"])
-            batch.label(["finding"], 5)
+            batch.label(["finding"], b"", 5)
         writer.finish()
     store = CohortStore.open(tmp_path, withdrawn=())
     assert store.labels("finding") == ["yes", "yes"]
@@ -145,18 +146,29 @@ def write_made_by(path: Path, *rows_of: tuple[str, str, int]) -> None:
     with CohortWriter(path, LAYOUT, KEY) as writer:
         with writer.batch() as batch:
             for number, (patient, manufacturer, count) in enumerate(rows_of):
-                batch.add(
-                    patient=patient.encode(),
-                    study=b"",
-                    instance=bytes([number]),
-                    rows=rows(*range(count)),
-                    manufacturer=manufacturer,
-                )
+                batch.add(Stored(patient.encode(), bytes([number]), manufacturer=manufacturer), rows(*range(count)))
         writer.finish()
+
+
+def make_format_4(path: Path) -> None:
+    """Take from a cohort what the format before did not have: issuers, modalities, series, orders, places, origins."""
+    with closing(sqlite3.connect(path / INDEX)) as index, index:
+        index.executescript(
+            """
+            DROP INDEX instances_of_series; DROP INDEX instances_of_accession; DROP TABLE origins;
+            ALTER TABLE instances DROP COLUMN modality; ALTER TABLE instances DROP COLUMN series;
+            ALTER TABLE instances DROP COLUMN accession; ALTER TABLE labels DROP COLUMN root;
+            ALTER TABLE patients DROP COLUMN bare;
+            DROP TABLE files; CREATE TABLE files (file BLOB PRIMARY KEY, instance BLOB NOT NULL, patient INTEGER)
+            WITHOUT ROWID;
+            UPDATE meta SET value = '4' WHERE name = 'format';
+            """
+        )
 
 
 def make_format_2(path: Path) -> None:
     """Take from a cohort what the format before did not have."""
+    make_format_3(path)
     with closing(sqlite3.connect(path / INDEX)) as index, index:
         index.execute("ALTER TABLE instances DROP COLUMN manufacturer")
         index.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
@@ -175,11 +187,12 @@ def make_format_3(path: Path) -> None:
                 instance BLOB PRIMARY KEY, study BLOB NOT NULL, patient INTEGER NOT NULL REFERENCES patients,
                 first_row INTEGER NOT NULL UNIQUE, rows INTEGER NOT NULL, manufacturer TEXT NOT NULL DEFAULT ''
             ) WITHOUT ROWID;
-            INSERT INTO old SELECT * FROM instances;
+            INSERT INTO old SELECT instance, study, patient, first_row, rows, manufacturer FROM instances;
             DROP TABLE instances; ALTER TABLE old RENAME TO instances;
             CREATE INDEX instances_of_patient ON instances (patient);
             CREATE INDEX instances_of_study ON instances (study);
             DROP TABLE files; CREATE TABLE files (file BLOB PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
+            DROP TABLE origins; ALTER TABLE patients DROP COLUMN bare;
             UPDATE meta SET value = '3' WHERE name = 'format';
             """
         )
@@ -225,7 +238,7 @@ def test_a_cohort_of_the_format_before_can_be_erased_from_and_added_to(tmp_path:
     assert erase(tmp_path, {b"p"}) == 1
     with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
         with writer.batch() as batch:
-            batch.add(patient=b"r", study=b"", instance=b"r", rows=rows(7), manufacturer="cassini")
+            batch.add(Stored(patient=b"r", study=b"", instance=b"r", manufacturer="cassini"), rows(7))
         writer.finish()
     store = CohortStore.open(tmp_path, withdrawn=())
     assert store.manufacturers == ("unknown", "cassini") and store.pseudonyms == (b"q", b"r")
@@ -236,11 +249,11 @@ def test_a_cohort_that_told_things_apart_by_uid_alone_keeps_its_labels(tmp_path:
         with writer.batch() as batch:
             for number, who in enumerate([b"p", b"q", b"r"]):
                 study = b"r's" if who == b"r" else b"both"
-                batch.add(patient=who, study=study, instance=b"i%d" % number, rows=rows(number), manufacturer="cassini")
+                batch.add(Stored(who, b"i%d" % number, study=study, manufacturer="cassini"), rows(number))
             batch.stage(b"both", 1, ["of the study", None])
             batch.stage(b"i1", 2, ["of the image", None])
             batch.stage(b"r", 3, ["of the patient", "left"])
-            batch.label(["finding", "side"], 0)
+            batch.label(["finding", "side"], b"", 0)
         writer.finish()
     make_format_3(tmp_path)
     expected = ["of the study", "of the image", "of the patient"]

@@ -428,10 +428,9 @@ def test_real_files_of_another_kind_are_refused_or_marked(
     said = json.loads((out / "predictions.json").read_text())
     assert {each["reason"] for each in said["refused"]} == {"SOP Class UID (0008,0016) is of a mask, a dose or a map"}
     assert len(said["refused"]) == 4
-    kinds: dict[str, list[bool]] = {}
-    for row in said["images"]:
-        kinds.setdefault(row["file"], []).append(row["out_of_distribution"])
-    assert all(sum(marked) > 0.5 * len(marked) for marked in kinds.values()), kinds
+    assert {row["unfamiliar"] for row in said["images"]} == {"the cohort has no US", "the cohort has no PT"}
+    assert all(row["out_of_distribution"] for row in said["images"])
+    assert sum(row["ood_score"] > 1 for row in said["images"]) > 0.5 * len(said["images"])
 
 
 def test_metric_methods_name_the_nearest_cases(home: Path, tmp_path: Path, capsys: Capture) -> None:

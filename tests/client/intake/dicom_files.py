@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from tests.intake import ingest_dicom
 
+from wardround_client.config import LeftOut, PatientIds, Select
 from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Instance, Rejection
+from wardround_client.intake.source import Instance, Rejection, Rules
 from wardround_client.intake.summary import IngestSummary
 
 KEY = bytes(range(32))
+EVERYTHING = Rules(Select(allow=get_args(LeftOut)), PatientIds(allow_placeholders=True))
 
 
 def write_dicom(
@@ -96,7 +98,7 @@ def quarantine(cohort: Path) -> list[dict[str, str]]:
 
 def outcome(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> Instance | Rejection:
     """What the intake makes of a file."""
-    return instance_of(path, ImageRecipe(size_px, channels, **recipe), Pseudonyms(KEY))
+    return instance_of(path, ImageRecipe(size_px, channels, **recipe), Pseudonyms(KEY), EVERYTHING)
 
 
 def images(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> NDArray[np.float64]:

@@ -39,9 +39,12 @@ Stored = dict[bytes, list[tuple[bytes, tuple[str | None, ...], str]]]
 """By pseudonym: of each row, in order, its bytes, its labels and its manufacturer."""
 
 
-def stored(cohort: Path, withdrawn: Iterable[bytes] = ()) -> Stored:
+def stored(cohort: Path, withdrawn: Iterable[bytes] = (), always: Sequence[str] = ()) -> Stored:
     store = CohortStore.open(cohort, withdrawn=set(withdrawn))
-    labels = zip(*(store.labels(column) for column in store.label_columns), strict=True)
+    columns = {column: store.labels(column) for column in store.label_columns}
+    labels = zip(
+        *(columns.get(each, [None] * len(store)) for each in {**columns, **dict.fromkeys(always)}), strict=True
+    )
     found: Stored = {pseudonym: [] for pseudonym in store.pseudonyms}
     rows = zip(store.patients.tolist(), store.inputs[:], labels, store.manufacturers, strict=True)
     for patient, row, said, maker in rows:
@@ -125,7 +128,7 @@ class Archive:
                 ingest_dicom(folder, at / "c", key=KEY, labels=labels, workers=workers)
             except DataError as error:
                 assert "is in the cohort" in str(error)  # a CSV about nobody; the images are stored
-        return stored(at / "c")
+        return stored(at / "c", always=COLUMNS)
 
 
 NAMES = ("a.dcm", "m/m.dcm", "z.dcm", "é.dcm", unicodedata.normalize("NFD", "é.dcm"), "z/z/z.dcm")
@@ -239,7 +242,7 @@ def test_a_label_that_one_patient_was_given_waits_for_no_other(tmp_path: Path, k
     (folder / "labels.csv").write_text("PatientID,finding\nA,a\n")
     ingest_folder(folder, tmp_path / "c")
     assert {who: [row[1] for row in rows] for who, rows in stored(tmp_path / "c").items()} == {
-        WHO.patient("A"): [("of A",)], WHO.patient("B"): [(None,)],
+        WHO.patient("A"): [("a",)], WHO.patient("B"): [(None,)],
     }  # fmt: skip
 
 
@@ -287,7 +290,8 @@ def test_a_file_that_changes_while_it_is_read_is_opened_again(tmp_path: Path, mo
     with monkeypatch.context() as patched:
         patched.setattr(module, "_store", store)
         ingest_folder(folder, tmp_path / "c")
-    assert ingest_folder(folder, tmp_path / "c").patients == 2
+    assert ingest_folder(folder, tmp_path / "c").corrected == 1
+    assert [*stored(tmp_path / "c")] == [WHO.patient("B")]
 
 
 def test_lines_without_effect_are_counted_and_cost_nobody_else(tmp_path: Path) -> None:

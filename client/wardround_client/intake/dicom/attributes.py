@@ -17,12 +17,6 @@ from pydicom.tag import Tag
 
 from wardround_client.intake.source import Rejection
 
-IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-"""Read to be hashed with the hospital's key, and for nothing else."""
-
-CLASS = ("SOPClassUID",)
-"""What kind of object it is, where no file meta information says so."""
-
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
@@ -90,15 +84,12 @@ UPTAKE = (
 )
 """What turns the activity of PET into SUV. Dates and the weight are used for that sum, and nothing of them is kept."""
 
-ALLOWED = (*IDENTITY, *CLASS, *EQUIPMENT, *APPEARANCE, *UPTAKE)
-"""The allowlist. The value of any other attribute is skipped while the file is parsed."""
-
 
 class UnusableError(Exception):
     """The file cannot be used; caught in `deidentify.instance_of`, never seen by a user."""
 
-    def __init__(self, reason: str, detail: object = "") -> None:
-        self.rejection = Rejection(reason, " ".join(str(detail).split())[:500])
+    def __init__(self, reason: str, detail: object = "", *, by_choice: bool = False) -> None:
+        self.rejection = Rejection(reason, " ".join(str(detail).split())[:500], by_choice=by_choice)
         super().__init__(reason)
 
 

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from wardround_client.intake.dicom.attributes import numbers, quiet, text
 from wardround_client.intake.dicom.container import opened
+from wardround_client.intake.dicom.select import KIND, Kind
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"  # RT Structure Set
@@ -19,6 +20,8 @@ _KEYWORDS = (
     *("ViewPosition", "SeriesDescription", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
     *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "PerFrameFunctionalGroupsSequence"),
     "SharedFunctionalGroupsSequence",
+    "BurnedInAnnotation",
+    *KIND,
 )
 _MOST_INFLATED = 1 << 28
 Vector = tuple[float, ...]
@@ -28,7 +31,8 @@ Vector = tuple[float, ...]
 class Card:
     """Of one file; "" and () where it says nothing.
 
-    key: identifiers by the attribute that a labels CSV may name. position: of the upper left pixel, mm; orientation: of
+    key: identifiers by the attribute that a labels CSV may name. kind: what `[select]` chooses by.
+    position: of the upper left pixel, mm; orientation: of
     a row and a column (PS3.3 C.7.6.2.1). frames: how many. refers: SOP Instance UIDs of the images that a segmentation
     or a structure set is about.
     """
@@ -36,6 +40,7 @@ class Card:
     path: Path
     sop_class: str
     key: tuple[tuple[str, str], ...]
+    kind: Kind
     modality: str
     view: str
     series: str
@@ -66,6 +71,7 @@ def card_of(path: Path) -> Card:
             path=path,
             sop_class=str(file.sop_class),
             key=tuple((name, text(dataset, name)) for name in IDENTIFIERS),
+            kind=Kind.of(dataset, file.sop_class),
             modality=text(dataset, "Modality").upper(),
             view=text(dataset, "ViewPosition").upper(),
             series=text(dataset, "SeriesDescription"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from wardround_client.intake.dicom.attributes import UnusableError, quiet
-from wardround_client.intake.dicom.header import read
+from wardround_client.intake.dicom.header import Header, read
 from wardround_client.intake.dicom.pixels import images_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Instance, Rejection
+from wardround_client.intake.source import DEFAULTS, Instance, Rejection, Rules
 
 
 def instance_of(
-    path: Path, recipe: ImageRecipe, pseudonyms: Pseudonyms, *, least_side_px: int = 1
+    path: Path, recipe: ImageRecipe, pseudonyms: Pseudonyms, rules: Rules = DEFAULTS, *, least_side_px: int = 1
 ) -> Instance | Rejection:
     """Read, hash and render one file; whatever is wrong with it becomes a Rejection.
 
@@ -21,19 +24,31 @@ def instance_of(
     """
     try:
         with quiet():
-            header = read(path, recipe)
+            header = read(path, recipe, rules)
             if min(header.rows, header.columns) < least_side_px:
                 return Rejection(f"fewer than {least_side_px} pixels on a side", f"{header.rows} x {header.columns}")
-            return Instance(
-                patient=pseudonyms.patient(header.patient_id),
-                study=pseudonyms.study(header.study_uid) if header.study_uid else b"",
-                instance=pseudonyms.instance(header.instance_uid),
-                rows=images_of(header, recipe),
-                manufacturer=header.manufacturer,
-            )
+            return made_of(header, pseudonyms, pseudonyms.instance(header.identity.instance), images_of(header, recipe))
     except UnusableError as unusable:
         return unusable.rejection
     except (OSError, MemoryError):
         raise
     except Exception as error:  # last resort: a file must never end an ingest
         return Rejection("DICOM data set is damaged", repr(error)[:500])
+
+
+def made_of(header: Header, pseudonyms: Pseudonyms, instance: bytes, rows: NDArray[Any]) -> Instance:
+    """What is kept of rows that were made of a file, or of several of one patient and study, of which this is one."""
+    who = header.identity
+    return Instance(
+        patient=pseudonyms.patient(who.patient_id, who.issuer),
+        bare=pseudonyms.patient(who.patient_id),
+        study=pseudonyms.named("StudyInstanceUID", who.study),
+        series=pseudonyms.named("SeriesInstanceUID", who.series),
+        accession=pseudonyms.named("AccessionNumber", who.accession),
+        instance=instance,
+        rows=rows,
+        manufacturer=header.manufacturer,
+        modality=header.kind.named[0],
+        kind=header.kind.named,
+        person=pseudonyms.named("person", who.person),
+    )

@@ -12,10 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from wardround_client.intake.dicom.attributes import (
-    ALLOWED,
+    APPEARANCE,
     COLOUR,
+    EQUIPMENT,
     GREY,
     PALETTE,
+    UPTAKE,
     UnusableError,
     named,
     number,
@@ -24,8 +26,14 @@ from wardround_client.intake.dicom.attributes import (
     whole,
 )
 from wardround_client.intake.dicom.container import Container, PixelElement, opened
+from wardround_client.intake.dicom.identity import WHO, Identity
+from wardround_client.intake.dicom.select import KIND, Kind, left_out
 from wardround_client.intake.dicom.tables import Table, palette_of, table_of
 from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import DEFAULTS, Rules
+
+ALLOWED = (*WHO, *KIND, *EQUIPMENT, *APPEARANCE, *UPTAKE)
+"""The allowlist. The value of any other attribute is skipped while the file is parsed."""
 
 _LEAST, _GREATEST = 1e-15, 1e9  # of a slope or an intercept: what is beyond loses the picture in rounding
 
@@ -61,7 +69,7 @@ class Look:
 class Header:
     """What may be known of a DICOM file, parsed once and checked.
 
-    patient_id, study_uid ("" when there is none), instance_uid: to be hashed. manufacturer: "" when there is none.
+    identity: to be hashed. kind: what `[select]` chooses by. manufacturer: "" when there is none.
     photometric: in capitals. inverse: the least value is white (PS3.3 C.11.6). samples, allocated, stored (bits),
     unsigned, planar, frames: of the pixels (PS3.3 C.7.6.3). padding: of MONOCHROME, the two ends of what fills the
     frame (PS3.3 C.7.5.1.1.2), or None. looks: of the frames that are used, by index, in order. palette: of red, green,
@@ -69,9 +77,8 @@ class Header:
     dataset: the attributes that may be read.
     """
 
-    patient_id: str
-    study_uid: str
-    instance_uid: str
+    identity: Identity
+    kind: Kind
     manufacturer: str
     modality: str
     sop_class: UID
@@ -96,12 +103,12 @@ class Header:
     dataset: Dataset
 
 
-def read(path: Path, recipe: ImageRecipe) -> Header:
+def read(path: Path, recipe: ImageRecipe, rules: Rules = DEFAULTS) -> Header:
     """The header of a DICOM file (PS3.10 section 7).
 
     Raises:
-        UnusableError: not DICOM, no pixel data, no identity, burned-in text, sizes past the recipe's limits, or values
-            that make no sense.
+        UnusableError: not DICOM, no pixel data, no identity, left out by the rules, burned-in text, sizes past the
+            recipe's limits, or values that make no sense.
         OSError: the file cannot be read.
     """
     file = opened(path, ALLOWED, recipe.greatest_bytes)
@@ -113,9 +120,9 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
         raise UnusableError(f"{named('SOPClassUID')} is of a mask, a dose or a map", file.sop_class.name or modality)
     if not file.syntax:
         raise UnusableError(f"no {named('TransferSyntaxUID')}")
-    for keyword in ("PatientID", "SOPInstanceUID"):
-        if not text(dataset, keyword):
-            raise UnusableError(f"no {named(keyword)}")
+    identity, kind = Identity.of(dataset, rules.patients), Kind.of(dataset, file.sop_class)
+    if rejection := left_out(kind, rules.select):
+        raise UnusableError(rejection.reason, rejection.detail, by_choice=True)
     if text(dataset, "BurnedInAnnotation").upper() == "YES" and not recipe.allow_burned_in:
         raise UnusableError(f"{named('BurnedInAnnotation')} is YES")
     frames = _checked_frames(dataset, recipe)
@@ -131,11 +138,10 @@ def read(path: Path, recipe: ImageRecipe) -> Header:
     whole_numbers = element.keyword == "PixelData"
     unsigned = not whole_numbers or _unsigned(dataset)
     return Header(
-        patient_id=text(dataset, "PatientID"),
-        study_uid=text(dataset, "StudyInstanceUID"),
-        instance_uid=text(dataset, "SOPInstanceUID"),
+        identity=identity,
+        kind=kind,
         manufacturer=manufacturer,
-        modality=modality,
+        modality=kind.modality,
         sop_class=file.sop_class,
         photometric=photometric,
         inverse=_inverse(dataset, photometric),

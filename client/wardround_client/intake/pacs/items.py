@@ -42,12 +42,12 @@ class PacsFile(DicomFile):
 
     def fingerprint(self) -> str:
         """Its identity, as the PACS tells it: an object that is corrected gets another UID (PS3.4 annex B)."""
-        return "\0".join(("pacs", *self.found[:5], self.key, self.wanted))
+        return "\0".join(("pacs", *self.found[:5], self.key, self.wanted, self.rules.text))
 
     def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
         """As a file of a folder; and it must be what was asked for, and what the worklist names."""
         if self.unreadable:
-            return Rejection(NOT_FETCHED, self.unreadable)
+            return Rejection(NOT_FETCHED, self.unreadable, passing=True)
         made = super().read(recipe, pseudonyms)
         if isinstance(made, Rejection):
             return made
@@ -55,7 +55,7 @@ class PacsFile(DicomFile):
             return Rejection(ANOTHER, "Study Instance UID (0020,000D)")
         if made.instance != pseudonyms.instance(self.found.instance):
             return Rejection(ANOTHER, "SOP Instance UID (0008,0018)")
-        if self.key == "PatientID" and made.patient != pseudonyms.patient(self.wanted):
+        if self.key == "PatientID" and made.bare != pseudonyms.patient(self.wanted):
             return Rejection(ANOTHER, "Patient ID (0010,0020)")
         if self.key in ("AccessionNumber", "SeriesInstanceUID"):
             return Rejection(ANOTHER, why) if (why := self.another()) else made
@@ -121,7 +121,7 @@ class PacsExample:
         """As of a folder, when all its files are what was asked for."""
         for file in files_of(self.example):
             if file.unreadable:
-                return Rejection(NOT_FETCHED, file.unreadable)
+                return Rejection(NOT_FETCHED, file.unreadable, passing=True)
             try:
                 if why := file.another():
                     return Rejection(ANOTHER, why)

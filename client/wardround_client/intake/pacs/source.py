@@ -63,6 +63,7 @@ class PacsSource(Source):
     Settings = Pacs
     kind = "image"
     identity = "SOP Instance UID (0008,0018)"
+    whole = False
     archive: ClassVar[type[Archive]]
 
     def __init__(self, asked: Asked, settings: Pacs) -> None:
@@ -76,7 +77,9 @@ class PacsSource(Source):
         self._together = task is not None and bool(task.dense or task.inputs or task.depth)
         masks = task is not None and task.dense and not LABEL_KINDS[task.labels].places
         # Masks bring their labels: then the worklist is nothing else, and needs no label column.
-        self._worklist = LabelsCsv.open(asked.labels, () if masks else asked.columns)
+        self._worklist = LabelsCsv.open(
+            asked.labels, () if masks else asked.columns, own_issuer=asked.rules.patients.issuer
+        )
         self._examples = Examples(task, None if masks else self._worklist)
         self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
         check_files(settings, self._home)
@@ -107,7 +110,8 @@ class PacsSource(Source):
     def _objects(self) -> Iterator[PacsFile]:
         assert self._plan is not None
         for found, wanted in self._plan:
-            yield PacsFile(self._folder / "-", found=found, key=self._worklist.key, wanted=wanted)
+            file = PacsFile(self._folder / "-", found=found, key=self._worklist.key, wanted=wanted)
+            yield replace(file, rules=self._asked.rules)
 
     def find(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Ask for each value of the worklist. Raises: PacsError: nobody answers; nothing is lost by that."""

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import os
+import posixpath
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from wardround.errors import DataError
 from wardround.toml import Section
-from wardround_client.intake.dicom import instance_of
+from wardround_client.intake.dicom import instance_of, series_of
 from wardround_client.intake.gather import Examples
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
-from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Rejection, Source
+from wardround_client.intake.source import DEFAULTS, Asked, Instance, Item, LabelLine, Labels, Rejection, Rules, Source
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """One entry of a folder. path: absolute. unreadable: why it cannot even be opened, or ""."""
+    """One entry of a folder. path: absolute. unreadable: why it cannot even be opened, or "". rules: the hospital's.
+    slices: how many images of the folder are of its series; None where nobody asked.
+    """
 
     path: Path
     unreadable: str = ""
     line: int = 0
-    labels: None = None
+    labels: Labels | None = None
+    rules: Rules = DEFAULTS
+    slices: int | None = None
 
     @property
     def name(self) -> str:
@@ -31,18 +38,26 @@ class DicomFile:
         return str(self.path)
 
     def fingerprint(self) -> str:
-        """Path, size and times of change."""
-        return "" if self.unreadable else fingerprint(self.path)
+        """Path, size and times of change, and the rules."""
+        of_file = "" if self.unreadable else fingerprint(self.path)
+        return f"{of_file}\0{self.rules.text}\0{self.slices}" if of_file else ""
+
+    def refused(self) -> Rejection | None:
+        """Why it is not even opened, or None."""
+        if self.unreadable:
+            return Rejection("not a regular file or a folder without access", self.unreadable, passing=True)
+        select, slices = self.rules.select, self.slices
+        if slices is not None and not select.least_slices <= slices <= (select.greatest_slices or slices):
+            return Rejection("[select] leaves out: number of slices", f"{slices}", by_choice=True)
+        return None
 
     def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
         """Hash and render the file."""
-        if self.unreadable:
-            return Rejection("not a regular file or a folder without access", self.unreadable)
-        return instance_of(self.path, recipe, pseudonyms)
+        return self.refused() or instance_of(self.path, recipe, pseudonyms, self.rules)
 
 
 class DicomFolder(Source):
-    """DICOM files below a folder. A label of an image goes before one of its study, and that before its patient's."""
+    """DICOM files below a folder; all of them, or those that a CSV with a column `file` names."""
 
     kind = "image"
     identity = "SOP Instance UID (0008,0018)"
@@ -53,15 +68,44 @@ class DicomFolder(Source):
         if not self._root.is_dir():
             raise DataError(f"{asked.where} is not a folder", do="name the folder that holds the DICOM files")
         self._leave_out = (*asked.leave_out, *([asked.labels] if asked.labels else []))
-        self._examples = Examples.of(asked)
+        self._examples, self._rules = Examples.of(asked), asked.rules
         self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
+        select = asked.rules.select
+        self._counted = bool(select.least_slices or select.greatest_slices)
 
     def items(self) -> Iterator[Item]:
-        """The files, in an order that depends on their names only; or what belongs together of them."""
-        return self._examples.of_files(files_below(self._root, leave_out=self._leave_out))
+        """The files, in an order that depends on their names only; or those that the CSV names, in its order; or what
+        belongs together of them.
+        """
+        slices = self._slices if self._counted else {}
+        files = (replace(file, rules=self._rules, slices=slices.get(file.path)) for file in self._files())
+        return self._examples.of_files(files)
+
+    def _files(self) -> Iterator[DicomFile]:
+        """Those below the folder, or those that the CSV names."""
+        if self._examples.named is None:
+            yield from files_below(self._root, leave_out=self._leave_out)
+            return
+        none: Labels = (None,) * len(self.label_columns)
+        for line in self._examples.named.lines():
+            name = posixpath.normpath(line.value.replace("\\", "/")) if line.value else ""
+            why = "" if name else f"line {line.line} of the CSV names no file, or has too few or too many cells"
+            yield DicomFile(self._root.absolute() / name, why, line.line, line.labels or none)
+
+    @cached_property
+    def _slices(self) -> dict[Path, int]:
+        """Of each file that names a series, how many images that series has below the folder; headers only are read."""
+        series = {}
+        for file in self._files():
+            if found := series_of(file.path):
+                series[file.path] = found
+        images = Counter[bytes]()
+        for name, count in series.values():
+            images[name] += count
+        return {path: images[name] for path, (name, _) in series.items()}
 
     def labels(self) -> Iterator[LabelLine]:
-        """The lines of the CSV."""
+        """The lines of the CSV, where they name no files."""
         return self._examples.labels()
 
 

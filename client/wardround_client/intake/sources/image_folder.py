@@ -21,7 +21,7 @@ from wardround.task import Task
 from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.dicom.attributes import UnusableError
-from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
+from wardround_client.intake.labels_csv import FILE, MISSING, label_columns, labels_of
 from wardround_client.intake.marks import MARKED
 from wardround_client.intake.pictures import inputs_of, rows_of
 from wardround_client.intake.pseudonyms import Pseudonyms
@@ -29,7 +29,7 @@ from wardround_client.intake.recipe import ImageRecipe, InputsRecipe
 from wardround_client.intake.source import Asked, Instance, Labels, Rejection, Source
 from wardround_client.intake.sources.dicom_folder import fingerprint
 
-FILE, PATIENT = "file", "PatientID"
+PATIENT = "PatientID"
 
 
 @dataclass(frozen=True)

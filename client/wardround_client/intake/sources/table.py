@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, DataError
 from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import TableRecipe
 from wardround_client.intake.source import Asked, Instance, Labels, Rejection, Source
+
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
 GREATEST = float(np.finfo(np.float32).max)
 
@@ -44,6 +48,7 @@ class Line:
     patient: str | None
     number: int
     labels: Labels
+    commas: bool = False
 
     def fingerprint(self) -> str:
         """A row is read each time."""
@@ -61,7 +66,7 @@ class Line:
                 values.append(recipe.constants[feature])
                 continue
             try:
-                values.append(float(cell))
+                values.append(float(cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) and self.commas else cell))
             except ValueError:
                 return Rejection(f"column {feature} is not a number", cell)
             if not math.isfinite(values[-1]) or abs(values[-1]) > GREATEST:
@@ -83,7 +88,7 @@ class Table(Source):
     isolated = False
 
     def __init__(self, asked: Asked, settings: TableSettings) -> None:
-        """Check the columns. Raises: ConfigError, DataError."""
+        """Check the columns, and how numbers are written. Raises: ConfigError, DataError."""
         if asked.task is None or asked.task.kind != "table":
             raise ConfigError("a table without the agreement of a table", do="add --federation FEDERATION.toml")
         columns = [name.strip() for name in settings.columns.split(",")] if settings.columns else None
@@ -91,9 +96,31 @@ class Table(Source):
         self._file = CsvFile.open(Path(asked.where), columns)
         self._file.check(self._features, "feature column")
         self._file.check([self._patient] if self._patient else [], "patient column")
+        self._commas = self._reads_commas()
         columns_kept = (asked.task.label_column,) if asked.columns is None else asked.columns
         self.label_columns = label_columns(self._file, (), columns_kept) if columns_kept else ()
-        self.notes = tuple(filter(None, [self._file.note]))
+        self.notes = tuple(filter(None, [self._file.note, "its numbers have decimal commas" if self._commas else ""]))
+
+    def _reads_commas(self) -> bool:
+        """Whether 1,5 is one and a half, in the whole file alike. Raises: DataError, where that cannot be told."""
+        if self._file.separator == ",":
+            return False
+        commas = points = telling = 0  # lines
+        for row in self._file.rows():
+            for cell in (row.cells[feature] for feature in self._features) if row.cells else ():
+                if DECIMAL_COMMA.fullmatch(cell):
+                    commas = commas or row.line
+                    telling = telling or row.line * (not THOUSANDS.fullmatch(cell))
+                elif "." in cell and cell.replace(".", "", 1).strip("+-").isdecimal():
+                    points = points or row.line
+        if commas and (points or not telling):
+            raise DataError(
+                f"{self._file.path}: line {commas} writes a number with a comma"
+                + (f", line {points} one with a point" if points else ", which may mean thousands"),
+                allowed="decimal commas everywhere, or decimal points",
+                do="export the table again with decimal points and without marks between thousands",
+            )
+        return bool(commas)
 
     def items(self) -> Iterator[Line]:
         """The rows, in the order of the file."""
@@ -107,7 +134,9 @@ class Table(Source):
             patient = row.cells[self._patient] if self._patient else None
             content = hashlib.sha256(_content(cells, patient).encode()).digest()
             seen[content] += 1
-            yield Line(name, row.line, cells, patient, seen[content], labels_of(row.cells, self.label_columns))
+            yield Line(
+                name, row.line, cells, patient, seen[content], labels_of(row.cells, self.label_columns), self._commas
+            )
 
 
 def _content(cells: tuple[str, ...], patient: str | None) -> str:
