@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wardround.labels import LABEL_KINDS
+from wardround.labels.several import SEPARATOR
 from wardround.settings import Later
 from wardround.text import is_plain
 from wardround.toml import Section
@@ -44,7 +45,7 @@ MOST_INPUTS = 16
 Pixels = Annotated[int, Field(ge=8, le=1024)]
 Slices = Annotated[int, Field(ge=2, le=512)]
 Millimetres = Annotated[float, Field(ge=0.01, le=100)]
-Text = Annotated[str, Field(max_length=100), AfterValidator(_plain)]
+Text = Annotated[str, Field(max_length=100), AfterValidator(lambda text: text and _plain(text))]
 
 
 def measured(units: Units, window: Sequence[float]) -> str:
@@ -140,6 +141,17 @@ class Input(Example):
     series: Text = ""
 
 
+def _pairs(values: Any) -> Any:
+    """A table [task.values], or its pairs -> its pairs, sorted."""
+    if not isinstance(values, Mapping):
+        values = dict(values) if all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in values) else values
+    return tuple(sorted(values.items())) if isinstance(values, Mapping) else values
+
+
+Values = Annotated[tuple[tuple[Label, Text], ...], Field(max_length=256), BeforeValidator(_pairs)]
+NONE = "none"
+
+
 class Task(Example):
     """What is diagnosed, from what.
 
@@ -148,6 +160,9 @@ class Task(Example):
     are findings, each there or not; a cell holds those that are there, with ";" between ("nodule;effusion"), any other
     text is no finding of the task, and an empty cell no label. "mask": each pixel is of one of the classes, the first
     of which is what is left over. "points": findings at places; the first class is where none is.
+    values: what texts of the CSV mean that are no class: another text -> a class, or "" where it is no label at all;
+    with "several" also "none", where that finding is not there. So an uncertain "-1" becomes a class (u-ones, u-zeros),
+    or is left out.
     inputs: of one patient, several at once, each as its own table says; kind is then "inputs".
     cell_px: with "mask" and "points", the side of the cells of an image that are learned from; an example is a cell.
     cells_per_image: of each image that a step draws, so many cells are drawn.
@@ -161,6 +176,7 @@ class Task(Example):
     classes: Annotated[tuple[Label, ...], Field(min_length=2, max_length=256)]
     labels: Annotated[str, AfterValidator(_label_kind)] = "one"
     kind: Literal["image", "volume", "table", "inputs"] = "image"  # type: ignore[assignment]
+    values: Annotated[Values, Later(())] = ()
     inputs: Annotated[tuple[Input, ...], Field(max_length=MOST_INPUTS), Later(())] = ()
     cell_px: Annotated[Literal[1, 2, 4, 8, 16], Later(4)] = 4
     cells_per_image: Annotated[int, Field(ge=1, le=4096), Later(64)] = 64
@@ -193,6 +209,33 @@ class Task(Example):
         if self.variants > MOST_VARIANTS:
             raise ValueError(f"augment makes {self.variants} variants of an image, at most {MOST_VARIANTS} are allowed")
         return self
+
+    @model_validator(mode="after")
+    def _meant(self) -> Self:
+        exclusive = LABEL_KINDS[self.labels].exclusive
+        for written, meant in self.values:
+            if written in self.classes:
+                raise ValueError(f"values: {written!r} is a class already")
+            if meant not in (*self.classes, "", *([] if exclusive else [NONE])):
+                allowed = 'a class, ""' + ("" if exclusive else f" or {NONE!r}")
+                raise ValueError(f"values: {written!r} means {meant!r}, which is no class; allowed: {allowed}")
+            if LABEL_KINDS[self.labels].names_in(written) != [written]:
+                raise ValueError(f"values: {written!r} holds several names; give each its own meaning")
+        return self
+
+    def label(self, cell: str | None) -> str | None:
+        """A cell of the labels CSV as `values` says that it is meant; None for no label."""
+        if cell is None or not self.values:
+            return cell
+        meant, names = dict(self.values), LABEL_KINDS[self.labels].names_in(cell)
+        if any(meant.get(name) == "" for name in names):
+            return None
+        return SEPARATOR.join(meant.get(name, name) for name in names)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The texts of the CSV that are a class."""
+        return (*self.classes, *(written for written, meant in self.values if meant in self.classes))
 
     @property
     def dense(self) -> bool:

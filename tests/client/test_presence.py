@@ -91,7 +91,7 @@ def write(hospital: Hospital, layout: CohortLayout, people: list[Patient]) -> li
                     rows = generator.uniform(0, 9, (1, *layout.shape)).astype(layout.dtype)
                     batch.add(Stored(patient=pseudonym, study=b"", instance=instance), rows)
                     batch.stage(instance, number, [label])
-            batch.label(["finding"], b"", 0)
+            batch.label(["finding"], 0)
         writer.finish()
     return pseudonyms
 

@@ -170,3 +170,44 @@ def test_fine_tuning_learns_a_rare_finding() -> None:
     theta = fine_tune(MODEL.initial(), shots, LOSS, steps=200, learning_rate=1.0, pull=0.001)
     said = LOSS.logits(theta, x) > 0
     assert torch.equal(said[:, :2], y[:, :2] > 0)
+
+
+# What texts of the CSV mean
+
+
+def task_of(labels: str = "one", **values: str) -> Task:
+    return Task(label_column="finding", classes=("0", "1"), labels=labels, values=values)  # type: ignore[arg-type]
+
+
+def test_an_uncertain_value_is_a_class_or_no_label_as_the_consortium_agreed() -> None:
+    ones, zeros, ignored = ({"-1": meaning, "maybe": ""} for meaning in ("1", "0", ""))
+    cells = ["1", "-1", None, "maybe", "2"]
+    assert [*map(task_of(**ones).label, cells)] == ["1", "1", None, None, "2"]
+    assert [*map(task_of(**zeros).label, cells)] == ["1", "0", None, None, "2"]
+    assert [*map(task_of(**ignored).label, cells)] == ["1", None, None, None, "2"]
+    assert task_of(**ones).written == ("0", "1", "-1") and [*map(task_of().label, cells)] == cells
+    several = Task(label_column="x", classes=("a", "b"), labels="several", values={"a?": "a", "b?": "none", "?": ""})  # type: ignore[arg-type]
+    assert [several.label(cell) for cell in ("a?; b?", "b", "b;?", "")] == ["a;none", "b", None, ""]
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"-1": "2"}, "is no class"),
+        ({"1": "0"}, "is a class already"),
+        ({"-1": "none"}, "is no class"),
+        ({"a" * 101: "1"}, "100"),
+        ({"a\u200b": "1"}, "invisible"),
+    ],
+)
+def test_a_meaning_that_cannot_be_is_refused(values: dict[str, str], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        task_of(**values)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.sampled_from(["0", "1", ""]), max_size=5))
+def test_an_agreement_says_what_texts_mean_in_one_way_only(values: dict[str, str]) -> None:
+    made = Federation(name="a", task=task_of(**values))
+    turned = Federation(name="a", task=task_of(**dict(reversed(values.items()))))
+    assert made.digest == turned.digest and Federation.from_canonical(made.canonical()) == made
+    assert bool(values) == ("values" in made.canonical())

@@ -84,8 +84,8 @@ class Labelled:
 class Batch:
     """What one transaction adds; made by `CohortWriter.batch`."""
 
-    def __init__(self, index: sqlite3.Connection, layout: CohortLayout, first_row: int) -> None:
-        self._index, self._layout, self._first_row = index, layout, first_row
+    def __init__(self, index: sqlite3.Connection, layout: CohortLayout, first_row: int, root: bytes) -> None:
+        self._index, self._layout, self._first_row, self._root = index, layout, first_row, root
         self.arrays: list[NDArray[Any]] = []
         self.added = 0
 
@@ -121,12 +121,13 @@ class Batch:
                 accession,
             ),
         )  # fmt: skip
+        self._index.execute("INSERT INTO origins VALUES (?, ?, ?, 0)", (item.instance, owner, self._root))
         self.arrays.append(rows)
         self.added += len(rows)
 
-    def replace(self, item: Stored, rows: NDArray[Any], root: bytes) -> bool:
+    def replace(self, item: Stored, rows: NDArray[Any]) -> bool:
         """Give a stored instance the rows that it has now -> False where another archive brought it too."""
-        if elsewhere(self._index, item.patient, item.instance, root):
+        if elsewhere(self._index, item.patient, item.instance, self._root):
             return False
         replace_rows(self._index, item.patient, item.instance, self._first_row + self.added, len(rows))
         self.describe(item)
@@ -138,9 +139,9 @@ class Batch:
         """Note that an instance is of a patient who has withdrawn: whoever had it before has it no more."""
         self._index.execute("INSERT OR IGNORE INTO withheld VALUES (?, ?)", (instance, patient))
 
-    def correct(self, root: bytes, most: int, *, whole: bool) -> Corrections:
+    def correct(self, most: int, *, whole: bool) -> Corrections:
         """Take out what the archive does not hold any more: see `corrections.py`."""
-        return correct(self._index, root, most, whole=whole)
+        return correct(self._index, self._root, most, whole=whole)
 
     def describe(self, item: Stored) -> None:
         """Note what an item that is stored already says of itself now."""
@@ -166,9 +167,7 @@ class Batch:
         for column in columns:
             self._index.execute("INSERT OR IGNORE INTO label_columns (name) VALUES (?)", (column,))
 
-    def label(
-        self, columns: Sequence[str], root: bytes, named_lines: int, most: int = 0, *, whole: bool = True
-    ) -> Labelled:
+    def label(self, columns: Sequence[str], named_lines: int, most: int = 0, *, whole: bool = True) -> Labelled:
         """Give the staged labels to each patient who has the subject; an empty cell takes a label away.
 
         What an earlier CSV of this archive said in these columns gives way where it is more particular than what this
@@ -195,7 +194,7 @@ class Batch:
                 self._index.execute("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?)", (*at, value))
         columns_asked = ",".join(str(known[column]) for column in columns)
         untold = _UNTOLD.format(columns=columns_asked or "NULL")
-        asked = {"root": root}
+        asked = {"root": self._root}
         replaced = self._index.execute(f"DELETE FROM labels WHERE {untold} AND {_HIDES}", asked).rowcount
         (stale,) = (
             self._index.execute(f"SELECT COUNT(*) FROM labels WHERE {untold}", asked).fetchone() if whole else (0,)
@@ -209,6 +208,6 @@ class Batch:
         )
         self._index.execute(
             "INSERT OR REPLACE INTO labels SELECT patient, subject, column, value, ? FROM told WHERE value IS NOT NULL",
-            (root,),
+            (self._root,),
         )
         return Labelled(matched, unmatched, tuple(lines), shared, replaced, stale - removed, removed)

@@ -26,7 +26,8 @@ LEAVING = b"nobody, not yet overwritten"
 _UNMET = f"""
 FROM instances i JOIN patients p ON p.id = i.patient WHERE {STAYS}
 AND NOT EXISTS (SELECT 1 FROM claimed c WHERE c.instance = i.instance AND c.patient = p.pseudonym)
-AND NOT EXISTS (SELECT 1 FROM origins o WHERE o.instance = i.instance AND o.patient = i.patient AND o.root != :root)
+AND NOT EXISTS (SELECT 1 FROM origins o
+WHERE o.instance = i.instance AND o.patient = i.patient AND o.root NOT IN (:root, x''))
 """
 _HERE = "EXISTS (SELECT 1 FROM origins o WHERE o.instance = i.instance AND o.patient = i.patient AND o.root = :root)"
 _REPLACED = """EXISTS (SELECT 1 FROM files f JOIN met m ON m.place = f.place
@@ -34,7 +35,7 @@ WHERE f.instance = i.instance AND f.patient = i.patient AND m.certain AND m.file
 # The same UID came in as another patient's since the last ingest that came to its end, or is of one who has withdrawn.
 _MOVED = """EXISTS (SELECT 1 FROM claimed c JOIN patients q ON q.pseudonym = c.patient
 WHERE c.instance = i.instance AND q.id != i.patient
-AND NOT EXISTS (SELECT 1 FROM origins o WHERE o.instance = i.instance AND o.patient = q.id))
+AND NOT EXISTS (SELECT 1 FROM origins o WHERE o.instance = i.instance AND o.patient = q.id AND o.met))
 OR EXISTS (SELECT 1 FROM withheld w WHERE w.instance = i.instance AND w.patient != p.pseudonym)"""
 
 
@@ -66,8 +67,13 @@ def correct(index: sqlite3.Connection, root: bytes, most: int, *, whole: bool) -
         (SELECT 1 FROM met m WHERE m.place = files.place AND m.certain AND m.file != files.file)"""
     )
     index.execute(
-        """INSERT OR IGNORE INTO origins SELECT c.instance, p.id, ? FROM claimed c
+        """INSERT OR IGNORE INTO origins SELECT c.instance, p.id, ?, 1 FROM claimed c
         JOIN patients p ON p.pseudonym = c.patient""",
+        (root,),
+    )
+    index.execute(
+        """UPDATE origins SET met = 1 WHERE root = ? AND NOT met AND EXISTS (SELECT 1 FROM claimed c
+        JOIN patients p ON p.pseudonym = c.patient WHERE c.instance = origins.instance AND p.id = origins.patient)""",
         (root,),
     )
     return Corrections(len(replaced), len(missing) - len(confirmed), len(confirmed))
@@ -130,7 +136,7 @@ def replace_rows(index: sqlite3.Connection, patient: bytes, instance: bytes, fir
 
 def elsewhere(index: sqlite3.Connection, patient: bytes, instance: bytes, root: bytes) -> bool:
     """Whether an instance came in through another archive too."""
-    asked = f"SELECT 1 FROM origins WHERE {ONE} AND root != ?"
+    asked = f"SELECT 1 FROM origins WHERE {ONE} AND root NOT IN (?, x'')"
     return index.execute(asked, (instance, patient, root)).fetchone() is not None
 
 

@@ -252,7 +252,7 @@ def usable_rows(store: Store, task: Task) -> UsableRows:
     Raises: DataError: the cohort was ingested for another shape, or without the task's label column.
     """
     _shape_fits(store, task)
-    codes = store.labels(task.label_column)
+    codes = [task.label(cell) for cell in store.labels(task.label_column)]
     y, usable = LABEL_KINDS[task.labels].parse(codes, task.classes)
     kept = np.flatnonzero(usable)
     left_out = len(codes) - len(kept)

@@ -53,7 +53,9 @@ CREATE INDEX IF NOT EXISTS files_of_place ON files (place);
 CREATE INDEX IF NOT EXISTS files_of_instance ON files (instance, patient);
 -- Through which archive an instance came in, and a label: an ingest of that archive may take it away again.
 CREATE TABLE IF NOT EXISTS origins (
-    instance BLOB, patient INTEGER, root BLOB, PRIMARY KEY (instance, patient, root)
+    instance BLOB, patient INTEGER, root BLOB,
+    met INTEGER NOT NULL,  -- 1 once an ingest that met it came to its end
+    PRIMARY KEY (instance, patient, root)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS label_columns (position INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS labels (
@@ -253,6 +255,7 @@ def upgrade(index: sqlite3.Connection, meta: Mapping[str, str]) -> None:
     for table in _OLDER:
         index.execute(f"INSERT INTO {table} SELECT * FROM temp.kept_{table}")
         index.execute(f"DROP TABLE temp.kept_{table}")
+    index.execute("INSERT INTO origins SELECT instance, patient, x'', 1 FROM instances")  # from nobody knows where
     index.execute("UPDATE meta SET value = ? WHERE name = 'format'", (str(FORMAT),))
     index.execute("COMMIT")
 

@@ -41,7 +41,8 @@ class LabelCounts:
     def of(cls, labels: Iterable[tuple[str, Hashable]], task: Task) -> LabelCounts:
         """Of (label, whose it is): each patient, or each line, counts once for a class."""
         kind = LABEL_KINDS[task.labels]
-        named = {(name, whose) for label, whose in labels for name in kind.names_in(label) if name}
+        meant = ((task.label(label), whose) for label, whose in labels)
+        named = {(name, whose) for label, whose in meant if label for name in kind.names_in(label) if name}
         counts = Counter(name for name, _ in named)
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         unknown = {name: count for name, count in ordered if name not in task.classes}

@@ -57,7 +57,14 @@ class CohortWriter:
     """
 
     def __init__(
-        self, path: Path, layout: CohortLayout, key: bytes, *, withdrawn: Collection[bytes] = (), dry_run: bool = False
+        self,
+        path: Path,
+        layout: CohortLayout,
+        key: bytes,
+        *,
+        root: bytes = b"",
+        withdrawn: Collection[bytes] = (),
+        dry_run: bool = False,
     ) -> None:
         """Open or create; cut off what an interrupted ingest left behind.
 
@@ -65,6 +72,7 @@ class CohortWriter:
             path: the cohort's folder.
             layout: of every row, for life.
             key: the hospital's pseudonym secret.
+            root: keyed hash of the archive that is taken in; b"": nobody knows which.
             withdrawn: pseudonyms of those who are neither labelled nor counted; their rows are not to be added.
             dry_run: nothing is written: the index is a copy in memory, and rows go nowhere.
 
@@ -73,6 +81,7 @@ class CohortWriter:
             StorageError: no room, no permission, or another ingest is running.
         """
         self.path, self.layout, self.withdrawn, self._dry = path, layout, frozenset(withdrawn), dry_run
+        self._root = root
         with storage(path), ExitStack() as opened:
             if dry_run:
                 self._inputs = os.open(path / INPUTS if (path / INPUTS).exists() else os.devnull, os.O_RDONLY)
@@ -139,7 +148,7 @@ class CohortWriter:
         """One transaction: on leaving, rows are synced to disk, then the index commits. Raises: StorageError."""
         with storage(self.path):
             self._index.execute("BEGIN IMMEDIATE")
-            batch = Batch(self._index, self.layout, self.rows)
+            batch = Batch(self._index, self.layout, self.rows, self._root)
             try:
                 yield batch
                 self._append(batch.arrays)
@@ -147,9 +156,9 @@ class CohortWriter:
                     self._say("ingesting")
                 self._commit()
             except BaseException:
-                if self._index.in_transaction:
+                if self._index.in_transaction:  # otherwise it was committed, and Ctrl-C came right after
                     self._index.execute("ROLLBACK")
-                self._cut()
+                    self._cut()
                 raise
             self._complete = self._complete and not batch.arrays
             self.rows += batch.added
@@ -266,12 +275,12 @@ class CohortWriter:
         )
         return int(found.fetchone()[0])
 
-    def other_columns(self, columns: Sequence[str], root: bytes) -> tuple[str, ...]:
+    def other_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Label columns that an earlier CSV of this archive brought, and this one does not have."""
         found = self._index.execute(
             """SELECT name FROM label_columns WHERE position IN (SELECT column FROM labels WHERE root = ?)
             ORDER BY position""",
-            (root,),
+            (self._root,),
         )
         return tuple(name for (name,) in found if name not in columns)
 

@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from wardround.errors import WardroundError
+from wardround.labels import LABEL_KINDS
 from wardround.terminal import Table, emit, say, show
 
 if TYPE_CHECKING:
@@ -68,13 +69,16 @@ def looked_up(hospital: Hospital, numbered: dict[bytes, int], fresh: Collection[
     return patients
 
 
-def _asks(hospital: Hospital, digest: str) -> tuple[str, Collection[str]] | None:
-    """Label column and classes of an approved agreement; None when its file is not there any more, or was changed."""
+def _asks(hospital: Hospital, digest: str) -> tuple[str, Collection[str] | None] | None:
+    """Label column of an approved agreement, and the labels that it uses, None for all; None when its file is not there
+    any more, or was changed.
+    """
     try:
         task = hospital.approvals.federation(digest).task
     except WardroundError:
         return None
-    return task.label_column, task.classes
+    exclusive = LABEL_KINDS[task.labels].exclusive and not task.dense
+    return task.label_column, task.written if exclusive else None
 
 
 def emit_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:

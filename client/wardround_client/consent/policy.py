@@ -134,7 +134,7 @@ def _rules_of_size(policy: Policy, federation: Federation, base: Path | None) ->
     task, model = federation.task, federation.model
     yield _among("questions", federation.rounds.questions, policy.questions)  # before any of another's code is run
     yield _among("families", [model.family], policy.families)
-    yield _among("labels", task.classes, policy.labels or task.classes)
+    yield _among("labels", task.written, policy.labels or task.written)
     yield _at_most(policy, "classes", len(task.classes))
     yield _at_most(policy, "image_size_px", max(each.image_size_px for each in task.examples))
     yield _at_most(policy, "depth", max(each.depth for each in task.examples))

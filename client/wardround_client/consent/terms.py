@@ -22,7 +22,7 @@ def computed(
 ) -> dict[str, str]:
     """A few words a line, from public numbers alone."""
     return {
-        "labels": LABEL_KINDS[federation.task.labels].described,
+        "labels": _labels(federation.task),
         "input": _input(federation.task),
         "network": _network(federation),
         "task_of_learning": _steps(federation),
@@ -31,6 +31,12 @@ def computed(
         "clip_norm": f"{federation.privacy.clip_norm:g}",
         "noise_in_clip_norms": _noise(schedule, calibration),
     }
+
+
+def _labels(task: Task) -> str:
+    said = LABEL_KINDS[task.labels].described
+    meant = [f"{written!r} as {f'{means!r}' if means else 'no label'}" for written, means in task.values]
+    return f"{said}; the CSV's {_listed(meant)}" if meant else said
 
 
 def _input(task: Task) -> str:

@@ -58,7 +58,7 @@ def uses(
     record: Record,
     *,
     withdrawn: str | None,
-    asks: Callable[[str], tuple[str, Collection[str]] | None],
+    asks: Callable[[str], tuple[str, Collection[str] | None] | None],
 ) -> tuple[list[Use], int]:
     """Every one of these rounds that may have used this patient's data, and how many others asked for other labels.
 
@@ -69,7 +69,8 @@ def uses(
         rounds: of the ledger.
         record: of the patient.
         withdrawn: when; None: not yet.
-        asks: digest of an agreement -> its label column and classes; None when it is not known any more.
+        asks: digest of an agreement -> its label column, and the labels that it uses, None for all; None when it is
+            not known any more.
     """
     end = None if withdrawn is None else datetime.fromisoformat(withdrawn) + UNDER_WAY
     since = datetime.fromisoformat(record.since)
@@ -83,9 +84,10 @@ def uses(
     return fitting, len(during) - len(fitting)
 
 
-def _fits(record: Record, asked: tuple[str, Collection[str]] | None) -> bool:
+def _fits(record: Record, asked: tuple[str, Collection[str] | None] | None) -> bool:
     """Whether a task can use a patient with these labels; whoever's labels or images are gone counts as if it could."""
     if asked is None or record.erased or not record.rows:
         return True
-    column, classes = asked
-    return not record.labels.get(column, frozenset()).isdisjoint(classes)
+    column, used = asked
+    labels = record.labels.get(column, frozenset())
+    return bool(labels) if used is None else not labels.isdisjoint(used)

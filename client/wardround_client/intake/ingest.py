@@ -90,9 +90,10 @@ def ingest(
             labels_for(source, task)
         else:
             check_labels(source, task)
-    writing = CohortWriter(cohort_dir, recipe.layout, key, withdrawn=withdrawn, dry_run=dry_run)
+    root = pseudonyms.exact("root", source.root)
+    writing = CohortWriter(cohort_dir, recipe.layout, key, root=root, withdrawn=withdrawn, dry_run=dry_run)
     with storage(cohort_dir), writing as writer:
-        tally, root = Tally(write=lambda *_: None), pseudonyms.exact("root", source.root)
+        tally = Tally(write=lambda *_: None)
         with writer.batch() as batch:
             _stage(batch, source, pseudonyms, writer.withdrawn, tally)
             again = _claim_known(writer, batch, source, pseudonyms, tally)
@@ -109,12 +110,12 @@ def ingest(
                         if file:
                             certain = isinstance(outcome, Instance) or outcome.by_choice
                             batch.meet(place, file, certain=certain)
-                        _store(writer, batch, source, item, outcome, (file, place), root, tally)
+                        _store(writer, batch, source, item, outcome, (file, place), tally)
                 for item, _ in some:
                     source.done(item)
                 if progress:
                     progress(min(tally.read, found), found)
-        return _finish(writer, source, root, remove_missing, tally, tasks)
+        return _finish(writer, source, remove_missing, tally, tasks)
 
 
 def unknown(source: Source, cohort_dir: Path, recipe: Recipe, key: bytes) -> Iterator[Item]:
@@ -210,7 +211,6 @@ def _store(
     item: Item,
     outcome: Outcome,
     known_as: tuple[bytes, bytes],
-    root: bytes,
     tally: Tally,
 ) -> None:
     """known_as: keyed hashes of the item's fingerprint and of its place."""
@@ -236,7 +236,7 @@ def _store(
     elif np.array_equal(rows, outcome.rows):
         batch.describe(kept)
         tally.already += 1  # the file was moved or touched
-    elif batch.replace(kept, outcome.rows, root):
+    elif batch.replace(kept, outcome.rows):
         tally.fresh += 1
     else:
         tally.reject(item.name, Rejection(f"{source.identity} came from another archive with other pixels"))
@@ -261,15 +261,15 @@ def _kept(item: Instance) -> Stored:
 
 
 def _finish(
-    writer: CohortWriter, source: Source, root: bytes, remove_missing: int, tally: Tally, tasks: Sequence[Task]
+    writer: CohortWriter, source: Source, remove_missing: int, tally: Tally, tasks: Sequence[Task]
 ) -> IngestSummary:
     with writer.batch() as batch:
-        corrected = batch.correct(root, remove_missing, whole=source.whole)
+        corrected = batch.correct(remove_missing, whole=source.whole)
         if writer.added:  # whether a column is there must not depend on whom the CSV names
             batch.know_columns(source.label_columns)
     try:
         with writer.batch() as batch:
-            told = batch.label(source.label_columns, root, LISTED_LINES, remove_missing, whole=source.whole)
+            told = batch.label(source.label_columns, LISTED_LINES, remove_missing, whole=source.whole)
             if writer.totals()[1] and (told.unmatched or tally.unusable) and not told.matched:  # all labels stay
                 raise DataError(
                     f"{source.name}: no {source.key} of the labels CSV is in the cohort",
@@ -307,7 +307,7 @@ def _finish(
         labels_replaced=told.replaced,
         labels_stale=told.stale,
         labels_removed=told.removed,
-        other_columns=writer.other_columns(source.label_columns, root),
+        other_columns=writer.other_columns(source.label_columns),
         modalities=writer.modalities(),
         image_types=dict(tally.image_types.most_common(LISTED_LABELS)),
         views=dict(tally.views.most_common(LISTED_LABELS)),

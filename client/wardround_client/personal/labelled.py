@@ -95,7 +95,8 @@ class Labelled:
 def _strange(store: CohortStore, task: Task) -> list[Finding]:
     """Labels that the task does not know."""
     kind = LABEL_KINDS[task.labels]
-    named = (name for cell in store.labels(task.label_column) if cell is not None for name in kind.names_in(cell))
+    cells = map(task.label, store.labels(task.label_column))
+    named = (name for cell in cells if cell is not None for name in kind.names_in(cell))
     return [replace(finding, do=kind.unknown) for finding in label_findings(named, task.classes)]
 
 

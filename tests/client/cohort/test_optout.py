@@ -186,7 +186,7 @@ def cohort(path: Path, *, withdrawn: tuple[bytes, ...] = ()) -> None:
                     batch.add(Stored(who, instance, study=study), np.full((1, 1), 10 + number, np.float32))
                     batch.remember(WHO.of("file", f"f{number}"), b"", who, instance)
                 batch.stage(instance, number, [f"label {number}"])
-            batch.label(["finding"], b"", 0)
+            batch.label(["finding"], 0)
         writer.finish()
 
 
@@ -353,7 +353,7 @@ def test_a_study_shared_with_another_patient_keeps_its_label(tmp_path: Path) -> 
             for number, who in enumerate([ANNA, BERT]):
                 batch.add(Stored(patient=who, study=b"both", instance=bytes([number])), np.ones((1, 1), np.float32))
             batch.stage(b"both", 1, ["shared"])
-            batch.label(["finding"], b"", 0)
+            batch.label(["finding"], 0)
         writer.finish()
     erase(tmp_path, {ANNA})
     assert CohortStore.open(tmp_path, withdrawn={ANNA}).labels("finding") == ["shared"]

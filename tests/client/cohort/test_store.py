@@ -123,7 +123,7 @@ def test_an_unknown_label_column_names_the_nearest(tmp_path: Path) -> None:
     with CohortWriter(tmp_path, LAYOUT, KEY) as writer:
         with writer.batch() as batch:
             batch.stage(b"p", 2, ["yes"])
-            batch.label(["finding"], b"", 5)
+            batch.label(["finding"], 5)
         writer.finish()
     store = CohortStore.open(tmp_path, withdrawn=())
     assert store.labels("finding") == ["yes", "yes"]
@@ -253,7 +253,7 @@ def test_a_cohort_that_told_things_apart_by_uid_alone_keeps_its_labels(tmp_path:
             batch.stage(b"both", 1, ["of the study", None])
             batch.stage(b"i1", 2, ["of the image", None])
             batch.stage(b"r", 3, ["of the patient", "left"])
-            batch.label(["finding", "side"], b"", 0)
+            batch.label(["finding", "side"], 0)
         writer.finish()
     make_format_3(tmp_path)
     expected = ["of the study", "of the image", "of the patient"]

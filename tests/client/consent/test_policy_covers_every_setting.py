@@ -54,6 +54,7 @@ BOUNDED: dict[str, list[Case]] = {
         ("labels", TABLE, {}, ["no"]),
         ("greatest_classes", TABLE, {"task": {"classes": ["a", "b", "c"]}}, 2),
     ],
+    "task.values": [("labels", TABLE, {"task": {"values": {"-1": "yes"}}}, ["no", "yes"])],
     "task.labels": [("algorithms", TABLE, {"task": {"labels": "several"}}, ["maml"])],
     "task.kind": [("families", TABLE, {}, ["conv4"])],
     "task.depth": [("greatest_depth", VOLUME, {}, 7)],

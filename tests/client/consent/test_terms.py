@@ -49,6 +49,7 @@ BASES = [
 # Changes of what has no number and no short list of values.
 OTHERS: dict[str, list[object]] = {
     "task.labels": ["several"],
+    "task.values": [{"-1": "yes"}, {"perhaps": ""}],
     "task.label_column": ["other"],
     "task.classes": [["yes", "no"], ["no", "yes", "perhaps"]],
     "task.features": [["pressure", "age"]],

@@ -196,7 +196,10 @@ def test_an_ingest_of_a_changed_archive_is_a_clean_one_or_says_what_is_not(
         if summary is None:
             continue
         clean = take_in(archive, at / f"clean{number}")
-        assert clean is not None and summary.read == summary.used + summary.quarantined
+        if clean is None:  # only who is missing is named by the CSV
+            assert summary.missing
+            continue
+        assert summary.read == summary.used + summary.quarantined
         found, expected = rows_of(at / "c"), rows_of(at / f"clean{number}")
         if not (summary.missing or summary.labels_stale):
             assert found == expected
