@@ -10,11 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 from wardround_client.clock import now
+from wardround_client.cohort.features import forget_features
 from wardround_client.cohort.index import INDEX, INPUTS, alone, connect, count_rows, read_meta, storage, upgrade
 
 
 def erase(path: Path, patients: Collection[bytes]) -> int:
     """Overwrite what a cohort holds of these patients: rows with zeros, identifiers with random bytes; no labels stay.
+    Cached features of everybody go with them.
 
     A patient's pseudonym and the time of the first row stay, so that the rounds that used the data can be named. Run
     again after a crash, it finishes. What a backup, a solid-state disk or a copy-on-write file system keeps of older
@@ -29,6 +31,8 @@ def erase(path: Path, patients: Collection[bytes]) -> int:
     """
     if not (path / INDEX).is_file():
         return 0
+    with storage(path):
+        forget_features(path)
     with storage(path), alone(path), (path / INPUTS).open("r+b") as inputs, closing(connect(path)) as index:
         return _erase(path, index, inputs.fileno(), patients)
 

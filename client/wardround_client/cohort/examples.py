@@ -296,9 +296,25 @@ def _shape_fits(store: Store, task: Task) -> None:
         )
 
 
+Encoding = Callable[[Callable[[Tensor], Tensor], Tensor, npt.NDArray[np.int64]], Tensor]
+"""From an encoder, images [n, ...] and their rows in the store -> what `image_by_image` gives."""
+
+
+def by_computing(encode: Callable[[Tensor], Tensor], x: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+    return image_by_image(encode, x)
+
+
 @torch.no_grad()
-def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: torch.device | str = "cpu") -> Examples:
-    """Encode these rows of a cohort; see `examples_of`."""
+def encoded(
+    store: Store,
+    rows: UsableRows,
+    task: Task,
+    model: Model,
+    device: torch.device | str = "cpu",
+    *,
+    by: Encoding = by_computing,
+) -> Examples:
+    """Encode these rows of a cohort; see `examples_of`. by: how images are encoded, by computing or from a cache."""
     device, kept, others, labels = torch.device(device), rows.kept, task.variants - 1, LABEL_KINDS[task.labels]
     # The shapes come from an input of zeros, because there may be no row.
     blank = model.encode(torch.zeros(1, *task.input_shape, device=device))
@@ -314,7 +330,7 @@ def encoded(store: Store, rows: UsableRows, task: Task, model: Model, device: to
             rows.y[start : start + len(x)] if plane is None else labels.of_plane(plane, len(task.classes), task.cell_px)
         )
         for number, variant in enumerate(variants(x, task.augment)):
-            part = image_by_image(model.encode, variant)
+            part = by(model.encode, variant, kept[start : start + len(x)])
             if augmented is not None and number:
                 augmented[here, number - 1] = part
             else:

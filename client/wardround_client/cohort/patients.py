@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from wardround.config import Federation
 from wardround.models import Model
 from wardround.task import Task
-from wardround_client.cohort.examples import Examples, NamedExamples, UsableRows, encoded, usable_rows
+from wardround_client.cohort.examples import (
+    Encoding,
+    Examples,
+    NamedExamples,
+    UsableRows,
+    by_computing,
+    encoded,
+    usable_rows,
+)
+from wardround_client.cohort.features import FeatureCache
 from wardround_client.cohort.optout import REGISTER, Register
 from wardround_client.cohort.store import CohortStore
 from wardround_client.keys import load_pseudonym_key
@@ -62,9 +75,34 @@ class Patients:
             store = self.cohort()
             rows = usable_rows(store, federation.task)
             pseudonyms = tuple(store.pseudonyms[number] for number in rows.patients.tolist())
-            examples = encoded(store, rows, federation.task, model, device)
+            by = self.encoding(store, federation, model, device)
+            examples = encoded(store, rows, federation.task, model, device, by=by)
             self._examples[digest] = NamedExamples(examples, pseudonyms)
+            self._forget(store, federation, model, device)
         # Looked at in every round, and after the encoding, which takes time: a patient may withdraw at any moment.
         withdrawn = self.register.read()
         self._examples = {each: examples.without(withdrawn) for each, examples in self._examples.items()}
         return self._examples[digest].examples
+
+    def encoding(self, store: CohortStore, federation: Federation, model: Model, device: torch.device) -> Encoding:
+        """How images of this cohort are encoded: by a frozen encoder once for all agreements that have it."""
+        cache = self._cache(store, federation, model, device)
+        if cache is None:
+            return by_computing
+
+        def from_cache(encode: Callable[[Tensor], Tensor], x: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+            return cache.encoded(encode, x, [store.pseudonyms[number] for number in store.patients[rows].tolist()])
+
+        return from_cache
+
+    def _cache(
+        self, store: CohortStore, federation: Federation, model: Model, device: torch.device
+    ) -> FeatureCache | None:
+        if federation.model.family != "encoder-head" or federation.task.kind == "table":
+            return None
+        return FeatureCache(store.path, self.key, model.fingerprint, device)
+
+    def _forget(self, store: CohortStore, federation: Federation, model: Model, device: torch.device) -> None:
+        """What was cached of patients who are not there any more, or withdrew while their images were encoded."""
+        if cache := self._cache(store, federation, model, device):
+            cache.keep_only(set(store.pseudonyms) - set(self.register.read()))
