@@ -229,6 +229,8 @@ def _say_corrections(summary: IngestSummary) -> None:
 
 
 def _say_identity(summary: IngestSummary) -> None:
+    if any("placeholder" in reason for reason in summary.reasons):
+        say("Behind a placeholder (ANONYMOUS, 0000) nobody could withdraw. [patients] allow_placeholders uses them.")
     if summary.issuers:
         say(f"{summary.issuers} PatientIDs come from several issuers, (0010,0021): each issuer's is another patient.")
     if summary.halved:

@@ -92,3 +92,29 @@ def test_four_real_hospitals(tmp_path: Path, shared_data: Path) -> None:
         )  # fmt: skip
         assert (summary.read, summary.used, summary.patients, summary.unlabelled) == (count, count, count, 0)
         assert CohortStore.open(tmp_path / name, withdrawn=()).inputs.shape == (count, 13)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("id;age;sick\nA;50,5;0\nB;61;1\n", [50.5, 61.0]),
+        ("id\tage\tsick\nA\t-0,25\t0\nB\t1,5e1\t1\n", [-0.25, 15.0]),
+        ("id;age;sick\nA;50.5;0\nB;61;1\n", [50.5, 61.0]),
+    ],
+)
+def test_a_table_with_decimal_commas_is_read_as_it_is_meant(tmp_path: Path, text: str, values: list[float]) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    ingest_table(tmp_path / "t.csv", tmp_path / "c", key=bytes(32), features=["age"], labels=["sick"])
+    assert CohortStore.open(tmp_path / "c", withdrawn=()).inputs[:].ravel().tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"), [(("1,5", "2.5"), "line 2 writes a number with a comma, line 3 one with a point"),
+                       (("1,234", "7"), "may mean thousands")]
+)  # fmt: skip
+def test_a_table_of_which_nobody_can_tell_what_a_comma_means_is_refused(
+    tmp_path: Path, cells: tuple[str, str], why: str
+) -> None:
+    (tmp_path / "t.csv").write_text("age;sick\n" + "".join(f"{cell};0\n" for cell in cells))
+    with pytest.raises(DataError, match=why):
+        ingest_table(tmp_path / "t.csv", tmp_path / "c", key=bytes(32), features=["age"], labels=["sick"])

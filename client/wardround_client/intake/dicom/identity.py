@@ -59,7 +59,7 @@ class Identity:
             if not one[keyword]:
                 raise UnusableError(f"no {named(keyword)}")
         if not ids.allow_placeholders and is_placeholder(one["PatientID"]):
-            raise UnusableError(f"{named('PatientID')} is a placeholder: it says nobody's name", one["PatientID"])
+            raise UnusableError(f"{named('PatientID')} is a placeholder", one["PatientID"])
         issuer = _one(dataset, "IssuerOfPatientID") or _entity(dataset)
         born, sex = _text(dataset, "PatientBirthDate"), _text(dataset, "PatientSex")
         return cls(
