@@ -17,6 +17,7 @@ from wardround.errors import DataError
 from wardround_client.cohort.batch import Batch
 from wardround_client.cohort.corrections import leaving_rows, overwritten
 from wardround_client.cohort.erasure import zero
+from wardround_client.cohort.features import forget_features
 from wardround_client.cohort.index import (
     FORMAT,
     INDEX,
@@ -227,6 +228,7 @@ class CohortWriter:
         for first, rows in leaving:
             zero(self._inputs, first * self.layout.row_bytes, (first + rows) * self.layout.row_bytes)
         os.fsync(self._inputs)
+        forget_features(self.path)
         overwritten(self._index)
 
     def totals(self) -> tuple[int, int]:

@@ -231,7 +231,10 @@ def test_a_deleted_file_is_named_and_goes_when_a_person_says_so(tmp_path: Path) 
     assert (first.missing, first.removed, first.patients, first.images) == (1, 0, 3, 3)
     assert ingest_folder(folder, tmp_path / "c", dry_run=True, remove_missing=1).removed == 1
     assert row in bytes_of(tmp_path / "c")
+    (tmp_path / "c" / "features").mkdir()
+    (tmp_path / "c" / "features" / "encoder.sqlite").write_bytes(b"what an encoder saw")
     second = ingest_folder(folder, tmp_path / "c", remove_missing=1)
+    assert not list((tmp_path / "c" / "features").glob("*.sqlite")), "and what was made of them"
     assert (second.missing, second.removed, second.patients, second.images, second.unmatched) == (0, 1, 2, 2, 1)
     assert row not in bytes_of(tmp_path / "c"), "bytes are erased"
     third = ingest_folder(folder, tmp_path / "c", remove_missing=1)
