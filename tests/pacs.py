@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -9,10 +10,15 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     CTImageStorage,
@@ -128,3 +134,29 @@ def content(cohort: Path) -> tuple[bytes, list[tuple[object, ...]]]:
     with closing(sqlite3.connect(cohort / "index.sqlite")) as index:
         rows = [row for question in questions for row in index.execute(question)]
     return (cohort / "inputs.bin").read_bytes(), rows
+
+
+class TlsFiles(NamedTuple):
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def tls_files(folder: Path) -> TlsFiles:
+    """An authority, and a certificate of it for localhost with its key (0600)."""
+    folder.mkdir(parents=True)
+    made = TlsFiles(folder / "ca.pem", folder / "certificate.pem", folder / "key.pem")
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{folder.name} {word}")]) for word in ("CA", "PACS")]
+    now = dt.datetime.now(dt.UTC)
+    for name, key, file, authority in zip(names, keys, made[:2], (True, False), strict=True):
+        builder = x509.CertificateBuilder(names[0], name, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        host = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+        builder = builder.add_extension(host, critical=False)
+        file.write_bytes(builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    made.key.write_bytes(keys[1].private_bytes(serialization.Encoding.PEM, *form))
+    made.key.chmod(0o600)
+    return made

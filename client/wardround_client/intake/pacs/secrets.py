@@ -6,9 +6,11 @@ import os
 import ssl
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from wardround.errors import ConfigError
 from wardround.given import CARD_BYTES, given_text
+from wardround.proxies import is_loopback
 from wardround.toml import Section, loads
 from wardround_client.config import Pacs
 
@@ -70,6 +72,11 @@ def tls(settings: Pacs, home: Path) -> ssl.SSLContext:
 
 def check_files(settings: Pacs, home: Path) -> None:
     """Everything that the settings name, before anybody is asked. Raises: ConfigError."""
-    credentials(settings, home)
-    if settings.tls or settings.url.startswith("https:"):
+    url = urlsplit(settings.url)
+    given = credentials(settings, home)
+    if given != Credentials() and url.scheme == "http" and not is_loopback(url.hostname or ""):
+        raise ConfigError("[pacs] credentials_file without TLS", do="use https:// in [pacs] url")
+    if settings.tls or url.scheme == "https":
         tls(settings, home)
+    if settings.address and settings.retrieve == "move" and not settings.listen:
+        raise ConfigError('[pacs] retrieve = "move" without listen', do='write listen = "0.0.0.0:11112", say')

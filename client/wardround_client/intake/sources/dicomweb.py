@@ -17,8 +17,6 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom.filereader import read_file_meta_info
 from requests.adapters import HTTPAdapter
 
-from wardround.errors import ConfigError
-from wardround.proxies import is_loopback
 from wardround_client.config import Pacs
 from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found
 from wardround_client.intake.pacs.line import PIECE
@@ -196,8 +194,6 @@ class _Session(requests.Session):
         self.headers.update({"Accept-Encoding": "identity", "User-Agent": "wardround"})
         given = credentials(settings, home)
         url = urlsplit(settings.url)
-        if (given.username or given.token) and url.scheme != "https" and not is_loopback(url.hostname or ""):
-            raise ConfigError("[pacs] credentials_file without TLS", do="use https:// in [pacs] url")
         if given.username:
             self.auth = (given.username, given.password)
         elif given.token:

@@ -16,7 +16,6 @@ from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.association import Association
 
-from wardround.errors import ConfigError
 from wardround_client.config import Pacs
 from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found
 from wardround_client.intake.pacs.secrets import tls
@@ -82,8 +81,6 @@ class Dimse(Archive):
         self._folder = home
         self._arrived: SimpleQueue[tuple[str, Path]] = SimpleQueue()
         self._listens = False
-        if settings.retrieve == "move" and not settings.listen:
-            raise ConfigError('[pacs] retrieve = "move" without listen', do='write listen = "0.0.0.0:11112", say')
 
     def check(self) -> Iterator[str]:
         """C-ECHO, and whether it would answer questions."""
@@ -270,6 +267,8 @@ class Dimse(Archive):
         except ssl.SSLError as error:
             reason_tls = getattr(error, "verify_message", "") or error.reason or "no TLS there"
             return trouble("refused", f"TLS to {where} is not accepted ({reason_tls})", "check [pacs] ca_file and tls")
+        except ConnectionResetError:
+            return trouble("refused", f"{where} is not accepted: it hangs up at once", "check [pacs] address and tls")
         except OSError as error:
             return trouble(
                 "away", f"nobody answers at {where} ({error.strerror or 'no answer in time'})", "check [pacs] address"
