@@ -11,7 +11,7 @@ import typer
 from wardround.command import Command
 from wardround.errors import ConfigError
 from wardround.plugins import files_of
-from wardround_simulation.tasks import DEFAULT_TASK, TASKS
+from wardround_simulation.tasks import DEFAULT_TASK, STUDIES, TASKS
 
 if TYPE_CHECKING:
     from wardround.config import Federation
@@ -43,7 +43,11 @@ def simulate(
         ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help=f"Label column: {', '.join(TASKS)}.", show_default=DEFAULT_TASK)
+        str | None,
+        typer.Option(
+            help=f"Label column: {', '.join(TASKS)}; or of whole studies: {', '.join(STUDIES)}.",
+            show_default=DEFAULT_TASK,
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="local: threads in this process. ray: the same apps under `flwr run`.")

@@ -13,7 +13,7 @@ from wardround.plugins import Kind
 from wardround.rules import RULES
 from wardround.settings import Part
 from wardround.toml import loads
-from wardround_simulation.phantoms import DEFAULT_TASK, TASKS
+from wardround_simulation.phantoms import DEFAULT_TASK, STUDIES, TASKS
 
 EMBEDDED = """\
 name = "demo"
@@ -57,9 +57,11 @@ EPISODES_RATE = 0.03
 
 def embedded(task: str = DEFAULT_TASK) -> Federation:
     """The default federation, for one of the synthetic hospitals' label columns. Raises: ConfigError."""
-    if task not in TASKS:
-        raise ConfigError(f"no synthetic hospital has labels for {task!r}", allowed=", ".join(TASKS))
+    if task not in (*TASKS, *STUDIES):
+        raise ConfigError(f"no synthetic hospital has labels for {task!r}", allowed=", ".join((*TASKS, *STUDIES)))
     federation = loads(EMBEDDED, Federation, name="the embedded federation")
+    if task in STUDIES:
+        return changed(federation, task={"label_column": task, **STUDIES[task]})
     return changed(federation, task={"label_column": task, "classes": list(TASKS[task])})
 
 
@@ -104,5 +106,9 @@ def _dump(data: dict[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    """A scalar or a list of scalars. JSON's spelling of them is TOML's too, but for DEL, which TOML wants escaped."""
+    """JSON's spelling of what is no table is TOML's too, but for DEL, which TOML wants escaped."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -17,7 +17,7 @@ from wardround_client.round import OpenCohort
 from wardround_server.events import versions
 from wardround_simulation.exact import ExactCohort
 from wardround_simulation.federation import to_toml
-from wardround_simulation.phantoms import make_profiles
+from wardround_simulation.phantoms import for_task, make_profiles
 from wardround_simulation.settings import MARK, Settings, write
 from wardround_simulation.sites import Site, prepare, sites_of_data, synthetic_sites
 from wardround_simulation.watch import Watch
@@ -69,9 +69,8 @@ def plan_sites(settings: Settings) -> list[Site]:
     elif settings.federation.task.kind == "table":
         raise ConfigError("synthetic hospitals have images, the federation wants a table", do="give --data FOLDER")
     else:
-        sites = synthetic_sites(
-            make_profiles(settings.hospitals + 1, patients=settings.patients, seed=settings.seed), settings.out
-        )
+        profiles = make_profiles(settings.hospitals + 1, patients=settings.patients, seed=settings.seed)
+        sites = synthetic_sites([for_task(each, settings.federation.task) for each in profiles], settings.out)
     if settings.hold_out:
         sites = _held_out(sites, settings.hold_out)
     quorum = settings.federation.rounds.quorum

@@ -16,6 +16,7 @@ from typing import Any
 from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import ConfigError, DataError
+from wardround.labels import LABEL_KINDS
 from wardround.settings import limited
 from wardround.task import Task
 from wardround_client.config import Policy
@@ -131,10 +132,17 @@ def source_of(place: Path, task: Task) -> Source:
         named = "PatientID" in CsvFile.open(place).columns
         return opened("table", Asked(str(place), task=task), {"patient_column": "PatientID"} if named else {})
     labels = place / "labels.csv"
+    if task.dense and not LABEL_KINDS[task.labels].places and not labels_name_files(labels):
+        return opened("dicom-folder", Asked(str(place), task=task, leave_out=(labels,)), {})
     if not labels.is_file():
         raise DataError(f"{place} has no labels.csv", do="write one: an identifier column, then label columns")
     asked = Asked(str(place), labels, task=task)
     return opened(look(asked), asked, {})
+
+
+def labels_name_files(labels: Path) -> bool:
+    """Whether a labels.csv lists pictures; without, masks of DICOM files are DICOM files beside them."""
+    return labels.is_file() and "file" in CsvFile.open(labels).columns
 
 
 def prepare(
@@ -214,6 +222,10 @@ def _permitting(federation: Federation) -> dict[str, float]:
         "embedding": model.embedding,
         "image_size_px": task.image_size_px,
         "classes": len(task.classes),
+        "depth": max(each.depth for each in task.examples),
+        "inputs": len(task.examples),
+        "cells": task.cells,
+        "cells_per_image": task.drawn,
     }
     usual = {name: value for name, value in Policy() if not isinstance(value, tuple)}
     greatest = {f"greatest_{name}": value for name, value in asked.items()}

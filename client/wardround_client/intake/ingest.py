@@ -294,7 +294,7 @@ def _finish(
         added=writer.added,
         unlabelled=writer.unlabelled(columns),
         labels={name: _most(label for label, _ in writer.labels(name)) for name in columns},
-        classes=tuple(LabelCounts.of(writer.labels(task.label_column), task) for task in tasks),
+        classes=tuple(LabelCounts.of(writer.labels(task.label_column), task) for task in tasks if not task.dense),
         unmatched=told.unmatched,
         unmatched_lines=told.unmatched_lines,
         unusable=len(unusable),

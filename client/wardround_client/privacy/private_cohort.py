@@ -99,7 +99,7 @@ class PrivateCohort:
         """Which examples each of these patients contributes, int64 [patients, m], and which of them are, bool."""
         cells, drawn = self._examples.cells, self._examples.drawn
         chosen = mechanism.choose_images(self._images[patients] // cells, self._privacy.images_per_patient)
-        if cells > 1:  # of each of these images, some of its cells
+        if cells > 1 and len(patients):  # of each of these images, some of its cells
             within = mechanism.choose_images(torch.full((chosen.numel(),), cells), drawn).view(*chosen.shape, -1)
             chosen = torch.where(chosen.unsqueeze(2) < 0, -1, chosen.unsqueeze(2) * cells + within).flatten(1)
         rows = self._order[(self._starts[patients].unsqueeze(1) + chosen).clamp_min_(0)] if len(patients) else chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from wardround_simulation.phantoms.findings import paint
 from wardround_simulation.phantoms.hospitals import Scanner
 from wardround_simulation.phantoms.shapes import Field, Grid, blur, column, ramp, smooth_noise
 
+DISEASED = 0.4
+"""Of a pixel, from how much of it on it counts as diseased."""
+
 Stored = npt.NDArray[np.uint8 | np.uint16 | np.int16]
 
 
@@ -21,12 +24,14 @@ class Acquisition:
     """n images as a scanner stores them.
 
     pixels: [n, rows, columns], uint8, uint16 or int16. inverted: bool [n], MONOCHROME1.
-    windows: [n, 2], centre and width in units after the rescale (DICOM PS3.3 C.11.2.1.2).
+    windows: [n, 2], centre and width in units after the rescale (DICOM PS3.3 C.11.2.1.2). diseased: bool, as pixels,
+    where the finding is.
     """
 
     pixels: Stored
     inverted: npt.NDArray[np.bool_]
     windows: npt.NDArray[np.float64]
+    diseased: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0, 0), bool))
 
 
 def acquire(scanner: Scanner, people: People, patient: npt.NDArray[np.int64], rng: np.random.Generator) -> Acquisition:
@@ -41,12 +46,15 @@ def acquire(scanner: Scanner, people: People, patient: npt.NDArray[np.int64], rn
     else:
         scene = cr_chest(grid, build, rng)
     visibility = column(np.where(rng.random(n) < 0.15, rng.uniform(0.35, 0.65, n), rng.uniform(0.75, 1.0, n)))
-    tissue = blur(paint(scene, people.disease.of(patient), visibility, rng), grid, scanner.blur_mm)
+    painted, density = paint(scene, people.disease.of(patient), visibility, rng)
+    tissue = blur(painted, grid, scanner.blur_mm)
     if scanner.modality == "CT":
-        return _store_ct(scanner, _ct_noise(scanner, scene, tissue, rng))
-    if scanner.modality == "MR":
-        return _store_mr(scanner, _mr_noise(scanner, scene, tissue, rng), rng)
-    return _store_cr(scanner, _cr_noise(scanner, scene, tissue, rng), rng)
+        stored = _store_ct(scanner, _ct_noise(scanner, scene, tissue, rng))
+    elif scanner.modality == "MR":
+        stored = _store_mr(scanner, _mr_noise(scanner, scene, tissue, rng), rng)
+    else:
+        stored = _store_cr(scanner, _cr_noise(scanner, scene, tissue, rng), rng)
+    return replace(stored, diseased=density > DISEASED)
 
 
 def _white(scene: Scene, rng: np.random.Generator) -> Field:

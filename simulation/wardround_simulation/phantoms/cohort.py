@@ -71,9 +71,12 @@ def draw_plan(profile: HospitalProfile, rng: np.random.Generator) -> Plan:
     """One to eight images a patient, in one or two studies; the second study may be on another scanner."""
     n = profile.patients
     images = rng.choice(np.arange(1, 9), n, p=IMAGES_A_PATIENT)
+    if profile.slices:
+        images = np.full(n, profile.slices)
     shares = [scanner.share for scanner in profile.scanners]
     machines = rng.choice(len(shares), (n, 2), p=shares)
-    split = np.where((rng.random(n) < SECOND_STUDY) & (images > 1), (images + 1) // 2, images)
+    second = (rng.random(n) < SECOND_STUDY) & (images > 1) & (profile.slices == 0)
+    split = np.where(second, (images + 1) // 2, images)
     patient = np.repeat(np.arange(n), images)
     position = np.arange(patient.size) - np.repeat(np.cumsum(images) - images, images)
     study = (position >= split[patient]).astype(np.int64)

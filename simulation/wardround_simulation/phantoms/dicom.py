@@ -6,7 +6,7 @@ The files name patients who do not exist, because real files name patients: ther
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from wardround.errors import StorageError
 from wardround_simulation.phantoms.acquire import Acquisition, acquire
 from wardround_simulation.phantoms.cohort import People, Plan, draw_people, draw_plan
 from wardround_simulation.phantoms.hospitals import HospitalProfile, Scanner, make_profiles
-from wardround_simulation.tasks import TASKS
+from wardround_simulation.phantoms.marks import boxes, write_segmentation
+from wardround_simulation.tasks import FINDINGS, TASKS
 
 BATCH = 48
 SOP_CLASS = {
@@ -58,6 +59,7 @@ def write_hospital(profile: HospitalProfile, folder: Path, *, progress: Progress
     rng = np.random.default_rng(profile.seed)
     people, plan = draw_people(profile, rng), draw_plan(profile, rng)
     done = 0
+    places: dict[str, str] = {}
     try:
         (folder / "dicom").mkdir(parents=True, exist_ok=True)
         for index, scanner in enumerate(profile.scanners):
@@ -66,11 +68,17 @@ def write_hospital(profile: HospitalProfile, folder: Path, *, progress: Progress
                 batch = rows[start : start + BATCH]
                 scans = acquire(scanner, people, plan.patient[batch], rng)
                 for i, row in enumerate(batch):
-                    _write_image(_Image(profile, scanner, people, plan, int(row)), scans, i, folder / "dicom")
+                    image = _Image(profile, scanner, people, plan, int(row))
+                    written = _write_image(image, scans, i, folder / "dicom")
+                    if profile.marks == "mask":
+                        write_segmentation(written, scans.diseased[i], folder / "dicom")
+                    elif profile.marks == "points":
+                        nodule = people.disease.finding[image.patient] == FINDINGS.index("nodule")
+                        places[image.instance_uid] = boxes(scans.diseased[i]) if nodule else "none"
                 done += batch.size
                 if progress is not None:
                     progress(done, plan.images)
-        return _write_labels(profile, people, plan, folder / "labels.csv")
+        return _write_labels(profile, people, plan, folder / "labels.csv", places)
     except OSError as error:
         raise StorageError(
             f"The synthetic hospital {profile.name} could not be written to {folder}: {error.strerror or error}",
@@ -106,7 +114,7 @@ class _Image:
         return uid.generate_uid(entropy_srcs=["/".join(key)])
 
 
-def _write_image(image: _Image, scans: Acquisition, i: int, folder: Path) -> None:
+def _write_image(image: _Image, scans: Acquisition, i: int, folder: Path) -> FileDataset:
     scanner = image.scanner
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SOP_CLASS[scanner.modality]
@@ -123,6 +131,7 @@ def _write_image(image: _Image, scans: Acquisition, i: int, folder: Path) -> Non
         ds.compress(SYNTAX[scanner.storage], generate_instance_uid=False)
     path.parent.mkdir(exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
+    return ds
 
 
 def _identify(ds: FileDataset, image: _Image) -> None:
@@ -189,9 +198,10 @@ def _pixels(
     ds["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
 
 
-def _write_labels(profile: HospitalProfile, people: People, plan: Plan, path: Path) -> Path:
-    """One row a patient, a study or an image, by the hospital's own habit."""
+def _write_labels(profile: HospitalProfile, people: People, plan: Plan, path: Path, places: Mapping[str, str]) -> Path:
+    """One row a patient, a study or an image, by the hospital's own habit; places: by image, where nodules are."""
     labels = people.disease.labels()
+    beside = ["place"] if places else ["age", "female"] if profile.slices else []
     rows: dict[str, list[str]] = {}
     scanners = profile.scanners
     for row in range(plan.images):
@@ -201,9 +211,10 @@ def _write_labels(profile: HospitalProfile, people: People, plan: Plan, path: Pa
             "StudyInstanceUID": image.study_uid,
             "SOPInstanceUID": image.instance_uid,
         }[profile.label_key]
-        rows[key] = [labels[task][image.patient] for task in TASKS]
+        about = {"age": image.age_years, "female": int(image.female), "place": places.get(image.instance_uid)}
+        rows[key] = [*(labels[task][image.patient] for task in TASKS), *(str(about[name]) for name in beside)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([profile.label_key, *TASKS])
+        writer.writerow([profile.label_key, *TASKS, *beside])
         writer.writerows([key, *values] for key, values in rows.items())
     return path

@@ -145,8 +145,9 @@ def _effusion(scene: Scene, disease: Disease, rng: np.random.Generator) -> Field
 PAINTERS = {"nodule": _nodules, "diffuse": _diffuse, "effusion": _effusion}
 
 
-def paint(scene: Scene, disease: Disease, visibility: Field, rng: np.random.Generator) -> Field:
-    """The scene's image with the disease in it, [n, size, size], in the scene's unit.
+def paint(scene: Scene, disease: Disease, visibility: Field, rng: np.random.Generator) -> tuple[Field, Field]:
+    """The scene's image with the disease in it, in the scene's unit, and how much disease is where, in [0, 1]; both
+    [n, size, size].
 
     disease: one row an image. visibility: [n, 1, 1] in (0, 1], how well this image shows the finding.
     """
@@ -155,12 +156,13 @@ def paint(scene: Scene, disease: Disease, visibility: Field, rng: np.random.Gene
         rows = np.flatnonzero(disease.finding == FINDINGS.index(name))
         if rows.size:
             density[rows] = painter(_rows(scene, rows), disease.of(rows), rng)
-    density *= scene.organ * visibility
+    density *= scene.organ
+    shown = density * visibility
     if scene.modality == "CT":
-        return over(scene.image, np.minimum(density, 1), 35)
+        return over(scene.image, np.minimum(shown, 1), 35), density
     if scene.modality == "MR":
-        return over(scene.image, np.minimum(density, 1), 1.0)
-    return scene.image + 0.42 * density
+        return over(scene.image, np.minimum(shown, 1), 1.0), density
+    return scene.image + 0.42 * shown, density
 
 
 def _rows(scene: Scene, rows: Ints) -> Scene:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 
 from wardround.errors import ConfigError
+from wardround.task import Task
 from wardround_simulation.phantoms.anatomy import Modality
-from wardround_simulation.tasks import FINDINGS
+from wardround_simulation.tasks import FINDINGS, is_of_series
 
 LabelKey = Literal["PatientID", "StudyInstanceUID", "SOPInstanceUID"]
 Storage = Literal["implicit", "explicit", "rle", "jpeg-ls"]
@@ -27,6 +28,7 @@ CR_BITS: Final = (12, 8, 10, 14)
 MIXES: Final[tuple[tuple[Modality, ...], ...]] = (("CT", "MR", "CR"), ("CR", "CT"), ("MR", "CR"), ("CT", "MR"))
 FIELD_OF_VIEW_MM: Final[dict[Modality, tuple[float, float]]] = {"CT": (335, 370), "MR": (200, 225), "CR": (370, 420)}
 LEAST_PREVALENCE: Final = 0.1
+SLICES: Final = 6
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class HospitalProfile:
 
     prevalence: one probability a class of FINDINGS, sums to 1. patients: size of the cohort. declared_patients: the
     number it tells the federation, a public round figure not above `patients`. label_key: what labels.csv is keyed by.
+    slices: of each patient, as one series; 0: single images of one or two studies. marks: whether what is written says
+    where disease is, by segmentations ("mask") or in labels.csv ("points").
     """
 
     name: str
@@ -73,6 +77,8 @@ class HospitalProfile:
     label_key: LabelKey = "PatientID"
     id_format: str = "P{:06d}"
     extension: str = ".dcm"
+    slices: int = 0
+    marks: Literal["", "mask", "points"] = ""
 
     @property
     def modalities(self) -> dict[Modality, float]:
@@ -156,3 +162,18 @@ def make_profiles(n: int, *, patients: tuple[int, int] = (60, 220), seed: int = 
             allowed=f"at least {len(FINDINGS)} patients, one a class, and the least not above the greatest",
         )
     return [_profile(index, patients, seed, MIXES[index % len(MIXES)]) for index in range(n)]
+
+
+def for_task(profile: HospitalProfile, task: Task) -> HospitalProfile:
+    """The same hospital, writing what a task needs: series of slices (no radiographs), or where disease is in CT."""
+    if task.dense:
+        rng = np.random.default_rng((profile.seed, 1))
+        scanner = _scanner("CT", 1.0, int(rng.integers(0, 1000)), rng)
+        marks: Literal["mask", "points"] = "points" if task.labels == "points" else "mask"
+        return replace(profile, marks=marks, scanners=(scanner,), label_key="SOPInstanceUID")
+    if not is_of_series(task):
+        return profile
+    sliced = [scanner for scanner in profile.scanners if scanner.modality != "CR"]
+    total = sum(scanner.share for scanner in sliced)
+    scanners = tuple(replace(scanner, share=scanner.share / total) for scanner in sliced)
+    return replace(profile, slices=SLICES, scanners=scanners, label_key="PatientID")
