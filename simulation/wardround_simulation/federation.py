@@ -51,6 +51,12 @@ _PARTS: dict[str, dict[str, Kind[type[Part]]]] = {
     "algorithm": {"name": ALGORITHMS},
     "outer": {"rule": RULES, "optimizer": OPTIMIZERS},
 }
+CELLS: dict[str, dict[str, Any]] = {
+    "model": {"features": 64},
+    "privacy": {"clip_norm": 0.05},
+    "outer": {"learning_rate": 50.0},
+}
+"""For tasks of cells: the mean gradient of many cells is short, so that a clip norm of 1 would be all noise."""
 EPISODES_RATE = 0.03
 """The outer learning rate for methods of episodes: a hospital has few episodes, so their noise is large."""
 
@@ -61,7 +67,8 @@ def embedded(task: str = DEFAULT_TASK) -> Federation:
         raise ConfigError(f"no synthetic hospital has labels for {task!r}", allowed=", ".join((*TASKS, *STUDIES)))
     federation = loads(EMBEDDED, Federation, name="the embedded federation")
     if task in STUDIES:
-        return changed(federation, task={"label_column": task, **STUDIES[task]})
+        chosen = changed(federation, task={"label_column": task, **STUDIES[task]})
+        return changed(chosen, **CELLS) if chosen.task.dense else chosen
     return changed(federation, task={"label_column": task, "classes": list(TASKS[task])})
 
 
