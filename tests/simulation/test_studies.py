@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from wardround_simulation.federation import changed, embedded, to_toml, with_alg
 from wardround_simulation.phantoms import for_task, make_profiles
 from wardround_simulation.sites import Site, prepare, synthetic_sites
 
-PATIENTS = 6
+PATIENTS = 8
 METHODS = ("fedavg", "reptile", "fomaml", "prototypical", "ridge")
 CASES = [("outline", each) for each in METHODS] + [("scan-and-patient", each) for each in METHODS]
 CASES += [("place", "ridge")]
@@ -39,7 +40,7 @@ class Studies:
 
 def small(study: str) -> Federation:
     federation = embedded(study)
-    task = {"image_size_px": 32}
+    task: dict[str, Any] = {"image_size_px": 32}
     if federation.task.inputs:
         inputs = [each.model_dump(mode="json") for each in federation.task.inputs]
         task["inputs"] = [{**each, "image_size_px": 32} if each["kind"] != "table" else each for each in inputs]

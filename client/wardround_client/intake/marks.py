@@ -5,7 +5,6 @@ A plane goes through the same resize as its image, so that a pixel of it lies wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,6 @@ POINT_SHARE = 1 / 16
 """A point is drawn as a disc of this part of the longer side of its image: it says where, and not how large."""
 
 MOST_CODES = 512  # different numbers in one plane: each costs a resize
-_PLACE = re.compile(r"^(?:(?P<name>.*?)\s+)?(?P<numbers>[-+.0-9eE]+(?:\s+[-+.0-9eE]+){1,3})$")
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,24 @@ def places_in(cell: str, classes: Sequence[str]) -> list[Place]:
 
 
 def _place(text: str, classes: Sequence[str]) -> Place:
-    found = _PLACE.match(text)
-    wanted = f'{text[:80]!r} is not "CLASS x y" or "CLASS x y width height"'
-    if found is None:
-        raise UnusableError("a finding's place cannot be read", wanted)
-    name, numbers = found["name"], found["numbers"].split()
-    if name is None and len(classes) > 2:
-        raise UnusableError("a finding's place names no class", wanted)
-    if name is not None and name not in classes[1:]:
-        raise UnusableError(
-            "a finding's class is not one of the task's", f"{name[:80]!r}; allowed: {', '.join(classes[1:])}"
-        )
+    words = text.split()
+    for many in (4, 2):  # a class may be called "grade 2"
+        name, values = " ".join(words[:-many]), _numbers(words[-many:])
+        known = name in classes[1:] or (not name and len(classes) == 2)
+        if len(values) == many and known and min(values[2:], default=1) > 0:
+            return Place(list(classes).index(name) if name else 1, *values)
+    raise UnusableError(
+        "where a finding is cannot be read",
+        f'{text[:80]!r} is not "CLASS x y" or "CLASS x y width height" of {", ".join(classes[1:])}'[:500],
+    )
+
+
+def _numbers(words: Sequence[str]) -> list[float]:
     try:
-        values = [float(number) for number in numbers]
+        values = [float(word) for word in words]
     except ValueError:
-        raise UnusableError("a finding's place cannot be read", wanted) from None
-    if len(values) not in (2, 4) or not np.isfinite(values).all() or min(values[2:], default=1) <= 0:
-        raise UnusableError("a finding's place cannot be read", wanted)
-    return Place(1 if name is None else list(classes).index(name), *values)
+        return []
+    return values if np.isfinite(values).all() else []
 
 
 def drawn(places: Sequence[Place], height: int, width: int) -> NDArray[np.uint16]:
