@@ -225,6 +225,7 @@ class CohortWriter:
         leaving = leaving_rows(self._index)
         if self._dry or not leaving:
             return
+        forget_features(self.path)  # of images that are not there any more
         for first, rows in leaving:
             zero(self._inputs, first * self.layout.row_bytes, (first + rows) * self.layout.row_bytes)
         os.fsync(self._inputs)

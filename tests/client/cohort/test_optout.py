@@ -24,6 +24,7 @@ from wardround.errors import ConfigError, DataError, StorageError
 from wardround_client.cohort.batch import Stored
 from wardround_client.cohort.erasure import erase
 from wardround_client.cohort.examples import Examples, NamedExamples
+from wardround_client.cohort.features import FOLDER, FeatureCache
 from wardround_client.cohort.index import INDEX, INPUTS, CohortLayout, connect
 from wardround_client.cohort.optout import REGISTER, Register
 from wardround_client.cohort.records import Record, records, rows_name_no_patient
@@ -289,6 +290,11 @@ def test_erasing_overwrites_the_patient_and_nobody_else(tmp_path: Path, monkeypa
     assert all(each in index for each in hashes) and b"label 0" in index
     since = records(tmp_path, [ANNA])[ANNA].since
 
+    cached = FeatureCache(tmp_path, KEY, "f", torch.device("cpu"))
+    cached.encoded(lambda x: x, torch.rand(1, 2), [ANNA])
+    features = tmp_path / FOLDER
+    assert list(features.iterdir())
+
     overwritten, zero = [], erasure.zero
 
     def noted(file: int, start: int, end: int) -> None:
@@ -297,6 +303,8 @@ def test_erasing_overwrites_the_patient_and_nobody_else(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(erasure, "zero", noted)
     assert erase(tmp_path, {ANNA}) == 1
+    assert not list(features.iterdir())
+    features.rmdir()
     assert overwritten[:3] == [(16, 52), (0, 4), (8, 12)]  # the first is the tail, which may be anybody's
     assert np.fromfile(tmp_path / INPUTS, "<f4").tolist() == [0, 11, 0, 13]
     for file in tmp_path.iterdir():
