@@ -56,14 +56,15 @@ def volume(stack: Stack, recipe: ImageRecipe) -> NDArray[np.uint16]:
 
 def _weights(stack: Stack, recipe: ImageRecipe) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """For each slice of the stack how much it is of each slice of the volume, float32 [depth]: triangles as wide as the
-    coarser of the two spacings, whose sum over the stack is 1 inside of it.
+    coarser of the two spacings, whose sum over the stack is the part of the volume's slice that the stack covers.
     """
     if recipe.spacing_mm and stack.spacing_mm:
         step = recipe.spacing_mm[0] / stack.spacing_mm[0]  # slices of the stack from one of the volume to the next
     else:
         step = stack.size / recipe.depth
     centres = (np.arange(recipe.depth) - (recipe.depth - 1) / 2) * step + (stack.size - 1) / 2
-    inside = (centres >= -0.5) & (centres <= stack.size - 0.5)
+    above, below = np.minimum(centres + step / 2, stack.size - 0.5), np.maximum(centres - step / 2, -0.5)
+    covered = np.clip((above - below) / step, 0, 1)
     near = np.clip(centres, 0, stack.size - 1)
     width = max(step, 1.0)
     total = np.zeros(recipe.depth, np.float64)
@@ -71,7 +72,7 @@ def _weights(stack: Stack, recipe: ImageRecipe) -> Iterator[tuple[int, NDArray[n
         total += np.clip(1 - np.abs(number - near) / width, 0, None)
     for number in range(stack.size):
         part = np.clip(1 - np.abs(number - near) / width, 0, None)
-        yield number, np.asarray(np.where(inside, part / np.maximum(total, 1e-12), 0), np.float32)
+        yield number, np.asarray(covered * part / np.maximum(total, 1e-12), np.float32)
 
 
 def _placed(stack: Stack, number: int, recipe: ImageRecipe) -> NDArray[np.float32]:
