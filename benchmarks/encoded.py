@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -20,12 +22,14 @@ from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
 from wardround.files import write_atomically
 from wardround.models import Model
+from wardround.models.composed import Columns, Together
 from wardround.models.encoder import BuiltinEncoder
-from wardround.models.head import Encoder, EncoderHead
+from wardround.models.head import Encoder, EncoderHead, MapEncoder
 from wardround.models.own_encoder import OwnEncoder
 from wardround.task import Task
 
 CHANNELS: Final = 3
+_AT_ONCE = 32  # images, whose features are small beside what is computed on the way
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ class EncodedImages:
     def of(cls, options: argparse.Namespace, name: str, label_column: str, image_size_px: int) -> Self:
         """What the options say. Raises: ConfigError, as of the encoders."""
         return cls(name, label_column, image_size_px, *_encoder_of(options, image_size_px))
+
+    @property
+    def map_encoder(self) -> MapEncoder:
+        """The encoder, for outlines. Raises: ConfigError, where its file has no maps."""
+        encoder = self.encoder
+        if not isinstance(encoder, BuiltinEncoder | OwnEncoder) or not encoder.map_size:
+            raise ConfigError("the encoder has no maps", do="make one with `imagenet_encoder.py --maps`")
+        return encoder
+
+    def beside(self, columns: Columns) -> Self:
+        """The same with a table of the same patients, whose features follow the image's."""
+        shapes = (CHANNELS, self.image_size_px, self.image_size_px), (columns.features,)
+        return replace(self, encoder=Together((self.encoder, columns), shapes))
 
     def federation(self, classes: tuple[str, ...], algorithm: str, trial: Trial, epsilon: float) -> Federation:
         """What the hospitals would agree on."""
@@ -71,13 +88,29 @@ def _encoder_of(options: argparse.Namespace, image_size_px: int) -> tuple[ModelC
 
 def encoded(encoder: Encoder, x: Tensor, cache: Path, console: Console) -> Tensor:
     """Features float32 [n, features] of images x; computed once, and then read."""
-    name = hashlib.sha256(encoder.fingerprint.encode() + x.numpy().tobytes()).hexdigest()[:16]
+    return _kept(encoder, x.numpy().tobytes(), cache, console, lambda: encoder(x).numpy(), len(x))
+
+
+def cached(encoder: Encoder, images: NDArray[np.uint8], cache: Path, console: Console) -> Tensor:
+    """The same of images uint8 [n, channels, h, w]: float32 [n ..., features], which lie on the disk as float16."""
+
+    def found() -> NDArray[Any]:
+        parts = np.array_split(images, max(1, len(images) // _AT_ONCE))
+        return np.concatenate([encoder(torch.from_numpy(part).float() / 255).numpy().astype("f2") for part in parts])
+
+    return _kept(encoder, images.tobytes(), cache, console, found, len(images))
+
+
+def _kept(
+    encoder: Encoder, data: bytes, cache: Path, console: Console, compute: Callable[[], NDArray[Any]], number: int
+) -> Tensor:
+    name = hashlib.sha256(encoder.fingerprint.encode() + data).hexdigest()[:16]
     path = cache / f"{name}.npy"
     if not path.exists():
-        console.print(f"encoding {len(x)} images, once")
-        with torch.no_grad():
-            z = encoder(x)
+        cache.mkdir(parents=True, exist_ok=True)
+        console.print(f"encoding {number} images, once")
         buffer = io.BytesIO()
-        np.save(buffer, z.numpy())
+        with torch.no_grad():
+            np.save(buffer, compute())
         write_atomically(path, buffer.getvalue())
-    return torch.from_numpy(np.load(path))
+    return torch.from_numpy(np.load(path)).float()

@@ -1,7 +1,7 @@
 """Skin lesions at four real hospitals: what is a federation worth to a new hospital, or for a new disease?
 
-    python benchmarks/fed_ham.py [--data DIR] [--encoder FILE] [--study NAME ...] [--rows NAME ...|main|all]
-                                 [--epsilon none 8 3 1] [--seeds 5] [--out DIR] [--json]
+    python benchmarks/fed_ham.py [--size 128 [--table]] [--data DIR] [--encoder FILE] [--study NAME ...]
+                                 [--rows NAME ...|main|all] [--epsilon none 8 3 1] [--seeds 5] [--out DIR] [--json]
 
 HAM10000 (Tschandl, Rosendahl and Kittler, 2018) by its four sources, each a hospital; a patient is a lesion.
 
@@ -14,6 +14,9 @@ They are told apart (3-way), or from the old ones too, by lesions that nobody le
 
 Settings are chosen at pseudo-targets: a source hospital that the others have not seen; two of the four old classes that
 nobody has seen, at another hospital than the target, told apart (2-way) and from the other two as well (4-way).
+
+With --table a lesion is its image and what a referral says: age, sex and where it is, with a flag for each that is
+missing. How the diagnosis was made is left out, because it hints at it.
 """
 
 from __future__ import annotations
@@ -27,15 +30,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
-from encoded import EncodedImages, encoded
+from encoded import EncodedImages, cached
 from hospitals import Problem, Study, Target, examples_of, unchanging
-from real_data import ham10000
+from real_data import SKIN_CENTRE, SKIN_SPREAD, lesions
 from rows import rows
 from study import parser, run
+from wardround.models.composed import Columns
 from wardround_client.cohort.examples import Examples
 
-SIZE_PX = 28
+SIZES_PX = (28, 128)
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 OLD, NEW = ("bcc", "bkl", "mel", "nv"), ("akiec", "df", "vasc")
 # A class takes part in a task where this many lesions show it: some have to be judged.
@@ -54,14 +60,18 @@ class Ham:
     """
 
     def __init__(self, options: Namespace, data: Path, console: Console) -> None:
-        sites = ham10000(data)
-        x = torch.cat([site.x for site in sites])
-        self.images = EncodedImages.of(options, "fed-ham", "dx", SIZE_PX)
-        self.z = encoded(self.images.encoder, x, options.cache or options.out / "features", console)
-        self.raw = x.flatten(1)
-        self.label = [label for site in sites for label in site.label]
-        self.site = np.array([site.name for site in sites for _ in site.label])
-        self.lesion = np.concatenate([site.patient for site in sites])
+        found = lesions(data, options.size)
+        self.images = EncodedImages.of(options, "fed-ham", "dx", options.size)
+        self.raw = _small(found.images)
+        cache = options.cache or options.out / "features"
+        z = cached(self.images.encoder, found.images, cache, console)
+        if options.table:
+            assert found.table is not None, "the options were looked at"
+            columns, table = Columns(SKIN_CENTRE, SKIN_SPREAD), torch.from_numpy(found.table)
+            there = [torch.ones(len(z), 1), (~table.isnan().all(1, keepdim=True)).float()]
+            z = torch.cat([z, columns(table), *there], 1)  # as `Together` lays them out
+            self.images = self.images.beside(columns)
+        self.z, self.label, self.site, self.lesion = z, found.label.tolist(), found.site, found.lesion
 
     def studies(self) -> list[Study]:
         """New disease, and new hospital, twice."""
@@ -110,15 +120,26 @@ class Ham:
         return examples_of(self.z, self.label, self.lesion, classes, chosen & np.isin(self.label, classes))
 
 
+def _small(images: NDArray[np.uint8]) -> Tensor:
+    """The floor's pixels: float32 [n, 3 * 28 * 28]."""
+    parts = (torch.from_numpy(part).float() / 255 for part in np.array_split(images, 100))
+    if images.shape[-1] == min(SIZES_PX):
+        return torch.cat([part.flatten(1) for part in parts])
+    return torch.cat([adaptive_avg_pool2d(part, min(SIZES_PX)).flatten(1) for part in parts])
+
+
 def _without(classes: tuple[str, ...], held: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(each for each in classes if each not in held)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    options = parser(
-        "fed_ham", "Skin lesions at four hospitals: a new hospital, a new disease.", encoder=True
-    ).parse_args(arguments)
+    known = parser("fed_ham", "Skin lesions at four hospitals: a new hospital, a new disease.", encoder=True)
+    known.add_argument("--size", type=int, choices=SIZES_PX, default=28, help="of the images, in pixels (28)")
+    known.add_argument("--table", action="store_true", help="age, sex and place beside the image, with --size 128")
+    options = known.parse_args(arguments)
+    if options.table and options.size == min(SIZES_PX):
+        known.error("--table needs --size 128, whose file has the table")
     run(options, lambda data, console: Ham(options, data, console).studies(), rows((32, 96)))
 
 

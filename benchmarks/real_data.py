@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from wardround.errors import DataError
@@ -55,20 +59,71 @@ def folder(option: Path | None) -> Path:
     return named
 
 
-def ham10000(data: Path) -> list[Site]:
-    """HAM10000 (Tschandl et al., 2018; CC BY-NC 4.0) by its four real sources; a patient is a lesion.
+@dataclass(frozen=True)
+class Lesions:
+    """HAM10000, an image a row.
 
-    Nine lesions are in two sources; the first of these, in the order of the file's names, keeps them.
+    images: uint8 [n, 3, S, S]. label, site: names, [n]. lesion: int64 [n]. table: float32 [n, len(SKIN_COLUMNS)], NaN
+    where nobody knows; none at 28 px.
     """
-    with np.load(data / "ham10000" / "ham10000_28.npz") as file:
-        images, labels, site = file["images"], file["labels"], file["site"]
-        lesion, classes, names = file["lesion_id"].astype(np.int64), file["class_names"], file["site_names"]
+
+    images: NDArray[np.uint8]
+    label: NDArray[np.str_]
+    site: NDArray[np.str_]
+    lesion: NDArray[np.int64]
+    table: NDArray[np.float32] | None
+
+
+SKIN_PLACES = (
+    "back",
+    "lower extremity",
+    "trunk",
+    "upper extremity",
+    "abdomen",
+    "face",
+    "chest",
+    "foot",
+    "scalp",
+    "neck",
+)
+SKIN_COLUMNS = ("age", "male", *SKIN_PLACES)
+# Public guesses, as of hearts. Half are men; a place is one of ten.
+SKIN_CENTRE = (50.0, 0.5, *(0.1,) * len(SKIN_PLACES))
+SKIN_SPREAD = (17.0, 0.5, *(0.3,) * len(SKIN_PLACES))
+
+
+def lesions(data: Path, size_px: int) -> Lesions:
+    """HAM10000 (Tschandl et al., 2018; CC BY-NC 4.0) with its four real sources; a patient is a lesion.
+
+    Nine lesions are in two sources; the first of these, in the order of the file's names, keeps them. How a diagnosis
+    was made (`dx_type`) hints at it, and is not read.
+    """
+    name, table = f"ham10000_{size_px}", None
+    with np.load(data / name.removesuffix("_28") / f"{name}.npz") as file:
+        site, names, lesion = file["site"], file["site_names"], file["lesion_id"].astype(np.int64)
+        images = (file["images"] if size_px == 28 else np.stack(list(_decoded(file)))).transpose(0, 3, 1, 2)
+        label = file["class_names"][file["labels"]]
+        if size_px == 128:
+            male = np.select([file["sex"] == "male", file["sex"] == "female"], [1.0, 0.0], np.nan)
+            places = np.stack([file["localization"] == place for place in SKIN_PLACES], 1).astype(float)
+            places[file["localization"] == "unknown"] = np.nan
+            table = np.column_stack([file["age"], male, places]).astype(np.float32)
     first = np.full(lesion.max() + 1, len(names))
     np.minimum.at(first, lesion, site)
-    sites = []
-    for number, name in enumerate(names):
-        rows = np.flatnonzero((site == number) & (first[lesion] == number))
-        sites.append(Site(str(name), _colour(images[rows]), _named(classes, labels[rows]), lesion[rows]))
+    # By hospital, as they are told apart everywhere.
+    rows = np.concatenate(
+        [np.flatnonzero((site == number) & (first[lesion] == number)) for number in range(len(names))]
+    )
+    return Lesions(images[rows], label[rows], names[site[rows]], lesion[rows], None if table is None else table[rows])
+
+
+def ham10000(data: Path) -> list[Site]:
+    """Lesions at 28 px, by hospital."""
+    all_, sites = lesions(data, 28), []
+    for name in dict.fromkeys(all_.site.tolist()):
+        here = all_.site == name
+        x = torch.from_numpy(all_.images[here]).contiguous().float() / 255
+        sites.append(Site(name, x, tuple(all_.label[here].tolist()), all_.lesion[here]))
     return sites
 
 
@@ -128,6 +183,88 @@ def nih(data: Path) -> Site:
     with np.load(data / "nih_cxr_pneumonia" / "nih_cxr_64.npz") as file:
         label, patient = _named(CHEST, file["labels"]), file["patient_id"].astype(np.int64)
         return Site("adults", _grey(file["images"]), label, patient)
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """One hospital's images with outlines.
+
+    images: uint8 [n, channels, S, S]. inside: bool [n, S, S]. known: likewise, what is judged and learned from.
+    patient: int64 [n], 0 .. patients - 1.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    patient: NDArray[np.int64]
+
+    def some(self, chosen: NDArray[np.bool_]) -> Outlined:
+        """The chosen images, bool [n], their patients numbered anew."""
+        patient = np.unique(self.patient[chosen], return_inverse=True)[1].astype(np.int64)
+        return Outlined(self.name, self.images[chosen], self.inside[chosen], self.known[chosen], patient)
+
+
+def polyps(data: Path, most_frames: int) -> list[Outlined]:
+    """Kvasir-SEG (Jha et al., 2020) and CVC-ClinicDB (Bernal et al., 2015): colonoscopy, 160 px; a patient is a video
+    sequence of ClinicDB, of so many frames at most, evenly spaced, or one image of Kvasir-SEG, which names nobody.
+    """
+    with np.load(data / "polyps" / "polyps_160.npz") as file:
+        images = np.stack([each.transpose(2, 0, 1) for each in _decoded(file)])
+        inside = np.unpackbits(file["mask_bits"], axis=1).reshape(-1, 160, 160).astype(bool)
+        site, patient = file["site"], file["group"].astype(np.int64)
+    kept, known = _spaced(patient, np.arange(len(patient)), most_frames), np.ones_like(inside)
+    both, names = Outlined("", images, inside, known, patient), ("kvasir", "clinicdb")
+    return [replace(both.some(kept & (site == number)), name=name) for number, name in enumerate(names)]
+
+
+def glioma(data: Path, most_slices: int) -> list[Outlined]:
+    """TCGA-LGG (Buda et al., 2019): MR of lower-grade glioma at four institutions, 128 px; the channels are the
+    sequences before contrast, FLAIR and after contrast. Of each patient so many slices at most, evenly spaced.
+    """
+    with np.load(data / "lgg_mri" / "lgg_mri_128.npz") as file:
+        patient, site, names = file["patient"].astype(np.int64), file["site"], file["site_names"]
+        inside = np.unpackbits(file["mask_bits"], axis=1).reshape(-1, 128, 128).astype(bool)
+        images = np.stack([each.reshape(128, 3, 128).transpose(1, 0, 2) for each in _decoded(file)])
+        slices = file["slice"]
+    kept = _spaced(patient, slices, most_slices)
+    together = Outlined("", images, inside, np.ones_like(inside), patient)
+    found = [(str(name)[:2].lower(), kept & (site == number)) for number, name in enumerate(names)]
+    return [replace(together.some(chosen), name=name) for name, chosen in found if name != "ez"]  # one patient
+
+
+def vessels(data: Path, size_px: int) -> list[Outlined]:
+    """DRIVE (Staal et al., 2004), STARE (Hoover et al., 2000) and CHASE_DB1 (Fraz et al., 2012): vessels of the
+    retina by the first annotator, within the field of view; a patient of CHASE_DB1 has two eyes.
+    """
+    with np.load(data / "fundus_vessels" / "fundus_vessels_512.npz") as file:
+        every, small = 512 // size_px, (size_px, size_px)
+        images = np.stack(
+            [np.asarray(Image.fromarray(each).resize(small, Image.Resampling.BICUBIC)) for each in _decoded(file)]
+        ).transpose(0, 3, 1, 2)
+        shape = (-1, size_px, every, size_px, every)
+        inside, known = (file[key].reshape(shape).mean((2, 4)) >= 0.5 for key in ("vessel", "fov"))
+        together, site = Outlined("", images, inside, known, file["patient"].astype(np.int64)), file["site"]
+    return [
+        replace(together.some(site == number), name=name) for number, name in enumerate(("drive", "stare", "chase"))
+    ]
+
+
+def _spaced(patient: NDArray[np.int64], place: NDArray[Any], most: int) -> NDArray[np.bool_]:
+    """Which images stay, bool [n]: of each patient so many at most, evenly spaced by their place."""
+    kept = np.zeros(len(patient), bool)
+    for each in np.unique(patient):
+        own = np.flatnonzero(patient == each)
+        own = own[np.argsort(place[own])]
+        kept[own[np.unique(np.linspace(0, len(own) - 1, most).round().astype(int))]] = True
+    return kept
+
+
+def _decoded(file: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+    """The JPEGs of a file that holds them end to end."""
+    data, offsets = file["jpeg"], file["offsets"]
+    for start, end in itertools.pairwise(offsets.tolist()):
+        yield np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())))
 
 
 def _named(names: Sequence[str] | NDArray[np.str_], labels: NDArray[np.uint8]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hospitals import METRICS, Measurement, Study
+from hospitals import Measurement, Study
 from real_data import folder
 from rows import MAIN, NONE, Row
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, lines_svg, markdown
@@ -34,6 +34,8 @@ DRAWN = {
     "prototypical": "fourth",
     "local only": "faint",
 }
+CALLED = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "dice": "Dice"}
+"""The metrics, in the order of the tables; rows are tuned and drawn by the first that a study has."""
 ALONE = ("local only",)
 """Those that learn nothing from others, and cost nobody anything: they stand in the column without privacy alone."""
 
@@ -137,7 +139,8 @@ def publish(store: Store, names: Sequence[str]) -> None:
     """
     cells: list[dict[str, Any]] = [dict(cell) for cell in store.rows().values() if "row" in cell]
     cells.sort(key=lambda cell: names.index(cell["row"]) if cell["row"] in names else len(names))
-    parts = [f"{hardware()}. Balanced accuracy / macro AUROC, in %, with the half width of their 95 % interval.\n"]
+    metrics = " / ".join(CALLED[name] for name in _metrics(cells))
+    parts = [f"{hardware()}. In %, with the half width of the 95 % interval: {metrics}.\n"]
     chosen = []
     for study in dict.fromkeys(cell["study"] for cell in cells):
         own = [cell for cell in cells if cell["study"] == study]
@@ -152,6 +155,14 @@ def publish(store: Store, names: Sequence[str]) -> None:
                 write_atomically(store.folder / f"{_slug(study, target)}.svg", plot.encode())
     write_atomically(store.folder / TABLE, "".join(parts).encode())
     write_atomically(store.folder / SETTINGS, "\n".join(chosen).encode())
+
+
+def _metrics(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that were measured."""
+    found = {
+        name for cell in cells for by_shots in cell["scores"].values() for each in by_shots.values() for name in each
+    }
+    return [name for name in CALLED if name in found]
 
 
 def _values(cells: Iterable[Mapping[str, Any]], target: str, shots: str, metric: str) -> dict[int, float]:
@@ -177,11 +188,12 @@ def _table(cells: Sequence[dict[str, Any]], target: str, shots: str) -> str:
     for name, own in _by(cells, "row").items():
         line: dict[str, object] = {"row": name}
         for column, here in _by(own, "column").items():
-            found = [_values(here, target, shots, metric) for metric in METRICS]
+            metrics = _metrics(cells)
+            found = [_values(here, target, shots, metric) for metric in metrics]
             if len(found[0]) > 1:
                 line[column] = " / ".join(str(estimate(list(values.values()))) for values in found)
             base = [cell for cell in cells if (cell["row"], cell["column"]) == (BASELINE, column)]
-            known = _values(base, target, shots, METRICS[0])
+            known = _values(base, target, shots, metrics[0])
             ahead = [value - known[seed] for seed, value in found[0].items() if seed in known]
             if len(ahead) > 1 and name != BASELINE:
                 line[f"ahead {column}"] = f"{'+' if fmean(ahead) > 0 else ''}{estimate(ahead)}"
@@ -210,7 +222,7 @@ def _settings(study: str, cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _plot(cells: Sequence[dict[str, Any]], study: str, target: str) -> str:
-    """Balanced accuracy over shots, at the greatest epsilon that was measured; empty without a row of DRAWN."""
+    """The first metric over shots, at the greatest epsilon that was measured; empty without a row of DRAWN."""
     column = next((name for name in _columns(cells) if name != NONE), NONE)
     lines = []
     for name, own in _by(cells, "row").items():
@@ -220,13 +232,15 @@ def _plot(cells: Sequence[dict[str, Any]], study: str, target: str) -> str:
         points = [
             (float(shots), fmean(values.values()))
             for shots in sorted(here[0]["scores"][target], key=int)
-            if (values := _values(here, target, shots, METRICS[0]))
+            if (values := _values(here, target, shots, _metrics(cells)[0]))
         ]
         lines.append(Curve(name, points, DRAWN[name]))
     if not lines:
         return ""
     what = "without privacy" if column == NONE else f"at epsilon {column}"
-    return lines_svg(lines, title=f"{study}: {target}, {what}", x_label="patients a class", y_label="balanced accuracy")
+    return lines_svg(
+        lines, title=f"{study}: {target}, {what}", x_label="patients a class", y_label=CALLED[_metrics(cells)[0]]
+    )
 
 
 def _slug(*parts: str) -> str:

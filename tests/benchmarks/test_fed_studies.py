@@ -22,7 +22,7 @@ import federated
 import hospitals
 import study
 from hospitals import Measurement, Problem, Study, Target, agreed, examples_of, judged, nearest_mean, unchanging
-from real_data import DATA, bccd, folder, ham10000, heart
+from real_data import DATA, SKIN_COLUMNS, bccd, folder, ham10000, heart
 from rows import MAIN, NONE, TRIALS, Row, Trial, rows
 from tables import Store
 from wardround.algorithms import ALGORITHMS
@@ -87,6 +87,7 @@ def test_rows_are_tuned_alike_and_pay_alike(row: Row) -> None:
 
 def test_everybody_is_judged_on_the_same_supports_and_no_patient_on_both_sides() -> None:
     examples, seen = patients(0), []
+    target = Target("new", ("a", "b"), examples, examples)
 
     def predictor(number: int, support: Examples) -> Callable[[Tensor], Tensor]:
         def probabilities(z: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def test_everybody_is_judged_on_the_same_supports_and_no_patient_on_both_sides()
         return probabilities
 
     for number in range(2):
-        assert judged(partial(predictor, number), examples, 5, seed=3)["macro_auroc"] == 0.5
+        assert judged(partial(predictor, number), target, 5, 3)["macro_auroc"] == 0.5
     first, second = ([each[1:] for each in seen if each[0] == number] for number in range(2))
     assert len(first) == hospitals.DRAWS
     assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
@@ -213,8 +214,8 @@ def test_a_lesion_is_at_one_hospital() -> None:
 @real
 def test_nobody_learns_from_a_target_of_skin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbered = lambda encoder, x, cache, console: torch.arange(len(x)).float().unsqueeze(1)  # noqa: E731
-    monkeypatch.setattr(fed_ham, "encoded", numbered)
-    options = Namespace(encoder=None, features=2, cache=None, out=tmp_path)
+    monkeypatch.setattr(fed_ham, "cached", numbered)
+    options = Namespace(encoder=None, features=2, cache=None, out=tmp_path, size=28, table=False)
     ham = fed_ham.Ham(options, data(), Console(stderr=True))
     lesion_of = ham.lesion[np.arange(len(ham.lesion))]
     for each in ham.studies():
@@ -226,6 +227,19 @@ def test_nobody_learns_from_a_target_of_skin(tmp_path: Path, monkeypatch: pytest
         if each.name.startswith("new hospital"):
             name = each.name.removeprefix("new hospital ")
             assert all(name not in problem.cohorts and name != problem.targets[0].name for problem in each.pseudo)
+
+
+@real
+def test_a_lesion_s_table_says_what_a_referral_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fed_ham, "cached", lambda encoder, x, cache, console: torch.zeros(len(x), 2))
+    options = Namespace(encoder=None, features=2, cache=None, out=tmp_path, size=128, table=True)
+    ham = fed_ham.Ham(options, data(), Console(stderr=True))
+    table = ham.z[:, 2:-2]
+    assert table.shape[1] == len(SKIN_COLUMNS)
+    assert table.isfinite().all()
+    assert table.mean(0).abs().max() < 0.7
+    assert (ham.z[:, -2] == 1).all()
+    assert 0.9 < float(ham.z[:, -1].mean()) < 1
 
 
 @real

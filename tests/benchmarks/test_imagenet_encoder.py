@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, interpolate, pad
 
 import imagenet_encoder
-from imagenet_encoder import WEIGHTS, build, components, state_dict, wheel_bytes
+from imagenet_encoder import WEIGHTS, Network, build, components, state_dict, wheel_bytes
 from synthetic_dermatoscopy import images
 from wardround.errors import ConfigError, DataError
 from wardround.models.own_encoder import OwnEncoder
@@ -90,13 +90,12 @@ def weights() -> dict[str, Tensor]:
 
 @pytest.fixture
 def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet_encoder, "IMAGES", 20)
     monkeypatch.setattr(imagenet_encoder, "PORTION", 10)
 
 
 @pytest.mark.usefixtures("_few_images")
 def test_the_file_computes_the_network_s_middle_and_its_components(tmp_path: Path, weights: dict[str, Tensor]) -> None:
-    data = build(weights, "dermatoscopy", 4, 28, ["h"])
+    data = build(Network(weights, ["h"]), "dermatoscopy", 4, 28, 20)
     (tmp_path / "e.safetensors").write_bytes(data)
     encoder = OwnEncoder.load(tmp_path / "e.safetensors", hashlib.sha256(data).hexdigest(), channels=3, features=4)
 
@@ -111,13 +110,25 @@ def test_the_file_computes_the_network_s_middle_and_its_components(tmp_path: Pat
 
 @pytest.mark.usefixtures("_few_images")
 def test_the_same_weights_and_options_give_the_same_bytes(weights: dict[str, Tensor]) -> None:
-    assert build(weights, "grey", 4, 28, []) == build(weights, "grey", 4, 28, [])
+    first, second = (build(Network(weights, []), "grey", 4, 28, 20) for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.usefixtures("_few_images")
 def test_there_are_no_more_components_than_taps(weights: dict[str, Tensor]) -> None:
     with pytest.raises(ConfigError, match="2 to 464"):
-        build(weights, "grey", 465, 28, [])
+        build(Network(weights, []), "grey", 465, 28, 20)
+
+
+@pytest.mark.usefixtures("_few_images")
+def test_other_stages_at_another_size_give_maps_as_well(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    data = build(Network(weights, [], 64, (1, 3)), "colour", 8, 32, 10, maps=True)
+    (tmp_path / "e.safetensors").write_bytes(data)
+    encoder = OwnEncoder.load(tmp_path / "e.safetensors", hashlib.sha256(data).hexdigest(), channels=3, features=8)
+    maps = encoder.maps(images(2, 32, "unseen"))
+    assert (encoder.map_size, maps.shape) == (16, (2, 8, 16, 16))
+    assert maps.isfinite().all()
+    assert maps.std() > 0
 
 
 def test_components_are_uncorrelated_and_keep_a_quarter_of_the_spectrum_s_slope() -> None:
