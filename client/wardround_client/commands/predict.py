@@ -73,8 +73,10 @@ def predict(
 
     hospital = opened(home)
     model = chosen(hospital, adapted)
-    if heatmap and model.federation.task.kind == "table":
-        raise ConfigError(f"--heatmap with {model.name!r}, which predicts from tables", do="leave --heatmap out")
+    kind = model.federation.task.kind
+    if heatmap and kind != "image":
+        what = {"table": "tables", "volume": "volumes", "inputs": "several inputs"}[kind]
+        raise ConfigError(f"--heatmap with {model.name!r}, which predicts from {what}", do="leave --heatmap out")
     about = {
         "adapted": model.name,
         "adapted_sha256": model_digest(hospital.home, model.name),
@@ -94,11 +96,7 @@ def predict(
     rules = Rules(select, ids.model_copy(update={"allow_placeholders": True}))  # whose it is says the file name
     items = items_of(paths, model.federation.task, rules)
     predictor = Predictor(
-        model,
-        Pseudonyms(hospital.patients.key),
-        hospital.device,
-        results.folder / "heatmaps" if heatmap else None,
-        _modalities(hospital),
+        model, Pseudonyms(hospital.patients.key), hospital.device, results.folder, heatmap, _modalities(hospital)
     )
     try:
         with results.writing(items) as left, _progress(len(items), len(items) - len(left), quiet=as_json) as step:
@@ -159,7 +157,7 @@ def _show(results: PredictionFolder) -> None:
             patient["patient"][:8],
             str(patient["images"]),
             patient["predicted"] + (" ?" if patient["out_of_distribution"] else ""),
-            f"{100 * max(patient['probabilities'].values()):.1f} %",
+            f"{100 * max(patient['probabilities'].values()):.1f} %" if "probabilities" in patient else "",
         )
         for patient in patients[:_SHOWN]
     ]

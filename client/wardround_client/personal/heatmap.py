@@ -81,10 +81,16 @@ def _mean(images: Tensor, side_px: int) -> Tensor:
     return avg_pool2d(images, 2 * half + 1, 1, half, count_include_pad=False) if half else images
 
 
-def picture(x: Tensor, heat: Tensor, caption: str) -> bytes:
+def picture(
+    x: Tensor,
+    heat: Tensor,
+    caption: str,
+    legend: str = "speaks for it: little to most, within this image",
+    made: str = "Integrated gradients",
+) -> bytes:
     """A PNG: the image, and beside it the image under its heat map, with a caption and a legend below.
 
-    x: [channels, S, S]; heat: [S, S]; in [0, 1].
+    x: [channels, S, S]; heat: [S, S]; in [0, 1]. legend: what the colours say; made: how.
     """
     grey = x.detach().cpu().expand(3, -1, -1)
     strength = 0.65 * heat.clamp(0, 1)
@@ -97,10 +103,10 @@ def picture(x: Tensor, heat: Tensor, caption: str) -> bytes:
     page.paste(image)
     draw, font, line = ImageDraw.Draw(page), ImageFont.load_default(_TEXT_PX), image.height + _GAP_PX // 2
     draw.text((_GAP_PX, line), caption, "black", font)
-    legend = (_colours(torch.linspace(0, 1, 96).expand(10, -1)).permute(1, 2, 0) * 255).to(torch.uint8).numpy()
-    page.paste(Image.fromarray(np.ascontiguousarray(legend)), (_GAP_PX, line + _LINE_PX + 4))
-    draw.text((2 * _GAP_PX + 96, line + _LINE_PX), "speaks for it: little to most, within this image", "black", font)
-    draw.text((_GAP_PX, line + 2 * _LINE_PX), "Integrated gradients. Not a diagnosis.", "black", font)
+    colours = (_colours(torch.linspace(0, 1, 96).expand(10, -1)).permute(1, 2, 0) * 255).to(torch.uint8).numpy()
+    page.paste(Image.fromarray(np.ascontiguousarray(colours)), (_GAP_PX, line + _LINE_PX + 4))
+    draw.text((2 * _GAP_PX + 96, line + _LINE_PX), legend, "black", font)
+    draw.text((_GAP_PX, line + 2 * _LINE_PX), f"{made}. Not a diagnosis.", "black", font)
     file = io.BytesIO()
     page.save(file, "PNG")
     return file.getvalue()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from wardround.meta.embedded import Embedding
-from wardround_client.personal.adapted_model import AdaptedModel
+
+if TYPE_CHECKING:
+    from wardround_client.personal.adapted_model import AdaptedModel
 
 
 @dataclass(frozen=True)

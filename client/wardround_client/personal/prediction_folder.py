@@ -2,7 +2,8 @@
 
     predictions.jsonl   what was asked; then a line for each file, or row of a table, as soon as it is done
     predictions.json    all of it                       predictions.csv   a line an image
-    patients.csv        the mean over each patient      refused.csv       what cannot be used, and why
+    patients.csv        what they come to, by patient   refused.csv       what cannot be used, and why
+    masks/, heatmaps/   of each image                   findings.csv      a line a finding, of points
 
 The same call goes on in a folder that is not complete, and does again what has changed since.
 """
@@ -18,22 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from wardround.errors import ConfigError
 from wardround.files import cannot_write, private_folder, replacing, write_atomically
 from wardround_client.intake.source import Item, Rejection
 from wardround_client.intake.spreadsheet import harmless
 from wardround_client.personal.adapted_model import AdaptedModel
-from wardround_client.personal.predictions import Row
+from wardround_client.personal.kinds import AtHome, at_home
+from wardround_client.personal.page import Row
 
 FOLDER = "predictions"
 """In a hospital's home: what was not sent elsewhere with --out."""
 LINES, LIST = "predictions.jsonl", "predictions.json"
 _IMAGE_COLUMNS = (
     *("file", "number", "patient", "manufacturer", "modality", "learned_from", "predicted"),
-    *("ood_score", "out_of_distribution", "unfamiliar", "nearest", "heatmap"),
+    *("ood_score", "out_of_distribution", "unfamiliar"),
 )
+_PATIENT_COLUMNS = ("patient", "images", "out_of_distribution", "predicted")
 
 
 def is_unfinished(folder: Path, asked: Mapping[str, Any]) -> bool:
@@ -104,29 +105,28 @@ class PredictionFolder:
         return [{"file": name, **record["refused"]} for name, record in self.done.items() if "refused" in record]
 
     def patients(self) -> list[dict[str, Any]]:
-        """Each patient's pseudonym, number of images and of those out of distribution, and the mean of their
-        probabilities, as `evaluate` pools them.
+        """Each patient's pseudonym, number of images and of those out of distribution, and what their answers come to
+        (`kinds`).
         """
-        classes, labels = self.adapted.federation.task.classes, self.adapted.learner.loss.labels
         of_patient: dict[str, list[Row]] = {}
         for row in self.images:
             of_patient.setdefault(row["patient"], []).append(row)
-        pooled = []
-        for patient, rows in of_patient.items():
-            means = np.mean([list(row["probabilities"].values()) for row in rows], axis=0).tolist()
-            pooled.append(
-                {
-                    "patient": patient,
-                    "images": len(rows),
-                    "out_of_distribution": sum(row["out_of_distribution"] for row in rows),
-                    "predicted": labels.prediction(means, classes),
-                    "probabilities": dict(zip(classes, means, strict=True)),
-                }
-            )
-        return pooled
+        return [
+            {
+                "patient": patient,
+                "images": len(rows),
+                "out_of_distribution": sum(row["out_of_distribution"] for row in rows),
+                **self._kind.pooled(rows, self.adapted),
+            }
+            for patient, rows in of_patient.items()
+        ]
+
+    @property
+    def _kind(self) -> AtHome:
+        return at_home(self.adapted.learner.loss.labels)
 
     def _summarise(self, *, complete: bool) -> None:
-        classes, images, patients = self.adapted.federation.task.classes, self.images, self.patients()
+        classes, images, patients, kind = self.adapted.federation.task.classes, self.images, self.patients(), self._kind
         everything = {
             **self.asked,
             "complete": complete,
@@ -135,12 +135,12 @@ class PredictionFolder:
             "patients": patients,
             "refused": self.refused,
         }
+        of_images, of_patients = (kind.columns(classes, patients=patients) for patients in (False, True))
         tables = {
-            "predictions.csv": _csv([_flat(row) for row in images], _IMAGE_COLUMNS, classes),
-            "patients.csv": _csv(
-                [_flat(row) for row in patients], ("patient", "images", "out_of_distribution", "predicted"), classes
-            ),
-            "refused.csv": _csv(self.refused, ("file", "reason", "detail"), ()),
+            "predictions.csv": _csv([{**row, **kind.flat(row)} for row in images], (*_IMAGE_COLUMNS, *of_images)),
+            "patients.csv": _csv([{**row, **kind.flat(row)} for row in patients], (*_PATIENT_COLUMNS, *of_patients)),
+            "refused.csv": _csv(self.refused, ("file", "reason", "detail")),
+            **{name: _csv(lines, columns) for name, (columns, lines) in kind.tables(images).items()},
             LIST: json.dumps(everything, indent=1) + "\n",  # last: it says whether all is there
         }
         for name, text in tables.items():
@@ -172,16 +172,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record) + "\n").encode()
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """As a line of a table: a column for each probability, the nearest cases as text."""
-    flat = {f"probability of {name}": f"{value:.6f}" for name, value in record["probabilities"].items()}
-    cases = record.get("nearest", ())
-    near = "; ".join(f"case {case['case']} {case['class']} {case['similarity']:.4g}" for case in cases)
-    return {**record, **flat, "nearest": near}
-
-
-def _csv(lines: Sequence[Mapping[str, Any]], columns: Sequence[str], classes: Sequence[str]) -> str:
-    names = [*columns, *(f"probability of {name}" for name in classes)]
+def _csv(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(harmless, names))

@@ -7,23 +7,22 @@ PatientID and no UID is written. Everything is for the hospital alone: a predict
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wardround.errors import ConfigError
-from wardround.files import cannot_write, private_folder, write_atomically
 from wardround.task import Task
 from wardround_client.cohort.store import UNKNOWN, normalised
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.dicom import instance_of
+from wardround_client.intake.gather import Examples, gathered
+from wardround_client.intake.labels_csv import LabelsCsv
+from wardround_client.intake.pictures import NIFTI
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, Recipe, recipe_in
 from wardround_client.intake.source import DEFAULTS, Asked, Instance, Item, Rejection, Rules, opened
@@ -31,34 +30,47 @@ from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
 from wardround_client.intake.sources.image_folder import Picture
 from wardround_client.intake.workers import outcomes
 from wardround_client.isolated import image_by_image
-from wardround_client.personal.adapted_model import AdaptedModel
+from wardround_client.personal.adapted_model import AdaptedModel, over_cells
 from wardround_client.personal.familiarity import Familiarity
-from wardround_client.personal.heatmap import heat_map, picture
-from wardround_client.personal.nearest_cases import nearest
+from wardround_client.personal.kinds import at_home
+from wardround_client.personal.original import Placed, of_dicom, of_picture
+from wardround_client.personal.page import Page, Row
 
 _WHITE = 65535
 _LEAST_SIDE_PX = 8
-_PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-
-Row = dict[str, Any]
-"""What is predicted for one image, or one row of a table, as it is written: see `Predictor.rows`."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
 class NewFile(DicomFile):
-    """A file to predict for. A picture is a patient of its own: nothing in it says whose it is."""
+    """A file to predict for. A picture is a patient of its own: nothing in it says whose it is.
+
+    places: whether the answer is about places, which go back to the image as it was.
+    """
+
+    places: bool = False
 
     def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
         """As the intake reads it, but for images of so few pixels that nothing can be seen on them."""
-        if self.path.suffix.lower() in _PICTURES:
-            return Picture(self.path, self.name, self.name, 0, ()).read(recipe, pseudonyms)
-        if self.unreadable:
+        picture = self.path.name.lower().endswith((*_PICTURES, *NIFTI)) and not self.unreadable
+        if picture:
+            found = Picture(self.path, self.name, self.name, 0, ()).read(recipe, pseudonyms)
+        elif self.unreadable:
             return super().read(recipe, pseudonyms)
-        return instance_of(self.path, recipe, pseudonyms, self.rules, least_side_px=_LEAST_SIDE_PX)
+        else:
+            found = instance_of(self.path, recipe, pseudonyms, self.rules, least_side_px=_LEAST_SIDE_PX)
+        if isinstance(found, Rejection) or not self.places:
+            return found
+        originals, source = (
+            (of_picture(self.path, recipe), None) if picture else of_dicom(self.path, recipe, self.rules)
+        )
+        known = {each.name: getattr(found, each.name) for each in fields(Instance)}
+        return Placed(**known, originals=originals, source=source)
 
 
 def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS) -> list[Item]:
-    """What is to be predicted for, each once: files, also those in folders and their sub-folders; or rows of tables.
+    """What is to be predicted for, each once: files, also those in folders and their sub-folders; the series and the
+    studies that they make, where a task is about volumes or several inputs; or rows of tables.
 
     rules: the hospital's. A column PatientID of a table names its patients.
 
@@ -66,10 +78,47 @@ def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS) -> list
     """
     if task.kind == "table":
         return [row for path in paths for row in _rows_below(path, task)]
-    found = (
-        file.path for path in paths for file in (files_below(path) if path.is_dir() else [DicomFile(path.absolute())])
-    )
-    return [NewFile(path, rules=rules) for path in dict.fromkeys(found)]
+    if task.inputs:
+        return _inputs_below(paths, task, rules)
+    files = _files_below(paths, rules)
+    if task.kind == "volume":
+        alone = [file for file in files if file.path.name.lower().endswith((*_PICTURES, *NIFTI))]
+        return [
+            *(NewFile(file.path, rules=rules) for file in alone),
+            *gathered([f for f in files if f not in alone], task),
+        ]
+    return [NewFile(file.path, file.unreadable, rules=rules, places=task.dense) for file in files]
+
+
+def _files_below(paths: Sequence[Path], rules: Rules) -> list[DicomFile]:
+    found = (file for path in paths for file in (files_below(path) if path.is_dir() else [DicomFile(path.absolute())]))
+    return list({file.path: replace(file, rules=rules) for file in found}.values())
+
+
+def _inputs_below(paths: Sequence[Path], task: Task, rules: Rules) -> list[Item]:
+    """Of CSV files with a column for each input's file their lines; of folders of DICOM the studies, of which a CSV
+    with a key, and no such column, holds the table's columns.
+    """
+    items: list[Item] = []
+    csv, folders = None, []
+    images = [each.name for each in task.inputs if each.kind != "table"]
+    for path in paths:
+        if path.suffix.lower() != ".csv":
+            folders.append(path)
+        elif set(images) <= set(CsvFile.open(path).columns):
+            items += opened("image-folder", Asked(str(path.parent), path, (), task, rules=rules), {}).items()
+        elif csv is None:
+            csv = LabelsCsv.open(path, ())
+        else:
+            raise ConfigError(f"{path} and {csv.file.path} both hold columns of studies", do="name one")
+    if csv is not None and not folders:
+        raise ConfigError(
+            f"{csv.file.path} names no files",
+            allowed=f"a CSV with the columns {', '.join(images)}",
+            do="name the folder",
+        )
+    examples = Examples(task, csv)
+    return [*items, *(examples.of_files(_files_below(folders, rules)) if folders else ())]
 
 
 def _rows_below(path: Path, task: Task) -> Iterator[Item]:
@@ -84,14 +133,16 @@ def _rows_below(path: Path, task: Task) -> Iterator[Item]:
 class Predictor:
     """An adapted model, made ready to predict.
 
-    heatmaps: the folder for a picture of each image; None: none is made. modalities: of the hospital's cohort; an image
-    of another one is out of distribution, however it looks. Empty: nobody knows them.
+    folder: of the predictions, where masks and pictures go. heatmap: whether a picture of each image is made.
+    modalities: of the hospital's cohort; an image of another one is out of distribution, however it looks. Empty:
+    nobody knows them.
     """
 
     adapted: AdaptedModel
     pseudonyms: Pseudonyms
     device: torch.device
-    heatmaps: Path | None = None
+    folder: Path = Path()
+    heatmap: bool = False
     modalities: frozenset[str] = frozenset()
     familiarity: Familiarity = field(init=False)
 
@@ -100,8 +151,11 @@ class Predictor:
 
     @property
     def recipe(self) -> Recipe:
-        """How inputs are made. Raises: DataError: by another version of wardround."""
-        return recipe_in(self.adapted.recipe, self.adapted.federation.task)
+        """How inputs are made; nothing is there yet that says where findings are. Raises: DataError: by another version
+        of wardround.
+        """
+        recipe = recipe_in(self.adapted.recipe, self.adapted.federation.task)
+        return replace(recipe, marks=(), places=False) if isinstance(recipe, ImageRecipe) else recipe
 
     def predict(
         self, items: Sequence[Item], *, workers: int | None = None
@@ -119,19 +173,19 @@ class Predictor:
 
     def rows(self, name: str, instance: Instance) -> list[Row]:
         """The predictions for each image of an item: file, number (from 0), patient (pseudonym, hex), manufacturer,
-        learned_from (whether the patient is in the support), predicted, probabilities (by class), ood_score (above 1:
-        out of distribution, `Familiarity`), out_of_distribution, unfamiliar (in words why, or ""), nearest (support
-        cases), heatmap (its file or "").
+        learned_from (whether the patient is in the support), ood_score (above 1: out of distribution, `Familiarity`; of
+        an image of cells, by their mean), out_of_distribution, unfamiliar (in words why, or ""), and what its kind
+        answers (`kinds`).
         """
-        adapted, classes = self.adapted, self.adapted.federation.task.classes
+        adapted, learner = self.adapted, self.adapted.learner
         scale = _WHITE if instance.rows.dtype == np.uint16 else 1
         inputs = torch.from_numpy(instance.rows.astype(np.float32) / scale).to(self.device)
         with torch.no_grad():
-            z = image_by_image(adapted.learner.loss.model.encode, inputs)
-            scores = self.familiarity.scores(adapted.learner.points(z))
+            z = image_by_image(learner.loss.model.encode, inputs)
+            scores = self.familiarity.scores(over_cells(learner.points(z), adapted.federation.task.cells))
         other = bool(self.modalities) and bool(instance.modality) and instance.modality not in self.modalities
         unknown = f"the cohort has no {instance.modality}" if other else ""
-        predicted = adapted.learner.probabilities(adapted.fitted, z).tolist()
+        page = Page(adapted, name, instance, inputs, z, self.folder, self.heatmap)
         return [
             {
                 "file": name,
@@ -140,38 +194,12 @@ class Predictor:
                 "manufacturer": normalised(instance.manufacturer) or UNKNOWN,
                 "modality": instance.modality,
                 "learned_from": instance.patient in adapted.support,
-                "predicted": adapted.learner.loss.labels.prediction(probabilities, classes),
-                "probabilities": dict(zip(classes, probabilities, strict=True)),
                 "ood_score": round(score, 4),
                 "out_of_distribution": bool(unknown) or score > 1,
                 "unfamiliar": unknown or ("unlike the images that it was adapted to" if score > 1 else ""),
-                "nearest": [
-                    {
-                        "case": case.patient,
-                        "patient": adapted.support[case.patient].hex(),
-                        "class": classes[case.label],
-                        "similarity": case.similarity,
-                    }
-                    for case in cases
-                ],
-                "heatmap": self._heatmap(f"{name}\0{number}", x, probabilities),
+                **answer,
             }
-            for number, (x, probabilities, score, cases) in enumerate(
-                zip(inputs, predicted, scores, nearest(adapted, z), strict=True)
+            for number, (score, answer) in enumerate(
+                zip(scores, at_home(learner.loss.labels).answers(page), strict=True)
             )
         ]
-
-    def _heatmap(self, name: str, x: Tensor, probabilities: Sequence[float]) -> str:
-        """Draw it -> its file, relative to the folder of the predictions."""
-        if self.heatmaps is None:
-            return ""
-        label = int(np.argmax(probabilities))
-        heat = heat_map(self.adapted.learner, self.adapted.fitted, x, label)
-        caption = f"{self.adapted.federation.task.classes[label]}: {100 * probabilities[label]:.0f} %"
-        path = self.heatmaps / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.png"
-        try:
-            private_folder(self.heatmaps)
-            write_atomically(path, picture(x, heat, caption))
-        except OSError as error:
-            raise cannot_write(path, error, do="give the same command again: it goes on") from None
-        return f"{self.heatmaps.name}/{path.name}"

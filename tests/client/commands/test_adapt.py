@@ -27,8 +27,9 @@ from wardround_client.personal import adapted_file as store
 from wardround_client.personal import learner as personalise
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.metrics import METRICS
+from wardround_client.personal.page import Row
 from wardround_client.personal.prediction_folder import PredictionFolder
-from wardround_client.personal.predictions import Predictor, Row, items_of
+from wardround_client.personal.predictions import Predictor, items_of
 from wardround_client.privacy.ledger import LEDGER, Ledger
 
 NOTHING_LEFT = "Nothing left this hospital, and nothing was charged"

@@ -7,7 +7,7 @@ Examples of one class or several findings are judged and predicted image by imag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -17,6 +17,10 @@ from wardround_client.personal.bootstrap import Estimate
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
 from wardround_client.personal.maps import WEIGHTS
+
+if TYPE_CHECKING:
+    from wardround_client.personal.adapted_model import AdaptedModel
+    from wardround_client.personal.page import Columns, Page, Row
 
 
 class Judged(Protocol):
@@ -43,6 +47,28 @@ class AtHome(Protocol):
         """What each class' probability is multiplied with before classes are compared, float32 [classes], chosen on the
         support, of which `fitted` was made; None where classes are compared as they are.
         """
+        ...
+
+    def answers(self, page: Page) -> list[Row]:
+        """What is predicted for each image of an item, beside what is said of every kind: at least `predicted`, in
+        words, and heatmap, its file or "".
+        """
+        ...
+
+    def pooled(self, rows: Sequence[Row], adapted: AdaptedModel) -> Row:
+        """What the answers for a patient's images come to: at least `predicted`."""
+        ...
+
+    def flat(self, record: Columns) -> Columns:
+        """What `answers` or `pooled` said, as columns of a table."""
+        ...
+
+    def columns(self, classes: Sequence[str], *, patients: bool) -> tuple[str, ...]:
+        """The names of these columns, of images or of patients, beside those of every kind."""
+        ...
+
+    def tables(self, images: Sequence[Row]) -> Mapping[str, tuple[Sequence[str], Sequence[Columns]]]:
+        """Further tables, by the names of their files: columns and lines."""
         ...
 
 

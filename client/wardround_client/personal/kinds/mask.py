@@ -15,8 +15,8 @@ The mean over patients, of each class but the first; then over the classes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,9 +27,16 @@ from torch import Tensor
 from wardround.algorithms import Fitted
 from wardround.planes import classes_in
 from wardround_client.personal.dense import DenseReport, reported
+from wardround_client.personal.heatmap import picture
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
-from wardround_client.personal.maps import Seen, lead, weighted, weights_of
+from wardround_client.personal.maps import Seen, grids, lead, upsampled, weighted, weights_of
+from wardround_client.personal.original import Placed
+from wardround_client.personal.segmentation import png, seg
+
+if TYPE_CHECKING:
+    from wardround_client.personal.adapted_model import AdaptedModel
+    from wardround_client.personal.page import Columns, Page, Row
 
 METRICS = ("dice", "surface_distance_95_px", "volume_error")
 PERCENTILE = 95.0
@@ -76,6 +83,92 @@ class Masks:
         for label in [*range(1, classes)] * (1 if classes == 2 else 2):  # the others' weights matter to each
             weights[label] = _best(seen, label, weights)
         return torch.from_numpy(weights).float()
+
+    def answers(self, page: Page) -> list[Row]:
+        """Of each image, in pixels of the image as it was: areas_px, shares (of the image) and parts (that hang
+        together), each by class without the first; mask, the file of a PNG whose values are the classes' numbers;
+        segmentation, of a DICOM file that of a segmentation, "" where there is none, and why; heatmap.
+        """
+        adapted, names, size = page.adapted, page.classes, page.x.shape[-1]
+        cells = grids(adapted.learner.probabilities(adapted.fitted, page.z).cpu(), adapted.federation.task.cells)
+        weights = weights_of(adapted.fitted, len(names))
+        assert isinstance(page.instance, Placed)
+        rows: list[Row] = []
+        masks: list[Array] = []
+        for number, (original, grid) in enumerate(zip(page.instance.originals, cells, strict=True)):
+            maps = weighted(upsampled(grid, size), weights)
+            mask = original.classes(maps)
+            masks.append(mask)
+            areas = {name: int((mask == label).sum()) for label, name in enumerate(names) if label}
+            shares = {name: area / mask.size for name, area in areas.items()}
+            parts = {name: int(ndimage.label(mask == label, _EIGHT)[1]) for label, name in enumerate(names) if label}
+            rows.append(
+                {
+                    "predicted": _in_words(areas, names[0], shares),
+                    "areas_px": areas,
+                    "shares": {name: round(share, 6) for name, share in shares.items()},
+                    "parts": parts,
+                    "mask": page.write("masks", number, ".png", png(mask)),
+                    "heatmap": probability_map(page, number, maps) if page.heatmap else "",
+                }
+            )
+        file, why = _segmentation(page, page.instance, masks)
+        return [{**row, "segmentation": file, "no_segmentation": why} for row in rows]
+
+    def pooled(self, rows: Sequence[Row], adapted: AdaptedModel) -> Row:
+        """The sums of areas and parts."""
+        names = adapted.federation.task.classes
+        areas, parts = (
+            {name: sum(row[key][name] for row in rows) for name in names[1:]} for key in ("areas_px", "parts")
+        )
+        return {"predicted": _in_words(areas, names[0]), "areas_px": areas, "parts": parts}
+
+    def flat(self, record: Columns) -> Columns:
+        """A column for each class and number."""
+        return {
+            template.format(name): value
+            for key, template in _COLUMNS.items()
+            for name, value in record.get(key, {}).items()
+        }
+
+    def columns(self, classes: Sequence[str], *, patients: bool) -> tuple[str, ...]:
+        """See `flat`."""
+        keys = [key for key in _COLUMNS if not patients or key != "shares"]
+        own = () if patients else ("mask", "segmentation", "no_segmentation", "heatmap")
+        return (*own, *(_COLUMNS[key].format(name) for key in keys for name in classes[1:]))
+
+    def tables(self, images: Sequence[Row]) -> dict[str, Any]:
+        """None."""
+        return {}
+
+
+_COLUMNS = {"areas_px": "area of {} in px", "shares": "share of {}", "parts": "parts of {}"}
+_EIGHT = np.ones((3, 3))  # what touches at a corner hangs together
+
+
+def _in_words(areas: Mapping[str, int], nothing: str, shares: Mapping[str, float] | None = None) -> str:
+    shown = (
+        f"{name} {100 * shares[name]:.1f} %" if shares else f"{name} {area} px" for name, area in areas.items() if area
+    )
+    return ", ".join(shown) or nothing
+
+
+def _segmentation(page: Page, instance: Placed, masks: Sequence[Array]) -> tuple[str, str]:
+    """The file of a DICOM segmentation and "", or "" and why there is none."""
+    if instance.source is None:
+        return "", "not a DICOM file"
+    try:
+        content = seg(instance.source, instance.originals, masks, page.classes)
+    except Exception as error:  # a header may lack whatever highdicom looks for
+        return "", f"the image's header does not say enough for a segmentation ({type(error).__name__})"
+    return page.write("masks", 0, ".dcm", content), ""
+
+
+def probability_map(page: Page, number: int, maps: Array) -> str:
+    """A picture of where anything but the first class is, and how probable -> its file."""
+    heat = torch.from_numpy(1 - maps[0])
+    drawn = picture(page.x[number], heat, f"not {page.classes[0]}", "how probable: 0 to 1", "Probability of a pixel")
+    return page.write("heatmaps", number, ".png", drawn)
 
 
 _STEP, _MOST = 0.1, 12.0  # of the logarithms of weights

@@ -15,9 +15,9 @@ All classes together; cpm of each class too, where there are several.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,9 +27,15 @@ from torch import Tensor
 from wardround.algorithms import Fitted
 from wardround_client.personal.dense import DenseReport, reported
 from wardround_client.personal.found import candidates, findings_of, hits, unknown
+from wardround_client.personal.kinds.mask import probability_map
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
-from wardround_client.personal.maps import Seen, weights_of
+from wardround_client.personal.maps import Seen, grids, upsampled, weighted, weights_of
+from wardround_client.personal.original import Placed
+
+if TYPE_CHECKING:
+    from wardround_client.personal.adapted_model import AdaptedModel
+    from wardround_client.personal.page import Columns, Page, Row
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 METRICS = (
@@ -144,6 +150,70 @@ class Points:
         for label in [*range(1, classes)] * (1 if classes == 2 else 2):  # the others' weights matter to each
             weights[label] *= np.exp(-_best(Calls.of(seen, weights), label))
         return torch.from_numpy(weights).float()
+
+    def answers(self, page: Page) -> list[Row]:
+        """Of each image the findings, the most probable first: class, x and y in pixels of the image as it was, from
+        the upper left corner of the first, and probability; counts, by class without the first; heatmap.
+        """
+        adapted, names, size = page.adapted, page.classes, page.x.shape[-1]
+        cells = grids(adapted.learner.probabilities(adapted.fitted, page.z).cpu(), adapted.federation.task.cells)
+        weights = weights_of(adapted.fitted, len(names))
+        assert isinstance(page.instance, Placed)
+        rows: list[Row] = []
+        for number, (original, grid) in enumerate(zip(page.instance.originals, cells, strict=True)):
+            px = size / grid.shape[-1]
+            found = [
+                (one, place)
+                for one in sorted(candidates(grid.numpy(), weights), key=lambda each: -each.probability)
+                if one.called and (place := original.place(one.x * px, one.y * px, size))
+            ]
+            counts = {name: sum(one.label == label for one, _ in found) for label, name in enumerate(names) if label}
+            maps = weighted(upsampled(grid, size), weights)
+            rows.append(
+                {
+                    "predicted": _in_words(counts, names[0]),
+                    "counts": counts,
+                    "findings": [
+                        {
+                            "class": names[one.label],
+                            "x": round(x, 1),
+                            "y": round(y, 1),
+                            "probability": round(one.probability, 4),
+                        }
+                        for one, (x, y) in found
+                    ],
+                    "heatmap": probability_map(page, number, maps) if page.heatmap else "",
+                }
+            )
+        return rows
+
+    def pooled(self, rows: Sequence[Row], adapted: AdaptedModel) -> Row:
+        """The sums of the counts."""
+        names = adapted.federation.task.classes
+        counts = {name: sum(row["counts"][name] for row in rows) for name in names[1:]}
+        return {"predicted": _in_words(counts, names[0]), "counts": counts}
+
+    def flat(self, record: Columns) -> Columns:
+        """A column for each class."""
+        return {_COUNT.format(name): count for name, count in record["counts"].items()}
+
+    def columns(self, classes: Sequence[str], *, patients: bool) -> tuple[str, ...]:
+        """See `flat`."""
+        return (*(() if patients else ("heatmap",)), *(_COUNT.format(name) for name in classes[1:]))
+
+    def tables(self, images: Sequence[Row]) -> dict[str, tuple[Sequence[str], Sequence[Columns]]]:
+        """findings.csv: a line a finding."""
+        lines = [
+            {**{key: row[key] for key in _WHERE}, **finding} for row in images for finding in row.get("findings", ())
+        ]
+        return {"findings.csv": ((*_WHERE, "class", "x", "y", "probability"), lines)}
+
+
+_COUNT, _WHERE = "findings of {}", ("file", "number", "patient")
+
+
+def _in_words(counts: Mapping[str, int], nothing: str) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or nothing
 
 
 def _best(calls: Calls, label: int) -> float:
