@@ -20,11 +20,22 @@ def components(taps: Tensor, features: int, power: float = SPECTRUM_POWER) -> tu
     mean, deviation = raw.mean(0), raw.std(0, correction=0)
     deviation = deviation.clamp(min=float(LEAST_DEVIATION * deviation.median()) or 1.0)
     standardised = (raw - mean) / deviation
-    # Of the covariance, because there are more rows than numbers in each; the greatest come last.
-    eigenvalue, axes = torch.linalg.eigh(standardised.T @ standardised / len(raw))
-    eigenvalue, axes = eigenvalue.flip(0)[:features].clamp(min=1e-12), axes.flip(1)[:, :features].T
+    eigenvalue, axes = _principal(standardised)
+    eigenvalue, axes = eigenvalue[:features].clamp(min=1e-12), axes[:features]
     # An axis' sign is arbitrary; its greatest entry is made positive.
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
     spread = (eigenvalue / eigenvalue.mean()) ** (power / 2) / eigenvalue.sqrt()
     weight = axes * spread[:, None] / deviation
     return weight.float().contiguous(), (-weight @ mean).float()
+
+
+def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of the covariance of rows [n, D], the greatest first, and their axes [min(n, D), D].
+
+    By whichever of both matrices is smaller: of many numbers each, the other takes minutes.
+    """
+    if len(rows) < rows.shape[1]:
+        _, singular, right = torch.linalg.svd(rows, full_matrices=False)
+        return singular.square() / len(rows), right
+    eigenvalue, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+    return eigenvalue.flip(0), axes.flip(1).T
