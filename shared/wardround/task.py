@@ -131,8 +131,8 @@ class Input(Example):
     """One of several inputs of a patient: [[task.inputs]].
 
     name: for people, and of its column in a CSV of files. modality, view, series: which images of a DICOM study it is,
-    by Modality (0008,0060), View Position (0018,5101), and Series Description (0008,103E), in which * stands for
-    anything; empty: any.
+    by Modality (0008,0060), View Position (0018,5101) and Series Description (0008,103E); * stands for anything, and
+    empty is any.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]

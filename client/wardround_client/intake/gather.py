@@ -366,9 +366,10 @@ def _chosen(wanted: Input, group: Sequence[tuple[File, Card]]) -> tuple[list[Fil
 
 
 def _fits(wanted: Input, card: Card) -> bool:
-    pattern = (wanted.series or "*").casefold()
-    return (
-        wanted.modality.upper() in ("", card.modality)
-        and wanted.view.upper() in ("", card.view)
-        and fnmatchcase(card.series.casefold(), pattern)
-    )
+    said = ((wanted.modality, card.modality), (wanted.view, card.view), (wanted.series, card.series))
+    return all(_like(value, pattern) for pattern, value in said if pattern)
+
+
+def _like(value: str, pattern: str) -> bool:
+    """Whatever the case of letters; * stands for anything, and nothing else does."""
+    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]").replace("?", "[?]"))

@@ -136,7 +136,7 @@ def test_several_inputs_of_a_study_stand_side_by_side_and_a_missing_one_is_marke
             pixels = np.full((SIZE, SIZE), 200 if view == "PA" else 90, np.uint8)
             write_dicom(data / f"{number}{view}.dcm", pixels, **about)
     (data / "labels.csv").write_text("PatientID,finding,age,weight\nP0,a,61,\nP1,b,44,80\n")
-    front, side = (Input(name=name, image_size_px=8, view=view) for name, view in (("front", "PA"), ("side", "LAT")))
+    front, side = (Input(name=name, image_size_px=8, view=view) for name, view in (("front", "pa"), ("side", "L*")))
     table = Input(name="person", kind="table", features=("age", "weight"), centre=(50, 70), spread=(10, 10))
     task = Task(label_column="finding", classes=("a", "b"), kind="inputs", inputs=(front, side, table))
     summary, store = cohort_of(data, tmp_path, task)
