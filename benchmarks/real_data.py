@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import os
@@ -32,6 +33,11 @@ HEART_SPREAD = (10.0, 0.5, 1.0, 20.0, 50.0, 0.35, 0.7, 25.0, 0.5, 1.0)
 # Nobody's blood pressure, cholesterol or pulse is 0: a zero there means that it is missing, and so does "?".
 _NEVER_ZERO = ("trestbps", "chol", "thalach")
 CHEST = ("no pneumonia", "pneumonia")
+LUNG = ("stage I", "above stage I")
+AUTISM = ("control", "autism")
+FIVE_YEARS = ("alive", "dead")
+_FIVE_YEARS_D = 1826.0
+_BREAST_REGIONS = ("Northeast", "South", "Midwest", "West")
 _HEART_HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
 
@@ -150,6 +156,55 @@ def heart(data: Path) -> list[Site]:
     return sites
 
 
+def lung(data: Path) -> list[Site]:
+    """Gene expression of lung tumours at three laboratories (Parmigiani et al., 2004), of known stage."""
+    with np.load(data / "tables" / "lung_expression.npz") as file:
+        known = ~np.isnan(file["stage"])
+        x, site, names = file["X"][known], file["site"][known], file["site_names"]
+        label = np.where(file["stage"][known] > 1, LUNG[1], LUNG[0])
+    return _by_site(torch.from_numpy(x), label, names[site])
+
+
+def abide(data: Path) -> list[Site]:
+    """FreeSurfer's measures of the brain by site (ABIDE I and II); autism or not."""
+    folder = data / "tables"
+    with (folder / "abide_participants.csv").open() as file:
+        names = {row["subject_id"]: row for row in csv.DictReader(file)}
+    with (folder / "abide_anatomy.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["subject_id"] in names]
+    x = torch.tensor([[float(value) for name, value in row.items() if name != "subject_id"] for row in rows])
+    who = [names[row["subject_id"]] for row in rows]
+    return _by_site(x, np.array([AUTISM[int(each["asd"])] for each in who]), np.array([each["site"] for each in who]))
+
+
+def breast(data: Path) -> list[Site]:
+    """TCGA-BRCA (Liu et al., 2018) as FLamby prepared it, four regions of the United States: dead within five years or
+    alive afterwards. Who was censored before is left out.
+    """
+    folder = data / "tables"
+    with (folder / "tcga_brca_centers.csv").open() as file:
+        region = {row["TSS Code"]: row["Region"] for row in csv.DictReader(file)}
+    with (folder / "tcga_brca.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rows = [row for row in rows if float(row["T"]) > 0 and (float(row["T"]) > _FIVE_YEARS_D or float(row["E"]) > 0)]
+    rows = [row for row in rows if region.get(row["pid"].split("-")[1]) in _BREAST_REGIONS]
+    columns = [name for name in rows[0] if name not in ("pid", "E", "T")]
+    x = torch.tensor([[float(row[name]) for name in columns] for row in rows])
+    age = columns.index("age_at_index")
+    x[:, age] = (x[:, age] - 58) / 13
+    label = np.array([FIVE_YEARS[float(row["T"]) <= _FIVE_YEARS_D] for row in rows])
+    return _by_site(x, label, np.array([region[row["pid"].split("-")[1]] for row in rows]))
+
+
+def _by_site(x: Tensor, label: NDArray[np.str_], site: NDArray[np.str_]) -> list[Site]:
+    """A row a patient."""
+    found = []
+    for name in np.unique(site):
+        here = np.flatnonzero(site == name)
+        found.append(Site(str(name), x[torch.from_numpy(here)], tuple(label[here].tolist()), np.arange(len(here))))
+    return found
+
+
 def mednist(data: Path) -> Site:
     """MedNIST (B. J. Erickson, Mayo Clinic; CC BY-SA 4.0): six body parts and modalities, an image a patient."""
     with np.load(data / "mednist" / "mednist_600perclass_64.npz") as file:
@@ -183,6 +238,27 @@ def nih(data: Path) -> Site:
     with np.load(data / "nih_cxr_pneumonia" / "nih_cxr_64.npz") as file:
         label, patient = _named(CHEST, file["labels"]), file["patient_id"].astype(np.int64)
         return Site("adults", _grey(file["images"]), label, patient)
+
+
+@dataclass(frozen=True)
+class Radiographs:
+    """Of one hospital. images: uint8 [n, 1, S, S]. label: class name of each. patient: int64 [n]."""
+
+    images: NDArray[np.uint8]
+    label: tuple[str, ...]
+    patient: NDArray[np.int64]
+
+
+def chests(data: Path) -> dict[str, Radiographs]:
+    """Pneumonia at 128 px: Guangzhou's children (Kermany et al., 2018), the published test part by itself, and NIH's
+    adults (Wang et al., 2017).
+    """
+    with np.load(data / "cxr_pneumonia" / "cxr_pneumonia_128.npz") as file:
+        site, test = file["site"], file["split"] == list(file["split_names"]).index("test")
+        images, labels = np.stack(list(_decoded(file)))[:, None], file["labels"]
+        patient = np.unique(file["group"], return_inverse=True)[1].astype(np.int64)
+    parts = {"children": (site == 0) & ~test, "children, test": (site == 0) & test, "adults": site == 1}
+    return {name: Radiographs(images[here], _named(CHEST, labels[here]), patient[here]) for name, here in parts.items()}
 
 
 @dataclass(frozen=True)
