@@ -95,7 +95,8 @@ def choose(
     changes |= {"classes": tuple(classes)} if classes else {}
     ours = with_task(agreed, changes)
     if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in ("label_column", "classes", "labels")):
-        return SharedModel(ours, base, release, theirs, release.theta, new_classes=False)
+        same = theirs if ours.task.cells == agreed.task.cells else ours.algorithm.extended(build_model(ours, base))
+        return SharedModel(ours, base, release, same, release.theta, new_classes=False)
     model = ours.algorithm.extended(build_model(ours, base))
     before = Objective.of(agreed, theirs, release.shift, release.scale)
     after = Objective.of(ours, model, release.shift, release.scale)

@@ -43,6 +43,14 @@ METRICS = (
         "expected_calibration_error", "calibration error", "how far probabilities are from what came true", lower=True
     ),
     Metric("brier_score", "Brier score", "squared error of the probabilities", lower=True),
+    Metric("dice", "Dice coefficient", "overlap of masks, patient by patient; 1 is the best"),
+    Metric(
+        "surface_distance_95_px", "95 % surface distance", "how far edges of masks lie apart, in pixels", lower=True
+    ),
+    Metric("volume_error", "volume error", "how much too large or too small a mask is", lower=True),
+    Metric("cpm", "mean sensitivity", "findings found at 1/8 to 8 false ones an image; 1 is the best"),
+    Metric("f1", "F1 of findings", "missed and invented findings weighed together; 1 is the best"),
+    Metric("false_findings_per_image", "false findings an image", "of what is called a finding", lower=True),
 )
 
 
@@ -105,7 +113,7 @@ def _story(found: Judged, shown: Sequence[Metric]) -> str:
 def _makers(before: Judged, after: Judged) -> Sequence[Mapping[str, Any]]:
     """Balanced accuracy by the maker of the scanner; nothing where there is one."""
     makers = list(after["manufacturers"])
-    if len(makers) < 2:
+    if len(makers) < 2 or BALANCED.name not in after["metrics"]:
         return ()
     return [
         {
@@ -126,7 +134,7 @@ def _small_print(found: Judged) -> str:
 
 
 def _label(metric: Metric, judged: Judged) -> str:
-    return metric.label.format(specificity=f"{percent(float(judged['specificity']))} specificity")
+    return metric.label.format(specificity=f"{percent(float(judged.get('specificity', 0)))} specificity")
 
 
 def _limits(metric: Metric, judged: Judged) -> tuple[float, float, float]:
