@@ -43,6 +43,8 @@ METRICS = (
         "expected_calibration_error", "calibration error", "how far probabilities are from what came true", lower=True
     ),
     Metric("brier_score", "Brier score", "squared error of the probabilities", lower=True),
+)
+OF_PLACES = (
     Metric("dice", "Dice coefficient", "overlap of masks, patient by patient; 1 is the best"),
     Metric(
         "surface_distance_95_px", "95 % surface distance", "how far edges of masks lie apart, in pixels", lower=True
@@ -63,7 +65,7 @@ def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return {"skipped": found["skipped"]}
     before, after = found["before"], found["after"]
     metrics = METRICS if (comparison.get("rows") or []) else (BALANCED, *METRICS)
-    shown = [m for m in metrics if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
+    shown = [m for m in (*metrics, *OF_PLACES) if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
     groups = [
         (
             _label(metric, after),
@@ -113,7 +115,7 @@ def _story(found: Judged, shown: Sequence[Metric]) -> str:
 def _makers(before: Judged, after: Judged) -> Sequence[Mapping[str, Any]]:
     """Balanced accuracy by the maker of the scanner; nothing where there is one."""
     makers = list(after["manufacturers"])
-    if len(makers) < 2 or BALANCED.name not in after["metrics"]:
+    if len(makers) < 2 or any(metric.name in after["metrics"] for metric in OF_PLACES):
         return ()
     return [
         {
