@@ -31,7 +31,7 @@ EXIT_CODES = {
     3: "the cohort, its files or its labels cannot be used",
     4: "privacy: policy, approval, budget or audit",
     5: "malformed message",
-    6: "the federation: not running, not reachable, not trusted, or too few replies",
+    6: "the federation or the PACS: not running, not reachable, not trusted, or too few replies",
     7: "the disk",
     8: "the port is in use",
     130: "interrupted",

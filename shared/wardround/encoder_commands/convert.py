@@ -17,7 +17,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The .onnx file to write.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """Write a .safetensors encoder as ONNX, with the same features up to rounding, bounded to -6 ... 6.
+    """Write a .safetensors encoder as ONNX, with the same features up to rounding, and within -6 and 6.
 
     Agreements that name the old file go on with it: another file is another agreement.
     """
