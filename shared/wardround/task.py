@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from wardround.labels import LABEL_KINDS
-from wardround.labels.several import SEPARATOR
+from wardround.labels import LABEL_KINDS, SEPARATOR
 from wardround.settings import Later
 from wardround.text import is_plain
 from wardround.toml import Section

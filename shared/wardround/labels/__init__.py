@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and federation.toml is read 
 
     Labels = npt.NDArray[Any]
 
+SEPARATOR = ";"
+"""Of the findings in one cell of a labels CSV."""
+
 LEAST_PREVALENCE = 0.01
 """A prior takes no class to be rarer than this, and no finding to be missing more rarely."""
 

@@ -13,15 +13,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
 from wardround import elementary
-from wardround.labels import LEAST_PREVALENCE, LabelKind
+from wardround.labels import LEAST_PREVALENCE, SEPARATOR, LabelKind
 
 if TYPE_CHECKING:
     from wardround.labels import Labels
     from wardround.questions import Shots
     from wardround.task import Task
-
-SEPARATOR = ";"
-"""Of the findings in one cell of a labels CSV."""
 
 
 class Findings(LabelKind):
