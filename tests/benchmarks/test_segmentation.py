@@ -14,10 +14,15 @@ from torch import Tensor
 
 import outlines
 import segmentation
+from federated import learned
+from hospitals import agreed
 from outlines import CUTS, OutlinedTarget, cells_of, dice, shares, thinned
 from real_data import DATA, Outlined, glioma, polyps, vessels
-from rows import rows
+from rows import Row, rows
 from segmentation import Organ
+from wardround.config import Federation, ModelChoice
+from wardround.models.head import EncoderHead
+from wardround.task import Task
 from wardround_client.cohort.examples import Examples
 
 SIZE, CELL = 16, 4
@@ -41,6 +46,15 @@ def target(site: Outlined) -> OutlinedTarget:
     y = shares(site, CELL)
     examples = cells_of(y, y, site.patient, SIDE, 4)
     return OutlinedTarget("new", ("out", "in"), examples, examples, site, SIDE)
+
+
+class Nothing:
+    """An encoder of what is encoded."""
+
+    features, fingerprint = 2, "nothing"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
 
 
 def knowing(support: Examples) -> Callable[[Tensor], Tensor]:
@@ -85,13 +99,13 @@ def test_everybody_is_judged_on_the_same_supports_and_no_patient_on_both_sides()
         dice(predictor, here, 2, 3)
     first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     assert first == second
-    for learned, (chosen_on, judged_on) in first:
-        assert len(learned) == 2
-        assert chosen_on == learned
-        assert not judged_on & learned
+    for taught, (chosen_on, judged_on) in first:
+        assert len(taught) == 2
+        assert chosen_on == taught
+        assert not judged_on & taught
 
 
-def test_what_nobody_outlined_is_neither_learned_nor_judged() -> None:
+def test_what_nobody_outlined_is_neither_taught_nor_judged() -> None:
     site = hospital("new", 4, 0)
     known = site.known.copy()
     known[:, :8] = False
@@ -111,6 +125,22 @@ def test_a_thinned_hospital_keeps_its_patients_and_its_cells_in_their_order() ->
     assert (few.patients, few.cells, len(few.z)) == (2, 5, 15)
     assert few.z.flatten().tolist() == sorted(few.z.flatten().tolist())
     assert set((few.z.flatten().long() // SIDE**2).tolist()) == {2, 3, 6}
+
+
+@pytest.mark.parametrize("row", [row for row in rows((2, 2)) if row.kind == "federated"], ids=lambda row: row.name)
+def test_every_method_learns_outlines_in_private_and_at_home(row: Row) -> None:
+    """A cell is of several classes in part, which no method may take for one class."""
+    trial = replace(row.private[0], rounds=1)
+    task = Task(label_column="y", classes=("out", "in"), labels="mask", image_size_px=SIZE, cells_per_image=4)
+    choice = ModelChoice(features=2, embedding=trial.embedding)
+    federation = Federation(name="test", task=task, model=choice, **agreed(row.algorithm, trial, 8.0))
+    model = federation.algorithm.extended(EncoderHead.of(Nothing(), 2, trial.embedding))
+    cohorts = {name: target(hospital(name, 4, seed)).examples for seed, name in enumerate(("one", "two"))}
+    learner = learned(federation, model, cohorts, private=True)
+    here = cohorts["one"]
+    found = learner.probabilities(learner.adapt(here.subset(here.patient < 2)), here.z)
+    assert found.isfinite().all()
+    assert found.sum(1).allclose(torch.ones(len(found)))
 
 
 def test_the_command_measures_a_few_patients(

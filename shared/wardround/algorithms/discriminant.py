@@ -26,9 +26,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from wardround.algorithms import Fitted
+from wardround.labels.one import kind as one_class
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.head import HeadAlone
 from wardround.meta.local import descend
@@ -95,17 +95,23 @@ class WithSums:
         return isinstance(self.loss, Objective) and self.loss.elementary
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Theta float32 [P], x [m, ...], y int64 [m] -> float32 []."""
+        """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []."""
         f, beside = self.loss.embed(theta, x).detach(), self.loss.extras(theta)
+        shown = self._shown(y)
         scatter = ((f @ beside["scatter"]) * f).sum(1)
-        added = SCATTER * scatter + SUMS * (beside["sums"][y] * f).sum(1) + COUNTS * beside["counts"][y]
+        added = SCATTER * scatter + SUMS * (shown @ beside["sums"] * f).sum(1) + COUNTS * shown @ beside["counts"]
         return (self.loss.each(theta, x, y) - added).mean()
+
+    def _shown(self, y: Tensor) -> Tensor:
+        """Which classes each image shows, float32 [m, classes]; of a cell, how much of each."""
+        labels = self.loss.labels if isinstance(self.loss, Objective) else one_class
+        return labels.targets(y, self.loss.classes)
 
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `ElementaryLoss.gradients`: the loss's, and f f', f and 1 at the places of Q, S_y and n_y."""
         assert isinstance(self.loss, Objective)
         found, f = self.loss.gradients(theta, x, y), self.loss.embedded(theta, x)
-        classes = one_hot(y, self.loss.classes).double()
+        classes = self._shown(y).double()
         parts = (
             -SCATTER * (f.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
             -SUMS * (classes.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
