@@ -60,8 +60,11 @@ def predict(
     is marked as out of distribution (ood_score above 1), and so is a modality that the cohort does not have: do not
     rely on its prediction.
 
-    The heat map shows integrated gradients. For methods that compare (prototypical, matching, relation, siamese) the
-    nearest support cases stand beside each prediction.
+    Masks and places are those of the image as it was: masks/ holds a PNG of each, and of a DICOM file a segmentation;
+    findings.csv a line a finding.
+
+    The heat map shows integrated gradients, of masks and places their probability. For methods that compare
+    (prototypical, matching, relation, siamese) the nearest support cases stand beside each prediction.
 
     This is not a medical device: a prediction is not a diagnosis.
     """

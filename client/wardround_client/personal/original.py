@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # Exif 2.3
 
 _OF_SOURCE = (
+    "SpecificCharacterSet",
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality"),
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),

@@ -98,9 +98,9 @@ def seg(source: Dataset, originals: Sequence[Original], masks: Sequence[Array], 
 def _complete(source: Dataset) -> Dataset:
     """The header with what is missing as empty as the standard allows, and without dates that are none."""
     whole = copy.deepcopy(source)
-    for keyword in _NEEDED:
-        if keyword not in whole:
-            setattr(whole, keyword, None)
+    for keyword in _NEEDED:  # as text, because it is written in UTF-8 whatever it was
+        setattr(whole, keyword, str(whole.get(keyword) or ""))
+    whole.SpecificCharacterSet = "ISO_IR 192"
     for keyword, kind in _TIMES.items():
         try:
             kind(str(whole.get(keyword) or ""))

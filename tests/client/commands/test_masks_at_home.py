@@ -188,11 +188,15 @@ def test_dicom_and_segmentations_in_masks_and_segmentations_out(tmp_path: Path, 
 
     picture, true = disc(rng)
     new = write_ct(tmp_path / "new", 77, 0, picture, None)
+    dataset = pydicom.dcmread(new)
+    dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 100", "Müller^Änne"
+    dataset.save_as(new)
     said = predict(capsys, home, new, tmp_path / "out")
     (row,) = said["images"]
     assert row["no_segmentation"] == ""
     written = pydicom.dcmread(tmp_path / "out" / row["segmentation"])
     assert written.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.4" and written.PatientID == "P77"
+    assert written.PatientName == "Müller^Änne", "whatever the character set was"
     assert written.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == (
         pydicom.dcmread(new).SOPInstanceUID
     )
