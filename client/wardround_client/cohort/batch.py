@@ -21,7 +21,7 @@ SELECT patient FROM instances WHERE instance = :subject UNION SELECT patient FRO
 UNION SELECT patient FROM instances WHERE study = :subject
 UNION SELECT patient FROM instances WHERE accession = :subject
 UNION SELECT id FROM patients WHERE pseudonym = :subject OR bare = :subject
-) AND EXISTS (SELECT 1 FROM instances WHERE patient = p.id)
+) AND (:owner = x'' OR p.pseudonym = :owner) AND EXISTS (SELECT 1 FROM instances WHERE patient = p.id)
 """
 
 # Labels of this archive, or of an older version's, that the present CSV does not give.
@@ -151,15 +151,20 @@ class Batch:
             (*item.described, item.instance, item.patient),
         )
 
-    def stage(self, subject: bytes, line: int, labels: Sequence[str | None]) -> bool:
-        """Note the labels of a CSV line -> False where an earlier line contradicts: then their subject has none."""
-        values = json.dumps(list(labels))
-        if self._index.execute("INSERT OR IGNORE INTO staged VALUES (?, ?, ?)", (subject, line, values)).rowcount:
+    def stage(self, subject: bytes, line: int, labels: Sequence[str | None], patient: bytes = b"") -> bool:
+        """Note the labels of a CSV line -> False where an earlier line contradicts: then their subject has none.
+
+        patient: whose item brings the labels itself; nobody else's with the same UID gets them. b"": a line of a CSV.
+        """
+        values, of = json.dumps(list(labels)), (subject, patient)
+        inserted = self._index.execute("INSERT OR IGNORE INTO staged VALUES (?, ?, ?, ?)", (*of, line, values))
+        if inserted.rowcount:
             return True
-        (earlier,) = self._index.execute("SELECT labels FROM staged WHERE subject = ?", (subject,)).fetchone()
+        said = "FROM staged WHERE subject = ? AND patient = ?"
+        (earlier,) = self._index.execute(f"SELECT labels {said}", of).fetchone()
         if earlier == values:
             return True
-        self._index.execute("UPDATE staged SET labels = NULL WHERE subject = ?", (subject,))
+        self._index.execute("UPDATE staged SET labels = NULL WHERE subject = ? AND patient = ?", of)
         return False
 
     def know_columns(self, columns: Sequence[str]) -> None:
@@ -179,8 +184,11 @@ class Batch:
         self._index.execute("DELETE FROM told")
         matched = unmatched = shared = 0
         lines: list[int] = []
-        for subject, line, told in self._index.execute("SELECT subject, line, labels FROM staged ORDER BY line"):
-            holders = self._index.execute(_HOLDERS, {"subject": subject}).fetchall()
+        staged = self._index.execute(
+            "SELECT subject, patient, line, labels FROM staged ORDER BY line, subject, patient"
+        )
+        for subject, owner, line, told in staged:
+            holders = self._index.execute(_HOLDERS, {"subject": subject, "owner": owner}).fetchall()
             if not holders:
                 unmatched += 1
                 if len(lines) < named_lines:

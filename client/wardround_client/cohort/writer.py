@@ -43,7 +43,8 @@ from wardround_client.cohort.index import (
 # what is of a patient who has withdrawn.
 _OF_THIS_RUN = """
 CREATE TEMP TABLE claimed (patient, instance, PRIMARY KEY (patient, instance)) WITHOUT ROWID;
-CREATE TEMP TABLE staged (subject BLOB PRIMARY KEY, line INTEGER, labels TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE staged (subject BLOB, patient BLOB, line INTEGER, labels TEXT, PRIMARY KEY (subject, patient))
+WITHOUT ROWID;
 CREATE TEMP TABLE told (patient, subject, column, value, PRIMARY KEY (patient, subject, column)) WITHOUT ROWID;
 CREATE TEMP TABLE met (place BLOB PRIMARY KEY, file BLOB, certain INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE withheld (instance, patient, PRIMARY KEY (instance, patient)) WITHOUT ROWID;

@@ -39,6 +39,15 @@ def ingest(
             "`manufacturer` names the maker of the scanner."
         ),
     ] = None,
+    labels_from: Annotated[
+        str,
+        typer.Option(
+            metavar="sr|seg",
+            help="Instead of --labels: take the classes of --federation from structured reports (sr) or segmentations "
+            "(seg) beside the DICOM images.",
+            show_default=False,
+        ),
+    ] = "",
     federation: Annotated[
         Path | None, typer.Option(help="The agreement: its size or features, its label column and its classes.")
     ] = None,
@@ -93,6 +102,10 @@ def ingest(
     if channels == 2:
         raise ConfigError("--channels 2", allowed="1 or 3")
     options = dict(_pair(each) for each in settings or [])
+    if labels_from:
+        if labels_from not in ("sr", "seg"):
+            raise ConfigError(f"--labels-from {shown(labels_from)}", allowed="sr or seg")
+        options["labels_from"] = labels_from
     if patient_column:
         options["patient_column"] = patient_column
     if not (where or table):
@@ -259,6 +272,7 @@ command = Command(
     examples=(
         "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --federation federation.toml",
         "wardround hospital ingest ~/st-anna /data/dicom --labels labels.csv --size 64 --channels 1 --dry-run",
+        "wardround hospital ingest ~/st-anna /data/dicom --labels-from sr --federation federation.toml",
         "wardround hospital ingest ~/st-anna /data/png --labels pictures.csv",
         "wardround hospital ingest ~/st-anna heart.csv --federation federation.toml --set patient_column=id",
     ),

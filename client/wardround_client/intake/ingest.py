@@ -156,12 +156,13 @@ def _claim_known(
         if not batch.claim(*known):
             again.add((item.name, item.line))
         if not writer.is_withdrawn(known[0]):
-            _stage_own(batch, item, known[1], tally)
+            _stage_own(batch, item, known, tally)
     return again
 
 
-def _stage_own(batch: Batch, item: Item, instance: bytes, tally: Tally) -> None:
-    if item.labels is not None and not batch.stage(instance, item.line, item.labels):
+def _stage_own(batch: Batch, item: Item, of: tuple[bytes, bytes], tally: Tally) -> None:
+    """of: patient and instance."""
+    if item.labels is not None and not batch.stage(of[1], item.line, item.labels, of[0]):
         tally.unusable.append(item.line)
 
 
@@ -225,7 +226,7 @@ def _store(
     if not len(outcome.rows) or outcome.rows.shape[1:] != writer.layout.shape:
         tally.reject(item.name, Rejection("rows of another shape than the cohort's", str(outcome.rows.shape)))
         return
-    _stage_own(batch, item, instance, tally)
+    _stage_own(batch, item, (patient, instance), tally)
     if not batch.claim(patient, instance):
         tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
         return

@@ -19,7 +19,6 @@ from tests.pacs import named_by, phantoms, store_of
 
 from orthanc import free_port
 from wardround.errors import WardroundError
-from wardround.toml import Section
 from wardround_client.config import Pacs
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.pacs import source as pacs_source
@@ -85,7 +84,7 @@ def scp(store: Path) -> Iterator[Scp]:
 def honest(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[bytes, bytes], bytes]:
     folder = tmp_path_factory.mktemp("named")
     named_by(store / "labels.csv", store, folder / "dicom")
-    source = DicomFolder(Asked(str(folder / "dicom"), store / "labels.csv"), Section())
+    source = DicomFolder(Asked(str(folder / "dicom"), store / "labels.csv"), DicomFolder.Settings())
     ingest(source, folder / "cohort", RECIPE, key=KEY, workers=0)
     return rows(folder / "cohort")
 

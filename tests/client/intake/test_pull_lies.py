@@ -40,7 +40,7 @@ def honest(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[
     """What the named files in a folder become."""
     folder = tmp_path_factory.mktemp("named")
     named_by(store / "labels.csv", store, folder / "dicom")
-    source = DicomFolder(Asked(str(folder / "dicom"), store / "labels.csv"), None)  # type: ignore[arg-type]
+    source = DicomFolder(Asked(str(folder / "dicom"), store / "labels.csv"), DicomFolder.Settings())
     ingest(source, folder / "cohort", RECIPE, key=KEY, workers=0)
     return rows(folder / "cohort")
 

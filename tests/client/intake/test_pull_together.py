@@ -14,7 +14,6 @@ from tests.liar import Exchange, lying, on
 from tests.pacs import content, phantoms
 
 from wardround.task import Task
-from wardround.toml import Section
 from wardround_client.config import Pacs
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.pacs import source as pacs_source
@@ -44,7 +43,7 @@ def pulled(home: Path, url: str, labels: Path, task: Task) -> IngestSummary:
 
 
 def from_folder(folder: Path, cohort: Path, labels: Path | None, task: Task) -> IngestSummary:
-    source = DicomFolder(Asked(str(folder), labels, task=task), Section())
+    source = DicomFolder(Asked(str(folder), labels, task=task), DicomFolder.Settings())
     return ingest(source, cohort, recipe_of(task), key=KEY, workers=0)
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tests.client.intake.dicom_files import KEY, write_dicom
 
 from wardround.task import Input, Task
-from wardround.toml import Section
 from wardround_client.cohort.store import CohortStore
 from wardround_client.intake.dicom.attributes import UnusableError, quiet
 from wardround_client.intake.ingest import ingest
@@ -105,7 +104,7 @@ def test_a_series_that_is_no_volume_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def cohort_of(folder: Path, home: Path, task: Task) -> tuple[IngestSummary, CohortStore]:
-    source = DicomFolder(Asked(str(folder), folder / "labels.csv", task=task), Section())
+    source = DicomFolder(Asked(str(folder), folder / "labels.csv", task=task), DicomFolder.Settings())
     summary = ingest(source, home / "cohort", recipe_of(task), key=KEY, workers=0)
     return summary, CohortStore.open(home / "cohort", withdrawn=())
 

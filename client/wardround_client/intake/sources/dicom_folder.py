@@ -1,4 +1,4 @@
-"""A folder of DICOM files with all its sub-folders, and a CSV of labels."""
+"""A folder of DICOM files with all its sub-folders, and a CSV of labels, or what beside the images brings them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from wardround_client.intake.dicom import instance_of, series_of
 from wardround_client.intake.gather import Examples
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.reported import From, check, labelled
 from wardround_client.intake.source import DEFAULTS, Asked, Instance, Item, LabelLine, Labels, Rejection, Rules, Source
 
 
@@ -56,30 +57,51 @@ class DicomFile:
         return self.refused() or instance_of(self.path, recipe, pseudonyms, self.rules)
 
 
+class FolderSettings(Section):
+    """labels_from: "sr": structured reports beside the images bring the labels; "seg": segmentations do."""
+
+    labels_from: From | None = None
+
+
 class DicomFolder(Source):
     """DICOM files below a folder; all of them, or those that a CSV with a column `file` names."""
 
+    Settings = FolderSettings
     kind = "image"
     identity = "SOP Instance UID (0008,0018)"
 
-    def __init__(self, asked: Asked, settings: Section) -> None:
+    def __init__(self, asked: Asked, settings: FolderSettings) -> None:
         """Check the folder and the CSV. Raises: ConfigError, DataError."""
         self.name, self._root = asked.where, Path(asked.where)
         if not self._root.is_dir():
             raise DataError(f"{asked.where} is not a folder", do="name the folder that holds the DICOM files")
         self._leave_out = (*asked.leave_out, *([asked.labels] if asked.labels else []))
-        self._examples, self._rules = Examples.of(asked), asked.rules
+        self._from, self._rules = settings.labels_from, asked.rules
+        if self._from:
+            self._task = check(asked.task, csv=asked.labels is not None)
+            self._examples = Examples(self._task, None)
+        else:
+            self._examples = Examples.of(asked)
         self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
+        if self._from:
+            self.label_columns = (self._task.label_column,)
         select = asked.rules.select
         self._counted = bool(select.least_slices or select.greatest_slices)
 
     def items(self) -> Iterator[Item]:
         """The files, in an order that depends on their names only; or those that the CSV names, in its order; or what
-        belongs together of them.
+        belongs together of them. Reports and segmentations that bring labels are looked into once.
         """
+        return iter(self._labelled) if self._from else self._examples.of_files(self._all())
+
+    @cached_property
+    def _labelled(self) -> list[Item]:
+        assert self._from is not None
+        return labelled(self._all(), self._task, self._from, self._examples.of_files)
+
+    def _all(self) -> Iterator[DicomFile]:
         slices = self._slices if self._counted else {}
-        files = (replace(file, rules=self._rules, slices=slices.get(file.path)) for file in self._files())
-        return self._examples.of_files(files)
+        return (replace(file, rules=self._rules, slices=slices.get(file.path)) for file in self._files())
 
     def _files(self) -> Iterator[DicomFile]:
         """Those below the folder, or those that the CSV names."""

@@ -1,0 +1,95 @@
+"""Structured reports as tests write them: trees of content items, with pydicom alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComprehensiveSRStorage, CTImageStorage, ExplicitVRLittleEndian
+
+Code = tuple[str, str, str]
+
+FINDING: Code = ("121071", "DCM", "Finding")
+FINDINGS: Code = ("121070", "DCM", "Findings")
+HISTORY: Code = ("121060", "DCM", "History")
+MEASUREMENTS: Code = ("126010", "DCM", "Imaging Measurements")
+GROUP: Code = ("125007", "DCM", "Measurement Group")
+
+
+def coded(meaning: str, value: str = "", scheme: str = "99TEST") -> Code:
+    """A code of a test's own."""
+    return value or f"T-{abs(hash(meaning)) % 10000}", scheme, meaning
+
+
+def _code(code: Code) -> Dataset:
+    made = Dataset()
+    made.CodeValue, made.CodingSchemeDesignator, made.CodeMeaning = code
+    return made
+
+
+def item(kind: str, name: Code | None, *below: Dataset, relation: str = "CONTAINS") -> Dataset:
+    """A content item."""
+    made = Dataset()
+    made.ValueType, made.RelationshipType = kind, relation
+    if name:
+        made.ConceptNameCodeSequence = [_code(name)]
+    if below:
+        made.ContentSequence = list(below)
+    return made
+
+
+def code(name: Code, value: Code, *below: Dataset, relation: str = "CONTAINS") -> Dataset:
+    """A coded item."""
+    made = item("CODE", name, *below, relation=relation)
+    made.ConceptCodeSequence = [_code(value)]
+    return made
+
+
+def finding(meaning: str, *below: Dataset) -> Dataset:
+    """Finding: what it is called."""
+    return code(FINDING, coded(meaning), *below)
+
+
+def text(meaning: str) -> Dataset:
+    """Free text under the name Finding."""
+    made = item("TEXT", FINDING)
+    made.TextValue = meaning
+    return made
+
+
+def image(uid: str) -> Dataset:
+    """An item that names an image."""
+    made = item("IMAGE", None)
+    made.ReferencedSOPSequence = [reference(uid)]
+    return made
+
+
+def reference(uid: str) -> Dataset:
+    """What names an image."""
+    made = Dataset()
+    made.ReferencedSOPClassUID, made.ReferencedSOPInstanceUID = CTImageStorage, uid
+    return made
+
+
+def report(*below: Dataset, evidence: Sequence[str] = ()) -> Dataset:
+    """The root of a report, with what it was made from."""
+    made = item("CONTAINER", ("126000", "DCM", "Imaging Measurement Report"), *below)
+    del made.RelationshipType
+    if evidence:
+        study, series = Dataset(), Dataset()
+        series.ReferencedSOPSequence = [reference(uid) for uid in evidence]
+        study.ReferencedSeriesSequence = [series]
+        made.CurrentRequestedProcedureEvidenceSequence = [study]
+    return made
+
+
+def write_report(path: Path, made: Dataset, *, uid: str, patient: str = "PAT-1", study: str = "1.2.1") -> Path:
+    """A file of it."""
+    made.SOPClassUID, made.SOPInstanceUID = ComprehensiveSRStorage, uid
+    made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID, made.Modality = patient, study, f"{study}.99", "SR"
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, enforce_file_format=True)
+    return path
