@@ -13,7 +13,7 @@ import pytest
 from wardround.cli import command, run
 from wardround.command import Commands
 
-GROUPS = ("hospital", "coordinator")
+GROUPS = ("hospital", "coordinator", "encoder")
 
 
 def pages() -> Iterator[tuple[str, ...]]:

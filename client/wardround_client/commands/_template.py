@@ -68,6 +68,21 @@ ca_file = "coordinator-ca.pem"   # the only certificate authority that is believ
 ca_sha256 = ""                   # of that file; `join` writes it, and another file is then refused
 known_as = ""                    # its name in the ledger since it changed its address or CA; `join` writes it
 
+[select]                         # which DICOM images count; patterns with * and ?, "!" takes out again, [] takes all
+sop_classes = []                 # names or UIDs
+modalities = []                  # such as ["CT", "MR"]
+image_types = []                 # of the whole text, such as ["ORIGINAL/PRIMARY/*"]
+views = []                       # View Position
+body_parts = []
+series = []                      # descriptions, such as ["*t1*", "!*scout*"]
+least_slices = 0                 # images of a series in the folder
+greatest_slices = 0              # 0: any number
+allow = []                       # what is left out otherwise, by name: see the guide for hospital IT
+
+[patients]
+issuer = ""                      # Issuer of Patient ID of your own patients, where files name one
+allow_placeholders = false       # true: a PatientID such as ANONYMOUS is one patient, who cannot withdraw
+
 [pacs]                           # where `wardround hospital pull` fetches studies from: url, or address
 url = ""                         # of its DICOMweb service, such as https://pacs.example/dicom-web
 address = ""                     # host:port of its DIMSE service

@@ -44,6 +44,6 @@ def check(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
 command = Command(
     check,
     panel="Set up",
-    place=4,
+    place=5,
     examples=("wardround hospital check ~/st-anna", "wardround hospital check ~/st-anna --json"),
 )
