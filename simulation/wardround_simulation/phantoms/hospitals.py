@@ -169,8 +169,10 @@ def for_task(profile: HospitalProfile, task: Task) -> HospitalProfile:
     if task.dense:
         rng = np.random.default_rng((profile.seed, 1))
         scanner = _scanner("CT", 1.0, int(rng.integers(0, 1000)), rng)
-        marks: Literal["mask", "points"] = "points" if task.labels == "points" else "mask"
-        return replace(profile, marks=marks, scanners=(scanner,), label_key="SOPInstanceUID")
+        if task.labels == "points":
+            return replace(profile, marks="points", scanners=(scanner,), label_key="SOPInstanceUID")
+        # By patient, its labels.csv is a worklist too: images named by their UIDs would come without their outlines.
+        return replace(profile, marks="mask", scanners=(scanner,), label_key="PatientID")
     if not is_of_series(task):
         return profile
     sliced = [scanner for scanner in profile.scanners if scanner.modality != "CR"]
