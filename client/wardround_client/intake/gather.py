@@ -322,6 +322,8 @@ def _marked(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cel
                 marking[uid].append(file)
     for file, card in cards:
         if card.marks:
+            if not any(each in series_of for each in card.refers):
+                yield Marked((file,), "the image that a mask is of is not there")
             continue
         found = marking.get(card["SeriesInstanceUID"], [])
         yield Marked((file, *found), "" if found else "no mask", labels=(marks.MARKED if found else None,))

@@ -92,6 +92,8 @@ class IngestSummary:
         usable = self.used + self.reasons.get(WITHDRAWN.reason, 0)
         if usable:
             return
+        if not self.reasons:
+            raise DataError("nothing of what was found is an example of the task", do="see what the task needs")
         most = next(iter(self.reasons))
         raise DataError(
             f"none of {self.read} could be used; most often: {most} ({self.reasons[most]})",

@@ -107,13 +107,19 @@ def _result(future: ProcessFuture[Outcome]) -> Outcome:
         ) from None
 
 
+def processes() -> multiprocessing.context.ForkServerContext:
+    """What starts a process, with this package imported already: only the first one of a program takes seconds."""
+    # Never fork: the caller may hold torch's or gRPC's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "wardround_client.intake.dicom"])
+    return context
+
+
 class _Pool:
     """Worker processes, and a pipe: they end when its other end is closed, also when this process was killed."""
 
     def __init__(self, count: int, recipe: Recipe, pseudonyms: Pseudonyms, patience_s: float) -> None:
-        # Never fork: the caller may hold torch's or gRPC's threads.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "wardround_client.intake.dicom"])
+        context = processes()
         self._theirs, self._ours = context.Pipe(duplex=False)
         self._patience_s = patience_s
         arguments = (recipe, pseudonyms, self._theirs)

@@ -23,7 +23,7 @@ from wardround.errors import WardroundError
 from wardround_client.config import Pacs
 from wardround_client.intake.pacs.archive import Archive
 from wardround_client.intake.pacs.trouble import Trouble, TroubleError, trouble
-from wardround_client.intake.workers import bound_memory
+from wardround_client.intake.workers import bound_memory, processes
 
 STALLED = 3
 """Exit status of a process whose PACS went silent."""
@@ -79,7 +79,7 @@ class Line:
         if self._process is not None and self._process.is_alive():
             return
         self._stop()
-        context = multiprocessing.get_context("forkserver")
+        context = processes()  # the same server of processes as the readers': its first user says what it imports
         self._calls, theirs = context.Pipe()
         until, self._until = context.Pipe(duplex=False)
         self._process = context.Process(target=_serve, args=(theirs, until, *self._arguments), daemon=True)
