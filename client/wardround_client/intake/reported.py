@@ -14,10 +14,12 @@ from wardround.labels import LABEL_KINDS, SEPARATOR
 from wardround.task import Task
 from wardround_client.intake.dicom.attributes import UnusableError, quiet, refusing, text
 from wardround_client.intake.dicom.card import SEGMENTATION, card_of
-from wardround_client.intake.dicom.container import opened
+from wardround_client.intake.dicom.container import Container, opened
+from wardround_client.intake.dicom.header import COMPUTED
 from wardround_client.intake.dicom.identity import WHO, Identity
 from wardround_client.intake.dicom.report import REPORTS, Said, Words, said
 from wardround_client.intake.dicom.segments import shown_in
+from wardround_client.intake.dicom.select import KIND, Kind, left_out
 from wardround_client.intake.gather import OTHER, File, Together
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
@@ -81,11 +83,14 @@ class _Look:
             return OTHER
         with quiet():
             try:
-                found = opened(self.file.path, [*WHO, "SOPClassUID"], 1 << 28)
+                found = opened(self.file.path, [*WHO, *KIND, "Modality", "BurnedInAnnotation"], 1 << 28)
                 brings = found.sop_class in REPORTS if self.labels_from == "sr" else found.sop_class == SEGMENTATION
             except UnusableError:
                 return OTHER
             try:
+                kind = Kind.of(found.dataset, found.sop_class)
+                if not brings and (_is_none(found) or left_out(kind, self.file.rules.select)):
+                    return OTHER
                 who = Identity.of(found.dataset, self.file.rules.patients)
                 about = _Picture(
                     keys.patient(who.patient_id, who.issuer),
@@ -119,6 +124,12 @@ class _Look:
 
         by_images = tuple((replace(each, images=()), hashed(each.images)) for each in found)
         return _Document(about, by_images, hashed(replaces), hashed(refers))
+
+
+def _is_none(found: Container) -> bool:
+    """Whether it is no image, but says something of images, as a segmentation does."""
+    computed = found.sop_class in COMPUTED or text(found.dataset, "Modality").upper() in COMPUTED
+    return computed or found.pixels is None
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ComprehensiveSRStorage, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.pixels.utils import pack_bits
+from pydicom.uid import ComprehensiveSRStorage, CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 
 Code = tuple[str, str, str]
 
@@ -88,6 +90,48 @@ def write_report(path: Path, made: Dataset, *, uid: str, patient: str = "PAT-1",
     """A file of it."""
     made.SOPClassUID, made.SOPInstanceUID = ComprehensiveSRStorage, uid
     made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID, made.Modality = patient, study, f"{study}.99", "SR"
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_segmentation(
+    path: Path,
+    segments: Sequence[str],
+    frames: Sequence[tuple[int, str, bool]],
+    *,
+    uid: str,
+    series: Sequence[str] = (),
+    patient: str = "PAT-1",
+    study: str = "1.2.1",
+) -> Path:
+    """A segmentation: labels of its segments, of each frame segment (from 1), image and whether anything is there."""
+    made, of_series = Dataset(), Dataset()
+    made.SOPClassUID, made.SOPInstanceUID, made.Modality = SegmentationStorage, uid, "SEG"
+    made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = patient, study, f"{study}.98"
+    made.SegmentationType, made.NumberOfFrames, made.Rows, made.Columns = "BINARY", len(frames), 8, 8
+    made.BitsAllocated = made.BitsStored = made.SamplesPerPixel = 1
+    made.HighBit = made.PixelRepresentation = 0
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.SegmentSequence, made.PerFrameFunctionalGroupsSequence = [], []
+    for number, label in enumerate(segments, start=1):
+        segment = Dataset()
+        segment.SegmentNumber, segment.SegmentLabel = number, label
+        segment.SegmentedPropertyTypeCodeSequence = [_code(coded("Tissue"))]
+        made.SegmentSequence.append(segment)
+    of_series.ReferencedInstanceSequence = [reference(one) for one in series]
+    made.ReferencedSeriesSequence = [of_series]
+    bits = np.zeros((len(frames), 8, 8), np.uint8)
+    for place, (number, image_uid, there) in enumerate(frames):
+        group, which, derived = Dataset(), Dataset(), Dataset()
+        which.ReferencedSegmentNumber = number
+        derived.SourceImageSequence = [reference(image_uid)] if image_uid else []
+        group.SegmentIdentificationSequence, group.DerivationImageSequence = [which], [derived]
+        made.PerFrameFunctionalGroupsSequence.append(group)
+        bits[place, 3, place % 8] = there
+    made.PixelData = pack_bits(bits.ravel())
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tests.client.intake.report_files import (
     report,
     text,
     write_report,
+    write_segmentation,
 )
 
 from wardround.errors import ConfigError
@@ -35,6 +37,7 @@ from wardround_client.cohort.store import CohortStore
 from wardround_client.intake import reported
 from wardround_client.intake.dicom.attributes import UnusableError, quiet
 from wardround_client.intake.dicom.report import DEEPEST, Said, Words, said
+from wardround_client.intake.dicom.segments import shown_in
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.recipe import recipe_of
 from wardround_client.intake.source import Asked, opened
@@ -226,6 +229,48 @@ def test_findings_stand_together_and_an_empty_list_is_a_label(tmp_path: Path) ->
     assert (y.tolist(), used.tolist()) == ([[0, 0, 0], [1, 0, 1]], [True, True])
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.booleans()), min_size=1, max_size=12),
+    st.permutations(["Nodule", "PNEUMONIA", "heart"]),
+)
+def test_a_segment_is_a_finding_where_it_has_pixels(frames: list[tuple[int, int, bool]], segments: list[str]) -> None:
+    """And those of its classes that have none in an image are not there; a segment of another task says nothing."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "seg.dcm"
+        write_segmentation(
+            path, segments, [(segment, f"1.{image}", there) for segment, image, there in frames], uid="1.9"
+        )
+        told = {each.images[0]: each for each in shown_in(path, WORDS)}
+    assert told.keys() == {f"1.{image}" for _, image, _ in frames}
+    for name, each in told.items():
+        there = {segments[segment - 1].lower() for segment, image, there in frames if there and name == f"1.{image}"}
+        assert (set(each.present), set(each.absent)) == (there - {"heart"}, {"nodule", "pneumonia"} - there)
+
+
+def test_images_get_the_segments_that_they_show(tmp_path: Path) -> None:
+    """Segmentations complete each other; the rest of their series shows nothing; other series are not spoken of."""
+    folder = tmp_path / "dicom"
+    for number in (1, 2, 3):
+        picture(folder, f"1.{number}")
+    picture(folder, "1.4", SeriesInstanceUID="1.2.1.7")
+    picture(folder, "1.5", "PAT-2", "1.2.2")
+    write_segmentation(folder / "a.dcm", ["nodule"], [(1, "1.1", True), (1, "1.2", False)], uid="1.91", series=["1.3"])
+    write_segmentation(folder / "b.dcm", ["pneumonia"], [(1, "1.1", True)], uid="1.92")
+    write_segmentation(folder / "another's.dcm", ["nodule"], [(1, "1.5", True)], uid="1.93")
+    write_segmentation(folder / "other task.dcm", ["heart"], [(1, "1.1", True)], uid="1.94")
+    write_segmentation(folder / "of no image.dcm", ["nodule"], [(1, "", True)], uid="1.95")
+    (folder / "cut off.dcm").write_bytes((folder / "a.dcm").read_bytes()[:-4])
+
+    summary, labels = taken_in(folder, tmp_path, SEVERAL, "seg")
+    assert sorted(labels, key=str) == [";", ";", None, None, "pneumonia;nodule"]
+    assert {Path(line["file"]).stem for line in quarantine(tmp_path / "cohort")} == {
+        *("another's", "other task", "of no image", "cut off"),
+    }
+    assert summary.read == summary.used + summary.quarantined
+    _, labels = taken_in(folder, tmp_path / "one", ONE, "seg")
+    assert labels == [None] * 5, "two classes in one image are no label of a task of one class, and nothing is none"
+
+
 def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
     """No agreement, a CSV beside it, a task of masks, another source."""
     (tmp_path / "labels.csv").write_text("PatientID,diagnosis\nA,nodule\n")
@@ -252,3 +297,20 @@ def test_a_real_measurement_report_is_read_in_its_words() -> None:
         (told,) = said(dataset, Words(("neoplasm, primary", "Positron emission tomography"), "diagnosis"))
     assert (told.present, told.unsure) == (frozenset({"neoplasm, primary"}), False)
     assert len(told.images) >= 191
+
+
+@pytest.mark.skipif(not (REAL / "pet_sr_seg").is_dir(), reason="needs the real data")
+def test_a_real_report_without_its_images_is_named(tmp_path: Path) -> None:
+    """Its segmentation lies beside it, and is no image."""
+    task = Task(label_column="diagnosis", classes=("neoplasm, primary", "none"), image_size_px=8)
+    summary, _ = taken_in(REAL / "pet_sr_seg", tmp_path, task)
+    assert (summary.read, summary.reasons[reported.NOBODY.reason]) == (3, 1)
+
+
+@pytest.mark.skipif(not (REAL / "ct_liver_seg").is_dir(), reason="needs the real data")
+def test_real_segmentations_say_what_three_slices_show(tmp_path: Path) -> None:
+    """Five segments that overlap, and one of the liver."""
+    task = Task(label_column="diagnosis", classes=("liver", "artery", "vein"), labels="several", image_size_px=8)
+    summary, labels = taken_in(REAL / "ct_liver_seg", tmp_path, task, "seg")
+    assert sorted(filter(None, labels)) == ["liver", "liver;artery", "liver;vein"]
+    assert summary.quarantined == 0

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
 from wardround_client.intake.dicom.attributes import UnusableError, text
+from wardround_client.intake.dicom.container import CUT_OFF, opened
 from wardround_client.intake.dicom.report import Said, Words
 
 MOST_BYTES = 1 << 30
@@ -25,7 +26,14 @@ def shown_in(path: Path, words: Words) -> tuple[Said, ...]:
     """
     if path.stat().st_size > MOST_BYTES:
         raise UnusableError("a segmentation is larger than the limit", f"{MOST_BYTES} bytes")
+    pixels_of = opened(path, ["SOPClassUID"], MOST_BYTES).pixels
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    if pixels_of is None:
+        raise UnusableError("a segmentation without pixels")
+    if pixels_of.length is not None:
+        bits = int(dataset.Rows) * int(dataset.Columns) * int(dataset.NumberOfFrames) * int(dataset.BitsAllocated)
+        if pixels_of.offset + pixels_of.length > pixels_of.size or 8 * pixels_of.length < bits:
+            raise UnusableError(CUT_OFF, "within the frames of a segmentation")  # what is missing would be no finding
     segments = {int(each.SegmentNumber): _word(each, words) for each in dataset.SegmentSequence}
     wanted = frozenset(filter(None, segments.values()))
     if not wanted:
