@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
-import pydicom
-
 from wardround.errors import ConfigError
 from wardround.labels import LABEL_KINDS, SEPARATOR
 from wardround.task import Task
@@ -30,6 +28,11 @@ From = Literal["sr", "seg"]
 
 MOST_BYTES = 1 << 26
 """Of a report. A measurement report of a whole body has 200 kB."""
+
+_OF_REPORTS = (
+    *("SOPClassUID", "SOPInstanceUID", "ValueType", "ConceptNameCodeSequence", "ContentSequence"),
+    *("CurrentRequestedProcedureEvidenceSequence", "PredecessorDocumentsSequence"),
+)
 
 NOTHING = Rejection("a report or segmentation without a finding of the task")
 NOBODY = Rejection("a report or segmentation of images that are not here")
@@ -112,7 +115,7 @@ class _Look:
             else:
                 if self.file.path.stat().st_size > MOST_BYTES:
                     raise UnusableError("a report is larger than the limit", f"{MOST_BYTES} bytes")
-                dataset = pydicom.dcmread(self.file.path, force=True)
+                dataset = opened(self.file.path, _OF_REPORTS, MOST_BYTES).dataset
                 found = said(dataset, words)
                 for study in dataset.get("PredecessorDocumentsSequence") or []:
                     for series in study.get("ReferencedSeriesSequence") or []:

@@ -39,8 +39,10 @@ from wardround_client.intake.dicom.attributes import UnusableError, quiet
 from wardround_client.intake.dicom.report import DEEPEST, Said, Words, said
 from wardround_client.intake.dicom.segments import shown_in
 from wardround_client.intake.ingest import ingest
+from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import recipe_of
-from wardround_client.intake.source import Asked, opened
+from wardround_client.intake.source import Asked, Rejection, opened
+from wardround_client.intake.sources.dicom_folder import DicomFile
 from wardround_client.intake.summary import IngestSummary
 
 KEY = bytes(range(16))
@@ -269,6 +271,33 @@ def test_images_get_the_segments_that_they_show(tmp_path: Path) -> None:
     assert summary.read == summary.used + summary.quarantined
     _, labels = taken_in(folder, tmp_path / "one", ONE, "seg")
     assert labels == [None] * 5, "two classes in one image are no label of a task of one class, and nothing is none"
+
+
+@pytest.mark.parametrize("how", ["sr", "seg"])
+def test_a_file_that_is_cut_off_says_what_the_whole_says_or_nothing(how: str, tmp_path: Path) -> None:
+    """A negation may stand in what is missing, or the pixels of a frame."""
+    if how == "sr":
+        made = report(finding("pneumonia"), item("CONTAINER", GROUP, finding("nodule", ABSENT), image("1.1")))
+        path = write_report(tmp_path / "whole.dcm", made, uid="1.9")
+    else:
+        path = write_segmentation(tmp_path / "whole.dcm", ["nodule"], [(1, "1.1", False), (1, "1.2", True)], uid="1.9")
+    whole, part = path.read_bytes(), tmp_path / "part.dcm"
+    labels_from: reported.From = "sr" if how == "sr" else "seg"
+
+    def outcome(path: Path) -> Any:
+        look = reported._Look(DicomFile(path), SEVERAL, labels_from)
+        try:
+            return look.read(None, Pseudonyms(KEY))
+        except OSError:
+            return None
+
+    told = outcome(path)
+    assert len(told.said) == 2
+    for length in range(len(whole)):
+        part.write_bytes(whole[:length])
+        said_by_part = outcome(part)
+        nothing = said_by_part is None or isinstance(said_by_part, Rejection) or not said_by_part.said
+        assert nothing or said_by_part == told, length
 
 
 def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
