@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wardround.errors import DataError
+from wardround.labels import LABEL_KINDS
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.personal.before_after import before_and_after
@@ -56,14 +57,15 @@ def compare_shots(
     to draw, and no interval over draws.
 
     Returns:
-        What comparison.json holds: hospital, repeats, chance, rows of {shots, meta, fresh}, each {mean, low, high}, and
-        the new-hospital card of one draw.
+        What comparison.json holds: hospital, repeats, score (its name), chance (None for overlaps of masks), rows of
+        {shots, meta, fresh}, each {mean, low, high}, and the new-hospital card of one draw.
     """
     examples, model = hospital.examples(agreement), agreement.model
     learners = {
         "meta": learner(agreement, state, examples.device),
         "fresh": learner(agreement, state, examples.device, model.initial().detach()),
     }
+    kind = LABEL_KINDS[agreement.federation.task.labels]
     scores = compare(learners, examples, shots=sorted({0, 1, shots}), seed=seed, step=step)
     rows: dict[int, dict[str, Any]] = {}
     for score in scores:
@@ -73,7 +75,8 @@ def compare_shots(
     return {
         "hospital": hospital.config.hospital.name,
         "repeats": scores[-1].repeats,
-        "chance": 1 / model.classes,
+        "score": kind.scored,
+        "chance": None if kind.dense else 1 / model.classes,
         "rows": list(rows.values()),
         "card": _card(hospital, agreement, learners["meta"], shots, seed),
     }

@@ -182,6 +182,9 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     """The last table: k-shot accuracy from the meta-learned and from a fresh model."""
     if not comparison:
         return
+    score, by_chance = comparison.get("score", "balanced accuracy"), comparison["chance"]
+    named = score[:1].upper() + score[1:]
+    chance = "" if by_chance is None else f"; chance {100 * by_chance:.0f} %"
     rows = [
         (
             str(row["shots"] or "not adapted"),
@@ -194,8 +197,8 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     table = Table(
         (">patients a class", ">fresh model", ">meta-learned model", ">points gained"),
         rows,
-        f"Balanced accuracy at {comparison['hospital']}, which took no part, after adapting to a few patients",
-        f"mean of {comparison['repeats']} draws (95 % interval); chance {100 * comparison['chance']:.0f} %",
+        f"{named} at {comparison['hospital']}, which took no part, after adapting to a few patients",
+        f"mean of {comparison['repeats']} draws (95 % interval){chance}",
     )
     console.print(table, crop=False)
 

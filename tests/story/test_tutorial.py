@@ -3,70 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 import pytest
-from tests.story.processes import environment, free_port, running, typed
+from tests.story.pages import Typed, typing
+from tests.story.processes import typed
 
 from wardround_simulation.phantoms import make_profiles, write_hospital
 
 pytestmark = pytest.mark.story
 
-PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash([^\n]*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 SMALLER = {"--patients 60-90": "--patients 30-36", "--patients 80": "--patients 30"}
 ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class Typed:
-    """folder: ~/federation. said: what each block printed, in order."""
-
-    folder: Path
-    said: list[str]
-
-    def after(self, command: str) -> str:
-        """What the block that holds this command printed."""
-        return next(said for (_, body), said in zip(BLOCKS, self.said, strict=True) if command in body)
-
-
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
-    """Every block in order, those of other terminals beside it; with fewer patients and rounds, and own ports."""
+    """With fewer patients and rounds."""
     home = tmp_path_factory.mktemp("home")
-    folder = home / "federation"
-    env = environment() | {"HOME": str(home), "COLUMNS": "100"}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
-    ports = f"--host 127.0.0.1 --port {free_port()} --admin-port {free_port()} --health-port {free_port()}"
-    said = []
-    with running(home) as start:
-        for title, body in BLOCKS:
-            for long, short in (SMALLER | {"--host 127.0.0.1": ports}).items():
-                body = body.replace(long, short)
-            if "Terminal" in title:
-                terminal = start(body, command=("bash", "-ec"), env=env)
-                said.append(terminal.wait_for(lambda line: "is up" in line or "connected to" in line, "sign of life"))
-                continue
-            done = subprocess.run(
-                ["bash", "-euc", body],
-                cwd=folder if folder.exists() else home,
-                env=env,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"$ {body}\n{done.stdout}\n{done.stderr}"
-            said.append(done.stdout)
-            agreement = folder / "coordinator" / "federation.toml"
-            if "coordinator init" in body:
-                agreement.write_text(agreement.read_text().replace("rounds = 40", f"rounds = {ROUNDS}"))
-        yield Typed(folder, said)
+    agreement = home / "federation" / "coordinator" / "federation.toml"
+
+    def after(body: str) -> None:
+        if "coordinator init" in body:
+            agreement.write_text(agreement.read_text().replace("rounds = 40", f"rounds = {ROUNDS}"))
+
+    with typing("tutorial.md", home, "federation", SMALLER, after) as typed_page:
+        yield typed_page
 
 
 def test_every_block_does_what_the_page_says(tutorial: Typed) -> None:

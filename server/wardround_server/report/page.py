@@ -76,17 +76,20 @@ def _comparison(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         for row in rows
     ]
     repeats, chance = found.get("repeats"), found.get("chance")
+    score = str(found.get("score", "balanced accuracy"))
+    named = score[:1].upper() + score[1:]
     drawn = f" Mean over {int(repeats)} draws of them; whiskers: 95\u202f% interval of the mean." if repeats else ""
     return {
         "who": found.get("hospital", "a hospital"),
         "chart": bar_chart(
             groups,
-            title="k-shot accuracy before and after",
+            title=f"{named} before and after",
             chance=float(chance) if isinstance(chance, int | float) else None,
-            y_label="balanced accuracy",
+            y_label=score,
             x_label="labelled patients a class",
         ),
-        "drawn": f"Balanced accuracy by the number of labelled patients of each class.{drawn}",
+        "score": named,
+        "drawn": f"{named} by the number of labelled patients of each class.{drawn}",
         "rows": [
             {
                 "shots": int(row["shots"]) or "not adapted",

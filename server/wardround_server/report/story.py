@@ -60,10 +60,11 @@ def _headline(run: RunRecord) -> str:
     rows = sorted((run.comparison or {}).get("rows") or [], key=lambda row: int(row["shots"]))
     if rows:
         row = rows[-1]
+        score = (run.comparison or {}).get("score", "balanced accuracy")
         meta, fresh = float(row["meta"]["mean"]), float(row["fresh"]["mean"])
         sentences.append(
             f"With {counted(int(row['shots']), 'labelled patient')} a class, a hospital that took no part reaches "
-            f"{percent(meta)} balanced accuracy from the shared model, {'up from' if meta > fresh else 'against'} "
+            f"{percent(meta)} {score} from the shared model, {'up from' if meta > fresh else 'against'} "
             f"{percent(fresh)} from a fresh one."
         )
     if not run.privacy_on:

@@ -37,6 +37,7 @@ class LabelKind:
     exclusive: whether exactly one class is true of an example, so that methods can compare classes as wholes.
     elementary: whether `errors` computes the slope of the loss by elementary operations; without it the gradients of
     patients are plain autograd.
+    scored: what `balanced_accuracy` is, for a reader.
     dense: whether an example is a cell of an image, whose label stands in a plane beside the image's channels. places:
     whether that plane is drawn from points and boxes, and findings are counted one by one.
     full: so many classes of one patient count in full in the statistics; of a patient with more, each counts less, as
@@ -44,6 +45,7 @@ class LabelKind:
     """
 
     described: str
+    scored: str = "balanced accuracy"
     unknown: str = "correct misspelt labels in the CSV and ingest again; images with any other label are not used"
     exclusive: bool = False
     elementary: bool = False

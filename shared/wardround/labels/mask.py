@@ -30,6 +30,7 @@ class Mask(OneClass):
     """Classes of cells of an image, learned by the cross entropy of what each covers."""
 
     described = "a class for each pixel"
+    scored = "Dice coefficient"
     unknown = "correct the masks and ingest again; images without a mask are not used"
     dense = True
 
