@@ -222,7 +222,7 @@ class Examples:
         if asked.labels is None:
             if masks:
                 return cls(task, None)
-            raise ConfigError("DICOM files without --labels", do="add --labels labels.csv")
+            raise ConfigError("DICOM files without --labels", do="add --labels labels.csv, or --labels-from sr or seg")
         if masks:
             raise ConfigError(
                 "--labels for a task of masks",
