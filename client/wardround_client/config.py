@@ -204,6 +204,28 @@ class Pacs(Section):
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
 
 
+BurnedInText = Literal["quarantine", "blacken", "crop", "ignore"]
+CHECKED = ("US", "IVUS", "XA", "RF", "ES", "XC", "OT", "SC", "multi-frame", "picture")
+"""What is looked at for text in its pixels, unless hospital.toml says otherwise."""
+
+Kind = Annotated[str, Field(pattern=r"^(multi-frame|picture|[A-Z][A-Z0-9 _]{0,15})$")]
+
+
+class BurnedIn(Section):
+    """What becomes of images with text in their pixels: a name, a birth date, a hospital.
+
+    text: "quarantine": the file is refused; and so is ultrasound in which anything stands outside of its Sequence of
+    Ultrasound Regions (0018,6011). "blacken": text is made black, with a margin, in all frames, and so is all outside
+    of such regions. "crop": as "blacken" for files with such regions, as "quarantine" for others. "ignore": nobody
+    looks.
+    checked: which files are looked at: modalities (0008,0060), "SC" (secondary captures), "multi-frame", and "picture"
+    (PNG, JPEG and the like); beside them, files that are marked with Burned In Annotation YES.
+    """
+
+    text: BurnedInText = "quarantine"
+    checked: tuple[Kind, ...] = CHECKED
+
+
 class HospitalConfig(Section):
     """hospital.toml."""
 
@@ -215,6 +237,7 @@ class HospitalConfig(Section):
     patients: PatientIds = PatientIds()
     coordinator: CoordinatorAddress = CoordinatorAddress()
     pacs: Pacs = Pacs()
+    burned_in: BurnedIn = BurnedIn()
 
     @property
     def delta(self) -> float:

@@ -62,6 +62,10 @@ greatest_magnitude = 1e6         # of the numbers that arrive: parameters, featu
 greatest_answer_bytes = 33_554_432  # of the longest answer
 reply_grid_s = 0.0               # above 0: replies leave only whole multiples of it after their requests came
 
+[burned_in]
+text = "quarantine"              # what becomes of images with text in their pixels: quarantine, blacken, crop or ignore
+# checked = ["US", "SC", "XA", "multi-frame"]  # what is looked at for it; more, and pictures, where nothing is listed
+
 [coordinator]
 address = ""                     # host:port; `wardround hospital join` writes it
 ca_file = "coordinator-ca.pem"   # the only certificate authority that is believed, relative to this file

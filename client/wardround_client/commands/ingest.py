@@ -80,7 +80,8 @@ def ingest(
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0: one for each core.", min=0)] = 0,
     allow_burned_in: Annotated[
-        bool, typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES.")
+        bool,
+        typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES, if no text is found."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,7 +97,7 @@ def ingest(
     home = checked(home)
     from wardround_client.hospital import Hospital
     from wardround_client.intake.ingest import ingest as take_in
-    from wardround_client.intake.recipe import ImageRecipe, TableRecipe, recipe_of
+    from wardround_client.intake.recipe import ImageRecipe, TableRecipe, at_site, recipe_of
     from wardround_client.intake.source import Asked, Rules, look, opened
 
     if channels == 2:
@@ -133,6 +134,7 @@ def ingest(
             recipe = TableRecipe(())
         else:
             recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
+        recipe = at_site(recipe, hospital.config.burned_in)
         with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
             bar = progress.add_task("reading", total=None)
             summary = take_in(

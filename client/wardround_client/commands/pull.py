@@ -45,7 +45,8 @@ def pull(
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes that read; 0: one for each core.", min=0)] = 0,
     allow_burned_in: Annotated[
-        bool, typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES.")
+        bool,
+        typer.Option("--allow-burned-in", help="Use files marked with Burned In Annotation YES, if no text is found."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,7 +62,7 @@ def pull(
     from wardround_client.intake.check import check_labels
     from wardround_client.intake.ingest import ingest
     from wardround_client.intake.pacs.source import who_answers
-    from wardround_client.intake.recipe import ImageRecipe, recipe_of
+    from wardround_client.intake.recipe import ImageRecipe, at_site, recipe_of
     from wardround_client.intake.source import Asked, Rules
 
     if channels == 2:
@@ -90,6 +91,7 @@ def pull(
             recipe = recipe_of(task, allow_burned_in=allow_burned_in)
         else:
             recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
+        recipe = at_site(recipe, hospital.config.burned_in)
         with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
             asking = progress.add_task("asking the PACS", total=None)
             source.find(lambda done, total: progress.update(asking, completed=done, total=total))

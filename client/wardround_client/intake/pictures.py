@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from wardround.files import open_regular
 from wardround_client.intake import marks
+from wardround_client.intake.burned_in_text import without_text
 from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.dicom.pixels import fit, quantise
 from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
@@ -53,20 +54,28 @@ def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None =
 
 
 def picture(path: Path, recipe: ImageRecipe) -> NDArray[np.float32]:
-    """float32 [H, W] or [H, W, 3] in [0, 1]; of the metadata only the orientation is used (Exif 2.3, tag 0x0112)."""
+    """float32 [H, W] or [H, W, 3] in [0, 1], without text; of the metadata only the orientation is used (Exif 2.3, tag
+    0x0112). Raises: UnusableError.
+    """
     with _opened(path, recipe) as image:
-        return _values(_upright(image))
+        values = _values(_upright(image))
+    (values,) = without_text(lambda: iter([values]), recipe, {"picture"})
+    return values
 
 
 def _of_pages(image: Image.Image, pages: int, recipe: ImageRecipe) -> NDArray[np.uint16]:
     """Of a TIFF of several pages at most `frames_per_file`, evenly spaced, as of a file of several frames."""
-    rows = []
-    for page in chosen(pages, recipe.frames_per_file):
-        image.seek(page)
-        if image.width * image.height > recipe.greatest_pixels:
-            raise UnusableError("larger than the limit", f"{image.width} x {image.height} pixels")
-        rows.append(quantise(fit(_values(_upright(image)), recipe)))
-    return np.stack(rows)
+    numbers = chosen(pages, recipe.frames_per_file)
+
+    def read() -> Iterator[NDArray[np.float32]]:
+        for number in numbers:
+            image.seek(number)
+            if image.width * image.height > recipe.greatest_pixels:
+                raise UnusableError("larger than the limit", f"{image.width} x {image.height} pixels")
+            yield _values(_upright(image))
+
+    clean = without_text(read, recipe, {"picture"}, careful=[True] * len(numbers))
+    return np.stack([quantise(fit(page, recipe)) for page in clean])
 
 
 def _upright(image: Image.Image) -> Image.Image:

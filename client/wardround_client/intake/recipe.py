@@ -6,12 +6,13 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from wardround.errors import DataError
 from wardround.labels import LABEL_KINDS
 from wardround.task import Example, Task, Units, measured, measured_each
 from wardround_client.cohort.index import CohortLayout
+from wardround_client.config import CHECKED, BurnedIn, BurnedInText
 
 
 class Recipe(Protocol):
@@ -39,7 +40,7 @@ class ImageRecipe:
 
     image_size_px: side of the square result. channels: 1 (luminance) or 3 (RGB; grey is repeated).
     frames_per_file: of a multi-frame file at most this many frames, evenly spaced, each an image of its own.
-    allow_burned_in: also use files that say that text is burned into the pixels.
+    allow_burned_in: also use files that say that text is burned into the pixels, if none is found.
     greatest_pixels, greatest_bytes: a frame of more pixels, or of more bytes when compressed, or a picture or a
     deflated file of more bytes, is refused.
     units, window: what the values of DICOM files measure, and centre and width of what is shown of it ("HU", "SUV"); or
@@ -48,6 +49,8 @@ class ImageRecipe:
     whole series is fitted in.
     marks: classes of a plane behind the channels, which says where they are; (): there is none. places: the plane is
     drawn from points and boxes, not from masks.
+    burned_in, checked: what becomes of images with text in their pixels, and which are looked at for it (`config.
+    BurnedIn`). That an image is refused changes none that is not, so only what blackens is part of a cohort.
     """
 
     image_size_px: int
@@ -62,6 +65,17 @@ class ImageRecipe:
     spacing_mm: tuple[float, ...] = ()
     marks: tuple[str, ...] = ()
     places: bool = False
+    burned_in: BurnedInText = "quarantine"
+    checked: tuple[str, ...] = CHECKED
+
+    @property
+    def takes_marked(self) -> bool:
+        """Whether a file may be used that says that text is burned into its pixels."""
+        return self.allow_burned_in or self._blackens
+
+    @property
+    def _blackens(self) -> bool:
+        return self.burned_in in ("blacken", "crop")
 
     @property
     def layout(self) -> CohortLayout:
@@ -81,15 +95,23 @@ class ImageRecipe:
         made as it always was has the text that it always had.
         """
         stated = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
-        return {name: value for name, value, default in stated if name in _FIRST or value != default}
+        refusing = () if self._blackens else ("burned_in", "checked")
+        return {
+            name: value
+            for name, value, default in stated
+            if name in _FIRST or (value != default and name not in refusing)
+        }
 
     @classmethod
     def of(cls, text: str) -> ImageRecipe:
-        """The recipe that stands in a layout. Raises: DataError, when another version wrote it."""
+        """The recipe that stands in a layout. Raises: DataError, when another version wrote it.
+
+        What only refuses is not in it: nobody looks for text then.
+        """
         version, _, settings = text.partition(": ")
         try:
             if version == "1":
-                return cls(**ast.literal_eval(settings))
+                return cls(**{"burned_in": "ignore", **ast.literal_eval(settings)})
         except (ValueError, SyntaxError, TypeError):
             pass
         raise DataError(f"images made by the recipe {text[:80]!r}", do="use the wardround that took them in")
@@ -170,6 +192,18 @@ def recipe_of(task: Task, *, allow_burned_in: bool = False) -> AnyRecipe:
     if not task.dense or isinstance(single, TableRecipe):
         return single
     return replace(single, marks=task.classes, places=LABEL_KINDS[task.labels].places)
+
+
+def at_site(recipe: AnyRecipe, choice: BurnedIn) -> AnyRecipe:
+    """The recipe with what the hospital chose about text in pixels."""
+    if isinstance(recipe, InputsRecipe):
+        parts = tuple((name, replace(each, **_chosen(each, choice))) for name, each in recipe.parts)
+        return replace(recipe, parts=parts)
+    return replace(recipe, **_chosen(recipe, choice))
+
+
+def _chosen(recipe: ImageRecipe | TableRecipe, choice: BurnedIn) -> dict[str, Any]:
+    return {} if isinstance(recipe, TableRecipe) else {"burned_in": choice.text, "checked": choice.checked}
 
 
 def recipe_in(text: str, task: Task) -> AnyRecipe:

@@ -42,6 +42,14 @@ class Rejection:
     passing: bool = False
 
 
+class UnusableError(Exception):
+    """The item cannot be used; whoever reads items catches it, and no user ever sees it."""
+
+    def __init__(self, reason: str, detail: object = "", *, by_choice: bool = False) -> None:
+        self.rejection = Rejection(reason, " ".join(str(detail).split())[:500], by_choice=by_choice)
+        super().__init__(reason)
+
+
 @dataclass(frozen=True)
 class Instance:
     """What is kept of one item; nothing else of it reaches the cohort.

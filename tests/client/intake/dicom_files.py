@@ -98,7 +98,9 @@ def quarantine(cohort: Path) -> list[dict[str, str]]:
 
 def outcome(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> Instance | Rejection:
     """What the intake makes of a file."""
-    return instance_of(path, ImageRecipe(size_px, channels, **recipe), Pseudonyms(KEY), EVERYTHING)
+    return instance_of(
+        path, ImageRecipe(size_px, channels, **{"burned_in": "ignore", **recipe}), Pseudonyms(KEY), EVERYTHING
+    )
 
 
 def images(path: Path, size_px: int = 16, channels: int = 1, **recipe: Any) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from wardround_client.intake.source import Rejection
+from wardround_client.intake.source import UnusableError as UnusableError
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -29,6 +29,8 @@ EQUIPMENT = ("Manufacturer",)
 APPEARANCE = (
     "Modality",
     "BurnedInAnnotation",
+    "ConversionType",
+    "SequenceOfUltrasoundRegions",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "PlanarConfiguration",
@@ -83,14 +85,6 @@ UPTAKE = (
     "RadiopharmaceuticalInformationSequence",
 )
 """What turns the activity of PET into SUV. Dates and the weight are used for that sum, and nothing of them is kept."""
-
-
-class UnusableError(Exception):
-    """The file cannot be used; caught in `deidentify.instance_of`, never seen by a user."""
-
-    def __init__(self, reason: str, detail: object = "", *, by_choice: bool = False) -> None:
-        self.rejection = Rejection(reason, " ".join(str(detail).split())[:500], by_choice=by_choice)
-        super().__init__(reason)
 
 
 def named(keyword: str) -> str:

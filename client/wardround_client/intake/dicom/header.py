@@ -123,7 +123,7 @@ def read(path: Path, recipe: ImageRecipe, rules: Rules = DEFAULTS) -> Header:
     identity, kind = Identity.of(dataset, rules.patients), Kind.of(dataset, file.sop_class)
     if rejection := left_out(kind, rules.select):
         raise UnusableError(rejection.reason, rejection.detail, by_choice=True)
-    if text(dataset, "BurnedInAnnotation").upper() == "YES" and not recipe.allow_burned_in:
+    if text(dataset, "BurnedInAnnotation").upper() == "YES" and not recipe.takes_marked:
         raise UnusableError(f"{named('BurnedInAnnotation')} is YES")
     frames = _checked_frames(dataset, recipe)
     photometric = text(dataset, "PhotometricInterpretation").upper()

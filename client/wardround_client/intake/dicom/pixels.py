@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wardround_client.intake.burned_in_text import without_text
 from wardround_client.intake.dicom.attributes import GREY
 from wardround_client.intake.dicom.decode import Array, decoded
 from wardround_client.intake.dicom.header import Header, Look
+from wardround_client.intake.dicom.kinds import careful, is_marked, kinds_of, regions_of
 from wardround_client.intake.dicom.quantities import Scale, scale_of
 from wardround_client.intake.dicom.tables import Table
 from wardround_client.intake.recipe import ImageRecipe
@@ -43,7 +45,18 @@ def images_of(header: Header, recipe: ImageRecipe) -> NDArray[np.uint16]:
 
 
 def shown(header: Header, recipe: ImageRecipe) -> Iterator[Floats]:
-    """The chosen frames one after the other, [H, W] or [H, W, 3] in [0, 1]. Raises: UnusableError."""
+    """The chosen frames one after the other, [H, W] or [H, W, 3] in [0, 1], without text. Raises: UnusableError."""
+    return without_text(
+        lambda: _rendered(header, recipe),
+        recipe,
+        kinds_of(header),
+        careful=careful(header),
+        regions=regions_of(header),
+        marked=is_marked(header),
+    )
+
+
+def _rendered(header: Header, recipe: ImageRecipe) -> Iterator[Floats]:
     for frame, look in zip(decoded(header), header.looks.values(), strict=True):
         scale = scale_of(header, look, recipe)
         yield grey(frame, header, look, scale) if header.photometric in GREY else colour(frame, header)
