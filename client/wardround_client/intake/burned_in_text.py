@@ -49,7 +49,8 @@ def without_text(
         regions: of an ultrasound machine's screen, that hold the image.
         marked: the file says that there is text.
 
-    Raises: UnusableError, also while the frames are taken.
+    Raises: UnusableError, also while the frames are taken; by choice where there is text, so that what an earlier
+    ingest stored of the file goes.
     """
     if recipe.burned_in == "ignore" or not (marked or set(kinds) & set(recipe.checked)):
         return frames()
@@ -68,7 +69,7 @@ def _refusing(network: TextDetector, frames: Iterable[Floats], careful: Sequence
         if found := network.text(image, careful=exact, first=True):
             top, bottom, left, right = found[0]
             which = f"frame {place + 1} of those used, " if 1 < len(careful) > place else ""
-            raise UnusableError(FOUND, f"{which}rows {top} to {bottom}, columns {left} to {right}")
+            raise UnusableError(FOUND, f"{which}rows {top} to {bottom}, columns {left} to {right}", by_choice=True)
         if place < len(careful):
             yield image
 
@@ -116,7 +117,7 @@ def _within(image: Floats, regions: Sequence[Box]) -> Floats:
             outside[top:bottom, left:right] = False
         values = image[outside]
         if values.size and values.max() - values.min() > _BLANK:
-            raise UnusableError(OUTSIDE)
+            raise UnusableError(OUTSIDE, by_choice=True)
     return image
 
 

@@ -19,7 +19,7 @@ from wardround.errors import DataError
 from wardround.plugins import Kind
 from wardround.task import Task
 from wardround.toml import Section, loads
-from wardround_client.config import HospitalConfig, PatientIds, Select
+from wardround_client.config import BurnedIn, HospitalConfig, PatientIds, Select
 from wardround_client.intake.pseudonyms import Pseudonyms
 
 Labels = tuple[str | None, ...]
@@ -124,20 +124,24 @@ class LabelLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What hospital.toml says of an archive. select: which images are used. patients: who is who."""
+    """What hospital.toml says of an archive. select: which images are used. patients: who is who.
+
+    burned_in: what becomes of text in pixels: the recipe does it, and files are read again when it changes.
+    """
 
     select: Select = field(default_factory=Select)
     patients: PatientIds = field(default_factory=PatientIds)
+    burned_in: BurnedIn = field(default_factory=BurnedIn)
 
     @classmethod
     def of(cls, config: HospitalConfig) -> Rules:
         """Those of a hospital.toml."""
-        return cls(config.select, config.patients)
+        return cls(config.select, config.patients, config.burned_in)
 
     @cached_property
     def text(self) -> str:
         """The same for the same rules: part of what is known of a file that was read by them."""
-        return f"{self.select.model_dump_json()} {self.patients.model_dump_json()}"
+        return " ".join(part.model_dump_json() for part in (self.select, self.patients, self.burned_in))
 
 
 DEFAULTS = Rules()

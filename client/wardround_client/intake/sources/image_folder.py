@@ -37,6 +37,7 @@ class Picture:
     """One line of the CSV. file: as it stands there. patient: None where the line has too few or too many cells.
 
     mark: of a task about places, the mask's file or the places; inputs: of a task of several inputs, the cells of each.
+    burned_in: what the hospital chose about text in pixels, to be read again when it changes.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Picture:
     mark: str | None = None
     inputs: tuple[tuple[str, ...], ...] = ()
     root: Path | None = None
+    burned_in: str = ""
 
     @property
     def name(self) -> str:
@@ -62,7 +64,11 @@ class Picture:
             files += [self.root / each[0] for each in self.inputs if len(each) == 1 and each[0]]
             files += [self.root / self.mark] if self.mark and (self.root / self.mark).is_file() else []
         known = [fingerprint(file) for file in files]
-        return "\0".join([*known, self.mark or "", str(self.inputs or ""), self.patient]) if all(known) else ""
+        return (
+            "\0".join([*known, self.mark or "", str(self.inputs or ""), self.patient, self.burned_in])
+            if all(known)
+            else ""
+        )
 
     def read(self, recipe: ImageRecipe | InputsRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
         """Decode and render."""
@@ -102,6 +108,7 @@ class ImageFolder(Source):
         if not self._root.is_dir():
             raise DataError(f"{asked.where} is not a folder", do="name the folder that holds the pictures")
         self._file, self._task = CsvFile.open(asked.labels), asked.task
+        self._burned_in = asked.rules.burned_in.model_dump_json()
         self._columns = _columns(asked.task)
         others = (PATIENT, *(column for each in self._columns for column in each))
         self._file.check(others, "column")
@@ -122,10 +129,12 @@ class ImageFolder(Source):
             if self._task is not None and self._task.inputs:
                 cells = tuple(tuple("" if cell in MISSING else cell for cell in each) for each in cells)
                 name = self._root / f"line {row.line}"
-                yield Picture(name, "", row.cells[PATIENT], row.line, labels, None, cells, self._root)
+                yield Picture(name, "", row.cells[PATIENT], row.line, labels, None, cells, self._root, self._burned_in)
             else:
                 file = posixpath.normpath(cells[0][0].replace("\\", "/")) if cells[0][0] else ""
-                yield Picture(self._root / file, file, row.cells[PATIENT], row.line, labels, mark, (), self._root)
+                yield Picture(
+                    self._root / file, file, row.cells[PATIENT], row.line, labels, mark, (), self._root, self._burned_in
+                )
 
     def _marked(self, labels: Labels) -> tuple[str | None, Labels]:
         """The cell that says where findings are, and the labels without it: what it says stands in the plane."""
