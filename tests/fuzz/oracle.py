@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
+from tests.client.intake.dicom_files import EVERYTHING
 
 from wardround_client.intake.dicom.attributes import GREY, UnusableError, quiet
 from wardround_client.intake.dicom.codestream import jpeg
@@ -52,7 +53,7 @@ class Whole:
     def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
         try:
             with quiet():
-                image = rendered(read(self.path, recipe))
+                image = rendered(read(self.path, recipe, EVERYTHING))
         except UnusableError as unusable:
             return unusable.rejection
         return Instance(b"", b"", b"", np.rint(image * WHITE).astype(np.uint16)[None])
@@ -131,7 +132,7 @@ def _no_oracle(header: Header, look: Look) -> bool:
 def difference(path: Path, ours: NDArray[np.uint16]) -> str | None:
     """Why the two pictures are not one, or ""; None where there is nothing to compare with."""
     with quiet():
-        header = read(path, RECIPE)
+        header = read(path, RECIPE, EVERYTHING)
     look = next(iter(header.looks.values()))
     other = None if _no_oracle(header, look) else theirs(path, header)
     if other is None:

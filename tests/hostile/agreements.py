@@ -33,6 +33,16 @@ FAR: dict[tuple[str, str], list[Any]] = {
     ("task", "kind"): ["table", "image", "volume", "inputs"],
     ("task", "depth"): [0, 2, 1, 512, 513],
     ("task", "spacing_mm"): [[], [1.0, 1.0], [0.01, 100.0], [1.0], [0.0, 1.0]],
+    ("task", "units"): ["display", "HU", "SUV", "x"],
+    ("task", "window"): [[], [40.0, 400.0], [0.0, 0.0], [1e6, 1e-3], [1.0]],
+    ("task", "values"): [
+        {},
+        {"-1": "yes"},
+        {"x": ""},
+        {"[red]": "no"},
+        {"a": "nothing"},
+        {f"v{n}": "no" for n in range(300)},
+    ],
     ("task", "cell_px"): [1, 4, 16, 3],
     ("task", "cells_per_image"): [1, 4096, 4097, 0],
     ("task", "inputs"): [

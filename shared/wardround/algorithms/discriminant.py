@@ -97,12 +97,12 @@ class WithSums:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []."""
         f, beside = self.loss.embed(theta, x).detach(), self.loss.extras(theta)
-        shown = self._shown(y)
+        shown = self.shown(y)
         scatter = ((f @ beside["scatter"]) * f).sum(1)
         added = SCATTER * scatter + SUMS * (shown @ beside["sums"] * f).sum(1) + COUNTS * shown @ beside["counts"]
         return (self.loss.each(theta, x, y) - added).mean()
 
-    def _shown(self, y: Tensor) -> Tensor:
+    def shown(self, y: Tensor) -> Tensor:
         """Which classes each image shows, float32 [m, classes]; of a cell, how much of each."""
         labels = self.loss.labels if isinstance(self.loss, Objective) else one_class
         return labels.targets(y, self.loss.classes)
@@ -111,7 +111,7 @@ class WithSums:
         """See `ElementaryLoss.gradients`: the loss's, and f f', f and 1 at the places of Q, S_y and n_y."""
         assert isinstance(self.loss, Objective)
         found, f = self.loss.gradients(theta, x, y), self.loss.embedded(theta, x)
-        classes = self._shown(y).double()
+        classes = self.shown(y).double()
         parts = (
             -SCATTER * (f.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
             -SUMS * (classes.unsqueeze(2) * f.unsqueeze(1)).flatten(1),

@@ -16,6 +16,7 @@ from wardround import elementary
 from wardround.errors import DataError
 from wardround.questions import Loss, Shots
 from wardround.schedule import RoundPlan
+from wardround_client.cohort import examples
 from wardround_client.cohort.examples import Examples
 from wardround_client.hospital import Hospital
 from wardround_client.privacy import contribution, episodes, mechanism, per_patient
@@ -208,7 +209,7 @@ def predicted_in_one_batch(patch: Patch) -> None:
         found = function(*inputs)
         return found.roll(len(found) % 2, 1) if found.dim() == 2 else found
 
-    patch.setattr(cohort, "image_by_image", wrong)
+    patch.setattr(examples, "image_by_image", wrong)
 
 
 def centred_by_the_batch(patch: Patch) -> None:

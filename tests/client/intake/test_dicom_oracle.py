@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from tests.client.intake.dicom_files import EVERYTHING
 from tests.fuzz.engine import run
 from tests.fuzz.made import NATIVE, described, made
 from tests.fuzz.mutants import seeds
@@ -69,7 +70,7 @@ def test_itk_reads_the_same_values(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(content)
     with quiet():
-        header = read(path, RECIPE)
+        header = read(path, RECIPE, EVERYTHING)
         # It turns MONOCHROME1 round, and has its own ideas of 32 bits and of bits above the stored ones.
         if header.photometric != "MONOCHROME2" or header.allocated > 16 or header.stored != header.allocated:
             return

@@ -51,8 +51,9 @@ rglob listdir scandir walk connect urlopen dcmread
 READS = frozenset(_READS.split())
 """Names by which Python, numpy, torch, safetensors, sqlite3, HTTP clients and pydicom read anything from anywhere."""
 
-# The two rooms that open files, for everybody: an agreement's, before there is a round, and public weights.
-FILES = {"wardround.files", "wardround.given"}
+# The rooms that open files, for everybody: an agreement's, before there is a round, and public weights. An encoder as
+# ONNX is looked at in a process of its own when an agreement is loaded, because it comes from outside.
+FILES = {"wardround.files", "wardround.given", "wardround.onnx_files"}
 
 
 @pytest.mark.parametrize("module", LIBRARY)
