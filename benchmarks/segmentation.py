@@ -41,6 +41,7 @@ EMBEDDINGS = (16, 32)
 RATE, APART = 80.0, 4.0  # little of an image is inside, and what tells it from the rest moves a head slowly
 DRAWN = 32  # cells of an image in a step
 NOISES = 2
+SLOWER = 32  # few patients and many rounds of noise: a head that moves fast is all noise
 FRAMES, SLICES = 6, 12  # of a sequence of polyps, and of a patient of glioma
 
 
@@ -156,8 +157,13 @@ def studies(options: Namespace, data: Path, console: Console) -> list[Study]:
 
 
 def all_rows() -> tuple[Row, ...]:
-    """The rows of the tables of hospitals, with half of the trials."""
-    return halved(rows(EMBEDDINGS, rate=RATE, apart=APART))
+    """The rows of the tables of hospitals, with half of the trials, and smaller rates where there is noise."""
+    every = halved(rows(EMBEDDINGS, rate=RATE, apart=APART))
+
+    def slower(trial: Trial) -> Trial:
+        return replace(trial, learning_rate=trial.learning_rate / SLOWER)
+
+    return tuple(replace(row, private=tuple(map(slower, row.private))) for row in every)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -105,7 +105,7 @@ def test_everybody_is_judged_on_the_same_supports_and_no_patient_on_both_sides()
         assert not judged_on & taught
 
 
-def test_what_nobody_outlined_is_neither_taught_nor_judged() -> None:
+def test_what_nobody_outlined_is_neither_learned_nor_judged() -> None:
     site = hospital("new", 4, 0)
     known = site.known.copy()
     known[:, :8] = False
