@@ -141,10 +141,13 @@ class Input(Example):
 
 
 def _pairs(values: Any) -> Any:
-    """A table [task.values], or its pairs -> its pairs, sorted."""
-    if not isinstance(values, Mapping):
-        values = dict(values) if all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in values) else values
-    return tuple(sorted(values.items())) if isinstance(values, Mapping) else values
+    """A table [task.values], or its pairs -> its pairs, sorted; whatever is neither stays as it is, to be refused."""
+    pairs = list(values.items()) if isinstance(values, Mapping) else values
+    if not isinstance(pairs, list | tuple):
+        return values
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        return values
+    return tuple(sorted(dict(map(tuple, pairs)).items(), key=lambda pair: pair[0]))
 
 
 Values = Annotated[tuple[tuple[Label, Text], ...], Field(max_length=256), BeforeValidator(_pairs)]
