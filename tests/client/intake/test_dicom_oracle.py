@@ -25,13 +25,18 @@ from wardround_client.intake.source import Instance
 PSEUDONYMS = Pseudonyms(bytes(32))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(data=st.data())
 def test_dcmtk_shows_the_same(tmp_path: Path, data: st.DataObject) -> None:
     if not available():
         pytest.skip("dcmtk is not installed")
     path = tmp_path / "a.dcm"
-    path.write_bytes(made(lambda options: data.draw(st.sampled_from(list(options))), (*NATIVE, JPEGLSLossless)))
+    try:
+        path.write_bytes(made(lambda options: data.draw(st.sampled_from(list(options))), (*NATIVE, JPEGLSLossless)))
+    except RuntimeError:  # pydicom's encoder does not take it
+        return
     ours = Whole(path).read(RECIPE, PSEUDONYMS)
     if isinstance(ours, Instance):
         assert not difference(path, ours.rows[0])
@@ -39,7 +44,9 @@ def test_dcmtk_shows_the_same(tmp_path: Path, data: st.DataObject) -> None:
         assert "big endian" in ours.reason
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(data=st.data(), syntax=st.sampled_from([RLELossless, JPEGLSLossless, JPEG2000Lossless]))
 def test_compressed_without_loss_is_as_it_was(tmp_path: Path, data: st.DataObject, syntax: pydicom.uid.UID) -> None:
     try:
@@ -57,7 +64,9 @@ def test_compressed_without_loss_is_as_it_was(tmp_path: Path, data: st.DataObjec
     assert np.abs(one.rows.astype(int) - other.rows.astype(int)).max() <= 1
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(data=st.data())
 def test_itk_reads_the_same_values(tmp_path: Path, data: st.DataObject) -> None:
     """Another decoder, also of JPEG 2000: the values after the modality transform, frame by frame."""
