@@ -26,7 +26,7 @@ from wardround_client.intake.dicom.marked import planes_of
 from wardround_client.intake.dicom.pixels import images_of
 from wardround_client.intake.dicom.select import left_out
 from wardround_client.intake.labels_csv import FILE, KEY_COLUMNS, LabelsCsv
-from wardround_client.intake.pictures import number
+from wardround_client.intake.pictures import missing, numbers_of, table_row
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
 from wardround_client.intake.series import stack_of
@@ -141,18 +141,13 @@ class Marked(Together):
     def _made(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance:
         path, marking = self.files[0].path, [file.path for file in self.files[1:]]
         header = read(path, recipe, self.files[0].rules)
-        rows = images_of(header, recipe)
-        frames = list(header.looks)
+        rows, frames = images_of(header, recipe), list(header.looks)
         if recipe.places:
             drawn = marks.drawn(marks.places_in(self.cell or "", recipe.marks), header.rows, header.columns)
-            planes = np.stack([drawn] * len(frames))
+            planes = [drawn] * len(frames)
         else:
-            planes = planes_of(path, marking, recipe.marks, frames)
-        aspects = [look.aspect for look in header.looks.values()]
-        fitted = [
-            marks.fitted(plane, recipe.image_size_px, aspect) for plane, aspect in zip(planes, aspects, strict=True)
-        ]
-        rows = np.concatenate([rows, np.stack(fitted)[:, None]], 1)
+            planes = list(planes_of(path, marking, recipe.marks, frames))
+        rows = marks.beside(rows, planes, [look.aspect for look in header.looks.values()])
         return made_of(header, pseudonyms, pseudonyms.instance(header.identity.instance), rows)
 
 
@@ -171,13 +166,13 @@ class Study(Together):
         header: Header | None = None
         for (_, each), count, cells in zip(recipe.parts, self.counts, self.cells, strict=True):
             if isinstance(each, TableRecipe):
-                parts.append(np.array([number(cell) for cell in cells or [""] * len(each.features)], np.float32))
+                parts.append(table_row(cells or [""] * len(each.features)))
                 continue
             own, left = left[:count], left[count:]
-            part = np.full(int(np.prod(each.layout.shape)), np.nan, np.float32)
+            part = missing(each)
             if own:
                 rows, header = _rows(own, each)
-                part = np.asarray(rows.ravel() / np.float32(65535), np.float32)
+                part = numbers_of(rows)
             parts.append(part)
         if header is None:
             raise UnusableError("none of the inputs is there")
@@ -228,8 +223,7 @@ class Examples:
                 "--labels for a task of masks",
                 do="leave it out: segmentations (SEG) and structure sets (RTSTRUCT) beside the images are the labels",
             )
-        one_by_one = task is None or not (task.dense or task.inputs or task.depth)
-        keys = (*KEY_COLUMNS, FILE) if one_by_one else KEY_COLUMNS
+        keys = KEY_COLUMNS if _of_several(task) else (*KEY_COLUMNS, FILE)
         csv = LabelsCsv.open(asked.labels, asked.columns, keys=keys, own_issuer=asked.rules.patients.issuer)
         made = cls(task, csv)
         csv.file.check(made._own, "column")
@@ -238,7 +232,7 @@ class Examples:
     def of_files(self, files: Iterable[File]) -> Iterator[Item]:
         """The files, or what belongs together of them; they are looked into once."""
         task = self._task
-        if task is None or not (task.dense or task.inputs or task.depth):
+        if task is None or not _of_several(task):
             return iter(files)
         if self._gathered is None:
             self._gathered = gathered(files, task, key=self.csv.key if self.csv else "", cells=self._cells())
@@ -257,6 +251,11 @@ class Examples:
         kept = [place for place, name in enumerate(self.csv.columns) if name in self.columns]
         for line in self.csv.lines():
             yield line._replace(labels=tuple(line.labels[place] for place in kept) if line.labels else ())
+
+
+def _of_several(task: Task | None) -> bool:
+    """Whether an example of the task is made of several files, or of a file and what is said of it."""
+    return task is not None and bool(task.dense or task.inputs or task.depth)
 
 
 def _columns(task: Task | None) -> tuple[str, ...]:

@@ -130,3 +130,15 @@ def fitted(plane: NDArray[np.uint16], size: int, aspect: float = 1.0) -> NDArray
     out = np.zeros((size, size), np.uint16)
     out[top : top + inner_height, left : left + inner_width] = inner
     return out
+
+
+def beside(
+    rows: NDArray[np.uint16], planes: Sequence[NDArray[np.uint16]], aspects: Sequence[float]
+) -> NDArray[np.uint16]:
+    """Images uint16 [n, channels, S, S] and their planes, as large as the images were -> [n, channels + 1, S, S].
+
+    Raises: UnusableError, as `fitted`.
+    """
+    size = rows.shape[-1]
+    placed_alike = [fitted(plane, size, aspect) for plane, aspect in zip(planes, aspects, strict=True)]
+    return np.concatenate([rows, np.stack(placed_alike)[:, None]], 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,26 +39,24 @@ def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None =
         return _of_volume(path, recipe, mark, root)
     if recipe.depth:
         raise UnusableError("a picture, and the task is about volumes", "name a NIfTI file, or use a folder of DICOM")
-    with _opened(path, recipe) as image:
+    with opened(path, recipe) as image:
         pages = getattr(image, "n_frames", 1)
         if pages > 1 and (image.format != "TIFF" or recipe.marks):
             raise UnusableError("several pictures in one file")
         if pages > 1:
             return _of_pages(image, pages, recipe)
-    values = picture(path, recipe)
-    row = quantise(fit(values, recipe))
-    if recipe.marks:
-        plane = marks.fitted(_plane(mark, root, values.shape[:2], recipe), recipe.image_size_px)
-        row = np.concatenate([row, plane[None]])
-    return row[None]
+        values = picture(image, recipe)
+    rows = quantise(fit(values, recipe))[None]
+    if not recipe.marks:
+        return rows
+    return marks.beside(rows, [_plane(mark, root, values.shape[:2], recipe)], [1.0])
 
 
-def picture(path: Path, recipe: ImageRecipe) -> NDArray[np.float32]:
+def picture(image: Image.Image, recipe: ImageRecipe) -> NDArray[np.float32]:
     """float32 [H, W] or [H, W, 3] in [0, 1], without text; of the metadata only the orientation is used (Exif 2.3, tag
     0x0112). Raises: UnusableError.
     """
-    with _opened(path, recipe) as image:
-        values = _values(_upright(image))
+    values = _values(_upright(image))
     (values,) = without_text(lambda: iter([values]), recipe, {"picture"})
     return values
 
@@ -96,7 +94,8 @@ def _tag(image: Image.Image, number: int) -> object:
 
 
 @contextmanager
-def _opened(path: Path, recipe: ImageRecipe) -> Iterator[Image.Image]:
+def opened(path: Path, recipe: ImageRecipe) -> Iterator[Image.Image]:
+    """A picture within the recipe's limits; it is decoded when it is looked at. Raises: UnusableError, OSError."""
     with open_regular(path, recipe.greatest_bytes) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own limit is not ours
         with Image.open(file) as image:
@@ -121,7 +120,7 @@ def _plane(mark: str, root: Path | None, shape: tuple[int, ...], recipe: ImageRe
         return marks.drawn(marks.places_in(mark, recipe.marks), *shape)
     if root is None:
         raise UnusableError("no mask")
-    with _opened(root / mark, recipe) as image:
+    with opened(root / mark, recipe) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise UnusableError("several pictures in one file")
         image = ImageOps.exif_transpose(image)
@@ -155,10 +154,9 @@ def _of_volume(path: Path, recipe: ImageRecipe, mark: str, root: Path | None) ->
     of_classes, _ = nifti(root / mark, recipe)
     if of_classes.shape != values.shape:
         raise UnusableError("a mask is not as large as its image", f"{of_classes.shape}, image {values.shape}")
-    size, classes = recipe.image_size_px, len(recipe.marks)
-    planes = (marks.of_picture(np.rint(of_classes[number]).astype(np.int64), classes) for number in numbers)
-    fitted = [marks.fitted(plane, size, stack.aspect) for plane in planes]
-    return np.concatenate([rows, np.stack(fitted)[:, None]], 1)
+    classes = len(recipe.marks)
+    planes = [marks.of_picture(np.rint(of_classes[number]).astype(np.int64), classes) for number in numbers]
+    return marks.beside(rows, planes, [stack.aspect] * len(planes))
 
 
 def nifti(path: Path, recipe: ImageRecipe) -> tuple[NDArray[Any], tuple[float, float, float]]:
@@ -201,17 +199,31 @@ def inputs_of(cells: tuple[tuple[str, ...], ...], root: Path, recipe: InputsReci
 
 def _input(values: tuple[str, ...], root: Path, recipe: ImageRecipe | TableRecipe) -> NDArray[np.float32]:
     if isinstance(recipe, TableRecipe):
-        return np.array([number(value) for value in values], np.float32)
+        return table_row(values)
     if not values[0]:
-        return np.full(int(np.prod(recipe.layout.shape)), np.nan, np.float32)
+        return missing(recipe)
     rows = rows_of(root / values[0], recipe)
     if len(rows) != 1:
         raise UnusableError("several images where one is wanted", values[0][:80])
-    return np.asarray(rows.ravel() / np.float32(65535), np.float32)
+    return numbers_of(rows)
 
 
-def number(cell: str) -> float:
-    """A cell of a table beside images; NaN for none. Raises: UnusableError."""
+def numbers_of(row: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """An image or a volume as one input among several: its numbers one after another, in [0, 1]."""
+    return np.asarray(row.ravel() / np.float32(65535), np.float32)
+
+
+def missing(recipe: ImageRecipe) -> NDArray[np.float32]:
+    """An image or a volume that is not there: NaN for each of its numbers."""
+    return np.full(int(np.prod(recipe.layout.shape)), np.nan, np.float32)
+
+
+def table_row(cells: Sequence[str]) -> NDArray[np.float32]:
+    """Cells of a table beside images; NaN for none. Raises: UnusableError."""
+    return np.array([_number(cell) for cell in cells], np.float32)
+
+
+def _number(cell: str) -> float:
     if not cell:
         return np.nan
     try:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.dicom.pixels import fit, quantise
-from wardround_client.intake.pictures import picture, rows_of
+from wardround_client.intake.pictures import opened, picture, rows_of
 from wardround_client.intake.recipe import ImageRecipe
 
 RECIPE = ImageRecipe(8, 1)
@@ -29,11 +29,16 @@ TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 """What a viewer does with what is stored, by Orientation (Exif 2.3, tag 0x0112)."""
 
 
+def read(path: Path) -> NDArray[np.float32]:
+    with opened(path, RECIPE) as image:
+        return picture(image, RECIPE)
+
+
 def saved(image: Image.Image, format: str, **options: Any) -> NDArray[np.float32]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"picture.{format}"
         image.save(path, **options)
-        return picture(path, RECIPE)
+        return read(path)
 
 
 @given(data=st.data(), height=SIDES, width=SIDES, orientation=st.sampled_from(sorted(TURNED)), deep=st.booleans(),
@@ -59,7 +64,7 @@ def test_tiff_says_whether_white_is_zero(data: st.DataObject, deep: bool, white_
         blob = path.read_bytes()
         entry = blob.index(b"\x06\x01\x03\x00\x01\x00\x00\x00")  # PhotometricInterpretation, a short
         path.write_bytes(blob[: entry + 8] + bytes([not white_is_zero]) + blob[entry + 9 :])
-        shown = picture(path, RECIPE)
+        shown = read(path)
     wanted = white - stored.astype(np.int32) if white_is_zero else stored
     np.testing.assert_array_equal(shown, wanted.astype(np.float32) / np.float32(white))
 
