@@ -20,6 +20,7 @@ from wardround_client.commands._common import NewHome, checked
 if TYPE_CHECKING:
     from wardround.task import Task
     from wardround_client.hospital import Hospital
+    from wardround_client.intake.recipe import AnyRecipe
     from wardround_client.intake.source import Source
     from wardround_client.intake.summary import IngestSummary
 
@@ -97,7 +98,6 @@ def ingest(
     home = checked(home)
     from wardround_client.hospital import Hospital
     from wardround_client.intake.ingest import ingest as take_in
-    from wardround_client.intake.recipe import ImageRecipe, TableRecipe, at_site, recipe_of
     from wardround_client.intake.source import Asked, Rules, look, opened
 
     if channels == 2:
@@ -128,13 +128,7 @@ def ingest(
         for line in read.notes:
             note(line, as_json)
         tasks = [asked_task] if asked_task else approved(hospital, read)
-        if asked_task:
-            recipe = recipe_of(asked_task, allow_burned_in=allow_burned_in)
-        elif read.kind == "table":
-            recipe = TableRecipe(())
-        else:
-            recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
-        recipe = at_site(recipe, hospital.config.burned_in)
+        recipe = recipe_for(hospital, read, asked_task, size, channels, allow_burned_in=allow_burned_in)
         with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
             bar = progress.add_task("reading", total=None)
             summary = take_in(
@@ -166,6 +160,22 @@ def task_of(federation: Path | None) -> Task | None:
     from wardround.config import load_federation
 
     return load_federation(federation).task if federation else None
+
+
+def recipe_for(
+    hospital: Hospital, source: Source, task: Task | None, size: int, channels: int, *, allow_burned_in: bool
+) -> AnyRecipe:
+    """As the task says; without one, images of this size and these channels."""
+    from wardround_client.intake.recipe import ImageRecipe, TableRecipe, at_site, recipe_of
+
+    recipe: AnyRecipe
+    if task:
+        recipe = recipe_of(task, allow_burned_in=allow_burned_in)
+    elif source.kind == "table":
+        recipe = TableRecipe(())
+    else:
+        recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
+    return at_site(recipe, hospital.config.burned_in)
 
 
 def approved(hospital: Hospital, source: Source) -> list[Task]:

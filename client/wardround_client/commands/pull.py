@@ -14,7 +14,7 @@ from wardround.errors import ConfigError
 from wardround.terminal import Fields, emit, progress_bar, say, show
 from wardround.text import shown
 from wardround_client.commands._common import NewHome, checked
-from wardround_client.commands.ingest import approved, note, print_summary, task_of
+from wardround_client.commands.ingest import approved, note, print_summary, recipe_for, task_of
 
 if TYPE_CHECKING:
     from wardround_client.config import Pacs
@@ -62,7 +62,6 @@ def pull(
     from wardround_client.intake.check import check_labels
     from wardround_client.intake.ingest import ingest
     from wardround_client.intake.pacs.source import who_answers
-    from wardround_client.intake.recipe import ImageRecipe, at_site, recipe_of
     from wardround_client.intake.source import Asked, Rules
 
     if channels == 2:
@@ -86,12 +85,7 @@ def pull(
         tasks = [task] if task else approved(hospital, source)
         for each in tasks if source.key and not allow_unknown_labels else []:
             check_labels(source, each)  # before the PACS is asked for anything
-        recipe: AnyRecipe
-        if task:
-            recipe = recipe_of(task, allow_burned_in=allow_burned_in)
-        else:
-            recipe = ImageRecipe(size, channels, allow_burned_in=allow_burned_in)
-        recipe = at_site(recipe, hospital.config.burned_in)
+        recipe = recipe_for(hospital, source, task, size, channels, allow_burned_in=allow_burned_in)
         with progress_bar(MofNCompleteColumn(), quiet=as_json) as progress:
             asking = progress.add_task("asking the PACS", total=None)
             source.find(lambda done, total: progress.update(asking, completed=done, total=total))
