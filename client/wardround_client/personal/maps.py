@@ -6,7 +6,7 @@ enough depends on how much of an image is background, and `Kind.weights` chooses
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
@@ -110,6 +110,18 @@ def upsampled(cells: Tensor, size: int) -> Array:
 def weights_of(fitted: Fitted, classes: int) -> Array:
     """float32 [classes]."""
     return np.asarray(fitted.get(WEIGHTS, torch.ones(classes)).cpu().numpy(), np.float32)
+
+
+def best_weights(best: Callable[[Seen, int, Array], float], seen: Seen) -> Tensor:
+    """A weight for each class but the first, in turn: float32 [classes].
+
+    best: of what is seen, a class, and the weights so far float64 [classes] -> that class' weight.
+    """
+    classes = seen.cells.shape[1]
+    weights = np.ones(classes)
+    for label in [*range(1, classes)] * (1 if classes == 2 else 2):  # the others' weights matter to each
+        weights[label] = best(seen, label, weights)
+    return torch.from_numpy(weights).float()
 
 
 def weighted(maps: Array, weights: Array) -> Array:

@@ -30,7 +30,7 @@ from wardround_client.personal.dense import DenseReport, reported
 from wardround_client.personal.heatmap import picture
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
-from wardround_client.personal.maps import Seen, grids, lead, upsampled, weighted, weights_of
+from wardround_client.personal.maps import Seen, best_weights, grids, lead, upsampled, weighted, weights_of
 from wardround_client.personal.original import Placed
 from wardround_client.personal.segmentation import png, seg
 
@@ -77,12 +77,7 @@ class Masks:
     def weights(self, learner: Learner, fitted: Fitted, support: Labelled) -> Tensor | None:
         """For each class but the first, in turn, those of the best mean Dice on patients who were not learned from."""
         assert support.planes is not None
-        classes = support.examples.classes
-        seen = Seen.held_out(learner, fitted, support.examples, support.planes)
-        weights = np.ones(classes)
-        for label in [*range(1, classes)] * (1 if classes == 2 else 2):  # the others' weights matter to each
-            weights[label] = _best(seen, label, weights)
-        return torch.from_numpy(weights).float()
+        return best_weights(_best, Seen.held_out(learner, fitted, support.examples, support.planes))
 
     def answers(self, page: Page) -> list[Row]:
         """Of each image, in pixels of the image as it was: areas_px, shares (of the image) and parts (that hang

@@ -30,7 +30,7 @@ from wardround_client.personal.found import candidates, findings_of, hits, unkno
 from wardround_client.personal.kinds.mask import probability_map
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.learner import Learner
-from wardround_client.personal.maps import Seen, grids, upsampled, weighted, weights_of
+from wardround_client.personal.maps import Seen, best_weights, grids, upsampled, weighted, weights_of
 from wardround_client.personal.original import Placed
 
 if TYPE_CHECKING:
@@ -144,12 +144,11 @@ class Points:
     def weights(self, learner: Learner, fitted: Fitted, support: Labelled) -> Tensor | None:
         """For each class but the first, in turn, those of the best F1 on patients who were not learned from."""
         assert support.planes is not None
-        classes = support.examples.classes
-        seen = Seen.held_out(learner, fitted, support.examples, support.planes)
-        weights = np.ones(classes)
-        for label in [*range(1, classes)] * (1 if classes == 2 else 2):  # the others' weights matter to each
-            weights[label] *= np.exp(-_best(Calls.of(seen, weights), label))
-        return torch.from_numpy(weights).float()
+
+        def best(seen: Seen, label: int, weights: Array) -> float:
+            return float(weights[label] * np.exp(-_best(Calls.of(seen, weights), label)))
+
+        return best_weights(best, Seen.held_out(learner, fitted, support.examples, support.planes))
 
     def answers(self, page: Page) -> list[Row]:
         """Of each image the findings, the most probable first: class, x and y in pixels of the image as it was, from
