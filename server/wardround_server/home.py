@@ -122,7 +122,7 @@ clip_norm = 1.0
 rounds = 40
 quorum = 2                        # a round needs so many good replies
 deadline_s = 120.0                # and is closed at this time if it has them
-evaluate_every = 0                # 10: estimate the accuracy every 10 rounds, from private counts that cost epsilon
+evaluate_every = 0                # 10: judge the model every 10 rounds, from private counts that cost epsilon
 """
 
 

@@ -57,9 +57,9 @@ def facts(event: RoundEnded | RoundMissed) -> str:
     if isinstance(event, RoundEnded):
         parts += [f"epsilon {event.epsilon_max:.2f}"] if event.epsilon_max is not None else []
         if event.accuracy is not None:
-            parts.append(f"accuracy {100 * event.accuracy:.0f} %")
+            parts.append(f"{shown(event.score)} {100 * event.accuracy:.0f} %")
         elif event.training_round is not None:  # a simulation looks after every round
-            parts.append("accuracy not measured")
+            parts.append("not measured")
     return ", ".join(parts)
 
 

@@ -33,6 +33,11 @@ def shown(text: object, limit: int = LONGEST) -> str:
     return f"{escaped[:limit]}... ({len(whole):,} characters)"
 
 
+def capital(text: str) -> str:
+    """The same with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def is_plain(text: str) -> bool:
     """Whether every character of the text is one that a reader sees, or a single blank between two that he sees."""
     return bool(text) and text == " ".join(text.split()) and shown(text, len(text)) == text

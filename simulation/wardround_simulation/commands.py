@@ -88,7 +88,7 @@ def simulate(
 ) -> None:
     """Simulate a federation on synthetic hospitals and evaluate on a held-out one.
 
-    Privacy is on: every hospital clips, adds noise and keeps a ledger, as a deployed one does. The accuracy shown after
+    Privacy is on: every hospital clips, adds noise and keeps a ledger, as a deployed one does. The score shown after
     each round is measured without noise at the hospital that took no part; that is legal only because its data are
     synthetic (or, with --data, your own to look at).
 

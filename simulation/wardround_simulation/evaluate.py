@@ -27,11 +27,11 @@ def learner(agreement: Agreement, state: State, device: torch.device, theta: Ten
     return Learner.of(agreement.federation, agreement.model, *parts)
 
 
-def accuracy(hospital: Hospital, agreement: Agreement, state: State) -> float | None:
-    """The shared model's balanced accuracy at a hospital, before any adaptation, in [0, 1].
+def measured(hospital: Hospital, agreement: Agreement, state: State) -> float | None:
+    """The shared model's `LabelKind.score` at a hospital, before any adaptation, in [0, 1].
 
     None while the model says the same of every image, as one does whose class means nobody has given yet, or whose head
-    is made at home: its accuracy would be that of a constant, and tell nothing of what was learned.
+    is made at home: its score would be that of a constant, and tell nothing of what was learned.
     """
     examples = hospital.examples(agreement)
     shared = learner(agreement, state, examples.device)
@@ -51,7 +51,7 @@ def compare_shots(
     seed: int,
     step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """k-shot balanced accuracy from the meta-learned and from a fresh model, for k = 0, 1 and shots.
+    """k-shot scores from the meta-learned and from a fresh model, for k = 0, 1 and shots.
 
     The fresh start gets the federation's feature scaling too, which can only favour it. Without shots there is nothing
     to draw, and no interval over draws.
@@ -76,7 +76,7 @@ def compare_shots(
         "hospital": hospital.config.hospital.name,
         "repeats": scores[-1].repeats,
         "score": kind.scored,
-        "chance": None if kind.dense else 1 / model.classes,
+        "chance": kind.chance(model.classes),
         "rows": list(rows.values()),
         "card": _card(hospital, agreement, learners["meta"], shots, seed),
     }

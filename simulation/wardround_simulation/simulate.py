@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigError
+from wardround.labels import LABEL_KINDS
 from wardround_client.audit import AuditReport
 from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.events import Attacked, Event, RoundEnded, RoundMissed, RunEnded, versions, whole_lines
 from wardround_server.report import write_report
 from wardround_server.sinks import Sinks
 from wardround_simulation import audited
-from wardround_simulation.evaluate import accuracy, compare_shots
+from wardround_simulation.evaluate import compare_shots, measured
 from wardround_simulation.local import Asked, local_rounds
 from wardround_simulation.opening import Ready, open_hospitals, plan_sites, reopen_hospitals
 from wardround_simulation.settings import RUN, Settings, write
@@ -122,7 +123,7 @@ def _told(settings: Settings, name: str, found: dict[str, Any], sinks: Sinks, wa
 
 
 def _enriched(event: Asked, ready: Ready, state: State, training: int) -> Asked:
-    """The event with what only a simulation may know: accuracies without noise.
+    """The event with what only a simulation may know: scores without noise.
 
     Those of participants are legal because nobody is a patient here; of somebody's own folders they are left out while
     privacy is on. The last hospital took no part, so nobody was promised anything about it.
@@ -135,7 +136,8 @@ def _enriched(event: Asked, ready: Ready, state: State, training: int) -> Asked:
     if not settings.privacy:
         known |= {"epsilon": {}, "epsilon_max": None}
     *part, (_, held_out, agreement) = zip(ready.sites, ready.hospitals, ready.agreements, strict=True)
-    known["accuracy"] = accuracy(held_out, agreement, state)
+    known["score"] = LABEL_KINDS[agreement.federation.task.labels].scored
+    known["accuracy"] = measured(held_out, agreement, state)
     if agreement.federation.model.family != "conv4" and (settings.data is None or not settings.privacy):
-        known["accuracy_by_hospital"] = {site.name: accuracy(h, a, state) for site, h, a in part}
+        known["accuracy_by_hospital"] = {site.name: measured(h, a, state) for site, h, a in part}
     return event.model_copy(update=known)

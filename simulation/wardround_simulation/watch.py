@@ -14,6 +14,7 @@ from rich.text import Text
 
 from wardround.screen import Screen
 from wardround.terminal import Table
+from wardround.text import capital
 from wardround_server.events import Attacked, Event, RoundEnded, RoundMissed, RunEnded
 from wardround_server.words import facts, in_words, remarks
 from wardround_simulation.tables import show_audit, show_membership
@@ -183,7 +184,6 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     if not comparison:
         return
     score, by_chance = comparison.get("score", "balanced accuracy"), comparison["chance"]
-    named = score[:1].upper() + score[1:]
     chance = "" if by_chance is None else f"; chance {100 * by_chance:.0f} %"
     rows = [
         (
@@ -197,7 +197,7 @@ def show_comparison(console: Console, comparison: Mapping[str, Any] | None) -> N
     table = Table(
         (">patients a class", ">fresh model", ">meta-learned model", ">points gained"),
         rows,
-        f"{named} at {comparison['hospital']}, which took no part, after adapting to a few patients",
+        f"{capital(score)} at {comparison['hospital']}, which took no part, after adapting to a few patients",
         f"mean of {comparison['repeats']} draws (95 % interval){chance}",
     )
     console.print(table, crop=False)

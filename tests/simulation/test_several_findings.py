@@ -17,7 +17,7 @@ from wardround_client.round import _own_prior
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import RoundEnded
 from wardround_server.rounds import run
-from wardround_simulation.evaluate import accuracy
+from wardround_simulation.evaluate import measured
 
 FINDINGS = ("nodule", "effusion", "mass")
 THRESHOLDS = (0.0, 0.8, 1.3)  # of standard normal numbers: half, a fifth and a tenth of the patients
@@ -75,7 +75,7 @@ def test_a_federation_learns_every_finding(tmp_path: Path, algorithm: str, least
     state = checkpointer.load(run="spring", federation=agreement.federation.digest)
     assert state is not None
     assert state.shift.abs().max() < 0.2, "patients with several findings are counted once"
-    assert (accuracy(stranger, agreement, state) or 0.0) > least
+    assert (measured(stranger, agreement, state) or 0.0) > least
 
     for member in members:
         stored = member.ledger.reply_of("spring", 0)

@@ -15,12 +15,17 @@ import torch
 from tests.tables import Called
 
 from wardround.config import Federation
+from wardround.labels import LABEL_KINDS
+from wardround.text import capital
 from wardround_client.hospital import Hospital
 from wardround_client.personal.labelled import Labelled
 from wardround_client.privacy.ledger import Ledger
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import RoundEnded
+from wardround_server.report.data import read_run
+from wardround_server.report.page import page
 from wardround_server.rounds import run
+from wardround_server.words import facts
 from wardround_simulation.evaluate import learner
 from wardround_simulation.federation import changed, embedded, to_toml, with_algorithm
 from wardround_simulation.phantoms import for_task, make_profiles
@@ -79,6 +84,11 @@ def test_a_study_is_learned_from_privately_and_used_at_home(
     questions = [each.question for each in ended]
     assert questions[0] == "statistics" and len(questions) == ended[0].rounds
     assert "confusion" in questions, "what was learned is judged privately"
+    (tmp_path / "events.jsonl").write_text("\n".join(each.line() for each in events) + "\n")
+    shown = [*(facts(each) for each in ended), page(read_run(tmp_path))]
+    named, judged = LABEL_KINDS[federation.task.labels].evaluated, ended[questions.index("confusion")]
+    assert (named in facts(judged)) == (judged.accuracy is not None) and f"{capital(named)} by round" in shown[-1]
+    assert not federation.task.dense or not any("accuracy" in each.lower() for each in shown)
 
     state = checkpointer.load(run="spring", federation=federation.digest)
     assert state is not None

@@ -85,11 +85,11 @@ class Learner:
         return report(probabilities, examples.y, examples.patient, labels=labels, manufacturer=manufacturer)
 
     def score(self, fitted: Fitted, examples: Examples) -> float:
-        """Balanced accuracy in [0, 1]: see `LabelKind.balanced_accuracy`. Raises: DataError: no examples."""
+        """In [0, 1]: see `LabelKind.score`. Raises: DataError: no examples."""
         if not len(examples.y):
             raise DataError("there is no example to evaluate on", do="keep some patients out of the support set")
         probabilities = self.probabilities(fitted, examples.z)
-        return self.loss.labels.balanced_accuracy(probabilities, examples.y, examples.classes)
+        return self.loss.labels.score(probabilities, examples.y, examples.classes)
 
     def adapting_by(self, value: float) -> Learner:
         """The same with another value of the setting by which its method adapts; the same, where it has none."""
@@ -142,7 +142,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Score:
-    """Balanced accuracy of one start, in [0, 1]. mean +- half_width is a 95 % interval over `repeats` random splits.
+    """`Learner.score` of one start, in [0, 1]. mean +- half_width is a 95 % interval over `repeats` random splits.
 
     The splits share one hospital's patients: the interval tells how much the choice of the support set matters, not
     what another hospital would see. setting: the value that was chosen for this start; None where nothing was adapted.
@@ -187,7 +187,7 @@ def compare(
     seed: int = 0,
     step: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
-    """k-shot balanced accuracy after adapting from each start, all starts on the same splits.
+    """k-shot scores after adapting from each start, all starts on the same splits.
 
     Every start is tuned alike: of TRIED it gets the value that is best on `tuning_repeats` splits of its own
     number of shots; these splits are not among those that are reported. At 0 shots nothing is adapted.
@@ -222,7 +222,7 @@ def compare(
 
 
 def _trial(learner: Learner, split: Split) -> float:
-    """Balanced accuracy on the query after adapting to the support; without support, of the start itself."""
+    """The score on the query after adapting to the support; without support, of the start itself."""
     fitted = learner.adapt(split.support) if len(split.support.y) else learner.unadapted()
     return learner.score(fitted, split.query)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wardround.text import capital
 from wardround_server.report.charts import Bar, bar_chart
 from wardround_server.report.numbers import NOTHING, Cell, counted, limits, percent
 
@@ -54,6 +55,7 @@ OF_PLACES = (
     Metric("f1", "F1 of findings", "missed and invented findings weighed together; 1 is the best"),
     Metric("false_findings_per_image", "false findings an image", "of what is called a finding", lower=True),
 )
+ALL = (BALANCED, *METRICS, *OF_PLACES)
 
 
 def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -64,6 +66,8 @@ def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if "skipped" in found:
         return {"skipped": found["skipped"]}
     before, after = found["before"], found["after"]
+    # As on the screen of `adapt`: the first that a kind of labels is judged by.
+    main = next((m for name in after["metrics"] for m in ALL if m.name == name), BALANCED)
     metrics = METRICS if (comparison.get("rows") or []) else (BALANCED, *METRICS)
     shown = [m for m in (*metrics, *OF_PLACES) if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
     groups = [
@@ -82,7 +86,8 @@ def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "who": comparison.get("hospital", "the new hospital"),
         "story": _story(found, shown),
         "chart": bar_chart(groups, title="Before and after adapting", chance=None, y_label="higher is better"),
-        "makers": _makers(before, after),
+        "makers_title": f"{capital(_label(main, after))} by the scanner's manufacturer",
+        "makers": _makers(main, before, after),
         "rows": [
             {
                 "name": _label(metric, after),
@@ -112,17 +117,17 @@ def _story(found: Judged, shown: Sequence[Metric]) -> str:
     )
 
 
-def _makers(before: Judged, after: Judged) -> Sequence[Mapping[str, Any]]:
-    """Balanced accuracy by the maker of the scanner; nothing where there is one."""
+def _makers(metric: Metric, before: Judged, after: Judged) -> Sequence[Mapping[str, Any]]:
+    """A metric by the maker of the scanner; nothing where there is one."""
     makers = list(after["manufacturers"])
-    if len(makers) < 2 or any(metric.name in after["metrics"] for metric in OF_PLACES):
+    if len(makers) < 2:
         return ()
     return [
         {
             "name": maker,
             "patients": int(after["manufacturers"][maker]["patients"]),
-            "before": _cell(BALANCED, before["manufacturers"][maker]),
-            "after": _cell(BALANCED, after["manufacturers"][maker]),
+            "before": _cell(metric, before["manufacturers"][maker]),
+            "after": _cell(metric, after["manufacturers"][maker]),
         }
         for maker in makers
     ]

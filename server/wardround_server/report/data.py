@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from wardround.config import Federation, load_federation
 from wardround.errors import DataError
+from wardround.labels import LABEL_KINDS
 from wardround_server.events import (
     Event,
     Numbers,
@@ -115,6 +116,12 @@ class RunRecord:
         """Training rounds with the shared model's accuracy after them: at the held-out hospital, or over all."""
         points = {number: event.accuracy for number, event in _counted(self.rounds) if event.accuracy is not None}
         return sorted(points.items())
+
+    @property
+    def score(self) -> str:
+        """What all these accuracies are, for a reader."""
+        agreed = LABEL_KINDS[self.federation.task.labels].evaluated if self.federation else RoundEnded().score
+        return next((event.score for event in self.rounds if event.accuracy is not None), agreed)
 
     @property
     def measured(self) -> bool:

@@ -11,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from wardround import __version__
+from wardround.labels import LABEL_KINDS
+from wardround.text import capital
 from wardround_server.report.attacks import attacks
 from wardround_server.report.card import card
 from wardround_server.report.charts import Bar, Curve, bar_chart, line_chart, spark
@@ -77,7 +79,7 @@ def _comparison(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     ]
     repeats, chance = found.get("repeats"), found.get("chance")
     score = str(found.get("score", "balanced accuracy"))
-    named = score[:1].upper() + score[1:]
+    named = capital(score)
     drawn = f" Mean over {int(repeats)} draws of them; whiskers: 95\u202f% interval of the mean." if repeats else ""
     return {
         "who": found.get("hospital", "a hospital"),
@@ -123,19 +125,22 @@ def _curves(run: RunRecord) -> dict[str, Any]:
         else "Estimated from the noised counts that hospitals release when rounds.evaluate_every asks for them."
     )
     if run.simulated and not shared:
-        why = "This method predicts nothing without examples of a class, so there is no accuracy before any adaptation."
-    chance = 1 / len(run.federation.task.classes) if run.federation else None
+        why = "This method predicts nothing without examples of a class, so nothing is measured before any adaptation."
+    task = run.federation.task if run.federation else None
+    chance = LABEL_KINDS[task.labels].chance(len(task.classes)) if task else None
+    named = f"{capital(run.score)} by round"
     norms = [(float(number), event.delta_norm) for number, event in run.training if event.delta_norm is not None]
     return {
         "accuracy": line_chart(
             lines,
-            title="Accuracy by round",
+            title=named,
             x_label="training round",
-            y_label="accuracy",
+            y_label=run.score,
             percent=True,
             y_range=(0, 1),
             marks=[(chance, "chance")] if chance else [],
         ),
+        "named": named,
         "why": why,
         "entries": entries,
         "norms": line_chart(
@@ -157,14 +162,14 @@ def _each(run: RunRecord) -> dict[str, Any] | None:
     for name in names[:MANY]:
         drawings = []
         if run.accuracy.get(name):
-            line = Curve("accuracy", run.accuracy[name], "main")
-            drawings.append(spark([line], title=f"{name}: accuracy by round", x=(0, last), y=(0, 1), percent=True))
+            line = Curve(run.score, run.accuracy[name], "main")
+            drawings.append(spark([line], title=f"{name}: {run.score} by round", x=(0, last), y=(0, 1), percent=True))
         if run.privacy_on and run.epsilon.get(name):
             line = Curve("epsilon", run.epsilon[name], "second")
             drawings.append(spark([line], title=f"{name}: epsilon by round", x=(0, last), y=(0, limit), percent=False))
         if drawings:
             hospitals.append((name, drawings))
-    entries = [("main", "accuracy, 0 to 100 %")] if run.accuracy else []
+    entries = [("main", f"{run.score}, 0 to 100 %")] if run.accuracy else []
     entries += [("second", f"epsilon spent, 0 to {limit:.3g}")] if run.privacy_on else []
     return {"entries": entries, "hospitals": hospitals, "rest": max(0, len(names) - MANY)}
 

@@ -37,7 +37,7 @@ class LabelKind:
     exclusive: whether exactly one class is true of an example, so that methods can compare classes as wholes.
     elementary: whether `errors` computes the slope of the loss by elementary operations; without it the gradients of
     patients are plain autograd.
-    scored: what `balanced_accuracy` is, for a reader.
+    scored, evaluated: what `score` and the "accuracy" of `scores` are, for a reader.
     dense: whether an example is a cell of an image, whose label stands in a plane beside the image's channels. places:
     whether that plane is drawn from points and boxes, and findings are counted one by one.
     full: so many classes of one patient count in full in the statistics; of a patient with more, each counts less, as
@@ -46,6 +46,7 @@ class LabelKind:
 
     described: str
     scored: str = "balanced accuracy"
+    evaluated: str = "accuracy"
     unknown: str = "correct misspelt labels in the CSV and ingest again; images with any other label are not used"
     exclusive: bool = False
     elementary: bool = False
@@ -134,9 +135,13 @@ class LabelKind:
         """
         raise NotImplementedError
 
-    def balanced_accuracy(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
+    def score(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
         """The one number by which models are compared at home, in [0, 1]."""
         raise NotImplementedError
+
+    def chance(self, classes: int) -> float | None:
+        """The `score` of a model that learned nothing; None where that depends on the images."""
+        return 1 / classes
 
     def judgement(self, classes: int) -> Layout | None:
         """What `judge` counts, for private evaluation; None where rounds cannot be evaluated privately."""
@@ -147,7 +152,9 @@ class LabelKind:
         raise NotImplementedError
 
     def scores(self, judged: Tensor, classes: int) -> dict[str, float | None]:
-        """From a noised sum over patients [size]: `accuracy` and others, by name; None where nothing can be told."""
+        """From a noised sum over patients [size]: "accuracy", the one number for a reader, which `evaluated` names, and
+        others, by name; None where nothing can be told.
+        """
         raise NotImplementedError
 
 

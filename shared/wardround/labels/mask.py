@@ -30,7 +30,7 @@ class Mask(OneClass):
     """Classes of cells of an image, learned by the cross entropy of what each covers."""
 
     described = "a class for each pixel"
-    scored = "Dice coefficient"
+    scored = evaluated = "Dice coefficient"
     unknown = "correct the masks and ingest again; images without a mask are not used"
     dense = True
 
@@ -86,7 +86,7 @@ class Mask(OneClass):
         others, which = votes[:, 1:].max(1)
         return torch.where(others > 0, which + 1, 0)
 
-    def balanced_accuracy(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
+    def score(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
         """The mean Dice coefficient of the classes but the first that occur, over all cells together; 0 where none
         does. By it models are compared, because background is most of an image.
         """
@@ -95,17 +95,21 @@ class Mask(OneClass):
         there = y.sum(0)[1:] > 0
         return float((2 * both[there] / either[there]).mean()) if there.any() else 0.0
 
+    def chance(self, classes: int) -> float | None:
+        """It depends on how much of an image is of a class."""
+        return None
+
     def judge(self, logits: Tensor, y: Tensor, classes: int) -> Tensor:
         """What each cell is, in the column of what it is taken for."""
         taken = one_hot(logits.argmax(1), classes).to(y.dtype)
         return (y.unsqueeze(2) * taken.unsqueeze(1)).flatten(1)
 
     def scores(self, judged: Tensor, classes: int) -> dict[str, float | None]:
-        """As of classes, and `dice`: the mean over the classes but the first."""
+        """The mean Dice coefficient of the classes but the first."""
         confusion = judged.view(classes, classes)
         either = (confusion.sum(0) + confusion.sum(1))[1:]
         dice = (2 * confusion.diagonal()[1:] / either)[either > 0].clamp(0, 1)
-        return {**super().scores(judged, classes), "dice": float(dice.mean()) if len(dice) else None}
+        return {"accuracy": float(dice.mean()) if len(dice) else None}
 
 
 kind = Mask()

@@ -97,7 +97,7 @@ class OneClass(LabelKind):
         """What most of a patient's images show."""
         return votes.argmax(1)
 
-    def balanced_accuracy(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
+    def score(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
         """The mean, over the classes that occur, of the share recognised."""
         right = probabilities.argmax(1) == y
         shown = one_hot(y, classes).sum(0)

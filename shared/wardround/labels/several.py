@@ -97,12 +97,16 @@ class Findings(LabelKind):
         """The rarest finding that any image of a patient shows."""
         return rarest(votes > 0)
 
-    def balanced_accuracy(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
+    def score(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
         """The mean, over the findings and absences that occur, of the share for which p >= 1/2 is right."""
         truth = torch.cat([y, 1 - y], 1)
         predicted = torch.cat([probabilities >= 0.5, probabilities < 0.5], 1)
         there = truth.sum(0)
         return float(((truth * predicted).sum(0)[there > 0] / there[there > 0]).mean())
+
+    def chance(self, classes: int) -> float | None:
+        """Of as many that are there as are not, each said to be there or not."""
+        return 0.5
 
 
 def rarest(shown: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from wardround.questions import Findings, L, OfImages, Point, Pool, Summand, Sum
 class Confusion(SumQuestion):
     """See `LabelKind.judgement`; a patient weighs at most 1."""
 
-    described = "how many patients of each class are taken for which"
+    described = "what of each class is taken for which, summed over patients"
 
     def share(self, privacy: Privacy) -> float:
         """As agreed."""
@@ -43,6 +43,7 @@ class Confusion(SumQuestion):
         labels = LABEL_KINDS[federation.task.labels]
         by_hospital = zip(pool.hospitals, pool.matrix, strict=True)
         return learned, {
+            "score": labels.evaluated,
             **labels.scores(pool.matrix.sum(0), model.classes),
             "accuracy_by_hospital": {
                 who: labels.scores(judged, model.classes)["accuracy"] for who, judged in by_hospital

@@ -170,6 +170,14 @@ def test_a_real_run_without_simulation_or_comparison_is_reported_too(tmp_path: P
     assert "took no part" not in page.text
 
 
+@pytest.mark.parametrize("name", ["accuracy", "balanced accuracy", "Dice coefficient", "<b>of another package</b>"])
+def test_curves_bear_the_name_of_what_was_measured(tmp_path: Path, name: str) -> None:
+    said = {} if name == "accuracy" else {"score": name}  # events of earlier versions do not say
+    text = read(make_run(tmp_path / "r", [event(i, **said) for i in range(3)])).text
+    assert f"{name[:1].upper()}{name[1:]} by round" in text and f"{name}, 0 to 100 %" in text
+    assert "ccuracy" not in text.replace(name[1:], "")
+
+
 DEPLOYED = {
     "event": "start",
     "time": "2026-11-28T19:20:00+00:00",

@@ -61,6 +61,16 @@ def test_manufacturers_are_compared_where_there_are_several(tmp_path: Path) -> N
     assert "<b>eikon</b>" in text, "escaped"
 
 
+def test_a_table_by_manufacturer_bears_the_name_of_its_number(tmp_path: Path) -> None:
+    found = card(0.5, 0.6, makers=("aurelia", "eikon"))
+    for each in (found["before"], found["after"]):
+        dice = {"dice": {"value": 0.4321, "low": 0.4, "high": 0.5}}
+        each |= {"metrics": dice, "manufacturers": {m: {"patients": 4, "metrics": dice} for m in ("aurelia", "eikon")}}
+    text = text_of(tmp_path / "r", found)
+    assert "Dice coefficient by the scanner's manufacturer" in text and text.count("0.432 0.400 to 0.500") == 6
+    assert "alanced accuracy by the scanner" not in text
+
+
 def test_what_could_not_be_judged_is_left_out_and_named(tmp_path: Path) -> None:
     found = card(0.5, 0.6, missing="macro_auroc")
     found["after"]["classes"] = [0]
