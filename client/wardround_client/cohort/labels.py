@@ -5,7 +5,7 @@ For a person at home and for nobody else: a round never asks, since whether it i
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ NAMED = 5
 """At most so many unknown labels are named in one sentence."""
 
 _LONGEST = 40  # characters of a label; a column of reports must not fill the screen
+_LONG = 6  # letters; a slip turns a shorter word into another too easily
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,39 @@ def label_counts(store: CohortStore, task: Task) -> LabelCounts:
 
 
 def nearest(label: str, classes: Sequence[str]) -> str | None:
-    """The class that a label perhaps means: the same but for case and blanks, or nearly the same."""
-    folded = {" ".join(name.casefold().split()): name for name in reversed(classes)}
-    near = difflib.get_close_matches(" ".join(label.casefold().split()), folded, n=1)
-    return folded[near[0]] if near else None
+    """The class that a label perhaps means: the same but for case and blanks, or with one slip in one long word.
+
+    Likeness is no evidence: "none" shares most letters with "bone", "typical" with "atypical", and "grade 1" with
+    "grade 2". So short words, numbers and first letters must agree.
+    """
+    said = _words(label)
+    for alike in (_joined_alike, _misspelt):
+        for name in classes:
+            if alike(said, _words(name)):
+                return name
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"_|(?<=\w)-(?=\w)", " ", text).casefold().split()
+
+
+def _joined_alike(one: list[str], other: list[str]) -> bool:
+    return "".join(one) == "".join(other)
+
+
+def _misspelt(one: list[str], other: list[str]) -> bool:
+    apart = [(a, b) for a, b in zip(one, other, strict=False) if a != b]
+    return len(one) == len(other) and len(apart) == 1 and _slip(*apart[0])
+
+
+def _slip(one: str, other: str) -> bool:
+    """Whether a letter is missing, added or wrong, or two are exchanged: once, behind the first, in a long word."""
+    if one[0] != other[0] or max(len(one), len(other)) < _LONG or not (one + other).isalpha():
+        return False
+    start = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    a, b = one[start:], other[start:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[1::-1] == b[:2] and a[2:] == b[2:])
 
 
 def quoted(label: str) -> str:

@@ -64,11 +64,11 @@ def test_a_patient_s_manufacturer_is_that_of_most_images(tmp_path: Path) -> None
 
 
 def test_what_is_amiss_is_told_or_stops(tmp_path: Path) -> None:
-    lines = [f"p{n},{'Acme' if n < 5 else 'Zeta'},{'no' if n < 5 else 'yes'}" for n in range(9)] + ["p9,Acme,nope"]
+    lines = [f"p{n},{'Acme' if n < 5 else 'Zeta'},{'no' if n < 5 else 'yes'}" for n in range(9)] + ["p9,Acme,NO"]
     store = cohort(tmp_path, lines)
     found, warnings = labelled(store, federation())
     assert found.examples.patients == 9
-    assert any("'nope' (1, perhaps 'no')" in each for each in warnings)
+    assert any("'NO' (1, perhaps 'no')" in each for each in warnings)
     assert any("a possible shortcut" in each for each in warnings)
     with pytest.raises(DataError, match="fewer than 2 classes x 5 shots = 10"):
         labelled(store, federation(), shots=5)
