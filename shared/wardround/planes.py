@@ -30,6 +30,12 @@ def classes_in(plane: Plane, classes: int) -> Plane:
     return np.where((plane == UNKNOWN) | (found >= classes), -1, found)
 
 
+def shown_in(plane: Plane, classes: int) -> npt.NDArray[np.bool_]:
+    """Which of so many classes a plane shows anywhere: bool [classes]."""
+    found = np.bincount(classes_in(plane, classes).ravel() + 1, minlength=classes + 1)
+    return np.asarray(found[1:] > 0)
+
+
 def findings_in(plane: Plane) -> Plane:
     """int64 of the plane's shape: the number of each pixel's finding; 0 for none."""
     return np.where(plane == UNKNOWN, 0, plane & 0xFF).astype(np.int64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from wardround.errors import DataError
 from wardround.labels import LABEL_KINDS
+from wardround.planes import shown_in
 from wardround.task import Task
 from wardround.text import shown
 from wardround_client.cohort.store import CohortStore
@@ -78,12 +79,25 @@ class LabelCounts:
 
 
 def label_counts(store: CohortStore, task: Task) -> LabelCounts:
-    """Patients a class in a cohort; a patient with images of two classes counts in both.
+    """Patients a class in a cohort; a patient with images of two classes counts in both. Of masks and points: patients
+    with an image that shows the class; all planes are read for that.
 
     Raises: DataError, when the cohort has no such label column.
     """
+    if task.dense:
+        return LabelCounts(task.label_column, _marked(store, task), {}, {})
     labels = zip(store.labels(task.label_column), store.patients.tolist(), strict=True)
     return LabelCounts.of(((label, patient) for label, patient in labels if label is not None), task)
+
+
+def _marked(store: CohortStore, task: Task) -> Mapping[str, int]:
+    showing: list[set[int]] = [set() for _ in task.classes]
+    rows = zip(store.labels(task.label_column), store.patients.tolist(), strict=True)
+    for row, (marked, patient) in enumerate(rows):
+        there = shown_in(store.inputs[row][-1], len(task.classes)) if marked is not None else ()
+        for each, shows in zip(showing, there, strict=False):
+            each.update([patient] if shows else [])
+    return {name: len(patients) for name, patients in zip(task.classes, showing, strict=True)}
 
 
 def nearest(label: str, classes: Sequence[str]) -> str | None:

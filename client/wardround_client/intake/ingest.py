@@ -23,8 +23,8 @@ from wardround.errors import DataError
 from wardround.task import Task
 from wardround_client.cohort.batch import Batch, Stored
 from wardround_client.cohort.index import CohortLayout, storage
-from wardround_client.cohort.labels import LabelCounts
-from wardround_client.cohort.store import MANUFACTURER, normalised
+from wardround_client.cohort.labels import LabelCounts, label_counts
+from wardround_client.cohort.store import MANUFACTURER, CohortStore, normalised
 from wardround_client.cohort.writer import CohortWriter
 from wardround_client.intake.check import check_labels, labels_for
 from wardround_client.intake.pseudonyms import Pseudonyms
@@ -115,7 +115,7 @@ def ingest(
                     source.done(item)
                 if progress:
                     progress(min(tally.read, found), found)
-        return _finish(writer, source, remove_missing, tally, tasks)
+        return _finish(writer, source, remove_missing, tally, tasks, dry_run=dry_run)
 
 
 def unknown(source: Source, cohort_dir: Path, recipe: Recipe, key: bytes) -> Iterator[Item]:
@@ -262,7 +262,7 @@ def _kept(item: Instance) -> Stored:
 
 
 def _finish(
-    writer: CohortWriter, source: Source, remove_missing: int, tally: Tally, tasks: Sequence[Task]
+    writer: CohortWriter, source: Source, remove_missing: int, tally: Tally, tasks: Sequence[Task], *, dry_run: bool
 ) -> IngestSummary:
     with writer.batch() as batch:
         corrected = batch.correct(remove_missing, whole=source.whole)
@@ -295,7 +295,7 @@ def _finish(
         added=writer.added,
         unlabelled=writer.unlabelled(columns),
         labels={name: _most(label for label, _ in writer.labels(name)) for name in columns},
-        classes=tuple(LabelCounts.of(writer.labels(task.label_column), task) for task in tasks if not task.dense),
+        classes=tuple(_by_class(writer, tasks, dry_run=dry_run)),
         unmatched=told.unmatched,
         unmatched_lines=told.unmatched_lines,
         unusable=len(unusable),
@@ -317,6 +317,15 @@ def _finish(
         several_people=tally.several_people,
         shared_keys=told.shared if source.key == "PatientID" else 0,
     )
+
+
+def _by_class(writer: CohortWriter, tasks: Sequence[Task], *, dry_run: bool) -> Iterator[LabelCounts]:
+    """Patients by each task's classes. What masks show is read from the finished cohort, which a dry run has not."""
+    for task in tasks:
+        if not task.dense:
+            yield LabelCounts.of(writer.labels(task.label_column), task)
+        elif writer.layout.marks == task.classes and not dry_run:
+            yield label_counts(CohortStore.open(writer.path, withdrawn=writer.withdrawn), task)
 
 
 def _most(labels: Iterable[str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wardround.labels import LABEL_KINDS
 from wardround.models import Model
-from wardround.planes import classes_in
+from wardround.planes import shown_in
 from wardround.task import Task
 from wardround_client.cohort.examples import Examples, UsableRows, encoded, usable_rows
 from wardround_client.cohort.store import CohortStore
@@ -119,6 +119,6 @@ def _amiss(rows: UsableRows, makers: Sequence[str], task: Task, shots: int, plan
 
 def _shown(plane: NDArray[Any], classes: int) -> NDArray[np.bool_]:
     """Which classes an image shows, bool [classes]; the first where it shows no other."""
-    shown = np.bincount(classes_in(plane, classes).ravel() + 1, minlength=classes + 1)[1:] > 0
+    shown = shown_in(plane, classes)
     shown[0] = not shown[1:].any()
-    return np.asarray(shown)
+    return shown

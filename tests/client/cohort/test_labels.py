@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from wardround_client.cohort.labels import nearest
+from wardround.planes import UNKNOWN, plane_of
+from wardround.task import Task
+from wardround_client.cohort.labels import label_counts, nearest
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FINDINGS = (
@@ -62,3 +68,25 @@ def test_grades_are_not_taken_for_each_other(word: str, one: str, other: str) ->
 @pytest.mark.parametrize("said", [str.upper, str.lower, lambda s: f"  {s} ", lambda s: s.replace(" ", "_")])
 def test_case_and_blanks_never_matter(name: str, said: object) -> None:
     assert callable(said) and nearest(said(name), [name]) == name
+
+
+CLASSES = ("background", "lesion", "vessel")
+shown_classes = st.lists(st.sampled_from([*CLASSES, "unknown"]), min_size=1, max_size=4)
+
+
+@given(images=st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), shown_classes)), max_size=8))
+@pytest.mark.parametrize("labels", ["mask", "points"])
+def test_patients_are_counted_by_what_their_masks_show(images: list[tuple[int, list[str] | None]], labels: str) -> None:
+    inputs = np.full((len(images), 2, 2, 2), UNKNOWN, np.uint16)
+    for plane, (_, there) in zip(inputs[:, -1], images, strict=True):
+        for pixel, name in enumerate(there or []):
+            plane.flat[pixel] = UNKNOWN if name == "unknown" else plane_of(np.array(CLASSES.index(name)), 7)
+    store: Any = SimpleNamespace(
+        inputs=inputs,
+        patients=np.array([patient for patient, _ in images], np.int64),
+        labels=lambda column: [None if there is None else "marked" for _, there in images],
+    )
+    counts = label_counts(store, Task(label_column="m", classes=CLASSES, labels=labels, image_size_px=32))
+    assert counts.unknown == {} and counts.classes == {
+        name: len({patient for patient, there in images if there and name in there}) for name in CLASSES
+    }

@@ -61,6 +61,13 @@ def adapt(capsys: Capture, home: Path, *more: object) -> dict[str, Any]:
     return card
 
 
+def test_an_ingest_says_how_many_patients_show_each_class(of_masks: Path, capsys: Capture) -> None:
+    pictures = of_masks.parent / "pictures"
+    given = ("--labels", pictures / "labels.csv", "--federation", of_masks.parent / "federation.toml", "--workers", 1)
+    code, out, err = wardround(capsys, "ingest", of_masks, pictures, *given)
+    assert code == 0 and "patients by mask" in out and "'background' 12, 'disc' 12" in out, err
+
+
 def test_masks_are_adapted_to_and_judged(of_masks: Path, capsys: Capture) -> None:
     card = adapt(capsys, of_masks)
     before, after = (card[when]["metrics"] for when in ("before", "after"))
