@@ -23,7 +23,7 @@ from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
 from wardround.questions import Pool
 from wardround.schedule import QUESTIONS, RoundPlan, Schedule
-from wardround.text import shown
+from wardround.text import counted, shown
 from wardround.wire import Answered, RequestHeader, RoundReply, RoundRequest
 from wardround_server.answers import AnswerBook
 from wardround_server.bounds import Bounds
@@ -356,7 +356,7 @@ def _too_few(federation: Federation, plan: RoundPlan, hospitals: Sequence[str]) 
 def _quorum_missed(federation: Federation, plan: RoundPlan, replies: Replies) -> QuorumMissed:
     reasons = "; ".join(f"{who}: {reason}" for who, reason in replies.rejected.items()) or "nobody else was asked"
     return QuorumMissed(
-        f"round {plan.number}: {len(replies.accepted)} hospitals gave a good reply ({reasons})",
+        f"round {plan.number}: {counted(len(replies.accepted), 'hospital')} gave a good reply ({reasons})",
         allowed=f"a quorum of {federation.rounds.quorum}",
         do="mend what they report, then run again with --resume: nothing that was answered is lost or paid twice",
     )

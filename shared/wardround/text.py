@@ -38,6 +38,11 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """1 patient, 2 patients; 1 study, 2 studies."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def is_plain(text: str) -> bool:
     """Whether every character of the text is one that a reader sees, or a single blank between two that he sees."""
     return bool(text) and text == " ".join(text.split()) and shown(text, len(text)) == text

@@ -137,6 +137,13 @@ def test_a_patient_has_one_to_eight_images_in_one_or_two_studies(images: Files) 
     assert all(len(modalities) == 1 for modalities in of_study.values())
 
 
+def test_a_patient_is_born_once(images: Files) -> None:
+    people: dict[str, set[tuple[str, str]]] = {}
+    for ds in images.values():
+        people.setdefault(str(ds.PatientID), set()).add((ds.PatientBirthDate, ds.PatientSex))
+    assert all(len(of_patient) == 1 for of_patient in people.values())
+
+
 def test_ct_is_in_hounsfield_units(images: Files) -> None:
     for ds in images.values():
         if ds.Modality == "CT":

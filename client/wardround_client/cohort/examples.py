@@ -24,6 +24,7 @@ from wardround.labels import LABEL_KINDS, LabelKind
 from wardround.labels.one import kind as one_class
 from wardround.models import Model
 from wardround.task import Task
+from wardround.text import counted
 from wardround_client.isolated import image_by_image, isolation
 
 log = logging.getLogger(__name__)
@@ -242,7 +243,8 @@ class UsableRows:
             )
         if len(self.patients) < least_patients:
             raise DataError(
-                f"the cohort has {len(self.patients)} patients for this task", allowed=f"at least {least_patients}"
+                f"the cohort has {counted(len(self.patients), 'patient')} for this task",
+                allowed=f"at least {least_patients}",
             )
 
 

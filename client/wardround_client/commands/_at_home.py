@@ -13,6 +13,7 @@ from rich.progress import TextColumn
 
 from wardround.errors import ConfigError
 from wardround.terminal import Table, progress_bar, say
+from wardround.text import counted
 from wardround_client.commands._common import checked
 
 if TYPE_CHECKING:
@@ -177,8 +178,3 @@ def _estimate(found: Mapping[str, float] | None, metric: str) -> str:
         return f"{value} % ({low} to {high})"
     value, low, high = (f"{found[key]:.3f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
-
-
-def counted(count: int, word: str) -> str:
-    """1 patient, 2 patients."""
-    return f"{count} {word}{'' if count == 1 else 's'}"

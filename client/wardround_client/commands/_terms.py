@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wardround.errors import WardroundError
+from wardround.text import counted
 
 if TYPE_CHECKING:
     from wardround.config import Federation
@@ -74,7 +75,7 @@ def terms_of(hospital: Hospital, agreement: Agreement, runs: int = 1) -> dict[st
         "delta": budget.delta,
         "rounds_within_budget": price.affordable,
         "forecast": price.sentence(),
-        "costs_at_most": f"{counted_runs(runs)}, epsilon {price.alone:.2f}",
+        "costs_at_most": f"{counted(runs, 'run')}, epsilon {price.alone:.2f}",
     }
 
 
@@ -123,7 +124,3 @@ def _said(value: object) -> str:
 def _listed(names: Sequence[str]) -> str:
     """Names with commas between; one that could be taken for two stands in quotes."""
     return ", ".join(json.dumps(name, ensure_ascii=False) if set(name) & set(',;:"()') else name for name in names)
-
-
-def counted_runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"

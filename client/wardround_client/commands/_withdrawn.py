@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wardround.errors import WardroundError
 from wardround.labels import LABEL_KINDS
 from wardround.terminal import Table, emit, say, show
+from wardround.text import counted
 
 if TYPE_CHECKING:
     from wardround_client.cohort.records import Record
@@ -146,7 +147,7 @@ def _print_rounds(patient: Patient) -> None:
     for (run, how), group in groups.items():
         say(f"  run {run}, {_ranges([use.round for use in group])}: {how}")
     if patient.other_rounds:
-        say(f"  {patient.other_rounds} more rounds asked for labels that this patient does not have")
+        say(f"  {counted(patient.other_rounds, 'more round')} asked for labels that this patient does not have")
 
 
 def print_meaning(patients: Sequence[Patient], erased: int) -> None:
@@ -157,7 +158,10 @@ def print_meaning(patients: Sequence[Patient], erased: int) -> None:
     if any(patient.stored == "kept" for patient in patients):
         say("Their stored images stay on the disk and are never read again. Overwrite them with --erase.")
     if any(patient.stored == "erased" for patient in patients):
-        say(f"Stored values are overwritten with zeros and labels removed ({erased} patients now). Backups are yours.")
+        say(
+            f"Stored values are overwritten with zeros and labels removed ({counted(erased, 'patient')} now). "
+            "Backups are yours."
+        )
     absent = [str(patient.number) for patient in patients if patient.record is None]
     if absent:
         say(

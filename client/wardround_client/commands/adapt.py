@@ -10,6 +10,7 @@ from wardround import __version__
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
 from wardround.terminal import emit, say, show
+from wardround.text import counted
 from wardround_client.commands._at_home import (
     NOTHING_LEFT,
     FederationOption,
@@ -117,7 +118,10 @@ def adapt(
     say_if_learned(hospital, made.release.federation)
     say_shortfall(card["after"], card["classes"])
     learned = ", ".join(f"{count} {label}" for label, count in card["support_by_class"].items())
-    say(f"Learned from {card['support_patients']} patients ({learned}); the {len(query.pseudonyms)} others judged it.")
+    say(
+        f"Learned from {counted(card['support_patients'], 'patient')} ({learned}); "
+        f"judged by {counted(len(query.pseudonyms), 'other')}."
+    )
     if start.starts_anew:
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")

@@ -11,8 +11,9 @@ import typer
 from wardround.command import Command, JsonOption
 from wardround.errors import BudgetExceeded, ConfigError, WardroundError
 from wardround.terminal import Fields, emit, say, show
+from wardround.text import counted
 from wardround_client.commands._common import NewHome, checked
-from wardround_client.commands._terms import counted_runs, rows_of, terms_of
+from wardround_client.commands._terms import rows_of, terms_of
 
 if TYPE_CHECKING:
     from wardround.task import Task
@@ -74,7 +75,7 @@ def approve(
             raise obstacle
         if obstacle and not as_json:
             say(f"Warning: {obstacle.what}. Approving it all the same (--anyway).", "bold yellow")
-        if not yes and not typer.confirm(f"Approve it for {counted_runs(runs)}?"):
+        if not yes and not typer.confirm(f"Approve it for {counted(runs, 'run')}?"):
             say("Not approved. Nothing was changed.")
             raise typer.Exit(1)
         until = datetime.now(UTC) + timedelta(days=days) if days else None
@@ -85,7 +86,7 @@ def approve(
         emit(event="approve", **terms, cohort={"patients": patients, "warnings": warnings})
         return
     first = f", if it begins before {until:%Y-%m-%d %H:%M} UTC" if until else ""
-    say(f"Approved for {counted_runs(runs)}{first}: {terms['name']} ({terms['digest'][:12]}).")
+    say(f"Approved for {counted(runs, 'run')}{first}: {terms['name']} ({terms['digest'][:12]}).")
 
 
 def _cohort(hospital: Hospital, task: Task) -> tuple[dict[str, str], list[str], WardroundError | None]:
@@ -113,7 +114,7 @@ def _cohort(hospital: Hospital, task: Task) -> tuple[dict[str, str], list[str], 
     if count >= fewest:
         return patients, warnings, None
     few = DataError(
-        f"the cohort has {count} patients for this task",
+        f"the cohort has {counted(count, 'patient')} for this task",
         allowed=f"at least {fewest} (policy.least_patients)",
         do="ingest more patients, or add --anyway: noise will drown what so few can teach",
     )

@@ -14,7 +14,7 @@ from rich.progress import MofNCompleteColumn
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, WardroundError
 from wardround.terminal import Fields, emit, progress_bar, say, show
-from wardround.text import shown
+from wardround.text import counted, shown
 from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_jso
         "quarantined": str(summary.quarantined),
     }
     rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
-    rows |= {"cohort": f"{summary.patients} patients, {summary.images} images"}
+    rows |= {"cohort": f"{counted(summary.patients, 'patient')}, {counted(summary.images, 'image')}"}
     if summary.modalities.keys() - {""}:
         rows |= {"images by modality": _listed(summary.modalities)}
     rows |= {"read now, by image type": _listed(summary.image_types)} if summary.image_types else {}
@@ -232,22 +232,28 @@ def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_jso
     if any(reason.startswith("[select]") for reason in summary.reasons):
         say('[select] in hospital.toml says which images count; allow = ["localizer"] uses what is left out by itself.')
     if summary.shared:
-        say(f"{summary.shared} SOP Instance UIDs are in files of several patients; each patient keeps the own image.")
+        say(
+            f"Files of several patients share {counted(summary.shared, 'SOP Instance UID')}; "
+            "each patient keeps the own image."
+        )
         say("If they are one person under two PatientIDs, that person counts twice: give both files one PatientID.")
 
 
 def _say_corrections(summary: IngestSummary) -> None:
     if summary.corrected:
-        say(f"{summary.corrected} stored images were taken out: something else stands in their place now.")
+        say(f"Taken out, as something else stands in its place now: {counted(summary.corrected, 'stored image')}.")
     if summary.removed or summary.labels_removed:
-        say(f"Taken out as asked: {summary.removed} missing images, {summary.labels_removed} labels.")
+        say(
+            f"Taken out as asked: {counted(summary.removed, 'missing image')}, "
+            f"{counted(summary.labels_removed, 'label')}."
+        )
     if summary.missing:
-        say(f"{summary.missing} stored images are not there any more, and stay in the cohort.")
+        say(f"Not there any more, and still in the cohort: {counted(summary.missing, 'stored image')}.")
         say(f"If they were deleted on purpose, take them out: --remove-missing {summary.missing}")
     if summary.labels_replaced:
-        say(f"{summary.labels_replaced} older labels gave way to less particular ones of this CSV.")
+        say(f"Less particular labels of this CSV replaced {counted(summary.labels_replaced, 'older label')}.")
     if summary.labels_stale:
-        say(f"{summary.labels_stale} labels stay that an earlier CSV gave and this one does not.")
+        say(f"Given by an earlier CSV and not by this one, and still there: {counted(summary.labels_stale, 'label')}.")
         say(f"If they were withdrawn, take them away: --remove-missing {summary.labels_stale}")
     if summary.other_columns:
         say(f"Columns that this CSV does not have keep their labels: {', '.join(map(shown, summary.other_columns))}.")
@@ -257,15 +263,26 @@ def _say_identity(summary: IngestSummary) -> None:
     if any("placeholder" in reason for reason in summary.reasons):
         say("Behind a placeholder (ANONYMOUS, 0000) nobody could withdraw. [patients] allow_placeholders uses them.")
     if summary.issuers:
-        say(f"{summary.issuers} PatientIDs come from several issuers, (0010,0021): each issuer's is another patient.")
+        say(
+            f"Several issuers, (0010,0021), gave {counted(summary.issuers, 'PatientID')}: "
+            "each issuer's is another patient."
+        )
     if summary.halved:
-        say(f"{summary.halved} of them also have none. If that is one person, each half is protected apart:")
+        say(
+            f"Without an issuer came {summary.halved} of them too. If that is one person, each half is protected apart:"
+        )
         say('name your own issuer in hospital.toml, [patients] issuer = "...", and ingest again.')
     if summary.shared_keys:
-        say(f"{summary.shared_keys} PatientIDs of the CSV have several issuers; each of their patients got the labels.")
+        say(
+            f"Several issuers gave {counted(summary.shared_keys, 'PatientID')} of the CSV; "
+            "each of their patients got the labels."
+        )
         say("Add a column IssuerOfPatientID to tell them apart.")
     if summary.several_people:
-        say(f"{summary.several_people} PatientIDs have files of different birth dates or sexes: maybe several people.")
+        say(
+            f"Files of different birth dates or sexes share {counted(summary.several_people, 'PatientID')}: "
+            "maybe several people."
+        )
         say("They count as one patient each; give them PatientIDs of their own in the archive, and ingest again.")
 
 

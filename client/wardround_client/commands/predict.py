@@ -14,8 +14,8 @@ from rich.progress import MofNCompleteColumn
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, DataError, WardroundError
 from wardround.terminal import Table, console, emit, progress_bar, say, show
-from wardround.text import shown
-from wardround_client.commands._at_home import NOTHING_LEFT, chosen, counted, opened
+from wardround.text import counted, shown
+from wardround_client.commands._at_home import NOTHING_LEFT, chosen, opened
 from wardround_client.commands._common import NewHome
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def predict(
         _show(results)
     if not images:
         raise DataError(
-            f"none of {len(refused)} files could be used", do=f"see {results.folder / 'refused.csv'} for the reasons"
+            f"of {counted(len(refused), 'file')} none could be used",
+            do=f"see {results.folder / 'refused.csv'} for the reasons",
         )
 
 
@@ -167,7 +168,7 @@ def _show(results: PredictionFolder) -> None:
     if rows:
         show(Table(("patient", ">images", "predicted", ">probability"), rows, results.adapted.name))
     if len(patients) > _SHOWN:
-        say(f"{len(patients) - _SHOWN} more patients are in {results.folder / 'patients.csv'}.")
+        say(f"{counted(len(patients) - _SHOWN, 'more patient')}: see {results.folder / 'patients.csv'}.")
     strange = sum(row["out_of_distribution"] for row in images)
     if strange:
         say(f"? Out of distribution: {counted(strange, 'image')} unlike all that the model was adapted to.", "yellow")
@@ -177,7 +178,7 @@ def _show(results: PredictionFolder) -> None:
     for refusal in refused[:_SHOWN]:
         say(f"Not used: {refusal['file']}: {refusal['reason']}", "yellow")
     if len(refused) > _SHOWN:
-        say(f"{len(refused) - _SHOWN} more files that could not be used are in {results.folder / 'refused.csv'}.")
+        say(f"{counted(len(refused) - _SHOWN, 'more file')} not used: see {results.folder / 'refused.csv'}.")
     known = len({row["patient"] for row in images if row["learned_from"]})
     if known:
         say(f"The model was adapted to {counted(known, 'patient')} of these: it knows the answer.")

@@ -12,7 +12,7 @@ from rich.progress import MofNCompleteColumn
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
 from wardround.terminal import Fields, emit, progress_bar, say, show
-from wardround.text import shown
+from wardround.text import counted, shown
 from wardround_client.commands._common import NewHome, checked
 from wardround_client.commands.ingest import approved, note, print_summary, recipe_for, task_of
 
@@ -140,7 +140,8 @@ def _print_plan(source: PacsSource, cohort: Path, recipe: AnyRecipe, key: bytes,
             {
                 "images that the worklist names": str(total),
                 "in the cohort already": str(total - len(todo)),
-                "to fetch": f"{len(todo)} images, {counts['series']} series, {counts['studies']} studies",
+                "to fetch": f"{counted(len(todo), 'image')}, {counts['series']} series, "
+                + counted(counts["studies"], "study", "studies"),
             },
             "Pull, dry run: nothing was fetched or written",
         )
@@ -158,7 +159,7 @@ def _print_unasked(source: PacsSource, *, as_json: bool) -> None:
         lines = ", ".join(map(str, source.unaskable[:20]))
         say(f"No value that a PACS can be asked for (a wildcard, or no UID): line {lines}.")
     if source.unasked:
-        say(f"The PACS offered or sent {source.unasked} images that were not asked for. They were not taken.")
+        say(f"The PACS offered or sent {counted(source.unasked, 'image')} that nobody asked for, and none was taken.")
 
 
 command = Command(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wardround.accountant import Answers, epsilon, epsilon_and_method, rows_for
+from wardround.text import counted
 from wardround_client.consent.agreement import Agreement
 from wardround_client.privacy.ledger import Budget
 
@@ -40,7 +41,7 @@ class Forecast:
         if self.affordable < self.rounds:
             return (
                 f"does NOT fit: {what} would bring the cohort to epsilon {self.after:.2f} of {self.budget:g}; "
-                f"{self.left:.2f} is left, enough for {self.affordable} of {its} {self.rounds} rounds"
+                f"{self.left:.2f} is left, enough for {self.affordable} of {its} {counted(self.rounds, 'round')}"
             )
         cost = self.after - self.before
         return f"{what} will cost this hospital epsilon {cost:.2f} of the {self.left:.2f} left"

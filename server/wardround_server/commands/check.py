@@ -13,6 +13,7 @@ from wardround.command import Command, JsonOption
 from wardround.config import Federation, load_federation
 from wardround.errors import QuorumMissed, WardroundError
 from wardround.terminal import Fields, Table, emit, say, show
+from wardround.text import counted
 from wardround_server.answers import AnswerBook
 from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, RoundEnded, RoundMissed, RunStarted, whole_lines
@@ -58,7 +59,7 @@ def check(
         show(Table(columns, [[str(row[name]) for name in names] for row in rows], caption="noise: in patients"))
     if online < agreement.rounds.quorum:
         raise QuorumMissed(
-            f"{online} of {len(members)} registered hospitals are connected",
+            f"connected: {online} of {counted(len(members), 'registered hospital')}",
             allowed=f"a quorum of {agreement.rounds.quorum}",
             do="start the other hospitals' daemons, or agree on a smaller rounds.quorum",
         )

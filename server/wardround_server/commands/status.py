@@ -8,6 +8,7 @@ from wardround.certificates import until
 from wardround.command import Command, JsonOption
 from wardround.errors import Unreachable
 from wardround.terminal import Table, emit, say, show
+from wardround.text import counted
 from wardround_server.answers import AnswerBook
 from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
 from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
@@ -66,7 +67,7 @@ def _how_far(event: Event | None) -> tuple[str, str]:
         case RunFailed():
             what = f"failed: {event.message}"
         case RunEnded():
-            what = f"done, {event.rounds} rounds"
+            what = f"done, {counted(event.rounds, 'round')}"
         case _:
             what = "nothing yet"
     return what, event.time[:19].replace("T", " ") if event else ""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wardround.text import capital
+from wardround.text import capital, counted
 from wardround_server.report.charts import Bar, bar_chart
-from wardround_server.report.numbers import NOTHING, Cell, counted, limits, percent
+from wardround_server.report.numbers import NOTHING, Cell, limits, percent
 
 Judged = Mapping[str, Any]
 

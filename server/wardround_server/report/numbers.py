@@ -37,11 +37,6 @@ def significant(share: float) -> str:
     return f"{value:.3g}" if value >= 1 else f"{value:.2g}"
 
 
-def counted(count: int, word: str) -> str:
-    """1 patient, 2 patients."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
-
-
 def duration(seconds: float) -> str:
     """A time span for a reader."""
     if seconds < 10:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
+from wardround.text import counted
 from wardround_server.report.data import HospitalRow, RunRecord
-from wardround_server.report.numbers import counted, duration, percent, whole_percent
+from wardround_server.report.numbers import duration, percent, whole_percent
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def _headline(run: RunRecord) -> str:
 
 
 def _of_planned(run: RunRecord) -> str:
-    return f" in {run.planned} planned rounds" if run.planned else ""
+    return f" in {counted(run.planned, 'planned round')}" if run.planned else ""
 
 
 def _trouble(run: RunRecord) -> str:
-    done = f"after {len(run.rounds)} of {run.planned} rounds"
+    done = f"after {len(run.rounds)} of {counted(run.planned, 'round')}"
     if not run.planned:
         done = f"after {counted(len(run.rounds), 'round')}"
     if run.outcome == "failed":

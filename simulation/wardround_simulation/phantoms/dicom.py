@@ -102,7 +102,8 @@ class _Image:
         self.female = bool(people.female[self.patient])
         self.serial = (self.patient * 7919 + profile.seed) % 99_991
         self.patient_id = profile.id_format.format(self.serial)
-        self.day = date(2024, 1, 8) + timedelta(days=self.serial % 600 + 9 * self.study)
+        self.first_day = date(2024, 1, 8) + timedelta(days=self.serial % 600)
+        self.day = self.first_day + timedelta(days=9 * self.study)
         self.study_uid = self._uid("study")
         self.series_uid = self._uid("series")
         self.frame_uid = self._uid("frame of reference")
@@ -139,7 +140,7 @@ def _identify(ds: FileDataset, image: _Image) -> None:
     given = GIVEN_FEMALE if image.female else GIVEN_MALE
     ds.PatientName = f"{FAMILY[image.serial % len(FAMILY)]}^{given[image.serial // 9 % len(given)]}"
     ds.PatientID = image.patient_id
-    born = image.day.replace(day=1) - timedelta(days=365 * image.age_years + image.serial % 365)
+    born = image.first_day.replace(day=1) - timedelta(days=365 * image.age_years + image.serial % 365)
     ds.PatientBirthDate = born.strftime("%Y%m%d")
     ds.PatientSex = "F" if image.female else "M"
     ds.PatientAge = f"{image.age_years:03d}Y"

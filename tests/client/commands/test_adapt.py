@@ -408,7 +408,7 @@ def test_predict_on_nothing_usable_ends_with_3_and_says_why(
 ) -> None:
     adapt(capsys, home, federation, model)
     said = refused(capsys, 3, "predict", home, federation, "--out", tmp_path / "out", "--workers", 1)
-    assert "none of 1 files could be used" in said
+    assert "of 1 file none could be used" in said
     assert "not DICOM" in (tmp_path / "out" / "refused.csv").read_text()
     said = refused(capsys, 2, "predict", home, federation, "--out", tmp_path / "out")
     assert "is there already" in said

@@ -17,6 +17,7 @@ from typing import ClassVar, TypeVar
 
 from wardround.errors import ConfigError
 from wardround.labels import LABEL_KINDS
+from wardround.text import counted
 from wardround_client.config import Pacs
 from wardround_client.intake.gather import Examples
 from wardround_client.intake.labels_csv import LabelsCsv
@@ -276,7 +277,8 @@ class PacsSource(Source):
             raise _in_words(self.trouble)
         if self.unanswered:
             raise PacsError(
-                f"the PACS gave no answer to {len(self.unanswered)} keys of the worklist: {self.unanswered[0].what}",
+                f"the PACS gave no answer to {counted(len(self.unanswered), 'key')} of the worklist: "
+                f"{self.unanswered[0].what}",
                 do="pull again; what was fetched is in the cohort and is not fetched again",
             )
 
