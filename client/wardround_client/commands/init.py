@@ -36,6 +36,7 @@ def init(
     say("Next:", "bold")
     say(f"  1. read {home / 'hospital.toml'}: the budget and the policy are this hospital's alone")
     say(f"  2. wardround hospital ingest {home} DICOM_DIR --labels labels.csv")
+    say(f"     or out of a PACS, once [pacs] says where it is: wardround hospital pull {home} --labels labels.csv")
     say(f"  3. give {card} to the coordinator; it holds no secret")
     say(f"  4. wardround hospital join {home} invitation.toml      (from the coordinator)")
     say(f"  5. wardround hospital approve {home} federation.toml   (from the coordinator)")

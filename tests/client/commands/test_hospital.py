@@ -77,6 +77,13 @@ def test_init_twice_changes_nothing(home: Path, capsys: pytest.CaptureFixture[st
     assert (home / "secret.key").read_bytes() == before
 
 
+def test_init_names_next_steps_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = wardround(capsys, "init", tmp_path / "home", "--name", "x", "--patients", 60)
+    named = re.findall(r"wardround hospital (\S+)", out)
+    assert code == 0 and named == ["ingest", "pull", "join", "approve", "up"]
+    assert all(wardround(capsys, name, "--help")[0] == 0 for name in named)
+
+
 def test_a_name_that_the_federation_could_not_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert wardround(capsys, "init", tmp_path / "x", "--name", "St. Anna / Ward", "--patients", 60)[0] == 2
     assert not (tmp_path / "x").exists()
