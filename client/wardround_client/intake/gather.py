@@ -367,7 +367,8 @@ def _chosen(wanted: Input, group: Sequence[tuple[File, Card]]) -> tuple[list[Fil
 
 
 def _fits(wanted: Input, card: Card) -> bool:
-    said = ((wanted.modality, card.modality), (wanted.view, card.view), (wanted.series, card.series))
+    kind = card.kind
+    said = ((wanted.modality, kind.modality), (wanted.view, kind.view), (wanted.series, kind.series))
     return all(_like(value, pattern) for pattern, value in said if pattern)
 
 

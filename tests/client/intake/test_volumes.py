@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,6 +121,24 @@ def test_a_folder_becomes_a_cohort_of_volumes(tmp_path: Path) -> None:
     assert (summary.used, summary.reasons) == (1, {"slices are missing in a series": 1})
     assert (store.inputs.shape, store.labels("finding")) == ((1, 1, 4, 8, 8), ["a"])
     assert (np.diff(store.inputs[0].mean((0, 2, 3), dtype=np.float64)) > 0).all(), "feet first"
+
+
+@pytest.mark.parametrize("tag", [(0x0020, 0x0032), (0x0020, 0x0037), (0x0028, 0x0008)])
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_a_slice_that_cannot_be_placed_is_never_left_out_of_its_volume(
+    place: int, tag: tuple[int, int], tmp_path: Path
+) -> None:
+    """Be it the last: fewer slices would be another volume. A damaged Position, Orientation or Number of Frames."""
+    for each in (0, 3, 6, 9):
+        file = write_series(tmp_path / "data" / str(each), [each], NumberOfFrames="1")[0]
+        content, element = file.read_bytes(), struct.pack("<HH", *tag)
+        start = content.index(element + (b"IS" if tag[0] == 0x0028 else b"DS")) + 8
+        if each == place:
+            file.write_bytes(content[:start] + b"x" + content[start + 1 :])
+    (tmp_path / "data" / "labels.csv").write_text("PatientID,finding\nPAT-1,a\nPAT-2,b\n")
+    task = Task(label_column="finding", classes=("a", "b"), kind="volume", depth=4, image_size_px=8)
+    summary, store = cohort_of(tmp_path / "data", tmp_path, task)
+    assert len(store) == summary.used == 0 and sum(summary.reasons.values()) == 1, summary.reasons
 
 
 def test_several_inputs_of_a_study_stand_side_by_side_and_a_missing_one_is_marked(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from wardround_client.intake.dicom.attributes import numbers, quiet, text
+from wardround_client.intake.dicom.attributes import quiet, text
 from wardround_client.intake.dicom.container import opened
 from wardround_client.intake.dicom.select import KIND, Kind
 
@@ -17,36 +17,26 @@ STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"  # RT Structure Set
 
 _KEYWORDS = (
     *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber", "Modality"),
-    *("ViewPosition", "SeriesDescription", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
     *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "PerFrameFunctionalGroupsSequence"),
     "SharedFunctionalGroupsSequence",
     "BurnedInAnnotation",
     *KIND,
 )
 _MOST_INFLATED = 1 << 28
-Vector = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Card:
     """Of one file; "" and () where it says nothing.
 
-    key: identifiers by the attribute that a labels CSV may name. kind: what `[select]` chooses by.
-    position: of the upper left pixel, mm; orientation: of
-    a row and a column (PS3.3 C.7.6.2.1). frames: how many. refers: SOP Instance UIDs of the images that a segmentation
-    or a structure set is about.
+    key: identifiers by the attribute that a labels CSV may name. kind: what `[select]` and inputs choose by. refers:
+    SOP Instance UIDs of the images that a segmentation or a structure set is about.
     """
 
     path: Path
     sop_class: str
     key: tuple[tuple[str, str], ...]
     kind: Kind
-    modality: str
-    view: str
-    series: str
-    frames: int
-    position: Vector
-    orientation: Vector
     refers: tuple[str, ...]
 
     def __getitem__(self, name: str) -> str:
@@ -72,12 +62,6 @@ def card_of(path: Path) -> Card:
             sop_class=str(file.sop_class),
             key=tuple((name, text(dataset, name)) for name in IDENTIFIERS),
             kind=Kind.of(dataset, file.sop_class),
-            modality=text(dataset, "Modality").upper(),
-            view=text(dataset, "ViewPosition").upper(),
-            series=text(dataset, "SeriesDescription"),
-            frames=int((numbers(dataset, "NumberOfFrames") or [1])[0]),
-            position=tuple(numbers(dataset, "ImagePositionPatient")),
-            orientation=tuple(numbers(dataset, "ImageOrientationPatient")),
             refers=tuple(dict.fromkeys(_referred(dataset, str(file.sop_class)))),
         )
 
