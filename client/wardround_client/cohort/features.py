@@ -87,7 +87,7 @@ class FeatureCache:
                         check, blob = value[:_CHECK], value[_CHECK:]
                         if check == self._hash(key, blob)[:_CHECK] and len(blob) % 4 == 0:
                             found[key] = np.frombuffer(blob, np.float32).copy()
-        except (sqlite3.Error, OSError, TypeError) as error:
+        except Exception as error:
             self._broken(error)
             return {}
         return found
@@ -105,19 +105,19 @@ class FeatureCache:
             with closing(self._open()) as file, file:
                 file.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
             self._shrink()
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:
             self._broken(error)
 
     def keep_only(self, owners: Collection[bytes]) -> None:
         """Forget the entries of all others, who have left the cohort."""
-        if not self._file.is_file():
-            return
         try:
+            if not self._file.is_file():
+                return
             with closing(self._open()) as file, file:
                 found = [owner for (owner,) in file.execute("SELECT DISTINCT owner FROM entries")]
                 gone = [(owner,) for owner in found if owner not in owners]
                 file.executemany("DELETE FROM entries WHERE owner = ?", gone)
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:
             self._broken(error)
 
     def _open(self) -> sqlite3.Connection:
@@ -145,8 +145,11 @@ class FeatureCache:
                 _overwritten(file)
 
     def _broken(self, error: Exception) -> None:
+        """Go on without it. Whatever a damaged file makes of the library is caught: SQLite quotes the file's bytes in
+        its messages, and where they are no text, Python raises UnicodeDecodeError instead of the error.
+        """
         log.warning("the cache of features cannot be used (%s): images are encoded anew", type(error).__name__)
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        if not isinstance(error, sqlite3.OperationalError | OSError | MemoryError):  # locked, or full: the file is good
             with suppress(OSError):
                 _overwritten(self._file)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 import threading
 from pathlib import Path
@@ -111,13 +112,49 @@ def test_a_damaged_cache_is_nobodys_loss(tmp_path_factory: pytest.TempPathFactor
     whole = bytearray(file.read_bytes())
     if data.draw(st.booleans()):
         del whole[data.draw(st.integers(0, len(whole))) :]
+    schema = max(whole.find(b"entries"), 0)  # whose damage SQLite quotes in what it says
+    places = st.one_of(st.integers(0, 8191), st.integers(schema, schema + 100))
     for _ in range(data.draw(st.integers(1, 30))):
-        if whole:
-            whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+        if (at := data.draw(places)) < len(whole):
+            whole[at] = data.draw(st.integers(0, 255))
     file.write_bytes(whole)
     assert torch.equal(cache(folder).encoded(encode, x, OWNERS), expected)
     cache(folder).keep_only(set())
     assert torch.equal(cache(folder).encoded(encode, x, OWNERS), expected)
+
+
+def damaged_name(folder: Path) -> None:
+    """The table's name in the file is no text any more, and neither is what SQLite says about it."""
+    (file,) = (folder / FOLDER).iterdir()
+    file.write_bytes(file.read_bytes().replace(b"entries", b"\xffntries", 2))
+
+
+def test_a_name_that_is_no_text_costs_the_cache_alone(tmp_path: Path) -> None:
+    x, expected = pictures(), image_by_image(Encode(), pictures())
+    cache(tmp_path).encoded(Encode(), x, OWNERS)
+    damaged_name(tmp_path)
+    assert torch.equal(cache(tmp_path).encoded(Encode(), x, OWNERS), expected)
+    damaged_name(tmp_path)
+    cache(tmp_path).keep_only(set())
+    again = Encode()
+    cache(tmp_path).encoded(again, x, OWNERS)
+    cache(tmp_path).encoded(again, x, OWNERS)
+    assert again.seen == 8 + 1, "the damaged file was removed, and a new one serves"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError(), SystemError(), sqlite3.Warning(), OSError()])
+def test_whatever_the_library_raises_costs_the_cache_alone(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = pictures()
+    cache(tmp_path).encoded(Encode(), x, OWNERS)
+
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", broken)
+    assert torch.equal(cache(tmp_path).encoded(Encode(), x, OWNERS), image_by_image(Encode(), x))
+    cache(tmp_path).keep_only(set())
 
 
 def test_a_disk_that_is_full_or_a_folder_that_is_none_costs_the_cache_alone(tmp_path: Path) -> None:
