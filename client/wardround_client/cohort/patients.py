@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -75,25 +76,32 @@ class Patients:
             store = self.cohort()
             rows = usable_rows(store, federation.task)
             pseudonyms = tuple(store.pseudonyms[number] for number in rows.patients.tolist())
-            by = self.encoding(store, federation, model, device)
-            examples = encoded(store, rows, federation.task, model, device, by=by)
+            with self.encoding(store, federation, model, device) as by:
+                examples = encoded(store, rows, federation.task, model, device, by=by)
             self._examples[digest] = NamedExamples(examples, pseudonyms)
-            self._forget(store, federation, model, device)
         # Looked at in every round, and after the encoding, which takes time: a patient may withdraw at any moment.
         withdrawn = self.register.read()
         self._examples = {each: examples.without(withdrawn) for each, examples in self._examples.items()}
         return self._examples[digest].examples
 
-    def encoding(self, store: CohortStore, federation: Federation, model: Model, device: torch.device) -> Encoding:
-        """How images of this cohort are encoded: by a frozen encoder once for all agreements that have it."""
+    @contextmanager
+    def encoding(
+        self, store: CohortStore, federation: Federation, model: Model, device: torch.device
+    ) -> Iterator[Encoding]:
+        """How images of this cohort are encoded: by a frozen encoder once for all agreements and models that have it.
+
+        In the end what is cached of patients who are not there any more, or withdrew meanwhile, is forgotten.
+        """
         cache = self._cache(store, federation, model, device)
         if cache is None:
-            return by_computing
+            yield by_computing
+            return
 
         def from_cache(encode: Callable[[Tensor], Tensor], x: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
             return cache.encoded(encode, x, [store.pseudonyms[number] for number in store.patients[rows].tolist()])
 
-        return from_cache
+        yield from_cache
+        cache.keep_only(set(store.pseudonyms) - set(self.register.read()))
 
     def _cache(
         self, store: CohortStore, federation: Federation, model: Model, device: torch.device
@@ -101,8 +109,3 @@ class Patients:
         if federation.model.family != "encoder-head" or federation.task.kind == "table":
             return None
         return FeatureCache(store.path, self.key, model.fingerprint, device)
-
-    def _forget(self, store: CohortStore, federation: Federation, model: Model, device: torch.device) -> None:
-        """What was cached of patients who are not there any more, or withdrew while their images were encoded."""
-        if cache := self._cache(store, federation, model, device):
-            cache.keep_only(set(store.pseudonyms) - set(self.register.read()))

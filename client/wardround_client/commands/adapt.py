@@ -95,7 +95,9 @@ def adapt(
                 f"an adapted model {name!r} is there already", do="choose another --name, or add --overwrite"
             )
         cohort = hospital.patients.cohort()
-        everybody, findings = Labelled.of(cohort, start.federation.task, start.model, hospital.device, shots=shots)
+        agreed, network, device = start.federation, start.model, hospital.device
+        with hospital.patients.encoding(cohort, agreed, network, device) as by:
+            everybody, findings = Labelled.of(cohort, agreed.task, network, device, shots=shots, by=by)
         support, query = everybody.split(shots, seed)
         step()
         made = AdaptedModel.learned(

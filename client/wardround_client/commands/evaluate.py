@@ -66,7 +66,9 @@ def evaluate(
             name, agreed, learner, release = found.name, found.federation, found.learner, found.release
             fits, seen = {"before": learner.unadapted(), "after": found.fitted}, found.support
         judging = agreed.task.model_copy(update={"augment": ()})
-        everybody, findings = Labelled.of(hospital.patients.cohort(), judging, learner.loss.model, hospital.device)
+        cohort, network = hospital.patients.cohort(), learner.loss.model
+        with hospital.patients.encoding(cohort, agreed, network, hospital.device) as by:
+            everybody, findings = Labelled.of(cohort, judging, network, hospital.device, by=by)
         query, kind = everybody.without(seen), at_home(learner.loss.labels)
         step()
         judged: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from wardround.labels import LABEL_KINDS
 from wardround.models import Model
 from wardround.planes import shown_in
 from wardround.task import Task
-from wardround_client.cohort.examples import Examples, UsableRows, encoded, usable_rows
+from wardround_client.cohort.examples import Encoding, Examples, UsableRows, by_computing, encoded, usable_rows
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors
 from wardround_client.personal.learner import drawn
@@ -46,10 +46,11 @@ class Labelled:
         *,
         shots: int = 0,
         examples: Examples | None = None,
+        by: Encoding = by_computing,
     ) -> tuple[Labelled, list[Finding]]:
         """The patients whom a task can use, encoded, and what is amiss with them for so many shots (0: any).
 
-        examples: the same patients, where they are encoded already.
+        examples: the same patients, where they are encoded already. by: how they are encoded otherwise.
 
         Raises: DataError: nothing that the task can use, one class only, or fewer patients than ways x shots.
         """
@@ -64,7 +65,7 @@ class Labelled:
             seen[patient][maker] += 1
         most = (min(of_patient, key=lambda maker: (-of_patient[maker], maker)) for of_patient in seen)
         pseudonyms = (store.pseudonyms[number] for number in rows.patients.tolist())
-        examples = examples or encoded(store, rows, task, model, device)
+        examples = examples or encoded(store, rows, task, model, device, by=by)
         return cls(examples, tuple(pseudonyms), tuple(most), planes), findings
 
     def split(self, shots: int, seed: int) -> tuple[Labelled, Labelled]:

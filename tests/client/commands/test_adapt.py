@@ -17,8 +17,10 @@ from tests.client.conftest import FEDERATION_TOML
 from tests.client.intake.dicom_files import write_dicom, write_patients
 from tests.client.personal.test_shared_model import write_release
 from tests.rounds import TWO_COLUMNS
+from torch import Tensor
 
 from wardround.config import load_federation
+from wardround.models.encoder import BuiltinEncoder
 from wardround_client.hospital import Hospital
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.source import Instance
@@ -91,6 +93,28 @@ def test_adapting_learns_judges_keeps_and_charges_nothing(
     assert card["support_patients"] + card["after"]["patients"] == patients
     for file in (folder / "card.json", folder / "model.safetensors"):
         assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_encoded_once_is_not_encoded_again(
+    home: Path, federation: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By adapting again, or judging; and nothing is kept of a patient who withdraws."""
+    seen: list[int] = []
+    encode = BuiltinEncoder.__call__
+
+    def counted(encoder: BuiltinEncoder, x: Tensor) -> Tensor:
+        seen.append(int(bool(x.any())))  # zeros are nobody's
+        return encode(encoder, x)
+
+    monkeypatch.setattr(BuiltinEncoder, "__call__", counted)
+    first = adapt(capsys, home, federation, model)
+    images, learned = sum(seen), first["support_images"]
+    assert images >= learned > 2
+    seen.clear()
+    again = adapt(capsys, home, federation, model, "--overwrite")
+    assert wardround(capsys, "evaluate", home)[0] == 0
+    assert sum(seen) <= 2, "one image each, to learn the shape"
+    assert again["after"] == first["after"]
 
 
 def test_one_approved_federation_and_its_last_model_need_no_option(
