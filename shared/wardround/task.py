@@ -167,7 +167,7 @@ class Task(Example):
     or is left out.
     inputs: of one patient, several at once, each as its own table says; kind is then "inputs".
     cell_px: with "mask" and "points", the side of the cells of an image that are learned from; an example is a cell.
-    cells_per_image: of each image that a step draws, so many cells are drawn.
+    cells_per_image: of each image that a step draws, so many cells are drawn, half of them where something is shown.
     augment: what may be done to an image without making its label wrong; learning sees every combination of it, at most
     16 an image, and judging none. Empty by default, because only who knows the images can say: no flip where left and
     right, or above and below, mean something (the heart in a chest image, a finding named by its side), no "intensity"

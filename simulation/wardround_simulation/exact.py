@@ -1,4 +1,4 @@
-"""The questions of a cohort answered exactly: no clipping, no sampling, no noise, and so no privacy at all.
+"""The questions of a cohort answered exactly: no clipping, nobody left out, no noise, and so no privacy at all.
 
 For research, and to see what privacy costs. It lives in the simulation package alone: a hospital's installation does
 not contain it. It is made like `wardround_client.privacy.private_cohort.PrivateCohort` and answers in the same units.
@@ -7,6 +7,7 @@ not contain it. It is made like `wardround_client.privacy.private_cohort.Private
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from wardround.config import Privacy
 from wardround.questions import EpisodeGradient, Loss, OfImages, Summand
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.episodes import deal, episodes_of
+from wardround_client.privacy.mechanism import choose_cells
 
 
 class ExactCohort:
@@ -45,7 +47,7 @@ class ExactCohort:
         """float32 [P]: the sum over ALL patients of the mean gradient of a patient's images, divided by the declared
         patients.
         """
-        examples = self._examples
+        examples = self._drawn()
 
         def total(parameters: Tensor) -> Tensor:
             # A loss is the mean over the images that it gets, so equal weights within a group of patients with the
@@ -64,7 +66,7 @@ class ExactCohort:
 
     def episode_gradient(self, gradient: EpisodeGradient, theta: Tensor) -> Tensor:
         """float32 [P]: the mean gradient over episodes of ALL patients and all their images, dealt anew each time."""
-        examples, episodes = self._examples, self._privacy.episodes(self._declared)
+        examples, episodes = self._drawn(), self._privacy.episodes(self._declared)
         images, order = examples.images, examples.by_patient
         most = int(images.max()) if len(images) else 0
         place = torch.arange(most)
@@ -82,3 +84,12 @@ class ExactCohort:
         with torch.no_grad():
             values = of_images(examples.z, examples.y, examples.summary)
         return self._weights @ values.to(self._weights.dtype)
+
+    def _drawn(self) -> Examples:
+        """All examples; of the cells of an image those that a step would draw, because they are what is learned."""
+        examples = self._examples
+        if examples.cells == 1:
+            return examples
+        shown = examples.shown.view(-1, examples.cells).cpu()
+        chosen = torch.zeros_like(shown).scatter_(1, choose_cells(shown, examples.drawn), True).flatten()
+        return replace(examples.subset(chosen.to(examples.device)), cells=examples.drawn)

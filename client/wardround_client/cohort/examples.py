@@ -113,6 +113,11 @@ class Examples:
         """float32 [n, classes]: which classes each example shows."""
         return self.labels.targets(self.y, self.classes)
 
+    @cached_property
+    def shown(self) -> Tensor:
+        """Of cells, bool [n]: whether there is more to see than the first class, which is what is left over."""
+        return (self.targets[:, 1:] > 0).any(1)
+
     @property
     def variants(self) -> int:
         """Of each image, the image as it is among them."""

@@ -44,7 +44,8 @@ def _input(task: Task) -> str:
         return "; ".join(f"{each.name}: {_of_example(each)}{_which(each)}" for each in task.inputs)
     said = _of_example(task)
     if task.dense:
-        said += f"; of each {task.drawn} of its {task.cells} cells of {task.cell_px} px"
+        cells = f"{task.drawn} of its {task.cells} cells of {task.cell_px} px"
+        said += f"; of each {cells}, half of them where something is shown"
     return f"{said}, {task.variants} variants of each ({', '.join(task.augment)})" if task.augment else said
 
 

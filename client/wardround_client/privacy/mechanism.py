@@ -104,3 +104,23 @@ def choose_images(images: Tensor, limit: int) -> Tensor:
     smallest, chosen = keys.topk(min(limit, most), dim=1, largest=False)
     chosen[smallest > 1] = -1
     return chosen
+
+
+def choose_cells(shown: Tensor, limit: int) -> Tensor:
+    """Which cells of each image to use, int64 [images, limit]: half of them, or as many as there are, among those
+    that show something, and the rest among all others, every such subset equally likely.
+
+    Mostly a lesion is a hundredth of an image: of cells drawn alike, the mean gradient says that nothing is anywhere,
+    and privacy's noise drowns the rest. An image's draw depends on that image alone.
+
+    Args:
+        shown: bool [images, cells]: whether there is more to see than what is left over.
+        limit: at most `cells`.
+    """
+    images, cells = shown.shape
+    # Two draws of keys: what lost in the first is as likely in the second as any other.
+    among, keys = uniform(2 * images * cells).view(2, images, cells)
+    first, chosen = torch.where(shown, among, 2.0).topk(limit // 2, dim=1, largest=False)
+    keys.scatter_(1, chosen, torch.where(first > 1, keys.gather(1, chosen), first - 1))
+    drawn: Tensor = keys.topk(limit, dim=1, largest=False).indices
+    return drawn

@@ -44,6 +44,7 @@ class PrivateCohort:
         # Examples in the order of their patients, and where each patient's begin.
         self._order, self._images = examples.by_patient.cpu(), examples.images.cpu()
         self._starts = self._images.cumsum(0) - self._images
+        self._shown = examples.shown.cpu() if examples.cells > 1 else torch.empty(0, dtype=torch.bool)
 
     def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
         """See `Cohort.gradient`: float32 [P], on theta's device. Raises: BudgetExceeded, when it was not reserved."""
@@ -97,13 +98,17 @@ class PrivateCohort:
 
     def _chosen(self, patients: Tensor) -> tuple[Tensor, Tensor]:
         """Which examples each of these patients contributes, int64 [patients, m], and which of them are, bool."""
-        cells, drawn = self._examples.cells, self._examples.drawn
+        cells = self._examples.cells
         chosen = mechanism.choose_images(self._images[patients] // cells, self._privacy.images_per_patient)
-        if cells > 1 and len(patients):  # of each of these images, some of its cells
-            within = mechanism.choose_images(torch.full((chosen.numel(),), cells), drawn).view(*chosen.shape, -1)
-            chosen = torch.where(chosen.unsqueeze(2) < 0, -1, chosen.unsqueeze(2) * cells + within).flatten(1)
-        rows = self._order[(self._starts[patients].unsqueeze(1) + chosen).clamp_min_(0)] if len(patients) else chosen
-        return rows, chosen >= 0
+        if not len(patients):
+            return chosen, chosen >= 0
+        first = self._order[(self._starts[patients].unsqueeze(1) + chosen * cells).clamp_min_(0)]
+        if cells == 1:
+            return first, chosen >= 0
+        # Of each of these images, whose cells follow one another, some cells.
+        shown = self._shown.view(-1, cells)[first.flatten() // cells]
+        within = mechanism.choose_cells(shown, self._examples.drawn).view(*chosen.shape, -1)
+        return (first.unsqueeze(2) + within).flatten(1), (chosen >= 0).repeat_interleave(within.shape[2], 1)
 
     def _clipped_episodes(self, gradient: EpisodeGradient, theta: Tensor, patients: Tensor, dealt: Deal) -> Tensor:
         """Float64 [P]: the sum over episodes of their clipped gradients, exact.

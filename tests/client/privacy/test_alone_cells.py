@@ -23,14 +23,17 @@ MODEL = EncoderHead.of(Cells(BuiltinEncoder.of(16, 1, FEATURES), 4), CLASSES)
 LOSS = Objective(MODEL, torch.zeros(FEATURES), torch.ones(FEATURES), None, mask)
 
 
-def cohort(images: list[int], seed: int, drawn: int = 3) -> Examples:
-    """Patients of so many images each, dealt in any order; cells of an image follow one another."""
+def cohort(images: list[int], seed: int, drawn: int = 3, shown: float = 1.0) -> Examples:
+    """Patients of so many images each, dealt in any order; cells of an image follow one another. shown: the share of
+    cells in which there is more than the first class.
+    """
     generator = torch.Generator().manual_seed(seed)
     owners = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
     owners = owners[torch.randperm(len(owners), generator=generator)]
     z = torch.randn(len(owners) * CELLS, FEATURES, generator=generator) * 10
     y = torch.rand(len(z), CLASSES, generator=generator)
     y /= y.sum(1, keepdim=True) * (1 + torch.rand(len(z), 1, generator=generator))  # parts are unknown
+    y[torch.rand(len(z), generator=generator) > shown, 1:] = 0
     patient = owners.repeat_interleave(CELLS)
     return Examples(z, y, patient, z, CLASSES, labels=mask, cells=CELLS, drawn=drawn)
 
@@ -43,11 +46,11 @@ def opened(examples: Examples, images_per_patient: int = 2) -> PrivateCohort:
 some_images = st.lists(st.integers(1, 4), min_size=2, max_size=5)
 
 
-@given(some_images, st.integers(0, 99), st.integers(1, CELLS), st.integers(1, 3))
-def test_cells_are_drawn_of_the_patient_s_own_images_each_once(
-    images: list[int], seed: int, drawn: int, most: int
+@given(some_images, st.integers(0, 99), st.integers(1, CELLS), st.integers(1, 3), st.sampled_from([0, 0.1, 0.5, 1]))
+def test_cells_are_drawn_of_the_patient_s_own_images_each_once_and_half_of_them_show_something(
+    images: list[int], seed: int, drawn: int, most: int, shown: float
 ) -> None:
-    examples = cohort(images, seed, drawn)
+    examples = cohort(images, seed, drawn, shown)
     rows, valid = opened(examples, most)._chosen(torch.arange(len(images)))
     for patient, (own, there) in enumerate(zip(rows, valid, strict=True)):
         chosen = own[there]
@@ -55,6 +58,9 @@ def test_cells_are_drawn_of_the_patient_s_own_images_each_once(
         assert len(set(chosen.tolist())) == len(chosen)
         assert (examples.patient[chosen] == patient).all()
         assert len(set((chosen // CELLS).tolist())) == min(most, images[patient])
+        for image in set((chosen // CELLS).tolist()):
+            there = int(examples.shown[image * CELLS : (image + 1) * CELLS].sum())
+            assert int(examples.shown[chosen[chosen // CELLS == image]].sum()) >= min(drawn // 2, there)
 
 
 @given(some_images, st.integers(0, 99))

@@ -94,3 +94,14 @@ def test_each_image_is_chosen_equally_often(limit: int) -> None:
     chosen = mechanism.choose_images(torch.full((30_000,), 5), limit)
     shares = torch.bincount(chosen.flatten(), minlength=5) / (30_000 * limit)
     assert (shares - 0.2).abs().max() < 0.02
+
+
+def test_half_of_the_cells_show_something_and_all_of_a_kind_are_drawn_equally_often() -> None:
+    shown = torch.zeros(30_000, 8, dtype=torch.bool)
+    shown[:, 2:5] = True  # two of these three, or three where the rest is drawn from all that are left
+    chosen = mechanism.choose_cells(shown, 4)
+    assert all(len(set(row)) == 4 for row in chosen[:100].tolist())
+    shares = torch.bincount(chosen.flatten(), minlength=8) / len(chosen)
+    # Two of the three, then two of the six that are left.
+    expected = torch.where(shown[0], 2 / 3 + 1 / 3 * 2 / 6, 2 / 6)
+    assert (shares - expected).abs().max() < 0.02
