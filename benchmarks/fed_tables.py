@@ -38,6 +38,7 @@ from wardround_client.cohort.examples import Examples
 
 SHOTS = (0, 1, 5, 20)
 EMBEDDINGS, RATE = (8, 16), 5.0
+NOISES = 2
 PROJECTIONS = 48
 LEAST_PEOPLE = 20  # of a site that takes part
 
@@ -79,7 +80,7 @@ def abide(data: Path) -> Tables:
         site.name: Site(site.name, ((site.x - centre) / spread).clamp(-6, 6), site.label, site.patient)
         for site in large
     }
-    return Tables(real_data.AUTISM, inside, tuple(inside)[:3])
+    return Tables(real_data.AUTISM, inside, tuple(inside)[:1])
 
 
 def breast(data: Path) -> Tables:
@@ -104,7 +105,9 @@ def studies(data: Path) -> list[Study]:
             )
             problem = partial(unchanging, _problem(tables, sources, new))
             agreement = partial(_federation, columns)
-            found.append(Study(f"{name}, new hospital {new}", SHOTS, problem, pseudo, agreement, build_model))
+            found.append(
+                Study(f"{name}, new hospital {new}", SHOTS, problem, pseudo, agreement, build_model, noises=NOISES)
+            )
     return found
 
 

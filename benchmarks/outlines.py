@@ -21,8 +21,8 @@ from wardround_client.cohort.examples import Examples
 CUTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Probabilities among which a hospital chooses, on its support, from where on a pixel is inside."""
 PLAIN_CUT = 0.5  # where there is no support
-LEARNED_CELLS, SUPPORT_CELLS = 64, 256
-"""Of an image, how many cells, drawn once, a source hospital and a support hold: what is left out saves hours."""
+SUPPORT_CELLS = 256
+"""Of an image, how many cells, drawn once, a support holds: what is left out saves hours."""
 MOST_JUDGED = 48  # patients; more change a mean by less than a support does
 _AT_ONCE = 64  # images
 
