@@ -36,7 +36,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from encoded import EncodedImages, cached
 from hospitals import Problem, Study, Target, examples_of, unchanging
 from real_data import SKIN_CENTRE, SKIN_SPREAD, lesions
-from rows import rows
+from rows import halved, rows
 from study import parser, run
 from wardround.models.composed import Columns
 from wardround_client.cohort.examples import Examples
@@ -140,7 +140,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = known.parse_args(arguments)
     if options.table and options.size == min(SIZES_PX):
         known.error("--table needs --size 128, whose file has the table")
-    run(options, lambda data, console: Ham(options, data, console).studies(), rows((32, 96)))
+    every = rows((32, 96))
+    run(
+        options,
+        lambda data, console: Ham(options, data, console).studies(),
+        every if options.size == min(SIZES_PX) else halved(every),
+    )
 
 
 if __name__ == "__main__":

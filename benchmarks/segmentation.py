@@ -36,7 +36,7 @@ from wardround.models.head import EncoderHead
 
 SHOTS = (0, 1, 5)
 EMBEDDINGS = (16, 32)
-RATE, APART = 10.0, 4.0  # of what tells a cell from the next there is little, so features bear other rates than lengths of 1 do
+RATE, APART = 10.0, 4.0  # features of cells are longer than 1
 DRAWN = 32  # cells of an image in a step
 NOISES = 2
 SLOWER = 4  # few patients and noise in every round: a head that moves fast is all noise

@@ -91,5 +91,6 @@ class ExactCohort:
         if examples.cells == 1:
             return examples
         shown = examples.shown.view(-1, examples.cells).cpu()
-        chosen = torch.zeros_like(shown).scatter_(1, choose_cells(shown, examples.drawn), True).flatten()
-        return replace(examples.subset(chosen.to(examples.device)), cells=examples.drawn)
+        within = choose_cells(shown, examples.drawn)
+        chosen = torch.zeros_like(shown).scatter_(1, within, True).flatten()
+        return replace(examples.subset(chosen.to(examples.device)), cells=within.shape[1])

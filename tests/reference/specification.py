@@ -67,6 +67,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "P9": (
         _MECHANISM + "at_most_m_different_images_of_a_patient",
+        _MECHANISM + "half_of_the_cells_show_something_and_all_of_a_kind_are_drawn_equally_often",
+        _PRIVACY + "test_alone_cells.py::test_half_of_a_patient_s_cells_show_something_and_all_are_its_own",
         _DRAWS + "every_subset_of_a_patients_images_is_equally_likely",
         _PROMISE + "the_default_is_one_image_of_each_drawn_patient",
     ),

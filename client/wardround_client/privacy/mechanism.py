@@ -107,17 +107,18 @@ def choose_images(images: Tensor, limit: int) -> Tensor:
 
 
 def choose_cells(shown: Tensor, limit: int) -> Tensor:
-    """Which cells of each image to use, int64 [images, limit]: half of them, or as many as there are, among those
-    that show something, and the rest among all others, every such subset equally likely.
+    """Which cells of each image to use, int64 [images, min(limit, cells)]: half of them, or as many as there are,
+    among those that show something, and the rest among all others, every such subset equally likely.
 
     Mostly a lesion is a hundredth of an image: of cells drawn alike, the mean gradient says that nothing is anywhere,
     and privacy's noise drowns the rest. An image's draw depends on that image alone.
 
     Args:
         shown: bool [images, cells]: whether there is more to see than what is left over.
-        limit: at most `cells`.
+        limit: how many of an image.
     """
     images, cells = shown.shape
+    limit = min(limit, cells)
     # Two draws of keys: what lost in the first is as likely in the second as any other.
     among, keys = uniform(2 * images * cells).view(2, images, cells)
     first, chosen = torch.where(shown, among, 2.0).topk(limit // 2, dim=1, largest=False)

@@ -47,7 +47,7 @@ some_images = st.lists(st.integers(1, 4), min_size=2, max_size=5)
 
 
 @given(some_images, st.integers(0, 99), st.integers(1, CELLS), st.integers(1, 3), st.sampled_from([0, 0.1, 0.5, 1]))
-def test_cells_are_drawn_of_the_patient_s_own_images_each_once_and_half_of_them_show_something(
+def test_half_of_a_patient_s_cells_show_something_and_all_are_its_own(
     images: list[int], seed: int, drawn: int, most: int, shown: float
 ) -> None:
     examples = cohort(images, seed, drawn, shown)
