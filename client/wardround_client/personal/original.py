@@ -88,7 +88,7 @@ def of_dicom(path: Path, recipe: ImageRecipe, rules: Rules) -> tuple[tuple[Origi
 
 
 def of_picture(path: Path, recipe: ImageRecipe) -> tuple[Original, ...]:
-    """A picture, or the chosen slices of a NIfTI file. Raises: UnusableError, OSError."""
+    """A picture, or the chosen pages of a TIFF or slices of a NIfTI file. Raises: UnusableError, OSError."""
     if path.name.lower().endswith(NIFTI):
         values, spacing = nifti(path, recipe)
         stack = Stack(lambda number: values[number], len(values), spacing)
@@ -96,6 +96,11 @@ def of_picture(path: Path, recipe: ImageRecipe) -> tuple[Original, ...]:
         _, rows, columns = values.shape
         return tuple(Original(number, rows, columns, stack.aspect) for number in numbers)
     with Image.open(path) as image:
-        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
-        size = (image.width, image.height) if sideways else (image.height, image.width)
-        return (Original(0, *size),)
+        pages = chosen(getattr(image, "n_frames", 1), recipe.frames_per_file)
+        return tuple(_page(image, number) for number in pages)
+
+
+def _page(image: Image.Image, number: int) -> Original:
+    image.seek(number)
+    sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    return Original(number, *((image.width, image.height) if sideways else (image.height, image.width)))

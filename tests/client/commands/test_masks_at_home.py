@@ -21,7 +21,10 @@ from tests.drawn import MASKS, POINTS, disc, discs, spots
 from wardround.cli import run
 from wardround.config import load_federation
 from wardround.planes import classes_in
+from wardround_client.cohort.patients import Patients
+from wardround_client.cohort.store import CohortStore
 from wardround_client.intake.dicom.marked import planes_of
+from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.personal.kinds.points import METRICS as OF_POINTS
 from wardround_client.personal.original import Original
 from wardround_client.personal.segmentation import seg
@@ -85,6 +88,20 @@ def test_masks_are_adapted_to_and_judged(of_masks: Path, capsys: Capture) -> Non
     assert code == 0, err
     assert "Dice coefficient" in out and "surface distance, px" in out and "Dice coefficient, zeta" in out
     assert "Not judged" not in out
+
+
+def test_masks_are_tuned_on_the_support_and_the_model_is_judged_as_it_is(of_masks: Path, capsys: Capture) -> None:
+    tuned = adapt(capsys, of_masks, "--tune", "--name", "tuned")
+    assert tuned["after"]["metrics"]["dice"]["value"] > 0.8
+    given = ("--task", of_masks.parent / "federation.toml", "--model", of_masks.parent / "model")
+    code, out, err = wardround(capsys, "evaluate", of_masks, "--unadapted", *given, "--json")
+    assert code == 0, err
+    judged = json.loads(out)
+    assert "after" not in judged and judged["before"]["patients"] == 12, "nobody was learned from"
+    assert set(judged["before"]["metrics"]) == set(tuned["after"]["metrics"])
+    assert judged["before"]["metrics"]["dice"]["value"] < tuned["after"]["metrics"]["dice"]["value"]
+    code, out, err = wardround(capsys, "evaluate", of_masks, "--unadapted", *given)
+    assert code == 0 and "as it is" in out and "Dice coefficient" in out, err
 
 
 def test_points_are_adapted_to_and_judged(of_points: Path, capsys: Capture) -> None:
@@ -176,6 +193,73 @@ def write_ct(folder: Path, patient: int, number: int, picture: Array, mask: Arra
     return file
 
 
+def rows_of(home: Path) -> list[bytes]:
+    """Each row of a cohort of 32 px with a plane beside one channel."""
+    data, size = (home / "cohort" / "inputs.bin").read_bytes(), 2 * 32 * 32 * 2
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def pseudonym_of(home: Path, patient: str) -> bytes:
+    return Pseudonyms(Patients(home).key).patient(patient)
+
+
+def with_(**attributes: object) -> pydicom.Dataset:
+    dataset = pydicom.Dataset()
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def as_dicom(folder: Path, pictures: Array) -> Path:
+    """An Enhanced CT, which says of each frame where it lies."""
+    lies = with_(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared = with_(
+        PixelMeasuresSequence=[with_(PixelSpacing=[1, 1], SliceThickness=3)], PlaneOrientationSequence=[lies]
+    )
+    frames = [
+        with_(PlanePositionSequence=[with_(ImagePositionPatient=[0, 0, 3 * number])]) for number in range(len(pictures))
+    ]
+    return write_dicom(
+        folder / "n.dcm", pictures, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1", Modality="CT", SeriesInstanceUID="1.2.8",
+        FrameOfReferenceUID="1.2.9", SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=frames,
+        WindowCenter=128, WindowWidth=256, Manufacturer="Acme",
+    )  # fmt: skip
+
+
+def as_nifti(folder: Path, pictures: Array) -> Path:
+    """Of a scanner whose first axis goes left and whose second goes back, as a radiologist looks."""
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(pictures.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0])), folder / "n.nii.gz")
+    return folder / "n.nii.gz"
+
+
+def as_tiff(folder: Path, pictures: Array) -> Path:
+    first, *others = map(Image.fromarray, pictures)
+    first.save(folder / "n.tiff", save_all=True, append_images=others)
+    return folder / "n.tiff"
+
+
+@pytest.mark.parametrize("written", [as_dicom, as_nifti, as_tiff])
+def test_each_slice_of_a_file_of_several_gets_its_own_mask(
+    of_masks: Path, written: Callable[[Path, Array], Path], tmp_path: Path, capsys: Capture
+) -> None:
+    adapt(capsys, of_masks, "--overwrite")
+    rng = np.random.default_rng(11)
+    drawn = [disc(rng) for _ in range(3)]
+    file = written(tmp_path, np.stack([picture for picture, _ in drawn]))
+    said = predict(capsys, of_masks, file, tmp_path / "out")
+    assert len(said["images"]) == 3 and not said["refused"]
+    for row, (_, true) in zip(said["images"], drawn, strict=True):
+        mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
+        assert mask.shape == true.shape and dice(mask == 1, true) > 0.7
+    if written is as_dicom:
+        files = {row["segmentation"] for row in said["images"]}
+        assert len(files) == 1 and all(files), said["images"][0]["no_segmentation"]
+        planes = planes_of(file, [tmp_path / "out" / name for name in files], ("background", "disc"), [0, 1, 2])
+        masks = [np.asarray(Image.open(tmp_path / "out" / row["mask"])) for row in said["images"]]
+        np.testing.assert_array_equal(classes_in(planes, 2), np.stack(masks))
+
+
 def test_dicom_and_segmentations_in_masks_and_segmentations_out(tmp_path: Path, capsys: Capture) -> None:
     rng, files = np.random.default_rng(3), tmp_path / "dicom"
     for patient in range(10):
@@ -216,10 +300,14 @@ def test_dicom_and_segmentations_in_masks_and_segmentations_out(tmp_path: Path, 
     np.testing.assert_array_equal(classes_in(back[0], 2), mask)
     assert not any("Doe" in path.name or "77" in path.name for path in (tmp_path / "out" / "masks").iterdir())
 
+    before, stored = rows_of(home), CohortStore.open(home / "cohort", withdrawn=())
+    gone = {
+        row for row, patient in enumerate(stored.patients) if stored.pseudonyms[patient] == pseudonym_of(home, "P0")
+    }
+    assert len(gone) == 2 and all(row[len(row) // 2 :].strip(b"\0") for row in before[::2]), "planes are there"
     code, out, _ = wardround(capsys, "withdraw", home, "P0", "--erase", "--json")
     assert code == 0, out
-    row_bytes = 2 * 32 * 32 * 2
-    data = (home / "cohort" / "inputs.bin").read_bytes()
-    rows = [data[at : at + row_bytes] for at in range(0, len(data), row_bytes)]
-    assert sum(not any(row) for row in rows) == 2 or len(rows) == 18, "picture and plane are gone"
+    for number, (old, row) in enumerate(zip(before, rows_of(home), strict=True)):
+        assert row == (bytes(len(old)) if number in gone else old), "picture and plane of this patient, and of no other"
+    assert len(CohortStore.open(home / "cohort", withdrawn=())) == 18 and not list((home / "cohort/features").glob("*"))
     adapt(capsys, home, "--overwrite")
