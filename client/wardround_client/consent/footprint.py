@@ -23,6 +23,7 @@ from wardround.algorithms import EpisodeSizes
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Model
+from wardround.models.onnx_encoder import onnx_bytes
 from wardround.schedule import Schedule
 
 _MIB = 1 << 20
@@ -91,7 +92,8 @@ def footprint(federation: Federation, model: Model, declared_patients: int) -> F
         training = 4 * federation.algorithm.episode_numbers(sizes)
     batches = 4 * max(_ENCODED_AT_ONCE * encoding.numbers, _PREDICTED_AT_ONCE * forward)
     answer = _ANSWER_BYTES * max(Schedule.of(federation).answer_sizes(federation, model))
-    return Footprint(cohort, _WORK_BYTES + training + batches + answer)
+    encoder = onnx_bytes(federation.model.encoder_sha256)
+    return Footprint(cohort, _WORK_BYTES + training + batches + answer + encoder)
 
 
 class _Allocated(TorchFunctionMode):

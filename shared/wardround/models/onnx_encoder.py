@@ -24,6 +24,14 @@ CUDA = "CUDAExecutionProvider"
 _held: WeakValueDictionary[str, OnnxEncoder] = WeakValueDictionary()
 
 
+def onnx_bytes(sha256: str) -> int:
+    """An upper bound of the memory of an encoder of this hash that is loaded here, none of which torch allocates; 0
+    where none is.
+    """
+    held = _held.get(sha256)
+    return held.report.loading_bytes + len(held.sessions) * held.report.session_bytes if held else 0
+
+
 @dataclass(frozen=True, eq=False)
 class OnnxEncoder:
     """A graph that takes an image [1, channels, side, side] in [0, 1] and gives `features`, and perhaps `maps`.

@@ -48,9 +48,16 @@ class Report:
     peak_bytes: int
 
     @property
-    def work_bytes(self) -> int:
-        """An upper bound of what encoding one image takes beside the weights."""
-        return 4 * self.numbers
+    def session_bytes(self) -> int:
+        """An upper bound of what onnxruntime holds for one output: the weights, as they are and as its kernels want
+        them, and an image's results, in memory that grows in powers of 2.
+        """
+        return 8 * (self.parameters + self.numbers)
+
+    @property
+    def loading_bytes(self) -> int:
+        """An upper bound of what loading takes for a while: the file, and copies of it as messages and as text."""
+        return 20 * self.parameters
 
 
 def installed(path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import onnx_graphs
 from tests.chosen import UNITS
 from tests.client.agreements import IMAGES, TABLE, agreed
 from tests.cohorts import SilentCohort
@@ -19,6 +22,7 @@ from torch import Tensor
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
 from wardround.models import Objective, build_model
+from wardround.models.onnx_encoder import OnnxEncoder, onnx_bytes
 from wardround.questions import EpisodeGradient, Loss, Shots
 from wardround_client.consent.footprint import Footprint, footprint, free_memory
 
@@ -90,6 +94,56 @@ def test_an_estimate_is_above_what_an_episode_takes_and_not_far(name: str) -> No
     estimate = footprint(federation, model, DECLARED).round
     assert taken < estimate
     assert estimate < 8 * taken + (300 << 20)
+
+
+def loaded(width: int) -> tuple[int, int]:
+    """What an ONNX encoder of that width takes of a fresh process, loaded and run on three images; and the estimate."""
+    size = onnx_graphs.FEATURES, width
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        "up": np.ones(size, np.float32),
+        "down": np.ones(size[::-1], np.float32) / width,
+    }
+    nodes = [
+        onnx_graphs.onnx.helper.make_node("Flatten", ["pooled"], ["flat"], axis=1),
+        onnx_graphs.onnx.helper.make_node("MatMul", ["flat", "up"], ["wide"]),
+        onnx_graphs.onnx.helper.make_node("MatMul", ["wide", "down"], ["low"]),
+    ]
+    small, data = onnx_graphs.graph(), onnx_graphs.before_features(*nodes, of="low", weights=weights)
+    side, channels = onnx_graphs.SIDE, 1
+
+    def use(data: bytes) -> OnnxEncoder:
+        sha256 = hashlib.sha256(data).hexdigest()
+        encoder = OnnxEncoder.load(Path("e"), sha256, channels=channels, features=onnx_graphs.FEATURES, data=data)
+        for run in (encoder, encoder.maps):
+            run(torch.rand(3, channels, side, side))
+        return encoder
+
+    _first = use(small)  # libraries are there from now on
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS:")
+    held = use(data)
+    return _resident("VmHWM:") - before, onnx_bytes(held.fingerprint)
+
+
+@pytest.mark.parametrize("width", [1 << 20, 1 << 22])
+def test_an_estimate_is_above_what_an_onnx_encoder_takes_and_not_far(width: int) -> None:
+    pytest.importorskip("onnxruntime")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        taken, estimate = process.submit(loaded, width).result()
+    assert taken < estimate, (taken, estimate)
+    assert estimate < 8 * taken + (64 << 20)
+    assert onnx_bytes("") == 0
+
+
+def test_an_agreement_counts_the_onnx_encoder_that_it_pins() -> None:
+    pytest.importorskip("onnxruntime")
+    data = onnx_graphs.graph()
+    pinned = hashlib.sha256(data).hexdigest()
+    held = OnnxEncoder.load(Path("e"), pinned, channels=1, features=onnx_graphs.FEATURES, data=data)
+    builtin = agreed(IMAGES)
+    brought = agreed(IMAGES, model={"encoder": "e.onnx", "encoder_sha256": pinned})
+    without, counted = (footprint(each, build_model(builtin), DECLARED).round for each in (builtin, brought))
+    assert counted - without == onnx_bytes(held.fingerprint) > 0
 
 
 @pytest.mark.parametrize("name", UNITS)
