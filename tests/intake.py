@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from wardround.task import Task
-from wardround_client.intake.ingest import ingest
 from wardround_client.intake.recipe import ImageRecipe, TableRecipe
 from wardround_client.intake.source import DEFAULTS, Asked, Rules, opened
 from wardround_client.intake.summary import IngestSummary
@@ -28,6 +27,8 @@ def ingest_dicom(
     **more: Any,
 ) -> IngestSummary:
     """A folder of DICOM files and its labels.csv; read in this process unless workers says otherwise."""
+    from wardround_client.intake.ingest import ingest  # torch, two seconds of each process that reads for a test
+
     asked = Asked(str(folder), labels or folder / "labels.csv", columns, leave_out=(cohort,), rules=rules)
     made = ImageRecipe(size, channels, **(recipe or {}))
     return ingest(opened("dicom-folder", asked, {}), cohort, made, key=key, workers=workers, **more)
@@ -47,6 +48,8 @@ def ingest_table(
     **more: Any,
 ) -> IngestSummary:
     """A CSV of measurements. columns: of a file without a header."""
+    from wardround_client.intake.ingest import ingest
+
     task = Task(label_column=labels[0], classes=("0", "1"), kind="table", features=tuple(features))
     settings = {"patient_column": patient_column, "columns": ",".join(columns)}
     source = opened("table", Asked(str(path), columns=tuple(labels), task=task), settings)

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from pydicom.dataset import Dataset
-from torch.nn.functional import interpolate
 
 from wardround_client.intake.dicom.attributes import quiet
 from wardround_client.intake.dicom.container import GREATEST_HEADER, opened
@@ -49,6 +47,9 @@ class Original:
 
     def classes(self, maps: Array) -> Array:
         """Of maps [classes, S, S] of the square the class of each pixel of the image: uint8 [rows, columns]."""
+        import torch  # not where files are read
+        from torch.nn.functional import interpolate
+
         height, width, top, left = placed(self.rows, self.columns, maps.shape[-1], self.aspect)
         best = np.full((self.rows, self.columns), -1.0, np.float32)
         found = np.zeros((self.rows, self.columns), np.uint8)

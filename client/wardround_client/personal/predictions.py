@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,53 +19,21 @@ from wardround.errors import ConfigError
 from wardround.task import Task
 from wardround_client.cohort.store import UNKNOWN, normalised
 from wardround_client.intake.csv_file import CsvFile
-from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.gather import Examples, gathered
 from wardround_client.intake.labels_csv import LabelsCsv
-from wardround_client.intake.pictures import NIFTI
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, Recipe, recipe_in
 from wardround_client.intake.source import DEFAULTS, Asked, Instance, Item, Rejection, Rules, opened
 from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
-from wardround_client.intake.sources.image_folder import Picture
 from wardround_client.intake.workers import outcomes
 from wardround_client.isolated import image_by_image
 from wardround_client.personal.adapted_model import AdaptedModel, over_cells
 from wardround_client.personal.familiarity import Familiarity
 from wardround_client.personal.kinds import at_home
-from wardround_client.personal.original import Placed, of_dicom, of_picture
+from wardround_client.personal.new_file import PICTURES, NewFile
 from wardround_client.personal.page import Page, Row
 
 _WHITE = 65535
-_LEAST_SIDE_PX = 8
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-
-@dataclass(frozen=True)
-class NewFile(DicomFile):
-    """A file to predict for. A picture is a patient of its own: nothing in it says whose it is.
-
-    places: whether the answer is about places, which go back to the image as it was.
-    """
-
-    places: bool = False
-
-    def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
-        """As the intake reads it, but for images of so few pixels that nothing can be seen on them."""
-        picture = self.path.name.lower().endswith((*_PICTURES, *NIFTI)) and not self.unreadable
-        if picture:
-            found = Picture(self.path, self.name, self.name, 0, ()).read(recipe, pseudonyms)
-        elif self.unreadable:
-            return super().read(recipe, pseudonyms)
-        else:
-            found = instance_of(self.path, recipe, pseudonyms, self.rules, least_side_px=_LEAST_SIDE_PX)
-        if isinstance(found, Rejection) or not self.places:
-            return found
-        originals, source = (
-            (of_picture(self.path, recipe), None) if picture else of_dicom(self.path, recipe, self.rules)
-        )
-        known = {each.name: getattr(found, each.name) for each in fields(Instance)}
-        return Placed(**known, originals=originals, source=source)
 
 
 def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS) -> list[Item]:
@@ -82,7 +50,7 @@ def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS) -> list
         return _inputs_below(paths, task, rules)
     files = _files_below(paths, rules)
     if task.kind == "volume":
-        alone = [file for file in files if file.path.name.lower().endswith((*_PICTURES, *NIFTI))]
+        alone = [file for file in files if file.path.name.lower().endswith(PICTURES)]
         return [
             *(NewFile(file.path, rules=rules) for file in alone),
             *gathered([f for f in files if f not in alone], task),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +35,20 @@ Array = npt.NDArray[Any]
 Capture = pytest.CaptureFixture[str]
 
 
-def hospital(folder: Path, federation: str, draw: Callable[[Path], Path]) -> Path:
-    """A hospital with a cohort of what was drawn; beside it the federation, and a model that nobody trained."""
+class Adapted(NamedTuple):
+    home: Path
+    card: dict[str, Any]
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """The option that names it: another may have been adapted beside it."""
+        return "--adapted", load_federation(self.home.parent / "federation.toml").name
+
+
+def hospital(folder: Path, federation: str, draw: Callable[[Path], Path], *more: str) -> Adapted:
+    """A hospital with a cohort of what was drawn, adapted to it; beside it the federation, and a model that nobody
+    trained.
+    """
     (folder / "federation.toml").write_text(federation)
     agreed = load_federation(folder / "federation.toml")
     write_release(folder / "model", agreed, theta=model_of(agreed).initial().detach())
@@ -42,37 +56,45 @@ def hospital(folder: Path, federation: str, draw: Callable[[Path], Path]) -> Pat
     labels = ("--labels", str(draw(folder / "pictures") / "labels.csv"))
     given = ("--federation", str(folder / "federation.toml"), "--workers", "1")
     assert run(["hospital", "ingest", str(folder / "home"), str(folder / "pictures"), *labels, *given]) == 0
-    return folder / "home"
+    with redirect_stdout(io.StringIO()) as said:
+        assert run([*map(str, adapting(folder / "home")), *more]) == 0
+    return Adapted(folder / "home", json.loads(said.getvalue()))
+
+
+def adapting(home: Path) -> tuple[object, ...]:
+    """The command."""
+    given = ("--task", home.parent / "federation.toml", "--model", home.parent / "model", "--json")
+    return ("hospital", "adapt", home, *given)
 
 
 @pytest.fixture(scope="module")
-def of_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_masks(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
     return hospital(tmp_path_factory.mktemp("masks"), MASKS, discs)
 
 
 @pytest.fixture(scope="module")
-def of_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hospital(tmp_path_factory.mktemp("points"), POINTS, spots)
+def of_points(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+    return hospital(tmp_path_factory.mktemp("points"), POINTS, spots, "--tune")
 
 
 def adapt(capsys: Capture, home: Path, *more: object) -> dict[str, Any]:
     """Adapt -> the card."""
-    given = ("--task", home.parent / "federation.toml", "--model", home.parent / "model", "--json")
-    code, out, err = wardround(capsys, "adapt", home, *given, *more)
+    code, out, err = wardround(capsys, *adapting(home)[1:], *more)
     assert code == 0, err
     card: dict[str, Any] = json.loads(out)
     return card
 
 
-def test_an_ingest_says_how_many_patients_show_each_class(of_masks: Path, capsys: Capture) -> None:
-    pictures = of_masks.parent / "pictures"
-    given = ("--labels", pictures / "labels.csv", "--federation", of_masks.parent / "federation.toml", "--workers", 1)
-    code, out, err = wardround(capsys, "ingest", of_masks, pictures, *given)
+def test_an_ingest_says_how_many_patients_show_each_class(of_masks: Adapted, capsys: Capture) -> None:
+    home = of_masks.home
+    pictures, federation = home.parent / "pictures", home.parent / "federation.toml"
+    given = ("--labels", pictures / "labels.csv", "--federation", federation, "--workers", 1)
+    code, out, err = wardround(capsys, "ingest", home, pictures, *given)
     assert code == 0 and "patients by mask" in out and "'background' 12, 'disc' 12" in out, err
 
 
-def test_masks_are_adapted_to_and_judged(of_masks: Path, capsys: Capture) -> None:
-    card = adapt(capsys, of_masks)
+def test_masks_are_adapted_to_and_judged(of_masks: Adapted, capsys: Capture) -> None:
+    home, card = of_masks
     before, after = (card[when]["metrics"] for when in ("before", "after"))
     assert set(after) == {"dice", "surface_distance_95_px", "volume_error"}
     assert after["dice"]["low"] <= after["dice"]["value"] <= after["dice"]["high"]
@@ -81,36 +103,36 @@ def test_masks_are_adapted_to_and_judged(of_masks: Path, capsys: Capture) -> Non
     assert set(card["after"]["manufacturers"]) == {"acme", "zeta"}
     assert card["after"]["images"] == 2 * card["after"]["patients"] == 2 * (12 - card["support_patients"])
 
-    code, out, err = wardround(capsys, "evaluate", of_masks, "--json")
+    code, out, err = wardround(capsys, "evaluate", home, *of_masks.model, "--json")
     assert code == 0, err
     assert json.loads(out)["after"] == card["after"]
-    code, out, err = wardround(capsys, "evaluate", of_masks)
+    code, out, err = wardround(capsys, "evaluate", home, *of_masks.model)
     assert code == 0, err
     assert "Dice coefficient" in out and "surface distance, px" in out and "Dice coefficient, zeta" in out
     assert "Not judged" not in out
 
 
-def test_masks_are_tuned_on_the_support_and_the_model_is_judged_as_it_is(of_masks: Path, capsys: Capture) -> None:
-    tuned = adapt(capsys, of_masks, "--tune", "--name", "tuned")
+def test_masks_are_tuned_on_the_support_and_the_model_is_judged_as_it_is(of_masks: Adapted, capsys: Capture) -> None:
+    tuned = adapt(capsys, of_masks.home, "--tune", "--name", "tuned")
     assert tuned["after"]["metrics"]["dice"]["value"] > 0.8
-    given = ("--task", of_masks.parent / "federation.toml", "--model", of_masks.parent / "model")
-    code, out, err = wardround(capsys, "evaluate", of_masks, "--unadapted", *given, "--json")
+    given = ("--task", of_masks.home.parent / "federation.toml", "--model", of_masks.home.parent / "model")
+    code, out, err = wardround(capsys, "evaluate", of_masks.home, "--unadapted", *given, "--json")
     assert code == 0, err
     judged = json.loads(out)
     assert "after" not in judged and judged["before"]["patients"] == 12, "nobody was learned from"
     assert set(judged["before"]["metrics"]) == set(tuned["after"]["metrics"])
     assert judged["before"]["metrics"]["dice"]["value"] < tuned["after"]["metrics"]["dice"]["value"]
-    code, out, err = wardround(capsys, "evaluate", of_masks, "--unadapted", *given)
+    code, out, err = wardround(capsys, "evaluate", of_masks.home, "--unadapted", *given)
     assert code == 0 and "as it is" in out and "Dice coefficient" in out, err
 
 
-def test_points_are_adapted_to_and_judged(of_points: Path, capsys: Capture) -> None:
-    card = adapt(capsys, of_points, "--tune")
+def test_points_are_adapted_to_and_judged(of_points: Adapted, capsys: Capture) -> None:
+    home, card = of_points
     before, after = (card[when]["metrics"] for when in ("before", "after"))
     assert tuple(after) == OF_POINTS
     assert after["cpm"]["value"] > max(0.8, before["cpm"]["value"])
     assert after["f1"]["value"] > 0.8
-    code, out, err = wardround(capsys, "evaluate", of_points)
+    code, out, err = wardround(capsys, "evaluate", home)
     assert code == 0, err
     assert "sensitivity at 1/8 false" in out
 
@@ -128,8 +150,7 @@ def dice(a: Array, b: Array) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def test_a_new_mask_lies_where_the_shape_is(of_masks: Path, tmp_path: Path, capsys: Capture) -> None:
-    adapt(capsys, of_masks, "--overwrite")
+def test_a_new_mask_lies_where_the_shape_is(of_masks: Adapted, tmp_path: Path, capsys: Capture) -> None:
     rng, new, there = np.random.default_rng(7), tmp_path / "new", {}
     new.mkdir()
     for number, times in enumerate((1, 3, 1, 2, 1, 1)):
@@ -139,7 +160,7 @@ def test_a_new_mask_lies_where_the_shape_is(of_masks: Path, tmp_path: Path, caps
         there[f"{number}.png"] = mask > 0
         Image.fromarray(picture).save(new / f"{number}.png")
     out = tmp_path / "out"
-    said, overlaps = predict(capsys, of_masks, new, "--heatmap", out), list[float]()
+    said, overlaps = predict(capsys, of_masks.home, new, *of_masks.model, "--heatmap", out), list[float]()
     for row in said["images"]:
         mask = np.asarray(Image.open(out / row["mask"]))
         true = there[Path(row["file"]).name]
@@ -155,10 +176,9 @@ def test_a_new_mask_lies_where_the_shape_is(of_masks: Path, tmp_path: Path, caps
     assert all(path.stat().st_mode & 0o077 == 0 for path in out.rglob("*") if path.is_file())
 
 
-def test_new_points_lie_where_the_spots_are(of_points: Path, tmp_path: Path, capsys: Capture) -> None:
-    adapt(capsys, of_points, "--overwrite")
+def test_new_points_lie_where_the_spots_are(of_points: Adapted, tmp_path: Path, capsys: Capture) -> None:
     new = spots(tmp_path / "new", patients=6, seed=5)
-    said = predict(capsys, of_points, new, "--heatmap", tmp_path / "out")
+    said = predict(capsys, of_points.home, new, "--heatmap", tmp_path / "out")
     with (new / "labels.csv").open(newline="") as file:
         cells = {line["file"]: line["spots"] for line in csv.DictReader(file)}
     found = right = wanted = 0
@@ -241,13 +261,12 @@ def as_tiff(folder: Path, pictures: Array) -> Path:
 
 @pytest.mark.parametrize("written", [as_dicom, as_nifti, as_tiff])
 def test_each_slice_of_a_file_of_several_gets_its_own_mask(
-    of_masks: Path, written: Callable[[Path, Array], Path], tmp_path: Path, capsys: Capture
+    of_masks: Adapted, written: Callable[[Path, Array], Path], tmp_path: Path, capsys: Capture
 ) -> None:
-    adapt(capsys, of_masks, "--overwrite")
     rng = np.random.default_rng(11)
     drawn = [disc(rng) for _ in range(3)]
     file = written(tmp_path, np.stack([picture for picture, _ in drawn]))
-    said = predict(capsys, of_masks, file, tmp_path / "out")
+    said = predict(capsys, of_masks.home, file, *of_masks.model, tmp_path / "out")
     assert len(said["images"]) == 3 and not said["refused"]
     for row, (_, true) in zip(said["images"], drawn, strict=True):
         mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
