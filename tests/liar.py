@@ -23,6 +23,9 @@ TAGS = {
     "PatientID": "00100020",
     "AccessionNumber": "00080050",
     "SOPClassUID": "00080016",
+    "StudyUpdateDateTime": "0008041F",
+    "InstanceCreationDate": "00080012",
+    "InstanceCreationTime": "00080013",
 }
 Lie = Callable[["Exchange"], bool]
 """Changes an exchange before it is answered -> whether it answered by itself."""
@@ -61,6 +64,11 @@ class Exchange:
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=lie'
 
 
+def told(data: Any) -> dict[str, str]:
+    """What QIDO-RS says of an object."""
+    return {name: str(data.get(name, "")) for name in TAGS}
+
+
 def multipart(parts: list[bytes]) -> bytes:
     return b"".join(b"--lie\r\nContent-Type: application/dicom\r\n\r\n%s\r\n" % part for part in parts) + b"--lie--\r\n"
 
@@ -72,7 +80,7 @@ class Liar:
         self.objects = []
         for file in store_of(folder):
             data = pydicom.dcmread(file, stop_before_pixels=True)
-            self.objects.append(({name: str(data.get(name, "")) for name in TAGS}, file.read_bytes()))
+            self.objects.append((told(data), file.read_bytes()))
         self.lies: list[Lie] = []
         self.asked: list[str] = []
         self.stop = threading.Event()

@@ -85,17 +85,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
 
 
-def phantoms(folder: Path, patients: int = 3) -> Path:
+def phantoms(folder: Path, patients: int = 3, series: int = len(KINDS)) -> Path:
     """Studies of several modalities, series and transfer syntaxes, each object at STUDY/SERIES/OBJECT, a labels.csv of
-    the patients beside them, and one patient whom the labels do not name."""
+    the patients beside them, and one patient whom the labels do not name. series: of each patient."""
     for p in range(patients + 1):
-        for number, (modality, syntax) in enumerate(KINDS):
-            study, series = f"1.2.826.{p + 1}.{number // 2}", f"1.2.826.{p + 1}.{number // 2}.{number}"
+        for number, (modality, syntax) in enumerate(KINDS[:series]):
+            study, of = f"1.2.826.{p + 1}.{number // 2}", f"1.2.826.{p + 1}.{number // 2}.{number}"
             for i in range(1 + (p + number) % 3):
                 pixels = np.add.outer(np.arange(96), np.arange(64) * (1 + i)).astype(np.uint16) * (7 + number + p)
-                path = folder / study / series / f"{series}.{i + 1}"
+                path = folder / study / of / f"{of}.{i + 1}"
                 write_dicom(
-                    path, pixels, PatientID=f"PAT-{p}", StudyInstanceUID=study, SeriesInstanceUID=series,
+                    path, pixels, PatientID=f"PAT-{p}", StudyInstanceUID=study, SeriesInstanceUID=of,
                     SOPInstanceUID=path.name, Modality=modality, AccessionNumber=f"ACC-{p}-{number // 2}",
                     SOPClassUID=CLASSES[modality], BitsStored=16,
                 )  # fmt: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wardround.task import Task
     from wardround_client.hospital import Hospital
     from wardround_client.intake.recipe import AnyRecipe
+    from wardround_client.intake.reported import From
     from wardround_client.intake.source import Source
     from wardround_client.intake.summary import IngestSummary
 
@@ -104,9 +105,7 @@ def ingest(
         raise ConfigError("--channels 2", allowed="1 or 3")
     options = dict(_pair(each) for each in settings or [])
     if labels_from:
-        if labels_from not in ("sr", "seg"):
-            raise ConfigError(f"--labels-from {shown(labels_from)}", allowed="sr or seg")
-        options["labels_from"] = labels_from
+        options["labels_from"] = brought_by(labels_from)
     if patient_column:
         options["patient_column"] = patient_column
     if not (where or table):
@@ -147,6 +146,13 @@ def ingest(
     print_summary(summary, cohort, dry_run=dry_run, as_json=as_json)
     read.ended()
     summary.check()
+
+
+def brought_by(text: str) -> From:
+    """What --labels-from says. Raises: ConfigError."""
+    if text not in ("sr", "seg"):
+        raise ConfigError(f"--labels-from {shown(text)}", allowed="sr or seg")
+    return "sr" if text == "sr" else "seg"
 
 
 def _pair(text: str) -> tuple[str, str]:

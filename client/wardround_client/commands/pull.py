@@ -14,7 +14,7 @@ from wardround.errors import ConfigError
 from wardround.terminal import Fields, emit, progress_bar, say, show
 from wardround.text import counted, shown
 from wardround_client.commands._common import NewHome, checked
-from wardround_client.commands.ingest import approved, note, print_summary, recipe_for, task_of
+from wardround_client.commands.ingest import approved, brought_by, note, print_summary, recipe_for, task_of
 
 if TYPE_CHECKING:
     from wardround_client.config import Pacs
@@ -31,6 +31,15 @@ def pull(
             "label columns. What it names is fetched, and nothing else."
         ),
     ] = None,
+    labels_from: Annotated[
+        str,
+        typer.Option(
+            metavar="sr|seg",
+            help="Take the classes of --federation from the structured reports (sr) or segmentations (seg) of the "
+            "studies that --labels names; it needs no label column then.",
+            show_default=False,
+        ),
+    ] = "",
     federation: Annotated[
         Path | None, typer.Option(help="The agreement: its size, its label column and its classes.")
     ] = None,
@@ -78,6 +87,7 @@ def pull(
         source = kind(
             Asked(settings.url or settings.address, labels, task=task, home=home, rules=Rules.of(hospital.config)),
             settings,
+            brought_by(labels_from) if labels_from else None,
         )
         opens.callback(source.close)
         for line in source.notes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,7 +33,7 @@ from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecip
 from wardround_client.intake.series import stack_of
 from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Labels, Rejection, Rules
 from wardround_client.intake.stack import volume
-from wardround_client.intake.workers import outcomes
+from wardround_client.intake.workers import Readers
 
 
 class File(Item, Protocol):
@@ -48,6 +49,12 @@ class File(Item, Protocol):
 
 
 OTHER = Rejection("not looked into")
+
+
+def lookers(workers: int | None = None) -> Readers:
+    """Processes that look into files without making rows; 0: none but this one."""
+    return Readers(ImageRecipe(8, 1), Pseudonyms(bytes(16)), workers)
+
 
 Cells = Mapping[str, tuple[str, ...]]
 """By the value of the labels CSV's key: its cells, in the order of some columns."""
@@ -229,13 +236,14 @@ class Examples:
         csv.file.check(made._own, "column")
         return made
 
-    def of_files(self, files: Iterable[File]) -> Iterator[Item]:
-        """The files, or what belongs together of them; they are looked into once."""
+    def of_files(self, files: Iterable[File], readers: Readers | None = None) -> Iterator[Item]:
+        """The files, or what belongs together of them; they are looked into once. readers: from `lookers`."""
         task = self._task
         if task is None or not _of_several(task):
             return iter(files)
         if self._gathered is None:
-            self._gathered = gathered(files, task, key=self.csv.key if self.csv else "", cells=self._cells())
+            key = self.csv.key if self.csv else ""
+            self._gathered = gathered(files, task, readers, key=key, cells=self._cells())
         return iter(self._gathered)
 
     def _cells(self) -> Cells | None:
@@ -263,26 +271,26 @@ def _columns(task: Task | None) -> tuple[str, ...]:
 
 
 def gathered(
-    files: Iterable[File], task: Task, *, key: str = "", cells: Cells | None = None, workers: int | None = None
+    files: Iterable[File], task: Task, readers: Readers | None = None, *, key: str = "", cells: Cells | None = None
 ) -> list[Item]:
     """The examples that files make, and each file that belongs to none.
 
     Args:
         files: of a folder, or of a study.
         task: of volumes, of masks or points, or of several inputs.
+        readers: from `lookers`; None: of its own.
         key: of the labels CSV.
         cells: of the labels CSV: where findings are, or the columns of the inputs, one after another.
-        workers: processes that look into the files; None: one for each core; 0: none but this one.
     """
     cards: list[tuple[File, Card]] = []
     others: list[Item] = []
-    looks = outcomes([_Look(file) for file in files], ImageRecipe(8, 1), Pseudonyms(bytes(16)), workers)
-    for look, found in looks:
-        card = cast(Any, found)
-        if isinstance(card, Card):
-            cards.append((look.file, card))
-        else:
-            others.append(look.file)  # it is read, and refused, as a file by itself
+    with nullcontext(readers) if readers else closing(lookers()) as looking:
+        for look, found in looking.outcomes([_Look(file) for file in files]):
+            card = cast(Any, found)
+            if isinstance(card, Card):
+                cards.append((look.file, card))
+            else:
+                others.append(look.file)  # it is read, and refused, as a file by itself
     cards.sort(key=lambda pair: pair[1].key)
     if task.inputs:
         made = _studies(cards, task, key, cells or {})

@@ -110,7 +110,9 @@ def ingest(
                         if file:
                             certain = isinstance(outcome, Instance) or outcome.by_choice
                             batch.meet(place, file, certain=certain)
-                        _store(writer, batch, source, item, outcome, (file, place), tally)
+                        stored = _store(writer, batch, source, item, outcome, tally)
+                        if (by := source.known_by(item, outcome, stored=stored)) and file:
+                            batch.remember(file, place, *by)
                 for item, _ in some:
                     source.done(item)
                 if progress:
@@ -211,25 +213,24 @@ def _store(
     source: Source,
     item: Item,
     outcome: Outcome,
-    known_as: tuple[bytes, bytes],
     tally: Tally,
-) -> None:
-    """known_as: keyed hashes of the item's fingerprint and of its place."""
+) -> bool:
+    """Whether it is in the cohort then."""
     if isinstance(outcome, Rejection):
         tally.reject(item.name, outcome)
-        return
+        return False
     patient, instance = outcome.patient, outcome.instance
     if patient in writer.withdrawn or outcome.bare in writer.withdrawn:
         batch.withhold(patient, instance)
         tally.reject(WITHHELD, WITHDRAWN)
-        return
+        return False
     if not len(outcome.rows) or outcome.rows.shape[1:] != writer.layout.shape:
         tally.reject(item.name, Rejection("rows of another shape than the cohort's", str(outcome.rows.shape)))
-        return
+        return False
     _stage_own(batch, item, (patient, instance), tally)
     if not batch.claim(patient, instance):
         tally.reject(item.name, Rejection(f"duplicate {source.identity}"))
-        return
+        return False
     rows, kept = writer.stored(patient, instance), _kept(outcome)
     if rows is None:
         batch.add(kept, outcome.rows)
@@ -241,11 +242,9 @@ def _store(
         tally.fresh += 1
     else:
         tally.reject(item.name, Rejection(f"{source.identity} came from another archive with other pixels"))
-        return
+        return False
     tally.see(outcome)
-    file, place = known_as
-    if file:
-        batch.remember(file, place, patient, instance)
+    return True
 
 
 def _kept(item: Instance) -> Stored:

@@ -20,9 +20,8 @@ from wardround_client.intake.dicom.segments import shown_in
 from wardround_client.intake.dicom.select import KIND, Kind, left_out
 from wardround_client.intake.gather import OTHER, File, Together
 from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Item, Rejection
-from wardround_client.intake.workers import outcomes
+from wardround_client.intake.workers import Readers
 
 From = Literal["sr", "seg"]
 
@@ -162,27 +161,24 @@ def labelled(
     files: Iterable[File],
     task: Task,
     labels_from: From,
-    examples: Callable[[Iterable[File]], Iterator[Item]],
-    workers: int | None = None,
+    examples: Callable[[Iterable[File], Readers], Iterator[Item]],
+    readers: Readers,
 ) -> list[Item]:
     """The examples that files make, with the labels that the reports or segmentations among them give, and each of
     these that gives none. What no report speaks of has no label of theirs.
 
     Args:
-        files: of a folder.
+        files: of a folder, or of one patient.
         task: whose classes are looked for.
         labels_from: "sr", structured reports, or "seg", segmentations.
         examples: what files make.
-        workers: processes that look into the files; None: one for each core; 0: none but this one.
+        readers: from `lookers`.
     """
     pictures: dict[str, _Picture] = {}
     documents: list[tuple[File, _Document]] = []
     useless: list[Item] = []
     rest: list[File] = []
-    looks = outcomes(
-        [_Look(file, task, labels_from) for file in files], ImageRecipe(8, 1), Pseudonyms(bytes(16)), workers
-    )
-    for look, found in looks:
+    for look, found in readers.outcomes([_Look(file, task, labels_from) for file in files]):
         outcome = cast(Any, found)
         if isinstance(outcome, _Document):
             documents.append((look.file, outcome))
@@ -195,7 +191,7 @@ def labelled(
             pictures[look.name] = outcome
     told = _Told(pictures.values(), documents, task, together=labels_from == "seg")
     made: list[Item] = []
-    for item in examples(rest):
+    for item in examples(rest, readers):
         own = [pictures[file.name] for file in getattr(item, "files", (item,)) if file.name in pictures]
         made.append(replace(cast(Any, item), labels=told.labels(own)))
     useless.extend(Useless((file,), why=why) for file, why in told.without())

@@ -219,6 +219,12 @@ class Source(Protocol):
         """Bring items that are about to be read to this machine; in their order, each as one item or as several."""
         return items
 
+    def known_by(self, item: Item, outcome: Instance | Rejection, *, stored: bool) -> tuple[bytes, bytes] | None:
+        """By which patient and instance in the cohort an item is known while its fingerprint stays; None: it is read
+        again. Called for each item that was read, in order. stored: whether it is in the cohort.
+        """
+        return (outcome.patient, outcome.instance) if stored and isinstance(outcome, Instance) else None
+
     def done(self, item: Item) -> None:
         """An item was read, and what could be stored of it is stored."""
         return

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar
@@ -49,49 +49,70 @@ def outcomes(
     *,
     patience_s: float = PATIENCE_S,
 ) -> Generator[tuple[AnyItem, Outcome], None, None]:
-    """What becomes of each item, in the order given, whatever the number of workers and whichever item fails.
+    """What becomes of each item, in the order given: as `Readers`, for one list of items."""
+    with closing(Readers(recipe, pseudonyms, workers, patience_s=patience_s)) as readers:
+        yield from readers.outcomes(items)
+
+
+class Readers:
+    """Worker processes that read one list of items after another; started when the first item comes.
 
     Args:
-        items: consumed only as fast as results are taken.
         recipe: how rows are made.
         pseudonyms: the hospital's keyed hashes.
         workers: processes; None: one for each core; 0: this very process, which a crash or a loop would end.
         patience_s: how long one item may take.
     """
-    if workers == 0:
+
+    def __init__(
+        self, recipe: Recipe, pseudonyms: Pseudonyms, workers: int | None, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._recipe, self._pseudonyms, self._patience_s = recipe, pseudonyms, patience_s
+        self._count = len(os.sched_getaffinity(0)) if workers is None else workers
+        self._ahead = self._count * max(3, min(AHEAD, AHEAD_BYTES // recipe.layout.row_bytes))
+        self._pool: _Pool | None = None
+
+    def outcomes(self, items: Iterable[AnyItem]) -> Generator[tuple[AnyItem, Outcome], None, None]:
+        """What becomes of each item, in the order given, whatever the number of workers and whichever item fails.
+
+        items: consumed only as fast as results are taken. One list at a time.
+        """
+        if not self._count:
+            for item in items:
+                yield item, _read(item, self._recipe, self._pseudonyms)
+            return
+        todo = iter(items)
+        flying: deque[tuple[AnyItem, ProcessFuture[Outcome]]] = deque()
+        try:
+            while flying or (flying := self._submitted(islice(todo, 1))):
+                flying += self._submitted(islice(todo, self._ahead - len(flying)))
+                item, future = flying.popleft()
+                outcome = _result(future)
+                if outcome in AGAIN:
+                    self.close()
+                    outcome = self._alone(item)
+                    flying = self._submitted(later for later, _ in flying)
+                yield item, outcome
+        finally:
+            if flying:  # nobody waits for them any more
+                self.close()
+
+    def _submitted(self, items: Iterable[AnyItem]) -> deque[tuple[AnyItem, ProcessFuture[Outcome]]]:
+        made: deque[tuple[AnyItem, ProcessFuture[Outcome]]] = deque()
         for item in items:
-            yield item, _read(item, recipe, pseudonyms)
-        return
-    count = workers or len(os.sched_getaffinity(0))
-    ahead = count * max(3, min(AHEAD, AHEAD_BYTES // recipe.layout.row_bytes))
-    todo = iter(items)
-    flying: deque[tuple[AnyItem, ProcessFuture[Outcome]]] = deque()
-    first = next(todo, None)
-    if first is None:
-        return
-    pool = _Pool(count, recipe, pseudonyms, patience_s)
-    try:
-        flying.append((first, pool.submit(first)))
-        while flying:
-            flying.extend((item, pool.submit(item)) for item in islice(todo, ahead - len(flying)))
-            item, future = flying.popleft()
-            outcome = _result(future)
-            if outcome in AGAIN:
-                pool.end()
-                outcome = _alone(item, recipe, pseudonyms, patience_s)
-                pool = _Pool(count, recipe, pseudonyms, patience_s)
-                flying = deque((later, pool.submit(later)) for later, _ in flying)
-            yield item, outcome
-    finally:
-        pool.end()
+            self._pool = self._pool or _Pool(self._count, self._recipe, self._pseudonyms, self._patience_s)
+            made.append((item, self._pool.submit(item)))
+        return made
 
+    def _alone(self, item: Item) -> Outcome:
+        with closing(_Pool(1, self._recipe, self._pseudonyms, self._patience_s)) as pool:
+            return _result(pool.submit(item))
 
-def _alone(item: Item, recipe: Recipe, pseudonyms: Pseudonyms, patience_s: float) -> Outcome:
-    pool = _Pool(1, recipe, pseudonyms, patience_s)
-    try:
-        return _result(pool.submit(item))
-    finally:
-        pool.end()
+    def close(self) -> None:
+        """End the processes; further items start others."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
 
 def _result(future: ProcessFuture[Outcome]) -> Outcome:
@@ -111,7 +132,7 @@ def processes() -> multiprocessing.context.ForkServerContext:
     """What starts a process, with this package imported already: only the first one of a program takes seconds."""
     # Never fork: the caller may hold torch's or gRPC's threads.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "wardround_client.intake.dicom"])
+    context.set_forkserver_preload([__name__, "wardround_client.intake.pacs.items"])
     return context
 
 
@@ -128,7 +149,7 @@ class _Pool:
     def submit(self, item: Item) -> ProcessFuture[Outcome]:
         return self._pool.schedule(_work, (item,), timeout=self._patience_s)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """At once, whatever they are doing: it is wanted no more, or done again elsewhere."""
         self._ours.close()
         self._pool.stop()  # type: ignore[no-untyped-call]

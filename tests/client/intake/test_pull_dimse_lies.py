@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from copy import deepcopy
@@ -15,7 +18,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from tests.client.intake.dicom_files import KEY
 from tests.client.intake.test_pull_lies import RECIPE, Inline, rows
 from tests.liar import TAGS
-from tests.pacs import named_by, phantoms, store_of
+from tests.pacs import named_by, phantoms, store_of, tls_files
 
 from orthanc import free_port
 from wardround.errors import WardroundError
@@ -32,7 +35,7 @@ Change = Callable[[list[Dataset]], list[Any]]
 class Scp:
     """Answers C-FIND and C-GET from a folder. find, get: change what is answered; a number is a status instead."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.objects = [pydicom.dcmread(file) for file in store_of(folder)]
         self.find: Change = list
         self.get: Change = list
@@ -42,8 +45,9 @@ class Scp:
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(str(context.abstract_syntax), SYNTAXES, scu_role=True, scp_role=True)
         self.port = free_port()
-        handlers: list[Any] = [(evt.EVT_C_FIND, self._found), (evt.EVT_C_GET, self._got)]
-        self.server: Any = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_C_FIND, self._found), (evt.EVT_C_GET, self._got)]
+        where = ("127.0.0.1", self.port)
+        self.server: Any = ae.start_server(where, block=False, evt_handlers=handlers, ssl_context=tls)
 
     def _matching(self, question: Dataset) -> list[Dataset]:
         wanted = {name: str(question.get(name, "")) for name in TAGS if question.get(name)}
@@ -68,9 +72,15 @@ class Scp:
             yield (0xFF00, each) if isinstance(each, Dataset) else (each, None)
 
 
+def _at_once(event: evt.Event) -> None:
+    """No waiting for the other side's acknowledgement before the second half of an answer: 40 ms each."""
+    association: Any = event.assoc
+    association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return phantoms(tmp_path_factory.mktemp("studies"), patients=1)
+    return phantoms(tmp_path_factory.mktemp("studies"), patients=1, series=3)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +99,8 @@ def honest(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[
     return rows(folder / "cohort")
 
 
-def pull(home: Path, store: Path, scp: Scp) -> Any:
-    settings = Pacs(address=f"127.0.0.1:{scp.port}", called="LIAR", attempts=1)
+def pull(home: Path, store: Path, scp: Scp, **more: Any) -> Any:
+    settings = Pacs(**{"address": f"127.0.0.1:{scp.port}", "called": "LIAR", "attempts": 1, **more})
     source = DimseSource(Asked("", store / "labels.csv", home=home), settings)
     with closing(source):
         try:
@@ -151,3 +161,29 @@ def test_no_lie_enters_and_nothing_is_lost(
     summary = pull(tmp_path, store, scp)
     assert not isinstance(summary, WardroundError) and summary.quarantined == 0
     assert rows(tmp_path / "cohort") == honest
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom's server, of a handshake that failed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_over_tls_the_authority_that_is_named_decides(
+    tmp_path: Path, store: Path, honest: dict[tuple[bytes, bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that speaks TLS only, and asks for our certificate too."""
+    monkeypatch.setattr(pacs_source, "pause", lambda seconds: None)
+    monkeypatch.setattr(pacs_source, "Line", Inline)
+    ours, theirs = tls_files(tmp_path / "ours"), tls_files(tmp_path / "theirs")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ours.authority))
+    context.load_cert_chain(ours.certificate, ours.key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificate = {"certificate_file": str(ours.certificate), "key_file": str(ours.key)}
+    scp = Scp(store, context)
+    try:
+        there = {"address": f"localhost:{scp.port}", "tls": True, **certificate}
+        refused = pull(tmp_path / "home", store, scp, **there, ca_file=str(theirs.authority))
+        assert isinstance(refused, WardroundError) and "TLS" in str(refused) and "ca_file" in str(refused)
+        summary = pull(tmp_path / "home", store, scp, **there, ca_file=str(ours.authority))
+        assert not isinstance(summary, WardroundError), summary
+        assert rows(tmp_path / "home" / "cohort") == honest
+    finally:
+        scp.server.shutdown()
+        gc.collect()

@@ -78,7 +78,7 @@ def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacs_source, "Line", Inline)
 
 
-def rows(cohort: Path) -> dict[tuple[bytes, bytes], bytes]:
+def rows(cohort: Path, recipe: ImageRecipe = RECIPE) -> dict[tuple[bytes, bytes], bytes]:
     """(patient, instance) -> its rows."""
     if not (cohort / "index.sqlite").exists():
         return {}
@@ -86,7 +86,7 @@ def rows(cohort: Path) -> dict[tuple[bytes, bytes], bytes]:
         kept = index.execute(
             "SELECT pseudonym, instance, first_row, rows FROM instances JOIN patients ON id = patient"
         ).fetchall()
-    values, size = (cohort / "inputs.bin").read_bytes(), RECIPE.layout.row_bytes
+    values, size = (cohort / "inputs.bin").read_bytes(), recipe.layout.row_bytes
     return {(patient, instance): values[first * size : (first + n) * size] for patient, instance, first, n in kept}
 
 

@@ -20,7 +20,9 @@ MOST_UNASKED = 100
 
 
 class Found(NamedTuple):
-    """One object that a PACS says it has. "" where it does not say."""
+    """One object that a PACS says it has. "" where it does not say. changed: when it was made, and when its study was
+    last updated: another text where it may be another object under the same UID.
+    """
 
     study: str
     series: str
@@ -28,6 +30,12 @@ class Found(NamedTuple):
     patient: str = ""
     accession: str = ""
     sop_class: str = ""
+    changed: str = ""
+
+    def within(self, whole: Found) -> Found:
+        """What it says, and where it does not, what its series or study has said."""
+        told = Found(*(mine or theirs for mine, theirs in zip(self, whole, strict=True)))
+        return told._replace(changed=f"{whole.changed} {self.changed}".strip())
 
 
 class Archive(Protocol):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.dicom.card import card_of
+from wardround_client.intake.gather import OTHER
 from wardround_client.intake.pacs.archive import Found
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
@@ -15,6 +17,7 @@ from wardround_client.intake.sources.dicom_folder import DicomFile
 
 NOT_FETCHED = "the PACS did not give it"
 ANOTHER = "the PACS gave another object than was asked for"
+WAITS = Rejection("another object that belongs to it did not come, or cannot be read", passing=True)
 NOTHING = Found("", "", "")
 
 FIELDS = {
@@ -41,14 +44,27 @@ class PacsFile(DicomFile):
         return "/".join(self.found[:3])
 
     def fingerprint(self) -> str:
-        """Its identity, as the PACS tells it: an object that is corrected gets another UID (PS3.4 annex B)."""
-        return "\0".join(("pacs", *self.found[:5], self.key, self.wanted, self.rules.text))
+        """Its identity, and when it was made and its study updated, as far as the PACS tells: an object that is
+        corrected should get another UID (PS3.4 annex B), but archives do change patients and pixels in place.
+        """
+        found = self.found._replace(sop_class="")
+        return "\0".join(("pacs", *found, self.key, self.wanted, self.rules.text))
+
+    def refused(self) -> Rejection | None:
+        """Why it is not put together with others: it did not come, or is another object than was asked for."""
+        if self.unreadable:
+            return Rejection(NOT_FETCHED, self.unreadable, passing=True)
+        try:
+            why = self.another()
+        except UnusableError as error:
+            return error.rejection
+        return Rejection(ANOTHER, why, passing=True) if why else None
 
     def read(self, recipe: ImageRecipe, pseudonyms: Pseudonyms) -> Instance | Rejection:
         """As a file of a folder; and it must be what was asked for, and what the worklist names."""
         if self.unreadable:
             return Rejection(NOT_FETCHED, self.unreadable, passing=True)
-        made = super().read(recipe, pseudonyms)
+        made = instance_of(self.path, recipe, pseudonyms, self.rules)
         if isinstance(made, Rejection):
             return made
         if made.study != pseudonyms.study(self.found.study):
@@ -65,12 +81,38 @@ class PacsFile(DicomFile):
         """By which attribute the file is another object than was asked for, or "". Raises: UnusableError, OSError."""
         card = card_of(self.path)
         wanted = {"StudyInstanceUID": self.found.study, "SOPInstanceUID": self.found.instance, self.key: self.wanted}
+        if not card["AccessionNumber"]:  # as segmentations and reports often are; the study is the right one
+            wanted.pop("AccessionNumber", None)
         return next((name for name, value in wanted.items() if card[name] != value.strip()), "")
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """A file that came, to be looked at before it is put together with others."""
+
+    file: PacsFile
+    line: int = 0
+    labels: None = None
+
+    @property
+    def name(self) -> str:
+        """As the file says."""
+        return self.file.name
+
+    def fingerprint(self) -> str:
+        """As the file says."""
+        return self.file.fingerprint()
+
+    def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Rejection:
+        """Why it cannot be put together with others, or `OTHER`: nothing speaks against it."""
+        return self.file.refused() or OTHER
+
+
+@dataclass(frozen=True)
 class PacsStudy:
-    """A study before it is fetched, where a task puts its files together: what its examples are shows only then."""
+    """A study, or all of a patient's, before it is fetched, where a task puts files together: what its examples are
+    shows only then.
+    """
 
     files: tuple[PacsFile, ...]
     line: int = 0
@@ -92,10 +134,13 @@ class PacsStudy:
 
 @dataclass(frozen=True)
 class PacsExample:
-    """What a task makes of files of one study. study: its fingerprint, for the last example of it."""
+    """What a task makes of files of one study. why: it waits for a file that did not come. whole: for the last example
+    of it, the study: all its files are read then.
+    """
 
     example: Any
-    study: str = ""
+    why: Rejection | None = None
+    whole: PacsStudy | None = None
 
     @property
     def name(self) -> str:
@@ -115,26 +160,19 @@ class PacsExample:
 
     def fingerprint(self) -> str:
         """Of the study, when everything before it is stored."""
-        return self.study
+        return self.whole.fingerprint() if self.whole and not self.why else ""
 
     def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Instance | Rejection:
-        """As of a folder, when all its files are what was asked for."""
-        for file in files_of(self.example):
-            if file.unreadable:
-                return Rejection(NOT_FETCHED, file.unreadable, passing=True)
-            try:
-                if why := file.another():
-                    return Rejection(ANOTHER, why)
-            except UnusableError as error:
-                return error.rejection
+        """As of a folder."""
+        if self.why:
+            return self.why
         made: Instance | Rejection = self.example.read(recipe, pseudonyms)
         return made
 
 
 def files_of(item: Item) -> tuple[PacsFile, ...]:
-    """The files that an item is made of."""
+    """The files that are of no more use after an item."""
     if isinstance(item, PacsFile):
         return (item,)
-    if isinstance(item, PacsExample):
-        return files_of(item.example)
-    return tuple(file for file in getattr(item, "files", ()) if isinstance(file, PacsFile))
+    whole = item.whole if isinstance(item, PacsExample) else item
+    return whole.files if isinstance(whole, PacsStudy) else ()

@@ -109,25 +109,44 @@ class Line:
         self._stop()
 
 
+class Throttle:
+    """Takes as long as a bandwidth demands, in sleeps of at least 50 ms. bytes_per_s: 0 is no limit."""
+
+    def __init__(
+        self,
+        bytes_per_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bytes_per_s, self._sleep, self._clock = bytes_per_s, sleep, clock
+        self._owed_s = 0.0
+
+    def owes(self, size: int) -> bool:
+        """Note that so much arrived. Whether it is time to `pay`."""
+        self._owed_s += size / self._bytes_per_s if self._bytes_per_s else 0.0
+        return self._owed_s > 0.05
+
+    def pay(self) -> None:
+        """Sleep; a sleep that took longer counts for what comes."""
+        start = self._clock()
+        self._sleep(max(0.0, self._owed_s))
+        self._owed_s -= self._clock() - start
+
+
 class _Watch:
     """Ends the process when nothing arrives for too long; a thread, for a blocked call cannot look at a clock."""
 
     def __init__(self, settings: Pacs) -> None:
         self._patience_s = settings.read_timeout_s
-        self._bytes_per_s = settings.megabits_per_second * 125_000
-        self._owed_s = 0.0
+        self._throttle = Throttle(settings.megabits_per_second * 125_000)
         self._until, self._idle = float("inf"), True
         threading.Thread(target=self._look, daemon=True).start()
 
     def beat(self, size: int) -> None:
         """Something arrived: take as long as the bandwidth demands, and be patient anew."""
-        if self._bytes_per_s:
-            self._owed_s += size / self._bytes_per_s
-            if self._owed_s > 0.05:
-                self._until = float("inf")
-                start = time.monotonic()
-                time.sleep(self._owed_s)
-                self._owed_s -= time.monotonic() - start
+        if self._throttle.owes(size):
+            self._until = float("inf")
+            self._throttle.pay()
         self._until = float("inf") if self._idle else time.monotonic() + self._patience_s
 
     @contextmanager

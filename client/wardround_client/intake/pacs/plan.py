@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wardround_client.intake.pacs.archive import Found
 
-_COLUMNS = "study, series, instance, patient, accession, sop_class"
+_COLUMNS = ", ".join(Found._fields)
 
 
 class Plan:
@@ -22,14 +22,14 @@ class Plan:
         self._db.execute("PRAGMA journal_mode = OFF")  # nobody reads it after a crash
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(
-            """CREATE TABLE found (study TEXT, series TEXT, instance TEXT, wanted TEXT, patient TEXT, accession TEXT,
-            sop_class TEXT, PRIMARY KEY (patient, study, series, instance, wanted)) WITHOUT ROWID"""
+            f"""CREATE TABLE found ({_COLUMNS}, wanted,
+            PRIMARY KEY (patient, study, series, instance, wanted)) WITHOUT ROWID"""
         )
 
     def add(self, found: Found, wanted: str) -> bool:
         """wanted: the value of the worklist that names it. False, where it is there already."""
         added = self._db.execute(
-            f"INSERT OR IGNORE INTO found ({_COLUMNS}, wanted) VALUES (?, ?, ?, ?, ?, ?, ?)", (*found, wanted)
+            f"INSERT OR IGNORE INTO found VALUES ({', '.join('?' * (len(found) + 1))})", (*found, wanted)
         )
         return added.rowcount == 1
 

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,17 +19,18 @@ from wardround.errors import ConfigError
 from wardround.labels import LABEL_KINDS
 from wardround.text import counted
 from wardround_client.config import Pacs
-from wardround_client.intake.gather import Examples
+from wardround_client.intake.gather import OTHER, Examples, lookers
 from wardround_client.intake.labels_csv import LabelsCsv
 from wardround_client.intake.pacs.archive import UID, Archive, Found
 from wardround_client.intake.pacs.hours import within
-from wardround_client.intake.pacs.items import FIELDS, PacsExample, PacsFile, PacsStudy, files_of
+from wardround_client.intake.pacs.items import FIELDS, WAITS, Arrival, PacsExample, PacsFile, PacsStudy, files_of
 from wardround_client.intake.pacs.line import Line
 from wardround_client.intake.pacs.plan import Plan
 from wardround_client.intake.pacs.secrets import check_files
 from wardround_client.intake.pacs.spool import Spool
 from wardround_client.intake.pacs.trouble import PacsError, Trouble, TroubleError
-from wardround_client.intake.source import Asked, Item, LabelLine, Source
+from wardround_client.intake.reported import From, check, labelled
+from wardround_client.intake.source import Asked, Instance, Item, LabelLine, Rejection, Source
 
 LONGEST_WAIT_S = 300.0
 """A PACS that wants to be left alone for longer is asked again by the next pull."""
@@ -67,22 +68,29 @@ class PacsSource(Source):
     whole = False
     archive: ClassVar[type[Archive]]
 
-    def __init__(self, asked: Asked, settings: Pacs) -> None:
-        """Check the CSV. Raises: ConfigError, DataError."""
+    def __init__(self, asked: Asked, settings: Pacs, labels_from: From | None = None) -> None:
+        """Check the CSV. labels_from: it is the worklist only; "sr": structured reports bring the labels; "seg":
+        segmentations do. Raises: ConfigError, DataError.
+        """
         if asked.labels is None:
             raise ConfigError("a PACS without --labels", do="add --labels labels.csv: it says what is fetched")
         if asked.home is None:
             raise ConfigError("a PACS outside of a hospital's home", do="use `wardround hospital pull`")
         self.name, self._settings, self._home, self._asked = asked.where, settings, asked.home, asked
-        task = asked.task
-        self._together = task is not None and bool(task.dense or task.inputs or task.depth)
+        self._from = labels_from
+        task = check(asked.task, csv=False) if labels_from else asked.task
+        self._together = bool(labels_from) or (task is not None and bool(task.dense or task.inputs or task.depth))
         masks = task is not None and task.dense and not LABEL_KINDS[task.labels].places
-        # Masks bring their labels: then the worklist is nothing else, and needs no label column.
+        # Masks, reports and segmentations bring labels: then the worklist is nothing else, and needs no label column.
+        bare = masks or bool(labels_from)
         self._worklist = LabelsCsv.open(
-            asked.labels, () if masks else asked.columns, own_issuer=asked.rules.patients.issuer
+            asked.labels, () if bare else asked.columns, own_issuer=asked.rules.patients.issuer
         )
-        self._examples = Examples(task, None if masks else self._worklist)
+        self._examples = Examples(task, None if bare else self._worklist)
         self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
+        if labels_from and task:
+            self.label_columns = (task.label_column,)
+        self._readers = lookers()
         check_files(settings, self._home)
         self.trouble: Trouble | None = None
         self.unasked = 0
@@ -91,6 +99,8 @@ class PacsSource(Source):
         self._plan: Plan | None = None
         self._spool: Spool | None = None
         self._broken = 0
+        self._shaky = False
+        self._known_by: tuple[bytes, bytes] | None = None
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the CSV."""
@@ -98,15 +108,18 @@ class PacsSource(Source):
 
     def items(self) -> Iterator[Item]:
         """What the PACS says it has of the worklist, in the order of the UIDs; study by study, where files belong
-        together.
+        together, and patient by patient, where a report of one study may speak of another's images.
         """
         if self._plan is None:
             self.find()
         if not self._together:
             yield from self._objects()
         else:
-            for _, files in groupby(self._objects(), key=lambda file: file.found.study):
+            for _, files in groupby(self._objects(), key=self._group):
                 yield PacsStudy(tuple(files))
+
+    def _group(self, file: PacsFile) -> str:
+        return (self._from and file.found.patient) or file.found.study
 
     def _objects(self) -> Iterator[PacsFile]:
         assert self._plan is not None
@@ -170,10 +183,20 @@ class PacsSource(Source):
             return
         for study in items:
             files = list(self._fetched(iter(files_of(study))))
-            made = list(Examples(self._asked.task, self._examples.csv).of_files(files))
-            made.sort(key=lambda example: not getattr(example, "what", getattr(example, "unreadable", "")))
-            for number, example in enumerate(made, start=1):
-                yield PacsExample(example, study.fingerprint() if number == len(made) else "")
+            looks = self._readers.outcomes(Arrival(file) for file in files)
+            refused = {look.name: why for look, why in looks if why != OTHER and isinstance(why, Rejection)}
+            # Half of a volume, or an image without one of its reports, would be another example.
+            waits = [PacsExample(file, refused.get(file.name, WAITS)) for file in files]
+            *made, last = waits if refused else self._made(files)
+            yield from made
+            yield replace(last, whole=PacsStudy(tuple(files)))
+
+    def _made(self, files: Sequence[PacsFile]) -> list[PacsExample]:
+        """What the task makes of files that belong together."""
+        task, examples = self._asked.task, Examples(self._asked.task, self._examples.csv)
+        if self._from and task:
+            return [*map(PacsExample, labelled(files, task, self._from, examples.of_files, self._readers))]
+        return [*map(PacsExample, examples.of_files(files, self._readers))]
 
     def _fetched(self, files: Iterator[PacsFile]) -> Iterator[PacsFile]:
         ready: list[PacsFile] = []
@@ -265,8 +288,20 @@ class PacsSource(Source):
                 )
             )
 
+    def known_by(self, item: Item, outcome: Instance | Rejection, *, stored: bool) -> tuple[bytes, bytes] | None:
+        """A study by any of its examples; not where one could not be read this time."""
+        by = super().known_by(item, outcome, stored=stored)
+        if not isinstance(item, PacsExample):
+            return by
+        self._shaky = self._shaky or (isinstance(outcome, Rejection) and outcome.passing)
+        self._known_by = by or self._known_by
+        if item.whole is None:
+            return None
+        by, self._shaky, self._known_by = None if self._shaky else self._known_by, False, None
+        return by
+
     def done(self, item: Item) -> None:
-        """It was read, and what could be stored is stored: the file goes."""
+        """It was read, and what could be stored is stored: the files go that nothing else is made of."""
         for file in files_of(item):
             if not file.unreadable:
                 file.path.unlink(missing_ok=True)
@@ -283,7 +318,8 @@ class PacsSource(Source):
             )
 
     def close(self) -> None:
-        """End the process that talks to the PACS, and leave nothing in the spool."""
+        """End the processes that talk to the PACS and look into files, and leave nothing in the spool."""
+        self._readers.close()
         if self._plan is not None:
             self._plan.close()
         if self._spool is not None:

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from wardround.errors import DataError
 from wardround.toml import Section
 from wardround_client.intake.dicom import instance_of, series_of
-from wardround_client.intake.gather import Examples
+from wardround_client.intake.gather import Examples, lookers
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.reported import From, check, labelled
@@ -97,7 +98,8 @@ class DicomFolder(Source):
     @cached_property
     def _labelled(self) -> list[Item]:
         assert self._from is not None
-        return labelled(self._all(), self._task, self._from, self._examples.of_files)
+        with closing(lookers()) as readers:
+            return labelled(self._all(), self._task, self._from, self._examples.of_files, readers)
 
     def _all(self) -> Iterator[DicomFile]:
         slices = self._slices if self._counted else {}

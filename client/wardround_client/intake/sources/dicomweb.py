@@ -39,6 +39,9 @@ TAGS = {
     "accession": "00080050",
     "sop_class": "00080016",
 }
+UPDATED, MADE = ("0008041F",), ("00080012", "00080013")
+"""What tells that there may be something else: Study Update DateTime, Instance Creation Date and Time."""
+
 STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """As it is kept: without the asterisk a PACS decodes it first (PS3.18 8.7.3.5.2)."""
 
@@ -68,7 +71,7 @@ class DicomWeb(Archive):
                 if series.series == value:
                     yield from self._instances(series)
         else:
-            for study in self._pages(self._client.search_for_studies, by, ("study", "patient", "accession")):
+            for study in self._pages(self._client.search_for_studies, by, ("study", "patient", "accession"), UPDATED):
                 if value in (study.study, study.patient, study.accession):
                     yield from self._instances(study)
                 else:
@@ -80,18 +83,23 @@ class DicomWeb(Archive):
         def search(**more: Any) -> list[dict[str, Any]]:
             return self._client.search_for_instances(of.study or None, of.series or None, **more)
 
-        for found in self._pages(search, filters or {}, tuple(TAGS)):
-            yield Found(*(mine or theirs for mine, theirs in zip(found, of, strict=True)))
+        for found in self._pages(search, filters or {}, tuple(TAGS), MADE):
+            yield found.within(of)
 
     def _pages(
-        self, search: Callable[..., list[dict[str, Any]]], filters: Mapping[str, str], names: Sequence[str]
+        self,
+        search: Callable[..., list[dict[str, Any]]],
+        filters: Mapping[str, str],
+        names: Sequence[str],
+        changes: Sequence[str] = (),
     ) -> Iterator[Found]:
         """Page by page, until one is empty or brings nothing new."""
         seen: set[Found] = set()
         offset = 0
         while True:
-            page = search(limit=PAGE, offset=offset, fields=[TAGS[name] for name in names], search_filters=filters)
-            fresh = [found for found in (_found(answer, names) for answer in page) if found not in seen]
+            fields = [*(TAGS[name] for name in names), *changes]
+            page = search(limit=PAGE, offset=offset, fields=fields, search_filters=filters)
+            fresh = [found for found in (_found(answer, names, changes) for answer in page) if found not in seen]
             if not fresh:
                 return
             yield from fresh
@@ -149,14 +157,15 @@ def _chunks(answer: requests.Response) -> Iterator[bytes]:
         yield data
 
 
-def _found(answer: Mapping[str, Any], names: Sequence[str]) -> Found:
+def _found(answer: Mapping[str, Any], names: Sequence[str], changes: Sequence[str]) -> Found:
     """Of DICOM JSON (PS3.18 annex F): what was asked for; a study that names a series says nothing about the others."""
 
     def value(tag: str) -> str:
         values = answer.get(tag, {}).get("Value") or [""]
         return values[0] if isinstance(values[0], str) else ""
 
-    return Found(**{name: value(tag) if name in names else "" for name, tag in TAGS.items()})
+    told = {name: value(tag) if name in names else "" for name, tag in TAGS.items()}
+    return Found(**told, changed=" ".join(filter(None, map(value, changes))))
 
 
 class _Counted:

@@ -51,9 +51,9 @@ KEYWORDS = {
     "SOPClassUID": "sop_class",
 }
 RETURNED = {
-    "STUDY": ("StudyInstanceUID", "PatientID", "AccessionNumber"),
+    "STUDY": ("StudyInstanceUID", "PatientID", "AccessionNumber", "StudyUpdateDateTime"),
     "SERIES": ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "AccessionNumber"),
-    "IMAGE": tuple(KEYWORDS),
+    "IMAGE": (*KEYWORDS, "InstanceCreationDate", "InstanceCreationTime"),
 }
 REJECTED = {
     # Source and diagnostic of A-ASSOCIATE-RJ (PS3.8 9.3.4).
@@ -110,7 +110,7 @@ class Dimse(Archive):
                 unique = {"StudyInstanceUID": answer.study}
                 unique |= {"SeriesInstanceUID": answer.series} if levels[0] == "SERIES" else {}
                 for below in self._below(association, levels[1:], unique, key, value):
-                    yield Found(*(mine or theirs for mine, theirs in zip(below, answer, strict=True)))
+                    yield below.within(answer)
 
     def _question(self, association: Association, level: str, by: dict[str, str]) -> Iterator[Found]:
         question = Dataset()
@@ -123,8 +123,9 @@ class Dimse(Archive):
         for status, answer in association.send_c_find(question, FIND):
             code = status.get("Status")
             if code in (0xFF00, 0xFF01) and answer is not None:
-                told = {KEYWORDS[word]: str(answer.get(word, "") or "") for word in RETURNED[level]}
-                yield Found(**{name: told.get(name, "") for name in KEYWORDS.values()})
+                told = {word: str(answer.get(word, "") or "") for word in RETURNED[level]}
+                changed = " ".join(value for word, value in told.items() if value and word not in KEYWORDS)
+                yield Found(**{name: told.get(word, "") for word, name in KEYWORDS.items()}, changed=changed)
             elif code != 0:
                 raise self._failed(code, "C-FIND", _COMPLAINT if level != "STUDY" and len(by) == 1 else "")
 
