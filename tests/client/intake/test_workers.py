@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,12 @@ def test_the_cohort_is_the_same_whatever_the_number_of_workers_and_whichever_ite
         assert (cohort / "inputs.bin").read_bytes() == inputs
         a, b = (CohortStore.open(path, withdrawn=()) for path in (cohort, tmp_path / "without"))
         assert a.pseudonyms == b.pseudonyms and a.patients.tolist() == b.patients.tolist()
+
+
+def test_what_a_reader_imports_is_no_torch() -> None:
+    """It costs two seconds and 200 MB of each process; these modules hold every item that is read in one."""
+    held = "pacs.items", "sources.dicom_folder", "sources.image_folder", "sources.npz"
+    names = [f"wardround_client.intake.{name}" for name in held] + ["wardround_client.personal.new_file"]
+    code = f"import sys, {', '.join(names)}, tests.client.intake.misbehaving; sys.exit('torch' in sys.modules)"
+    folder = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder, check=False).returncode == 0
