@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.story import zygote
 from tests.story.processes import environment, free_port, running
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,7 +32,7 @@ class Typed:
 def typing(
     page: str, home: Path, name: str, instead: Mapping[str, str], after: Callable[[str], None] = lambda body: None
 ) -> Iterator[Typed]:
-    """Type a page; the terminals stay open inside.
+    """Type a page; the terminals stay open inside. Its `wardround` is a fork (tests.story.zygote).
 
     Args:
         page: in docs/.
@@ -46,7 +46,9 @@ def typing(
     )
     folder = home / name
     env = environment() | {"HOME": str(home), "COLUMNS": "100"}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    env["PATH"] = (
+        ":".join(str(Path(program).parent) for program in (zygote.launcher(), zygote.REAL)) + ":" + env["PATH"]
+    )
     ports = f"--host 127.0.0.1 --port {free_port()} --admin-port {free_port()} --health-port {free_port()}"
     typed = Typed(folder, [body for _, body in blocks], [])
     with running(home) as start:

@@ -9,7 +9,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +16,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from tests.story import zygote
+
 from wardround import cli
 
-COMMAND = [sys.executable, "-m", "wardround"]
+COMMAND = [zygote.REAL]
+"""The installed program: for what proves starts, ends, kills and limits."""
 LIMIT_S = 600.0
 """Ends a test that hangs; no promise is about it, and a busy machine may take a while."""
 
@@ -69,7 +71,7 @@ class Process:
     def __init__(
         self, *arguments: object, cwd: Path, command: Sequence[str] = COMMAND, env: Mapping[str, str] | None = None
     ) -> None:
-        self._name = "wardround" if command is COMMAND else command[0]
+        self._name = Path(command[0]).name
         self.arguments = arguments
         self.log: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -155,12 +157,16 @@ class Process:
 
 
 @contextmanager
-def running(cwd: Path) -> Iterator[Callable[..., Process]]:
-    """A function that starts processes; all that still run at the end are killed."""
-    started: list[Process] = []
+def running(cwd: Path, *, forked: bool = False) -> Iterator[Callable[..., Process]]:
+    """A function that starts processes; all that still run at the end are killed.
 
-    def start(*arguments: object, **options: Any) -> Process:
-        started.append(Process(*arguments, cwd=cwd, **options))
+    forked: as tests.story.zygote does it, for what is there for something else to be tried on it.
+    """
+    started: list[Process] = []
+    program = [zygote.launcher()] if forked else COMMAND
+
+    def start(*arguments: object, command: Sequence[str] = program, **options: Any) -> Process:
+        started.append(Process(*arguments, cwd=cwd, command=command, **options))
         return started[-1]
 
     try:

@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def coordinator(place: Path) -> Iterator[Path]:
     """The home of a coordinator that is up. st-anna is not registered."""
-    with running(place) as start:
+    with running(place, forked=True) as start:
         start("coordinator", "up", place / "coordinator").wait_for(lambda line: "is up" in line, "sign of life")
         yield place / "coordinator"
 

@@ -36,7 +36,7 @@ def test_a_copy_that_does_not_know_what_the_other_answered_stops_and_is_mended(t
     ports = ("--port", 0, "--admin-port", 0, "--health-port", 0)
     typed("coordinator", "init", coordinator, "--host", loopback(), *ports)
     typed("coordinator", "register", coordinator, home / "join.json")
-    with running(tmp_path) as start:
+    with running(tmp_path, forked=True) as start:
 
         def up(place: Path) -> Process:
             daemon = start("hospital", "up", place)
