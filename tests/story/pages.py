@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.story import zygote
-from tests.story.processes import environment, free_port, running
+from tests.story.processes import environment, forked, free_port, running
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -46,9 +46,7 @@ def typing(
     )
     folder = home / name
     env = environment() | {"HOME": str(home), "COLUMNS": "100"}
-    env["PATH"] = (
-        ":".join(str(Path(program).parent) for program in (zygote.launcher(), zygote.REAL)) + ":" + env["PATH"]
-    )
+    env["PATH"] = f"{Path(forked()).parent}:{Path(sys.executable).parent}:{env['PATH']}"
     ports = f"--host 127.0.0.1 --port {free_port()} --admin-port {free_port()} --health-port {free_port()}"
     typed = Typed(folder, [body for _, body in blocks], [])
     with running(home) as start:

@@ -9,10 +9,12 @@ import queue
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tests.story import zygote
 
 from wardround import cli
 
-COMMAND = [zygote.REAL]
+COMMAND = [str(Path(sys.executable).with_name("wardround"))]
 """The installed program: for what proves starts, ends, kills and limits."""
 LIMIT_S = 600.0
 """Ends a test that hangs; no promise is about it, and a busy machine may take a while."""
@@ -29,6 +31,12 @@ LIMIT_S = 600.0
 def environment() -> dict[str, str]:
     """This process's environment with one thread a process and no telemetry."""
     return os.environ | {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+
+
+@cache
+def forked() -> str:
+    """A program that is `wardround` without its imports, for what is there for something else to be tried on it."""
+    return zygote.launcher(environment())
 
 
 def wardround(*arguments: object, expect: int = 0) -> str:
@@ -157,15 +165,11 @@ class Process:
 
 
 @contextmanager
-def running(cwd: Path, *, forked: bool = False) -> Iterator[Callable[..., Process]]:
-    """A function that starts processes; all that still run at the end are killed.
-
-    forked: as tests.story.zygote does it, for what is there for something else to be tried on it.
-    """
+def running(cwd: Path, program: str = COMMAND[0]) -> Iterator[Callable[..., Process]]:
+    """A function that starts processes; all that still run at the end are killed."""
     started: list[Process] = []
-    program = [zygote.launcher()] if forked else COMMAND
 
-    def start(*arguments: object, command: Sequence[str] = program, **options: Any) -> Process:
+    def start(*arguments: object, command: Sequence[str] = (program,), **options: Any) -> Process:
         started.append(Process(*arguments, cwd=cwd, command=command, **options))
         return started[-1]
 

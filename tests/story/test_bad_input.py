@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.rounds import TWO_COLUMNS
-from tests.story.processes import COMMAND, environment, running, typed
+from tests.story.processes import COMMAND, environment, forked, running, typed
 from tests.story.processes import wardround as process
 
 from wardround_client.privacy.ledger import Ledger
@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def coordinator(place: Path) -> Iterator[Path]:
     """The home of a coordinator that is up. st-anna is not registered."""
-    with running(place, forked=True) as start:
+    with running(place, forked()) as start:
         start("coordinator", "up", place / "coordinator").wait_for(lambda line: "is up" in line, "sign of life")
         yield place / "coordinator"
 

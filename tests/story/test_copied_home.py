@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.hostile.conftest import make_home
 from tests.rounds import TWO_COLUMNS
-from tests.story.processes import Process, running, typed
+from tests.story.processes import Process, forked, running, typed
 
 FEDERATION = f"""name = "hearts"{TWO_COLUMNS}
 [privacy]
@@ -36,7 +36,7 @@ def test_a_copy_that_does_not_know_what_the_other_answered_stops_and_is_mended(t
     ports = ("--port", 0, "--admin-port", 0, "--health-port", 0)
     typed("coordinator", "init", coordinator, "--host", loopback(), *ports)
     typed("coordinator", "register", coordinator, home / "join.json")
-    with running(tmp_path, forked=True) as start:
+    with running(tmp_path, forked()) as start:
 
         def up(place: Path) -> Process:
             daemon = start("hospital", "up", place)

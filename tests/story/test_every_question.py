@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.chosen import EACH_QUESTION
-from tests.story.processes import free_port, running, typed
+from tests.story.processes import forked, free_port, running, typed
 
 from wardround.algorithms import ALGORITHMS
 from wardround.config import load_federation
@@ -74,7 +74,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path_factory.mktemp("fleet"))
     ports = ["--port", free_port(), "--admin-port", 0, "--health-port", 0]
     typed("coordinator", "init", fleet.coordinator, "--host", "127.0.0.1", *ports)
-    with running(fleet.folder, forked=True) as start:
+    with running(fleet.folder, forked()) as start:
         for seed, (name, home) in enumerate(zip(NAMES, fleet.homes, strict=True)):
             typed("hospital", "init", home, "--name", name, "--patients", 60)
             config = home / "hospital.toml"

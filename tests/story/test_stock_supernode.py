@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.hostile.conftest import make_home
 from tests.rounds import TWO_COLUMNS
-from tests.story.processes import Process, free_port, running, typed
+from tests.story.processes import Process, forked, free_port, running, typed
 
 from wardround_client.hospital import Hospital
 
@@ -26,7 +26,7 @@ def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
     federation = tmp_path / "made" / "federation.toml"
     typed("coordinator", "init", coordinator, "--port", 0, "--admin-port", 0, "--health-port", 0)
     typed("coordinator", "register", coordinator, home / "join.json")
-    with running(tmp_path, forked=True) as start:
+    with running(tmp_path, forked()) as start:
         server: Process = start("coordinator", "up", coordinator)
         server.wait_for(lambda line: "is up" in line, "sign of life")
         typed("hospital", "join", home, coordinator / "invitation.toml")

@@ -26,7 +26,7 @@ def test_outlines_out_of_a_pacs_are_learned_from_and_drawn_at_a_hospital_that_to
         }
         with typing("tutorial-studies.md", home, "outlines", instead) as page:
             assert "The PACS answers" in page.after("pull st-anna --check")
-            assert "'marked'" in page.after("pull st-anna --check")
+            assert "'background' 22, 'disease' 18" in page.after("pull st-anna --check")
             assert page.after("hospital approve").count("Approved for 1 run") == 3
             assert (page.folder / "coordinator" / "runs" / "spring" / "report.html").is_file()
             at_home = page.after("hospital adapt")
