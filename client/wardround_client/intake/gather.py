@@ -302,7 +302,7 @@ def gathered(
 
 
 def _series(cards: Sequence[tuple[File, Card]]) -> Iterator[Item]:
-    for group in _grouped(cards, "StudyInstanceUID", "SeriesInstanceUID").values():
+    for group in _grouped(cards, "PatientID", "StudyInstanceUID", "SeriesInstanceUID").values():
         yield Series(tuple(file for file, _ in group))
 
 
@@ -314,25 +314,28 @@ def _grouped(cards: Sequence[tuple[File, Card]], *names: str) -> dict[tuple[str,
 
 
 def _marked(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cells | None) -> Iterator[Item]:
-    """Each image with what refers to it, or to another image of its series: then nothing is there."""
+    """Each image with what refers to it, or to another image of its series: then nothing is there. What another patient's
+    file says of it is not believed: UIDs are copied, and nobody's files decide what another's image shows.
+    """
     if cells is not None:
         for file, card in cards:
             cell = cells.get(card[key], (None,))[0]
             what = "nothing is said of where findings are" if cell is None else ""
             yield Marked((file,), what, labels=(cell and marks.MARKED,), cell=cell)
         return
-    marking: dict[str, list[File]] = defaultdict(list)
-    series_of = {card["SOPInstanceUID"]: card["SeriesInstanceUID"] for _, card in cards}
+    marking: dict[tuple[str, str], list[File]] = defaultdict(list)
+    series_of = {(card["PatientID"], card["SOPInstanceUID"]): card["SeriesInstanceUID"] for _, card in cards}
     for file, card in cards:
         if card.marks:
-            for uid in dict.fromkeys(series_of.get(each, "") for each in card.refers):
-                marking[uid].append(file)
+            patient = card["PatientID"]
+            for uid in dict.fromkeys(series_of.get((patient, each), "") for each in card.refers):
+                marking[patient, uid].append(file)
     for file, card in cards:
         if card.marks:
-            if not any(each in series_of for each in card.refers):
+            if not any((card["PatientID"], each) in series_of for each in card.refers):
                 yield Marked((file,), "the image that a mask is of is not there")
             continue
-        found = marking.get(card["SeriesInstanceUID"], [])
+        found = marking.get((card["PatientID"], card["SeriesInstanceUID"]), [])
         yield Marked((file, *found), "" if found else "no mask", labels=(marks.MARKED if found else None,))
 
 

@@ -123,6 +123,17 @@ def test_a_folder_becomes_a_cohort_of_volumes(tmp_path: Path) -> None:
     assert (np.diff(store.inputs[0].mean((0, 2, 3), dtype=np.float64)) > 0).all(), "feet first"
 
 
+def test_two_patients_with_the_same_uids_both_keep_their_volume(tmp_path: Path) -> None:
+    """A patient's volume depends on nobody else's files."""
+    for patient in ("PAT-1", "PAT-2"):
+        write_series(tmp_path / "data" / patient, [0, 3, 6, 9], PatientID=patient)
+    (tmp_path / "data" / "labels.csv").write_text("PatientID,finding\nPAT-1,a\nPAT-2,b\n")
+    task = Task(label_column="finding", classes=("a", "b"), kind="volume", depth=4, image_size_px=8)
+    summary, store = cohort_of(tmp_path / "data", tmp_path, task)
+    assert (summary.used, summary.patients, summary.reasons) == (2, 2, {})
+    assert sorted(map(str, store.labels("finding"))) == ["a", "b"]
+
+
 @pytest.mark.parametrize("tag", [(0x0020, 0x0032), (0x0020, 0x0037), (0x0028, 0x0008)])
 @pytest.mark.parametrize("place", [0, 3, 9])
 def test_a_slice_that_cannot_be_placed_is_never_left_out_of_its_volume(
