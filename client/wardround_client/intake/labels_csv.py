@@ -12,6 +12,7 @@ from wardround.errors import DataError
 from wardround.text import shown
 from wardround_client.cohort.store import MANUFACTURER
 from wardround_client.intake.csv_file import CsvFile
+from wardround_client.intake.pseudonyms import LOST
 from wardround_client.intake.source import LabelLine
 
 KEY_COLUMNS = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -118,6 +119,11 @@ def label_columns(file: CsvFile, others: Collection[str], columns: Sequence[str]
     file.check(columns, "label column")
     more = (MANUFACTURER,) if MANUFACTURER in file.columns and MANUFACTURER not in columns else ()
     return (*columns, *more)
+
+
+def is_nobody(patient: str) -> bool:
+    """Whether a cell that should name a patient names none, or one of whom a letter was lost: another's may be too."""
+    return patient in MISSING or LOST in patient
 
 
 def labels_of(cells: dict[str, str], columns: Sequence[str]) -> tuple[str | None, ...]:

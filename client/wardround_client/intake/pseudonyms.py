@@ -11,6 +11,9 @@ from wardround.errors import DataError
 
 LEAST_BYTES = 16
 
+LOST = "\ufffd"
+"""REPLACEMENT CHARACTER: what a program writes for bytes that are no letter of the character set it was told."""
+
 
 @dataclass(frozen=True)
 class Pseudonyms:

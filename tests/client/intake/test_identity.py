@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset
 from tests.client.command_line import wardround
 from tests.client.intake.dicom_files import KEY, ingest_folder, outcome, write_dicom
@@ -18,7 +19,8 @@ from wardround_client.cohort.store import CohortStore
 from wardround_client.config import PatientIds
 from wardround_client.intake.dicom.identity import is_placeholder
 from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.source import Instance, Rules
+from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.source import Asked, Instance, Rejection, Rules, opened
 
 WHO = Pseudonyms(KEY)
 
@@ -202,3 +204,27 @@ def test_a_header_that_nearly_names_a_key_is_explained(tmp_path: Path, header: s
     folder = archive(tmp_path / "d", {}, labels=f"{header},finding\n1,x\n")
     with pytest.raises(Exception, match=hint):
         ingest_folder(folder, tmp_path / "c")
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 192", "GB18030", "ISO_IR 13", "ISO 2022 IR 149"])
+def test_letters_that_cannot_be_read_make_nobody_of_two_people(character_set: str, tmp_path: Path) -> None:
+    """A file that says UTF-8 and holds Latin-1: each unknown byte would be the same letter."""
+    for keyword in ("PatientID", "IssuerOfPatientID", "AccessionNumber"):
+        said = {"PatientID": "1", "SpecificCharacterSet": character_set, keyword: "M?LLER"}
+        found = []
+        for byte in (b"\xff", b"\x80"):
+            path = write_dicom(tmp_path / "a.dcm", np.eye(8, dtype=np.uint8), **said)
+            path.write_bytes(path.read_bytes().replace(b"M?LLER", b"M" + byte + b"LLER"))
+            found.append(outcome(path))
+        for each in found:
+            if keyword == "AccessionNumber":
+                assert isinstance(each, Instance) and (not each.accession or found[0] != found[1])
+            else:
+                assert isinstance(each, Rejection) and each.reason.endswith("character set that the file names")
+
+
+def test_a_csv_in_which_a_letter_was_lost_names_nobody(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,PatientID,finding\na.png,M\ufffdLLER,x\n", encoding="utf-8")
+    (item,) = opened("image-folder", Asked(str(tmp_path), tmp_path / "labels.csv"), {}).items()
+    assert isinstance(item.read(ImageRecipe(8, 1), WHO), Rejection)

@@ -15,6 +15,7 @@ from pydicom.multival import MultiValue
 
 from wardround_client.config import PatientIds
 from wardround_client.intake.dicom.attributes import UnusableError, named, quiet, refusing, text
+from wardround_client.intake.pseudonyms import LOST
 
 WHO = (
     "PatientID",
@@ -28,6 +29,9 @@ WHO = (
     "PatientSex",
 )
 """Read to be hashed with the hospital's key, and for nothing else."""
+
+_UNSURE = "{} is not in the character set that the file names"
+"""Then a letter that cannot be read is any letter, and two people would be one."""
 
 _NOBODY = {
     *("anon", "anonym", "anonymous", "anonymized", "anonymised", "anonymizedpatient", "deidentified", "unknown", "unk"),
@@ -83,7 +87,10 @@ def _entity(dataset: Dataset) -> str:
     """Who assigned the PatientID where there is no plain name for them: Universal Entity ID (0040,0032)."""
     with refusing(f"{named('IssuerOfPatientIDQualifiersSequence')} cannot be read"):
         items = dataset.get("IssuerOfPatientIDQualifiersSequence")
-        return str(items[0].get("UniversalEntityID", "") or "").strip() if items else ""
+        entity = str(items[0].get("UniversalEntityID", "") or "").strip() if items else ""
+    if LOST in entity:
+        raise UnusableError(_UNSURE.format(named("IssuerOfPatientIDQualifiersSequence")))
+    return entity
 
 
 def _one(dataset: Dataset, keyword: str) -> str:
@@ -93,7 +100,10 @@ def _one(dataset: Dataset, keyword: str) -> str:
         value = dataset.get(keyword)
     if isinstance(value, list | MultiValue) and len(value) > 1:
         raise UnusableError(f"{named(keyword)} has several values", "\\".join(map(str, value)))
-    return text(dataset, keyword)
+    one = text(dataset, keyword)
+    if LOST in one:
+        raise UnusableError(_UNSURE.format(named(keyword)), one)
+    return one
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -102,7 +112,8 @@ def _text(dataset: Dataset, keyword: str) -> str:
     except Exception:  # whatever a damaged value raises, it says nothing
         return ""
     several = value if isinstance(value, list | MultiValue) else [value]
-    return "\\".join(str(each).strip().strip("\0").strip() for each in several if each is not None)
+    one = "\\".join(str(each).strip().strip("\0").strip() for each in several if each is not None)
+    return "" if LOST in one else one
 
 
 def series_of(path: Path) -> tuple[bytes, int] | None:

@@ -21,7 +21,7 @@ from wardround.task import Task
 from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.dicom.attributes import UnusableError
-from wardround_client.intake.labels_csv import FILE, MISSING, label_columns, labels_of
+from wardround_client.intake.labels_csv import FILE, MISSING, is_nobody, label_columns, labels_of
 from wardround_client.intake.marks import MARKED
 from wardround_client.intake.pictures import inputs_of, rows_of
 from wardround_client.intake.pseudonyms import Pseudonyms
@@ -74,7 +74,7 @@ class Picture:
         """Decode and render."""
         if self.patient is None:
             return Rejection("another number of cells than there are columns", f"line {self.line}")
-        if self.patient in MISSING or not (self.file or self.inputs):
+        if is_nobody(self.patient) or not (self.file or self.inputs):
             return Rejection("the CSV names no file, or no PatientID", f"line {self.line}")
         if isinstance(recipe, ImageRecipe) and recipe.marks and self.mark in (None, *MISSING):
             return Rejection("no mask" if not recipe.places else "nothing is said of where findings are")

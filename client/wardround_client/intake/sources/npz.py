@@ -26,7 +26,7 @@ from wardround.given import TABLE_BYTES
 from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.dicom.pixels import fit, quantise
-from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
+from wardround_client.intake.labels_csv import MISSING, is_nobody, label_columns, labels_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Asked, Instance, Item, Labels, Rejection, Source
@@ -74,7 +74,7 @@ class Picture:
             return Rejection("the archive is damaged", self.damage)
         if self.pixels is None:
             return Rejection("the CSV names an image that the archive does not have", str(self.number))
-        if self.patient is None or self.patient in MISSING:
+        if self.patient is None or is_nobody(self.patient):
             return Rejection("no patient is named")
         if math.prod(self.pixels.shape[:2]) > recipe.greatest_pixels:
             return Rejection("larger than the limit", f"{self.pixels.shape}")

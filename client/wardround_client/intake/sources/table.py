@@ -15,7 +15,7 @@ import numpy as np
 from wardround.errors import ConfigError, DataError
 from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
-from wardround_client.intake.labels_csv import MISSING, label_columns, labels_of
+from wardround_client.intake.labels_csv import MISSING, is_nobody, label_columns, labels_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import TableRecipe
 from wardround_client.intake.source import Asked, Instance, Labels, Rejection, Source
@@ -71,7 +71,7 @@ class Line:
                 return Rejection(f"column {feature} is not a number", cell)
             if not math.isfinite(values[-1]) or abs(values[-1]) > GREATEST:
                 return Rejection(f"column {feature} is not a finite number", cell)
-        if self.patient is not None and self.patient in MISSING:
+        if self.patient is not None and is_nobody(self.patient):
             return Rejection("no patient is named")
         content = pseudonyms.exact("row", _content(self.cells, self.patient))
         instance = pseudonyms.exact("row", f"{content.hex()} {self.number}")
