@@ -314,8 +314,8 @@ def _grouped(cards: Sequence[tuple[File, Card]], *names: str) -> dict[tuple[str,
 
 
 def _marked(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cells | None) -> Iterator[Item]:
-    """Each image with what refers to it, or to another image of its series: then nothing is there. What another patient's
-    file says of it is not believed: UIDs are copied, and nobody's files decide what another's image shows.
+    """Each image with what refers to it, or to another image of its series: then nothing is there. Another patient's
+    file says nothing of it: UIDs are copied, and nobody's files decide what another's image shows.
     """
     if cells is not None:
         for file, card in cards:
@@ -324,7 +324,12 @@ def _marked(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cel
             yield Marked((file,), what, labels=(cell and marks.MARKED,), cell=cell)
         return
     marking: dict[tuple[str, str], list[File]] = defaultdict(list)
-    series_of = {(card["PatientID"], card["SOPInstanceUID"]): card["SeriesInstanceUID"] for _, card in cards}
+    series_of = {
+        (card["PatientID"], card[name]): card["SeriesInstanceUID"]
+        for name in ("SeriesInstanceUID", "SOPInstanceUID")
+        for _, card in cards
+        if not card.marks
+    }
     for file, card in cards:
         if card.marks:
             patient = card["PatientID"]

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
-from wardround_client.intake.dicom.attributes import UnusableError, numbers
+from wardround_client.intake.dicom.attributes import UnusableError, groups_of, numbers
 from wardround_client.intake.dicom.header import Header, read
 from wardround_client.intake.dicom.pixels import shown
 from wardround_client.intake.recipe import ImageRecipe
@@ -86,23 +85,16 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], float]:
 
 def _three(header: Header, frame: int, macro: str, keyword: str, many: int) -> list[float]:
     """An attribute of a frame: its own functional group's, the shared one's, or the file's."""
-    found = next((values for each in _groups(header, frame, macro) if (values := numbers(each, keyword))), [])
+    groups = groups_of(header.dataset, frame, macro)
+    found = next((values for each in groups if (values := numbers(each, keyword))), [])
     if len(found) != many:
         raise UnusableError("a slice says not where it lies", keyword)
     return found
 
 
-def _groups(header: Header, frame: int, macro: str) -> list[Dataset]:
-    dataset = header.dataset
-    per_frame = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
-    inner = [items[0] for group in (*per_frame, *shared) if (items := group.get(macro))]
-    return [*inner, dataset]
-
-
 def _spacing(header: Header, frame: int) -> tuple[float, float] | None:
     """From row to row and from column to column, mm; None where it is not known."""
-    for each in _groups(header, frame, "PixelMeasuresSequence"):
+    for each in groups_of(header.dataset, frame, "PixelMeasuresSequence"):
         found = numbers(each, "PixelSpacing")
         if len(found) == 2 and min(found) > 0:
             return found[0], found[1]

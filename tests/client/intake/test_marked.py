@@ -13,6 +13,8 @@ import numpy as np
 import pydicom
 import pytest
 from highdicom.sr.coding import CodedConcept
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -20,7 +22,8 @@ from tests.client.intake.dicom_files import KEY, write_dicom
 
 from wardround.planes import classes_in
 from wardround.task import Task
-from wardround_client.intake.gather import gathered
+from wardround_client.intake.dicom.marked import inside
+from wardround_client.intake.gather import gathered, lookers
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, recipe_of
 from wardround_client.intake.source import Instance, Rejection
@@ -102,7 +105,7 @@ def shown(folder: Path) -> list[int | str]:
     """Of each file by its name, how many pixels of a lesion it has; or why it has none."""
     recipe, out = recipe_of(TASK), list[int | str]()
     assert isinstance(recipe, ImageRecipe)
-    items = gathered(files_below(folder), TASK, workers=0)
+    items = gathered(files_below(folder), TASK, lookers(0))
     for item in sorted(items, key=lambda each: each.name):
         outcome = item.read(replace(recipe, burned_in="ignore"), Pseudonyms(KEY))
         assert isinstance(outcome, Instance | Rejection)
@@ -120,3 +123,56 @@ def test_nobody_elses_file_says_what_an_image_shows(made: Any, tmp_path: Path) -
     marks.PatientID = "PAT-2"
     save(marks, tmp_path)
     assert shown(tmp_path) == ["no mask", "no mask", "the image that a mask is of is not there"]
+
+
+SHRUNK = [(12, 12), (18, 12), (18, 18), (12, 18)]
+CASES: dict[str, tuple[Any, int | str]] = {
+    "a segmentation": (lambda of: segmentation(of, mask()), 64),
+    "a label map": (lambda of: segmentation(of, mask(), "LABELMAP"), 64),
+    "hardly probable": (lambda of: segmentation(of, mask(0.1), "FRACTIONAL", fractional_type="PROBABILITY"), 0),
+    "probable": (lambda of: segmentation(of, mask(0.9), "FRACTIONAL", fractional_type="PROBABILITY"), 64),
+    "an outline": (lambda _: structures([contour(SQUARE)]), 49),
+    "a hole": (lambda _: structures([contour(SHRUNK), contour(SQUARE)]), 40),
+    "a hole by the newer word": (
+        lambda _: structures([contour(each, kind="CLOSEDPLANAR_XOR") for each in (SQUARE, SHRUNK)]),
+        40,
+    ),
+    "the same outline twice": (lambda _: structures([contour(SQUARE), contour(SQUARE)]), 49),
+    "the series is named, and no image": (lambda _: structures([contour(SQUARE, "")], refers=()), 49),
+    "an open line": (lambda _: structures([contour(SQUARE, kind="OPEN_PLANAR")]), "a contour encloses nothing"),
+    "a point": (lambda _: structures([contour(SQUARE[:1], kind="POINT")]), "a contour encloses nothing"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_file_encloses_is_there(case: str, tmp_path: Path) -> None:
+    made, expected = CASES[case]
+    save(made(images(tmp_path)), tmp_path)
+    assert shown(tmp_path) == [0, expected]
+
+
+@pytest.mark.parametrize("moved", [[10, 0, 3], [0, 2, 3], [0, 0, 0]])
+def test_a_grid_that_lies_elsewhere_is_refused(moved: list[float], tmp_path: Path) -> None:
+    made = segmentation(images(tmp_path), mask())
+    for group in made.PerFrameFunctionalGroupsSequence:
+        group.PlanePositionSequence[0].ImagePositionPatient = moved
+    save(made, tmp_path)
+    assert shown(tmp_path)[1] == "a segmentation lies elsewhere than its image"
+    made = structures([contour(SQUARE)])
+    made.ROIContourSequence[0].ContourSequence[0].ContourData[2::3] = [9, 9, 9, 9]
+    save(made, tmp_path)
+    assert shown(tmp_path)[1] == "a contour lies elsewhere than the image that it names"
+
+
+corners = st.floats(-6, 26).map(lambda value: round(value, 2))
+
+
+@given(st.lists(st.tuples(corners, corners), min_size=3, max_size=9))
+def test_the_pixels_in_a_polygon_are_those_whose_middle_is(points: list[tuple[float, float]]) -> None:
+    """Against the turns that a side makes around a middle, which are odd within (and half a turn more on a side)."""
+    middles = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1)
+    towards = (np.array(points) - middles[:, :, None]) @ [1, 1j]
+    angles = np.angle(np.roll(towards, -1, -1) * towards.conj())
+    sure = (np.abs(towards) > 1e-6).all(-1) & (np.abs(angles) < np.pi - 1e-6).all(-1)
+    turns = np.rint(angles.sum(-1) / (2 * np.pi)).astype(int)
+    assert np.array_equal(inside(np.array(points), (20, 20))[sure], (turns % 2 == 1)[sure])

@@ -169,6 +169,16 @@ def numbers(dataset: Dataset, keyword: str) -> list[float]:
     return [_as_number(each, keyword) for each in several]
 
 
+def groups_of(dataset: Dataset, frame: int, macro: str) -> list[Dataset]:
+    """Where an attribute of a frame may stand, the nearest first: its own functional group, the shared one, the file
+    (PS3.3 C.7.6.16).
+    """
+    per_frame = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
+    inner = [items[0] for group in (*per_frame, *shared) if (items := group.get(macro))]
+    return [*inner, dataset]
+
+
 def _value(dataset: Dataset, keyword: str) -> Any:
     value = _get(dataset, keyword)
     if isinstance(value, list | pydicom.multival.MultiValue):

@@ -13,6 +13,7 @@ from wardround_client.intake.dicom.container import opened
 from wardround_client.intake.dicom.select import KIND, Kind
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"  # a segmentation whose segments do not overlap
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"  # RT Structure Set
 
 _KEYWORDS = (
@@ -30,7 +31,8 @@ class Card:
     """Of one file; "" and () where it says nothing.
 
     key: identifiers by the attribute that a labels CSV may name. kind: what `[select]` and inputs choose by. refers:
-    SOP Instance UIDs of the images that a segmentation or a structure set is about.
+    SOP Instance UIDs of the images that a segmentation or a structure set is about, or of their series where it names
+    no images.
     """
 
     path: Path
@@ -46,7 +48,7 @@ class Card:
     @property
     def marks(self) -> bool:
         """Whether it says where findings are in other images."""
-        return self.sop_class in (SEGMENTATION, STRUCTURES)
+        return self.sop_class in (SEGMENTATION, LABEL_MAP, STRUCTURES)
 
 
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber")
@@ -70,7 +72,7 @@ def _referred(dataset: Dataset, sop_class: str) -> Iterator[str]:
     """Of a segmentation its series and its frames (PS3.3 C.8.20.2), of a structure set its contours' frames of
     reference (C.8.8.5).
     """
-    if sop_class == SEGMENTATION:
+    if sop_class in (SEGMENTATION, LABEL_MAP):
         for series in dataset.get("ReferencedSeriesSequence") or []:
             for one in series.get("ReferencedInstanceSequence") or []:
                 yield text(one, "ReferencedSOPInstanceUID")
@@ -85,5 +87,7 @@ def _referred(dataset: Dataset, sop_class: str) -> Iterator[str]:
         for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
             for study in frame.get("RTReferencedStudySequence") or []:
                 for series in study.get("RTReferencedSeriesSequence") or []:
-                    for one in series.get("ContourImageSequence") or []:
-                        yield text(one, "ReferencedSOPInstanceUID")
+                    images = series.get("ContourImageSequence") or []
+                    yield from (text(one, "ReferencedSOPInstanceUID") for one in images)
+                    if not images:
+                        yield text(series, "SeriesInstanceUID")

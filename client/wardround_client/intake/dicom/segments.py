@@ -43,13 +43,14 @@ def shown_in(path: Path, words: Words) -> tuple[Said, ...]:
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     groups = list(dataset.PerFrameFunctionalGroupsSequence)
     there: dict[str, set[str]] = defaultdict(set)
+    most = int(dataset.get("MaximumFractionalValue") or 1)  # a fraction is there from its half on
     for group, pixels in zip(groups, iter_pixels(path, raw=True), strict=True):
         word = segments.get(_segment(group, shared), "")
         images = _sources(group) or _sources(shared)
         if word and not images:
             raise UnusableError("a segmentation says not which image a frame is of")
         for image in images:
-            there[image].update([word] if word and np.any(pixels) else [])
+            there[image].update([word] if word and 2 * int(np.max(pixels)) >= most else [])
     return tuple(Said(frozenset(found), wanted - found, images=(image,)) for image, found in there.items())
 
 
