@@ -210,7 +210,7 @@ def test_a_header_that_nearly_names_a_key_is_explained(tmp_path: Path, header: s
 def test_letters_that_cannot_be_read_make_nobody_of_two_people(character_set: str, tmp_path: Path) -> None:
     """A file that says UTF-8 and holds Latin-1: each unknown byte would be the same letter."""
     for keyword in ("PatientID", "IssuerOfPatientID", "AccessionNumber"):
-        said = {"PatientID": "1", "SpecificCharacterSet": character_set, keyword: "M?LLER"}
+        said: dict[str, Any] = {"PatientID": "1", "SpecificCharacterSet": character_set, keyword: "M?LLER"}
         found = []
         for byte in (b"\xff", b"\x80"):
             path = write_dicom(tmp_path / "a.dcm", np.eye(8, dtype=np.uint8), **said)

@@ -108,9 +108,11 @@ def shown(folder: Path) -> list[int | str]:
     items = gathered(files_below(folder), TASK, lookers(0))
     for item in sorted(items, key=lambda each: each.name):
         outcome = item.read(replace(recipe, burned_in="ignore"), Pseudonyms(KEY))
-        assert isinstance(outcome, Instance | Rejection)
-        plane = outcome.rows[0, -1] if isinstance(outcome, Instance) else None
-        out.append(int((classes_in(plane, 2) == 1).sum()) if plane is not None else str(outcome.reason))
+        if isinstance(outcome, Instance):
+            out.append(int((classes_in(outcome.rows[0, -1], 2) == 1).sum()))
+        else:
+            assert isinstance(outcome, Rejection)
+            out.append(outcome.reason)
     return out
 
 
