@@ -86,6 +86,8 @@ class CsvFile:
             reader = csv.reader(text, delimiter=self.separator, strict=True)
             try:
                 for cells in reader:
+                    if reader.line_num == 1 and [cell.strip().casefold() for cell in cells] == ["sep=", ""]:
+                        continue  # a word to Excel, of what cuts the lines
                     yield reader.line_num, cells
             except csv.Error as error:
                 open_quote = "unexpected end" in str(error)

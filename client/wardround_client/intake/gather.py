@@ -26,7 +26,7 @@ from wardround_client.intake.dicom.header import Header, read
 from wardround_client.intake.dicom.marked import planes_of
 from wardround_client.intake.dicom.pixels import images_of
 from wardround_client.intake.dicom.select import left_out
-from wardround_client.intake.labels_csv import FILE, KEY_COLUMNS, LabelsCsv
+from wardround_client.intake.labels_csv import FILE, KEY_COLUMNS, MISSING, LabelsCsv
 from wardround_client.intake.pictures import missing, numbers_of, table_row
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecipe
@@ -249,8 +249,11 @@ class Examples:
     def _cells(self) -> Cells | None:
         if self.csv is None or not self._own:
             return None
-        rows = (row.cells for row in self.csv.file.rows() if row.cells is not None)
-        return {cells[self.csv.key]: tuple(cells[name] for name in self._own) for cells in rows}
+        found: dict[str, tuple[str, ...]] = {}
+        for cells in (row.cells for row in self.csv.file.rows() if row.cells is not None):
+            key, own = cells[self.csv.key], tuple(cells[name] for name in self._own)
+            found[key] = tuple(map(marks.joined, found.get(key, own), own))
+        return found
 
     def labels(self) -> Iterator[LabelLine]:
         """The lines of the CSV, without the columns that are inputs."""
@@ -319,7 +322,8 @@ def _marked(cards: Sequence[tuple[File, Card]], task: Task, key: str, cells: Cel
     """
     if cells is not None:
         for file, card in cards:
-            cell = cells.get(card[key], (None,))[0]
+            said = cells.get(card[key], ("",))[0]
+            cell = None if said in MISSING else said
             what = "nothing is said of where findings are" if cell is None else ""
             yield Marked((file,), what, labels=(cell and marks.MARKED,), cell=cell)
         return

@@ -37,6 +37,13 @@ class Place:
     height: float = 0.0
 
 
+def joined(one: str, other: str) -> str:
+    """What two lines of a CSV say of one image, as one cell says it: many write a line for each finding. Lines that
+    contradict each other become what nobody can read.
+    """
+    return one if one == other else f"{one}; {other}"
+
+
 def places_in(cell: str, classes: Sequence[str]) -> list[Place]:
     """What a cell of a CSV says: "CLASS x y", or "CLASS x y width height", with ";" between; with two classes the class
     may be left out. The name of the first class says that there is none. Raises: UnusableError.

@@ -21,6 +21,7 @@ from wardround_client.intake.recipe import ImageRecipe, InputsRecipe, TableRecip
 from wardround_client.intake.stack import Stack, chosen, volume
 
 NIFTI = (".nii", ".nii.gz")
+_MM = {"meter": 1000.0, "micron": 0.001}
 _TAILS = (0.5, 99.5)  # percentiles of a volume that become black and white, where nothing else says
 
 
@@ -39,8 +40,10 @@ def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None =
         return _of_volume(path, recipe, mark, root)
     if recipe.depth:
         raise UnusableError("a picture, and the task is about volumes", "name a NIfTI file, or use a folder of DICOM")
+    if recipe.units != "display":
+        raise UnusableError(f"a picture, and the images are measured in {recipe.units}")
     with opened(path, recipe) as image:
-        pages = getattr(image, "n_frames", 1)
+        pages = pages_of(image)
         if pages > 1 and (image.format != "TIFF" or recipe.marks):
             raise UnusableError("several pictures in one file")
         if pages > 1:
@@ -50,6 +53,11 @@ def rows_of(path: Path, recipe: ImageRecipe, mark: str = "", root: Path | None =
     if not recipe.marks:
         return rows
     return marks.beside(rows, [_plane(mark, root, values.shape[:2], recipe)], [1.0])
+
+
+def pages_of(image: Image.Image) -> int:
+    """How many there are. A camera's second picture in a JPEG (MPO) is a preview, or what the other eye sees: none."""
+    return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
 
 
 def picture(image: Image.Image, recipe: ImageRecipe) -> NDArray[np.float32]:
@@ -121,9 +129,11 @@ def _plane(mark: str, root: Path | None, shape: tuple[int, ...], recipe: ImageRe
     if root is None:
         raise UnusableError("no mask")
     with opened(root / mark, recipe) as image:
-        if getattr(image, "n_frames", 1) > 1:
+        if pages_of(image) > 1:
             raise UnusableError("several pictures in one file")
         image = ImageOps.exif_transpose(image)
+        if image.mode in ("LA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
+            raise UnusableError("a mask is transparent in part", "write the number of each pixel's class, in grey")
         values = np.asarray(image if image.mode in ("L", "P", "1", "I", "I;16") else image.convert("RGB"))
     if values.ndim == 3:
         if (values != values[..., :1]).any():
@@ -136,8 +146,13 @@ def _plane(mark: str, root: Path | None, shape: tuple[int, ...], recipe: ImageRe
 
 def _of_volume(path: Path, recipe: ImageRecipe, mark: str, root: Path | None) -> NDArray[np.uint16]:
     """A NIfTI file as one volume, or its slices as images, at most `frames_per_file`, evenly spaced."""
-    values, spacing = nifti(path, recipe)
+    values, affine = nifti(path, recipe)
+    spacing = spacing_of(affine)
     low, high = np.percentile(values, _TAILS)
+    if recipe.units != "display":
+        if recipe.units != "HU" or values.min() >= 0:  # air and fat are below water
+            raise UnusableError(f"not CT in HU, and the images are measured in {recipe.units}")
+        low, high = recipe.window[0] - recipe.window[1] / 2, recipe.window[0] + recipe.window[1] / 2
 
     def read(number: int) -> NDArray[np.float32]:
         return np.asarray(np.clip((values[number] - low) / max(high - low, 1e-6), 0, 1), np.float32)
@@ -151,22 +166,32 @@ def _of_volume(path: Path, recipe: ImageRecipe, mark: str, root: Path | None) ->
         return rows
     if root is None or recipe.places or not mark.lower().endswith(NIFTI):
         raise UnusableError("the mask of a NIfTI file is not a NIfTI file", mark[:80])
-    of_classes, _ = nifti(root / mark, recipe)
+    of_classes, place = nifti(root / mark, recipe)
     if of_classes.shape != values.shape:
         raise UnusableError("a mask is not as large as its image", f"{of_classes.shape}, image {values.shape}")
+    corners = np.array([[*each, 1] for each in np.ndindex(2, 2, 2)]) * [*values.shape[::-1], 1]
+    if np.abs(corners @ (affine - place).T).max() > min(spacing) / 2:
+        raise UnusableError("a mask lies elsewhere than its image", "write it with the image's sform and qform")
     classes = len(recipe.marks)
     planes = [marks.of_picture(np.rint(of_classes[number]).astype(np.int64), classes) for number in numbers]
     return marks.beside(rows, planes, [stack.aspect] * len(planes))
 
 
-def nifti(path: Path, recipe: ImageRecipe) -> tuple[NDArray[Any], tuple[float, float, float]]:
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """From slice to slice, from row to row, from column to column, mm. affine: as `nifti` gives it."""
+    x, y, z = (float(each) for each in np.linalg.norm(affine[:3, :3], axis=0))
+    return z, y, x
+
+
+def nifti(path: Path, recipe: ImageRecipe) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """A NIfTI file of three dimensions: [slices, rows, columns], feet first, front up, the patient's right on the left;
-    and the spacing of these in mm. Raises: UnusableError.
+    and where its canonical voxels (right, front, head) lie, mm [4, 4]. Raises: UnusableError, OSError.
     """
     try:
         import nibabel
     except ImportError:
         raise UnusableError("NIfTI files need nibabel", "pip install 'wardround[nifti]'") from None
+    open_regular(path, recipe.greatest_bytes).close()  # nibabel would wait for a pipe
     try:
         image: Any = nibabel.load(path)
         shape = image.shape
@@ -176,15 +201,18 @@ def nifti(path: Path, recipe: ImageRecipe) -> tuple[NDArray[Any], tuple[float, f
             raise UnusableError("a NIfTI file without three dimensions", str(shape))
         if int(np.prod(image.shape, dtype=np.int64)) * 4 > recipe.greatest_bytes:
             raise UnusableError("larger than the limit", f"{shape}, limit {recipe.greatest_bytes} bytes")
+        if image.get_data_dtype().kind not in "iufb":
+            raise UnusableError("a NIfTI file of colours or complex numbers", str(image.get_data_dtype()))
         image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
         values = np.asarray(image.dataobj, np.float32)
-        x, y, z = (float(each) for each in image.header.get_zooms()[:3])
-    except (nibabel.filebasedimages.ImageFileError, EOFError, ValueError) as error:
-        raise UnusableError("a NIfTI file that cannot be read", repr(error)) from None
+        mm = _MM.get(image.header.get_xyzt_units()[0], 1.0)
+        affine = np.diag([mm, mm, mm, 1]) @ image.affine
+    except (nibabel.filebasedimages.ImageFileError, nibabel.orientations.OrientationError, EOFError, ValueError) as why:
+        raise UnusableError("a NIfTI file that cannot be read", repr(why)) from None
     if not np.isfinite(values).all():
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     # Canonical is right, front, head; a picture's rows go down, and a radiologist looks from the feet.
-    return values.transpose(2, 1, 0)[:, ::-1, ::-1], (z, y, x)
+    return values.transpose(2, 1, 0)[:, ::-1, ::-1], affine
 
 
 def inputs_of(cells: tuple[tuple[str, ...], ...], root: Path, recipe: InputsRecipe) -> NDArray[np.float32]:

@@ -45,9 +45,15 @@ def stack_of(paths: Sequence[Path], recipe: ImageRecipe, rules: Rules = DEFAULTS
     if len({(header.rows, header.columns) for header in headers}) > 1:
         raise UnusableError("slices of different sizes in one series")
     ordered, between = _ordered(slices)
+    shifts = _shifts(ordered)
     spacing = _spacing(*ordered[0])
+    others = [_spacing(*each) for each in ordered]
+    if spacing and not all(each and np.allclose(each, spacing, rtol=10 * _SAME) for each in others):
+        raise UnusableError("slices of different pixel sizes in one series")
+    if recipe.spacing_mm and spacing is None:
+        raise UnusableError("a series says not how large its pixels are, and the volume has a spacing in mm")
     stack = Stack(
-        lambda number: _read(*ordered[number], recipe),
+        lambda number: _moved(_read(*ordered[number], recipe), *shifts[number]),
         len(ordered),
         (between, *spacing) if spacing else None,
     )
@@ -57,6 +63,32 @@ def stack_of(paths: Sequence[Path], recipe: ImageRecipe, rules: Rules = DEFAULTS
 def _read(header: Header, frame: int, recipe: ImageRecipe) -> NDArray[Any]:
     one = replace(header, looks={frame: header.looks[frame]})
     return next(iter(shown(one, recipe)))
+
+
+def _shifts(ordered: Sequence[Slice]) -> list[tuple[int, int]]:
+    """By how many rows and columns each slice lies beside the one in the middle, as those of a tilted gantry do."""
+    header, frame = ordered[len(ordered) // 2]
+    spacing = _spacing(header, frame)
+    if spacing is None:
+        return [(0, 0)] * len(ordered)
+    direction = np.array(_three(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6))
+    places = np.array([_three(*each, "PlanePositionSequence", "ImagePositionPatient", 3) for each in ordered])
+    beside = (places - places[len(ordered) // 2]) @ np.stack([direction[3:], direction[:3]], 1) / spacing
+    most = (header.rows, header.columns)
+    return [(int(y), int(x)) for y, x in np.clip(np.rint(beside), np.negative(most), most)]
+
+
+def _moved(image: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """An image so many rows down and columns to the right; black where nothing is."""
+    if not rows and not columns:
+        return image
+    out = np.zeros_like(image)
+    (into_y, from_y), (into_x, from_x) = (
+        (slice(max(0, by), size + min(0, by)), slice(max(0, -by), size - max(0, by)))
+        for by, size in zip((rows, columns), image.shape[:2], strict=True)
+    )
+    out[into_y, into_x] = image[from_y, from_x]
+    return out
 
 
 def _ordered(slices: list[Slice]) -> tuple[list[Slice], float]:
@@ -79,6 +111,10 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], float]:
     if steps.max() > _GAP * usual:
         raise UnusableError(
             "slices are missing in a series", f"{steps.max():.2f} mm between two, usually {usual:.2f} mm"
+        )
+    if steps.min() * _GAP < usual:
+        raise UnusableError(
+            "slices of a series lie at uneven distances", f"{steps.min():.2f} mm, usually {usual:.2f} mm"
         )
     return [slices[number] for number in order.tolist()], usual
 

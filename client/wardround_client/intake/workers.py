@@ -209,6 +209,8 @@ def _read_once(item: Item, recipe: Recipe, pseudonyms: Pseudonyms) -> Outcome:
     try:
         return item.read(recipe, pseudonyms)
     except OSError as error:
+        if error.errno is None:  # Pillow's, of what is in the file
+            return Rejection("damaged, or of an unknown kind", str(error)[:500])
         return Rejection("cannot be read", error.strerror or "", passing=True)
     except MemoryError:
         return NO_MEMORY

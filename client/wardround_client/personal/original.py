@@ -16,7 +16,7 @@ from wardround_client.intake.dicom.attributes import quiet
 from wardround_client.intake.dicom.container import GREATEST_HEADER, opened
 from wardround_client.intake.dicom.header import read
 from wardround_client.intake.dicom.pixels import placed
-from wardround_client.intake.pictures import NIFTI, nifti
+from wardround_client.intake.pictures import NIFTI, nifti, pages_of, spacing_of
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Instance, Rules
 from wardround_client.intake.stack import Stack, chosen
@@ -91,13 +91,13 @@ def of_dicom(path: Path, recipe: ImageRecipe, rules: Rules) -> tuple[tuple[Origi
 def of_picture(path: Path, recipe: ImageRecipe) -> tuple[Original, ...]:
     """A picture, or the chosen pages of a TIFF or slices of a NIfTI file. Raises: UnusableError, OSError."""
     if path.name.lower().endswith(NIFTI):
-        values, spacing = nifti(path, recipe)
-        stack = Stack(lambda number: values[number], len(values), spacing)
+        values, affine = nifti(path, recipe)
+        stack = Stack(lambda number: values[number], len(values), spacing_of(affine))
         numbers: Sequence[int] = chosen(stack.size, recipe.frames_per_file)
         _, rows, columns = values.shape
         return tuple(Original(number, rows, columns, stack.aspect) for number in numbers)
     with Image.open(path) as image:
-        pages = chosen(getattr(image, "n_frames", 1), recipe.frames_per_file)
+        pages = chosen(pages_of(image), recipe.frames_per_file)
         return tuple(_page(image, number) for number in pages)
 
 

@@ -80,6 +80,13 @@ def test_what_cannot_be_read_is_refused_for_the_right_reason(tmp_path: Path, con
         CsvFile.open(path)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_word_to_excel_is_no_header(separator: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"sep={separator}\nPatientID{separator}finding\n1{separator}x\n")
+    file = CsvFile.open(tmp_path / "a.csv")
+    assert [(row.line, row.cells) for row in file.rows()] == [(3, {"PatientID": "1", "finding": "x"})]
+
+
 def test_an_absent_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", [("1", "x", "")], "\t", "utf-8", "\n")
     with pytest.raises(DataError, match=r"no label column 'findings'.*PatientID, finding, remark"):

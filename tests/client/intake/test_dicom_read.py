@@ -74,7 +74,7 @@ def test_all_real_images_are_used(shared_data: Path) -> None:
         ({"Rows": 0}, "Rows (0028,0010) is less than 1"),
         ({"Columns": None}, "no Columns (0028,0011)"),
         ({"Rows": 60000, "Columns": 60000}, "Rows (0028,0010) x Columns (0028,0011) is larger than the limit"),
-        ({"NumberOfFrames": 0}, "Number of Frames (0028,0008) is less than 1"),
+        ({"NumberOfFrames": -1}, "Number of Frames (0028,0008) is less than 1"),
         ({"BurnedInAnnotation": "YES"}, "Burned In Annotation (0028,0301) is YES"),
     ],
 )

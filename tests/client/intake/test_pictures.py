@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,12 +17,18 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
+from wardround.task import Task
 from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.dicom.pixels import fit, quantise
-from wardround_client.intake.pictures import opened, picture, rows_of
-from wardround_client.intake.recipe import ImageRecipe
+from wardround_client.intake.pictures import nifti, opened, picture, rows_of, spacing_of
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.intake.recipe import ImageRecipe, recipe_of
+from wardround_client.intake.source import Asked, Rejection
+from wardround_client.intake.source import opened as opened_source
+from wardround_client.intake.workers import Readers
 
 RECIPE = ImageRecipe(8, 1)
+nib: Any = nibabel  # has no types
 SIDES = st.integers(1, 12)
 TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: lambda x: x.swapaxes(0, 1),
@@ -108,3 +116,101 @@ def test_cmyk_is_the_colour_that_is_printed(data: st.DataObject, format: str) ->
 def test_values_without_a_white_are_refused(dtype: Any) -> None:
     with pytest.raises(UnusableError, match="no white"):
         saved(Image.fromarray(np.ones((4, 4), dtype)), "tiff")
+
+
+def test_the_second_picture_of_a_camera_is_none(tmp_path: Path) -> None:
+    first = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("L", (8, 8))])
+    first.save(tmp_path / "b.jpg")
+    np.testing.assert_array_equal(rows_of(tmp_path / "a.jpg", RECIPE), rows_of(tmp_path / "b.jpg", RECIPE))
+
+
+MARKED = replace(RECIPE, marks=("none", "lesion"))
+HU = replace(RECIPE, units="HU", window=(40.0, 400.0))
+
+
+def volumes(folder: Path) -> None:
+    """Beside a picture, NIfTI volumes: CT, and a mask that lies there, and another that lies mirrored."""
+    rng, place = np.random.default_rng(0), np.diag([-2.0, 2, 2, 1])
+    values, mask = rng.integers(-1000, 1000, (8, 8, 4)).astype(np.int16), (rng.random((8, 8, 4)) < 0.2).astype(np.uint8)
+    written: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
+        "ct": (values, place), "mask": (mask, place), "mirrored": (mask, np.diag([2.0, 2, 2, 1])),
+        "grey": (values + 1000, place), "complex": (values.astype(np.complex64), place),
+    }  # fmt: skip
+    for name, (array, affine) in written.items():
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii")
+    Image.new("L", (8, 8)).save(folder / "a.png")
+    Image.merge("LA", [Image.new("L", (8, 8), 255), Image.new("L", (8, 8), 0)]).save(folder / "alpha.png")
+
+
+@pytest.mark.parametrize(
+    ("file", "recipe", "mark", "reason"),
+    [
+        ("ct.nii", MARKED, "mask.nii", ""),
+        ("ct.nii", MARKED, "mirrored.nii", "a mask lies elsewhere than its image"),
+        ("a.png", MARKED, "alpha.png", "a mask is transparent in part"),
+        ("a.png", HU, "", "a picture, and the images are measured in HU"),
+        ("grey.nii", HU, "", "not CT in HU, and the images are measured in HU"),
+        ("ct.nii", replace(HU, units="SUV"), "", "not CT in HU, and the images are measured in SUV"),
+        ("complex.nii", RECIPE, "", "a NIfTI file of colours or complex numbers"),
+    ],
+)
+def test_what_would_be_another_thing_is_refused(
+    file: str, recipe: ImageRecipe, mark: str, reason: str, tmp_path: Path
+) -> None:
+    volumes(tmp_path)
+    if not reason:
+        assert (rows_of(tmp_path / file, recipe, mark, tmp_path)[:, -1] > 0).any()
+        return
+    with pytest.raises(UnusableError, match=reason):
+        rows_of(tmp_path / file, recipe, mark, tmp_path)
+
+
+def test_hounsfield_units_of_nifti_are_shown_as_agreed(tmp_path: Path) -> None:
+    for name, values in (("a", [-160, 240]), ("b", [-60, 140])):
+        array = np.repeat(np.array(values, np.int16), 64).reshape(2, 8, 8).transpose(2, 1, 0)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    means: Any = [rows_of(tmp_path / f"{name}.nii", HU).mean((1, 2, 3)) / 65535 for name in "ab"]
+    np.testing.assert_allclose(means, [[0.0, 1.0], [0.25, 0.75]], atol=1e-4)
+
+
+@pytest.mark.parametrize(("unit", "side"), [("mm", 2.0), ("meter", 0.002), ("micron", 2000.0)])
+def test_the_size_of_a_voxel_is_what_its_place_says(unit: str, side: float, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.diag([side, side, side, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[80:92] = np.ones(3, np.float32).tobytes()  # pixdim, of which the sform says something else
+    (tmp_path / "a.nii").write_bytes(content)
+    np.testing.assert_allclose(spacing_of(nifti(tmp_path / "a.nii", RECIPE)[1]), 2, rtol=1e-5)
+
+
+def listed(folder: Path, labels: str, *lines: str) -> list[Rejection | int]:
+    """What becomes of the lines of a CSV: how many findings each picture has, or why it has none."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8)).save(folder / "a.png")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    (folder / "labels.csv").write_text("\n".join(["file,PatientID,spots", *lines]))
+    task = Task(label_column="spots", classes=("none", "spot"), labels=labels, image_size_px=32)
+    out = list[Rejection | int]()
+    for item in opened_source("image-folder", Asked(str(folder), folder / "labels.csv", task=task), {}).items():
+        recipe = recipe_of(task)
+        assert isinstance(recipe, ImageRecipe)
+        recipe = replace(recipe, burned_in="ignore")
+        found = next(iter(Readers(recipe, Pseudonyms(bytes(16)), 0).outcomes([item])))[1]
+        out.append(found if isinstance(found, Rejection) else len(np.unique(found.rows[0, -1])) - 1)
+    return out
+
+
+def test_a_line_for_each_finding_is_what_one_line_with_all_says(tmp_path: Path) -> None:
+    lines = "a.png,1,spot 2 2 4 4", "a.png,1,spot 20 20 4 4"
+    assert listed(tmp_path, "points", *lines) == [2] == listed(tmp_path, "points", "; ".join([lines[0], lines[1][8:]]))
+    assert [getattr(each, "reason", "") for each in listed(tmp_path, "points", lines[0], "a.png,1,none")] == [
+        "where a finding is cannot be read"
+    ]
+    assert listed(tmp_path, "points", lines[0], "a.png,1,") == [1]
+    assert all(isinstance(each, Rejection) for each in listed(tmp_path, "mask", "a.png,1,a.png", "a.png,1,b.png"))
+
+
+def test_a_picture_that_is_cut_off_is_damaged(tmp_path: Path) -> None:
+    (found,) = listed(tmp_path, "points", "cut.png,1,none")
+    assert isinstance(found, Rejection) and not found.passing and found.reason.startswith("damaged")

@@ -94,6 +94,8 @@ def test_a_series_that_is_no_volume_is_refused_by_name(tmp_path: Path) -> None:
 
     cases = {
         "slices are missing in a series": lambda folder: write_series(folder, [0, 3, 6, 15]),
+        "slices of a series lie at uneven distances": lambda folder: write_series(folder, [0, 2, 4, 9, 14, 19]),
+        "slices of different pixel sizes in one series": with_another(PixelSpacing=[2, 3]),
         "two slices of a series lie at one place": with_another(place=6),
         "slices of different orientations in one series": with_another(ImageOrientationPatient=[0, 1, 0, 0, 0, 1]),
         "a series of several patients or studies": with_another(PatientID="PAT-2"),
@@ -102,6 +104,32 @@ def test_a_series_that_is_no_volume_is_refused_by_name(tmp_path: Path) -> None:
     }
     for number, (reason, make) in enumerate(cases.items()):
         assert refusal(make, tmp_path / str(number)) == reason
+
+
+@given(st.floats(-35, 35))
+def test_what_is_upright_is_upright_whatever_the_tilt_of_the_gantry(degrees: float) -> None:
+    """A rod along the table; a tilted slice lies beside the next one, by the sine of its distance."""
+    tilt = np.deg2rad(degrees)
+    down, step = np.array([0, np.cos(tilt), -np.sin(tilt)]), np.array([0, 0, 3.0])
+    with TemporaryDirectory() as folder:
+        paths = []
+        for number in range(5):
+            # The rod is where y is 16 mm; a row of the slice is 2 mm of `down`, and its first pixel lies at y = 0.
+            pixels = np.zeros((32, 32), np.uint8)
+            pixels[round(16 / np.cos(tilt) / 2)] = 255
+            about = a_slice(
+                0, number, ImagePositionPatient=[round(float(each), 5) for each in step * number],
+                ImageOrientationPatient=[1, 0, 0, *(round(float(each), 8) for each in down)],
+            )  # fmt: skip
+            paths.append(write_dicom(Path(folder) / f"{number}.dcm", pixels, **about))
+        with quiet():
+            _, stack = stack_of(paths, ImageRecipe(8, 1, depth=4))
+            rods = [int(stack.read(number).mean(1).argmax()) for number in range(5)]
+    normal = np.cross([1, 0, 0], down)
+    assert stack.spacing_mm is not None and abs(stack.spacing_mm[0] - step @ normal) < 1e-3
+    # On the grid of the middle slice, a point of the rod at height z lies at row (y down_y + z down_z) / 2 mm.
+    expected = [(16 / np.cos(tilt) + 3 * (number - 2) * down[2]) / 2 for number in range(5)]
+    assert np.abs(np.array(rods) - expected).max() <= 1
 
 
 def cohort_of(folder: Path, home: Path, task: Task) -> tuple[IngestSummary, CohortStore]:

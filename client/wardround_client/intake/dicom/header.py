@@ -263,4 +263,4 @@ def _checked_frames(dataset: Dataset, recipe: ImageRecipe) -> int:
     if rows * columns > recipe.greatest_pixels:
         limit = f"{rows} x {columns}, limit {recipe.greatest_pixels} pixels"
         raise UnusableError(f"{named('Rows')} x {named('Columns')} is larger than the limit", limit)
-    return whole(dataset, "NumberOfFrames", least=1) if number(dataset, "NumberOfFrames") is not None else 1
+    return whole(dataset, "NumberOfFrames", least=1) if number(dataset, "NumberOfFrames") else 1  # 0: as without

@@ -119,6 +119,8 @@ def _text(dataset: Dataset, keyword: str) -> str:
 def series_of(path: Path) -> tuple[bytes, int] | None:
     """The patient and series of a file, hashed so that a table of all files is small, and the images in it; or None."""
     with quiet(), suppress(Exception):  # whatever is wrong with the file is said when it is read
+        if not path.is_file():  # a pipe never ends
+            return None
         found = pydicom.dcmread(
             path,
             stop_before_pixels=True,

@@ -22,7 +22,7 @@ from wardround.toml import Section
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.labels_csv import FILE, MISSING, is_nobody, label_columns, labels_of
-from wardround_client.intake.marks import MARKED
+from wardround_client.intake.marks import MARKED, joined
 from wardround_client.intake.pictures import inputs_of, rows_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, InputsRecipe
@@ -118,13 +118,18 @@ class ImageFolder(Source):
     def items(self) -> Iterator[Picture]:
         """The lines of the CSV, in its order."""
         none: Labels = (None,) * len(self.label_columns)
+        dense = self._task is not None and self._task.dense
+        told = self._told() if dense else {}
         for row in self._file.rows():
             if row.cells is None:
                 yield Picture(self._root, "", None, row.line, none)
                 continue
             labels, mark = labels_of(row.cells, self.label_columns), None
-            if self._task is not None and self._task.dense:
+            if dense:
+                if (said := told.pop((row.cells[PATIENT], row.cells[FILE]), None)) is None:
+                    continue  # a line before it was of the same file
                 mark, labels = self._marked(labels)
+                mark = said or mark
             cells = tuple(tuple(row.cells[column] for column in each) for each in self._columns)
             if self._task is not None and self._task.inputs:
                 cells = tuple(tuple("" if cell in MISSING else cell for cell in each) for each in cells)
@@ -135,6 +140,15 @@ class ImageFolder(Source):
                 yield Picture(
                     self._root / file, file, row.cells[PATIENT], row.line, labels, mark, (), self._root, self._burned_in
                 )
+
+    def _told(self) -> dict[tuple[str, str], str]:
+        """What all lines say of each patient's file; "" where none says anything."""
+        told: dict[tuple[str, str], str] = {}
+        for cells in (row.cells for row in self._file.rows() if row.cells is not None):
+            said = self._marked(labels_of(cells, self.label_columns))[0] or ""
+            before = told.get((cells[PATIENT], cells[FILE]), said)
+            told[cells[PATIENT], cells[FILE]] = joined(before, said) if before and said else before or said
+        return told
 
     def _marked(self, labels: Labels) -> tuple[str | None, Labels]:
         """The cell that says where findings are, and the labels without it: what it says stands in the plane."""

@@ -78,6 +78,8 @@ class Picture:
             return Rejection("no patient is named")
         if math.prod(self.pixels.shape[:2]) > recipe.greatest_pixels:
             return Rejection("larger than the limit", f"{self.pixels.shape}")
+        if recipe.units != "display":
+            return Rejection(f"an array, and the images are measured in {recipe.units}")
         values = self.pixels.astype(np.float32)
         if self.pixels.dtype.kind == "f":
             if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
