@@ -83,7 +83,7 @@ class CsvFile:
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """(number, cells) of every line. Raises: DataError."""
         with _in_words(self.path), self._opened() as text:
-            reader = csv.reader(text, delimiter=self.separator, strict=True)
+            reader = csv.reader(text, delimiter=self.separator, skipinitialspace=True, strict=True)
             try:
                 for cells in reader:
                     if reader.line_num == 1 and [cell.strip().casefold() for cell in cells] == ["sep=", ""]:
@@ -160,6 +160,9 @@ def _separator(path: Path, encoding: str) -> str:
     with io.TextIOWrapper(open_regular(path, TABLE_BYTES), encoding, newline="") as text:
         header = text.readline(_LONGEST_HEADER)
     try:
-        return max(SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+        return max(
+            SEPARATORS,
+            key=lambda separator: len(next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])),
+        )
     except csv.Error:
         return ","

@@ -87,6 +87,12 @@ def test_a_word_to_excel_is_no_header(separator: str, tmp_path: Path) -> None:
     assert [(row.line, row.cells) for row in file.rows()] == [(3, {"PatientID": "1", "finding": "x"})]
 
 
+def test_a_blank_before_a_quotation_mark_does_not_make_it_a_letter(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('PatientID, "finding, first"\n "1", "x, y"\n')
+    (row,) = CsvFile.open(tmp_path / "a.csv").rows()
+    assert row.cells == {"PatientID": "1", "finding, first": "x, y"}
+
+
 def test_an_absent_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", [("1", "x", "")], "\t", "utf-8", "\n")
     with pytest.raises(DataError, match=r"no label column 'findings'.*PatientID, finding, remark"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.client.intake.dicom_files import KEY, ingest_folder, outcome, write_d
 
 from wardround_client.cohort.store import CohortStore
 from wardround_client.config import PatientIds
-from wardround_client.intake.dicom.identity import is_placeholder
+from wardround_client.intake.dicom.identity import is_placeholder, series_of
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import Asked, Instance, Rejection, Rules, opened
@@ -221,6 +222,12 @@ def test_letters_that_cannot_be_read_make_nobody_of_two_people(character_set: st
                 assert isinstance(each, Instance) and (not each.accession or found[0] != found[1])
             else:
                 assert isinstance(each, Rejection) and each.reason.endswith("character set that the file names")
+
+
+def test_a_pipe_among_the_files_of_a_series_is_not_waited_for(tmp_path: Path) -> None:
+    """Slices are counted before anything is read: in this process, which nothing would end."""
+    os.mkfifo(tmp_path / "pipe")
+    assert series_of(tmp_path / "pipe") is None
 
 
 def test_a_csv_in_which_a_letter_was_lost_names_nobody(tmp_path: Path) -> None:
