@@ -224,6 +224,14 @@ def test_letters_that_cannot_be_read_make_nobody_of_two_people(character_set: st
                 assert isinstance(each, Rejection) and each.reason.endswith("character set that the file names")
 
 
+def test_a_file_with_two_patient_ids_is_nobodys(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", np.eye(8, dtype=np.uint8))
+    content, rows = path.read_bytes(), b"\x28\0\x02\0US"
+    path.write_bytes(content.replace(rows, b"\x10\0\x20\0LO\x04\0B-22" + rows, 1))
+    found = outcome(path)
+    assert isinstance(found, Rejection) and found.reason == "an attribute stands twice in the file"
+
+
 def test_a_pipe_among_the_files_of_a_series_is_not_waited_for(tmp_path: Path) -> None:
     """Slices are counted before anything is read: in this process, which nothing would end."""
     os.mkfifo(tmp_path / "pipe")

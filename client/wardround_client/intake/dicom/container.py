@@ -92,6 +92,7 @@ def opened(path: Path, keywords: Sequence[str], greatest_inflated: int) -> Conta
         implicit, little_endian = _encoding(stream, syntax)
         found: list[tuple[int, BaseTag, str | None, int]] = []
         lengths: list[int] = []  # the last one
+        tags, seen = {Tag(keyword) for keyword in keywords}, set[BaseTag]()
 
         def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
             at = stream.tell()
@@ -101,11 +102,13 @@ def opened(path: Path, keywords: Sequence[str], greatest_inflated: int) -> Conta
                 return True
             if length != UNDEFINED and at + length > size:
                 raise UnusableError(CUT_OFF, f"within {tag}, {at + length - size} bytes are missing")
+            if tag in tags and tag in seen:  # programs differ in which they believe, and it may be another person
+                raise UnusableError("an attribute stands twice in the file", tag)
+            seen.add(tag)
             if at > GREATEST_HEADER:
                 raise UnusableError("the header is larger than the limit", f"limit {GREATEST_HEADER} bytes")
             return False
 
-        tags = [Tag(keyword) for keyword in keywords]
         with refusing("DICOM data set is damaged", passing=OSError):  # a damaged header can fail in any way
             dataset = read_dataset(stream, implicit, little_endian, stop_when=stop, specific_tags=list(tags))
         if not found and lengths[-1:] == [UNDEFINED]:  # pydicom gives up silently where a sequence ends too early
