@@ -229,7 +229,7 @@ def test_a_file_with_two_patient_ids_is_nobodys(tmp_path: Path) -> None:
     content, rows = path.read_bytes(), b"\x28\0\x02\0US"
     path.write_bytes(content.replace(rows, b"\x10\0\x20\0LO\x04\0B-22" + rows, 1))
     found = outcome(path)
-    assert isinstance(found, Rejection) and found.reason == "an attribute stands twice in the file"
+    assert isinstance(found, Rejection) and found.reason == "Patient ID (0010,0020) stands twice in the file"
 
 
 def test_a_pipe_among_the_files_of_a_series_is_not_waited_for(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from wardround_client.intake.dicom.attributes import PIXEL_DATA, UnusableError, named, refusing, text
+from wardround_client.intake.dicom.identity import WHO
 
 CUT_OFF = "the file is cut off"
 UNDEFINED = 0xFFFFFFFF
@@ -32,6 +33,7 @@ GREATEST_HEADER = 1 << 28
 
 _DELIMITER, _DELIMITER_BIG = b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd"
 _PIXEL_TAGS = {Tag(keyword): keyword for keyword in PIXEL_DATA}
+_IDENTITY = {Tag(keyword): keyword for keyword in WHO}
 _VALUE_KINDS = {
     *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"OB", b"OD", b"OF", b"OL"),
     *(b"OV", b"OW", b"PN", b"SH", b"SL", b"SQ", b"SS", b"ST", b"SV", b"TM", b"UC", b"UI", b"UL", b"UN", b"UR", b"US"),
@@ -92,7 +94,7 @@ def opened(path: Path, keywords: Sequence[str], greatest_inflated: int) -> Conta
         implicit, little_endian = _encoding(stream, syntax)
         found: list[tuple[int, BaseTag, str | None, int]] = []
         lengths: list[int] = []  # the last one
-        tags, seen = {Tag(keyword) for keyword in keywords}, set[BaseTag]()
+        tags, seen = [Tag(keyword) for keyword in keywords], set[BaseTag]()
 
         def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
             at = stream.tell()
@@ -102,8 +104,8 @@ def opened(path: Path, keywords: Sequence[str], greatest_inflated: int) -> Conta
                 return True
             if length != UNDEFINED and at + length > size:
                 raise UnusableError(CUT_OFF, f"within {tag}, {at + length - size} bytes are missing")
-            if tag in tags and tag in seen:  # programs differ in which they believe, and it may be another person
-                raise UnusableError("an attribute stands twice in the file", tag)
+            if tag in seen and tag in _IDENTITY:  # programs differ in which they believe
+                raise UnusableError(f"{named(_IDENTITY[tag])} stands twice in the file")
             seen.add(tag)
             if at > GREATEST_HEADER:
                 raise UnusableError("the header is larger than the limit", f"limit {GREATEST_HEADER} bytes")
