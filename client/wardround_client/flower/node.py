@@ -49,7 +49,9 @@ from wardround_client.flower.fleet import (
 from wardround_client.flower.node_id import NodeNumber
 from wardround_flower.parts import ENVELOPE_BYTES
 
-POLL_S = 0.25
+POLL_S, SLOWEST_POLL_S = 0.25, 2.0
+LATER = 1.05
+"""A node that waits asks ever more rarely, so that it hears of a message later by a twentieth of its wait at most."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
 NOT_APPROVED = "This hospital has not approved this bundle."
 TOO_LARGE = "This message is larger than any that this hospital approved."
@@ -80,7 +82,7 @@ class Node:
         report: called whenever the link changes, with a sentence for a person.
         refused: called whenever a message is refused before the hospital reads it, with the reason.
         clock: this machine's.
-        poll_s: how long an idle node waits before it asks again.
+        poll_s: how long an idle node waits before it asks again, at first.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Node:
                 that was connected before goes on trying instead.
             Unreachable: only with give_up_after_s.
         """
-        wait_s, failing_since = FIRST_WAIT_S, time.monotonic()
+        wait_s, failing_since, poll_s = FIRST_WAIT_S, time.monotonic(), self._poll_s
         met = False  # whether this process was ever connected
         address, ca_pem = self._coordinator.address, self._coordinator.ca_pem
         with connect(self._coordinator, self._key, self._allowed, self._clock) as client:
@@ -139,8 +141,11 @@ class Node:
                     if not met or wait_s > FIRST_WAIT_S:
                         self._report(Link.CONNECTED, f"connected to {address}{self._clocks()}")
                     met, wait_s, failing_since = True, FIRST_WAIT_S, time.monotonic()
-                    if not busy:
-                        stop.wait(self._poll_s)
+                    if busy:
+                        poll_s = self._poll_s
+                    else:
+                        stop.wait(poll_s)
+                        poll_s = min(LATER * poll_s, SLOWEST_POLL_S)
             finally:
                 if self._session:
                     self._session.end()

@@ -56,7 +56,7 @@ class Daemon:
     Args:
         home: the hospital's home; everything in it is checked before anything connects.
         say: told each change of the link, one sentence for a person.
-        poll_s: how long an idle node waits before it asks again.
+        poll_s: how long an idle node waits before it asks again, at first.
 
     Raises: ConfigError, DataError, StorageError; one_life.Stopped, while nobody has decided.
     """

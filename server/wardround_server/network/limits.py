@@ -26,7 +26,7 @@ LEAST_BYTES_A_SECOND, GRACE_S = 8_192, 15.0  # of a body, and of a hospital that
 HEAD_BYTES = 16_384
 REQUESTS_OF_A_STRANGER = 20  # on one connection, all refused
 
-# Requests of one hospital. An idle node makes 4.25 a second; a round adds about 10 and two for every 5 MB.
+# Requests of one hospital. An idle node makes 4.25 a second at most; a round adds about 10 and two for every 5 MB.
 REQUESTS_A_SECOND, REQUESTS_AT_ONCE = 12.0, 90.0
 LONGEST_WAIT_S = 2.0  # a request that is too early is held back so long, and then refused (429)
 IN_PROGRESS = 4

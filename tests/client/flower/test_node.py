@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from wardround.config import Federation
 from wardround.errors import Unreachable, Untrusted
 from wardround.wire import ReplyHeader, RoundReply, peek_request
 from wardround_client.flower.clock_skew import Clock
-from wardround_client.flower.node import Coordinator, Link, Node
+from wardround_client.flower.node import POLL_S, SLOWEST_POLL_S, Coordinator, Link, Node
 from wardround_client.keys import create_node_key, load_node_key, write_card
 
 DEADLINE_S = 60.0
@@ -137,6 +138,36 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             process.stdout.close()
 
 
+class _Waits(threading.Event):
+    """An event that is waited for without delay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited_s.append(timeout or 0.0)
+        return self.is_set()
+
+
+def test_a_node_asks_the_more_rarely_the_longer_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator, key = Coordinator("127.0.0.1:9", b""), ec.generate_private_key(ec.SECP384R1())
+    node, stop = Node(coordinator, key, _no_answer, frozenset, tmp_path / "node.json"), _Waits()
+    busy = iter([*[False] * 100, True, False])
+
+    def step(client: object) -> bool:
+        if (there := next(busy, None)) is None:
+            stop.set()
+        return there is not False
+
+    monkeypatch.setattr("wardround_client.flower.node.connect", lambda *_: nullcontext())
+    monkeypatch.setattr(node, "_step", step)
+    node.run(stop)
+    *idle, after = stop.waited_s
+    assert (idle[0], idle[-1], after) == (POLL_S, SLOWEST_POLL_S, POLL_S)
+    assert all(wait_s <= POLL_S + 0.05 * sum(idle[:so_far]) + 1e-9 for so_far, wait_s in enumerate(idle))
+
+
 def test_a_wrong_ca_is_not_trusted(place: Place, tmp_path: Path) -> None:
     from wardround_server.network import tls
 
@@ -207,7 +238,7 @@ CRASHING = """
 import sys, threading
 from pathlib import Path
 from wardround_client.keys import load_node_key
-from wardround_client.flower.node import Coordinator, Link, Node
+from wardround_client.flower.node import POLL_S, SLOWEST_POLL_S, Coordinator, Link, Node
 address, ca, home = sys.argv[1:]
 def report(link, detail):
     if link is Link.CONNECTED:
