@@ -18,7 +18,7 @@ from wardround_client.hospital import Hospital
 pytestmark = pytest.mark.story
 
 SUPERNODE = str(Path(sys.executable).with_name("flower-supernode"))
-FEDERATION = f'name = "stock"{TWO_COLUMNS}[rounds]\nrounds = 1\nquorum = 1\ndeadline_s = 60.0\n'
+FEDERATION = f'name = "stock"{TWO_COLUMNS}[rounds]\nrounds = 1\nquorum = 1\ndeadline_s = 600.0\n'
 
 
 def test_a_stock_supernode_answers_for_a_hospital(tmp_path: Path) -> None:
