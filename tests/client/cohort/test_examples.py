@@ -67,7 +67,7 @@ def test_a_missing_label_is_not_a_class_called_none() -> None:
         ([], [], "empty"),
         (["other", None], [0, 1], "no example"),
         (["yes", "yes"], [0, 1], "one class"),
-        (["yes", "no"], [0, 0], "1 patients"),
+        (["yes", "no"], [0, 0], "1 patient "),
     ],
 )
 def test_a_cohort_of_little_use_is_said_at_home_and_answers_all_the_same(
