@@ -90,5 +90,5 @@ BROKEN: dict[type[Ledger], str] = {
     SentBeforeStored: "that is not in the ledger|two noises left",
     ReservedTooLate: "its price is not on the disk",
     Refunding: "an entry was lost or changed|its price is not on the disk|is not the price",
-    TornRelease: "is broken at entry",
+    TornRelease: "is broken at entry|was refused",  # whoever comes first: a reader of the ledger, or the round again
 }

@@ -52,7 +52,8 @@ def test_a_copy_that_does_not_know_what_the_other_answered_stops_and_is_mended(t
         assert daemon.stop() == 0
 
         daemon = up(copy)
-        assert "one_life" in typed("coordinator", "run", coordinator, federation, "--run", "summer", expect=6)
+        said = typed("coordinator", "run", coordinator, federation, "--run", "summer", expect=6)
+        assert "one_life" in said, said + daemon.text
         assert daemon.wait() == 4
         assert "accept-history" in daemon.text
         assert "accept-history" in (copy / "hospital.log").read_text()
