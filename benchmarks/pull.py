@@ -23,10 +23,12 @@ import pydicom
 
 import ingest as slices
 from orthanc import Orthanc, installed
+from wardround.toml import Section
 from wardround_client.config import Pacs
 from wardround_client.intake.ingest import ingest
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.intake.source import SOURCES, Asked
+from wardround_client.intake.sources.dicom_folder import FolderSettings
 
 A_SERIES = 40
 
@@ -44,7 +46,7 @@ def write_studies(folder: Path, count: int) -> None:
     (folder / "labels.csv").write_text("PatientID,finding\n" + lines)
 
 
-def _take_in(source: str, where: str, settings: Pacs, home: Path, labels: Path, workers: int) -> tuple[float, int]:
+def _take_in(source: str, where: str, settings: Section, home: Path, labels: Path, workers: int) -> tuple[float, int]:
     asked, recipe = Asked(where, labels, home=home), ImageRecipe(64, 1)
     start = time.perf_counter()
     with closing(SOURCES[source](asked, settings)) as opened:
@@ -73,7 +75,7 @@ def main() -> None:
         try:
             pacs.load(sorted(folder.glob("*.dcm")))
             ways = {
-                "folder": ("dicom-folder", str(folder), Pacs()),
+                "folder": ("dicom-folder", str(folder), FolderSettings()),
                 "dicomweb": ("dicomweb", pacs.url, Pacs(url=pacs.url)),
                 "dimse": ("dimse", "", Pacs(address=f"127.0.0.1:{pacs.dimse}", called="ORTHANC")),
             }

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -61,23 +61,30 @@ Cells = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A file of which the card is read, in a worker process."""
+class Look:
+    """A file that is looked into in a worker process, where no rows are made of it: `read` says what was found."""
 
     file: Any
+    line: int = field(default=0, init=False)
+    labels: None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
+        """As the file says."""
         return str(self.file.name)
 
-    @property
-    def line(self) -> int:
-        return 0
-
-    labels: None = None
-
     def fingerprint(self) -> str:
+        """As the file says."""
         return str(self.file.fingerprint())
+
+    def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Any:
+        """What was found, or a `Rejection`; `OTHER` where the file is not looked into."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Look(Look):
+    """A file of which the card is read."""
 
     def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Any:
         if self.file.refused():

@@ -18,7 +18,7 @@ from wardround_client.intake.dicom.identity import WHO, Identity
 from wardround_client.intake.dicom.report import REPORTS, Said, Words, said
 from wardround_client.intake.dicom.segments import shown_in
 from wardround_client.intake.dicom.select import KIND, Kind, left_out
-from wardround_client.intake.gather import OTHER, File, Together
+from wardround_client.intake.gather import OTHER, File, Look, Together
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.source import Item, Rejection
 from wardround_client.intake.workers import Readers
@@ -64,23 +64,13 @@ class _Document:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A file of which is read whose it is and, where it brings labels, which; in a worker process."""
+class _Look(Look):
+    """A file of which is read whose it is and, where it brings labels, which."""
 
-    file: Any
     task: Task
     labels_from: From
-    line: int = 0
-    labels: None = None
 
-    @property
-    def name(self) -> str:
-        return str(self.file.name)
-
-    def fingerprint(self) -> str:
-        return str(self.file.fingerprint())
-
-    def read(self, recipe: Any, keys: Pseudonyms) -> Any:
+    def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Any:
         if self.file.refused():
             return OTHER
         with quiet():
@@ -95,12 +85,12 @@ class _Look:
                     return OTHER
                 who = Identity.of(found.dataset, self.file.rules.patients)
                 about = _Picture(
-                    keys.patient(who.patient_id, who.issuer),
-                    keys.named("StudyInstanceUID", who.study),
-                    keys.named("SeriesInstanceUID", who.series),
-                    keys.instance(who.instance),
+                    pseudonyms.patient(who.patient_id, who.issuer),
+                    pseudonyms.named("StudyInstanceUID", who.study),
+                    pseudonyms.named("SeriesInstanceUID", who.series),
+                    pseudonyms.instance(who.instance),
                 )
-                return self._document(about, keys) if brings else about
+                return self._document(about, pseudonyms) if brings else about
             except UnusableError as error:
                 return error.rejection if brings else OTHER
 

@@ -46,8 +46,7 @@ def stack_of(paths: Sequence[Path], recipe: ImageRecipe, rules: Rules = DEFAULTS
         raise UnusableError("slices of different sizes in one series")
     ordered, between = _ordered(slices)
     shifts = _shifts(ordered)
-    spacing = _spacing(*ordered[0])
-    others = [_spacing(*each) for each in ordered]
+    spacing, *others = (_spacing(*each) for each in ordered)
     if spacing and not all(each and np.allclose(each, spacing, rtol=10 * _SAME) for each in others):
         raise UnusableError("slices of different pixel sizes in one series")
     if recipe.spacing_mm and spacing is None:

@@ -8,7 +8,7 @@ from typing import Any
 from wardround_client.intake.dicom import instance_of
 from wardround_client.intake.dicom.attributes import UnusableError
 from wardround_client.intake.dicom.card import card_of
-from wardround_client.intake.gather import OTHER
+from wardround_client.intake.gather import OTHER, Look
 from wardround_client.intake.pacs.archive import Found
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe
@@ -87,21 +87,10 @@ class PacsFile(DicomFile):
 
 
 @dataclass(frozen=True)
-class Arrival:
+class Arrival(Look):
     """A file that came, to be looked at before it is put together with others."""
 
     file: PacsFile
-    line: int = 0
-    labels: None = None
-
-    @property
-    def name(self) -> str:
-        """As the file says."""
-        return self.file.name
-
-    def fingerprint(self) -> str:
-        """As the file says."""
-        return self.file.fingerprint()
 
     def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Rejection:
         """Why it cannot be put together with others, or `OTHER`: nothing speaks against it."""
