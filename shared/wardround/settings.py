@@ -13,7 +13,7 @@ from wardround.errors import ConfigError
 from wardround.plugins import Kind
 from wardround.toml import Section
 
-Unit = Literal["hospitals", "episodes"]
+Unit = Literal["hospitals", "episodes", "stand-ins"]
 
 
 class Part(Section):

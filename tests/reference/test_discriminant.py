@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
-from wardround.algorithms.discriminant import COUNTS, RIDGE, SCATTER, SHRINKAGE, SUMS, Discriminant, WithSums, metric
+from wardround.algorithms.discriminant import LENGTHS, RIDGE, SHRINKAGE, Discriminant, metric
 from wardround.algorithms.fedavg import FedAvg
+from wardround.meta.class_sums import WithSums
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular
 from wardround.questions import Loss, Shots
 
 FEATURES, CLASSES = 8, 3
+SCATTER, SUMS, COUNTS = LENGTHS.values()
 METHOD = Discriminant(local_learning_rate=0.5, adapt_pull=0.3)
 
 
@@ -120,7 +122,7 @@ def test_no_noise_makes_a_metric_that_cannot_be_used(seed: int, noise: float) ->
 def test_a_patient_s_vector_is_the_head_s_gradient_and_the_three_sums() -> None:
     loss, x, y = objective(), *patients(3, n=1)
     theta = torch.zeros(loss.model.layout.size)
-    gradient = torch.func.grad(WithSums(loss))(theta, x, y)
+    gradient = torch.func.grad(WithSums(loss, LENGTHS))(theta, x, y)
     f = loss.embed(theta, x)[0]
     parts = loss.extras(gradient)
     torch.testing.assert_close(parts["scatter"], -SCATTER * torch.outer(f, f))

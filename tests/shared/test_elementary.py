@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.func import grad
 
 from wardround import elementary
-from wardround.algorithms.discriminant import Discriminant, WithSums
+from wardround.algorithms.discriminant import LENGTHS, Discriminant
+from wardround.meta.class_sums import WithSums
 from wardround.models import Objective
 
 SHALLOW = [name for name, model in MODELS.items() if model.hidden != "deep"]
@@ -85,7 +86,7 @@ def test_gradients_are_those_of_autograd(name: str, findings: bool) -> None:
 def test_so_are_those_of_the_sums_that_ride_along(name: str) -> None:
     model = Discriminant().extended(MODELS[name])
     plain = objective(name)
-    loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior))
+    loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior), LENGTHS)
     examples = examples_of([1] * 9, model=name)
     theta = model.initial() + 0.3 * torch.randn(model.layout.size)
     assert loss.elementary

@@ -151,7 +151,8 @@ class Personal(Protocol):
 class Algorithm(Part):
     """A meta-learner with its settings: `Federated` and `Personal`, with the usual answers to most of both.
 
-    units: what one task may be, a whole hospital or a few-shot episode of its patients; the first by default.
+    units: what one task may be, the first by default: a whole hospital; a few-shot episode of its patients; or an
+    episode whose support is drawn from what the hospitals released, and whose query is a patient ("stand-ins").
     one_class_each: it compares classes as wholes, so that an image must be of one class. needs_embedding: it learns an
     embedding and no head. closes_with_means: the run ends with class means, from which the coordinator makes a head
     that needs no shots. compares: one case alone is a classifier. remembers: see `Federated.inner_after`. adapts_by:
@@ -177,10 +178,14 @@ class Algorithm(Part):
         return self
 
     @property
+    def unit(self) -> Unit:
+        """What one task is."""
+        return self.units[0] if self.tasks == "auto" else self.tasks
+
+    @property
     def question(self) -> Literal["gradient", "episode_gradient"]:
         """What the hospital half asks in a round."""
-        unit = self.units[0] if self.tasks == "auto" else self.tasks
-        return "gradient" if unit == "hospitals" else "episode_gradient"
+        return "episode_gradient" if self.unit == "episodes" else "gradient"
 
     @property
     def answers_per_round(self) -> int:

@@ -22,23 +22,19 @@ once: one vector a patient, clipped to C as a whole. The price is FedAvg's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from wardround.algorithms import Fitted
-from wardround.labels.one import kind as one_class
+from wardround.meta.class_sums import WithSums, with_places
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.head import HeadAlone
 from wardround.meta.local import descend
 from wardround.models.base import Model
-from wardround.models.extended import Extended
-from wardround.models.objective import Objective
 from wardround.questions import Cohort, FewShotLoss, Shots
 
-# How long the parts of Q, S and n are in a patient's vector, for an f of length 1; a head's gradient is about 1 long.
-SCATTER, SUMS, COUNTS = 0.55, 0.3, 0.2
+# Of Q, S and n, beside a head's gradient, which is about 1 long.
+LENGTHS = {"scatter": 0.55, "sums": 0.3, "counts": 0.2}
 # rho, in units of Sigma's mean eigenvalue; what noise adds to it is seen from Sigma's negative eigenvalues.
 RIDGE = 0.5
 # A class counts as having this share of all patients more than it has, with a mean of zero.
@@ -55,10 +51,7 @@ class Discriminant(FineTuned):
 
     def extended(self, model: Model) -> Model:
         """With Q, S and n beside the model."""
-        e, classes = model.embedding_size, model.classes
-        return Extended.of(
-            model, {"scatter": torch.zeros(e, e), "sums": torch.zeros(classes, e), "counts": torch.zeros(classes)}
-        )
+        return with_places(model, model.embedding_size, LENGTHS)
 
     @property
     def answers_per_round(self) -> int:
@@ -67,7 +60,8 @@ class Discriminant(FineTuned):
 
     def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """w_k - theta, float32 [P], after `local_steps` private steps."""
-        w = descend(theta, cohort, WithSums(loss), steps=self.local_steps, learning_rate=self.local_learning_rate)
+        asked = WithSums(loss, LENGTHS)
+        w = descend(theta, cohort, asked, steps=self.local_steps, learning_rate=self.local_learning_rate)
         return w - theta
 
     def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
@@ -83,45 +77,6 @@ class Discriminant(FineTuned):
         return {"theta": alone.around(self.tuned(alone.own(), alone.embedded(support), alone))}
 
 
-@dataclass(frozen=True)
-class WithSums:
-    """A loss of the head, less a linear term whose gradient is what an image adds to the sums."""
-
-    loss: FewShotLoss
-
-    @property
-    def elementary(self) -> bool:
-        """Where the loss is."""
-        return isinstance(self.loss, Objective) and self.loss.elementary
-
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []."""
-        f, beside = self.loss.embed(theta, x).detach(), self.loss.extras(theta)
-        shown = self.shown(y)
-        scatter = ((f @ beside["scatter"]) * f).sum(1)
-        added = SCATTER * scatter + SUMS * (shown @ beside["sums"] * f).sum(1) + COUNTS * shown @ beside["counts"]
-        return (self.loss.each(theta, x, y) - added).mean()
-
-    def shown(self, y: Tensor) -> Tensor:
-        """Which classes each image shows, float32 [m, classes]; of a cell, how much of each."""
-        labels = self.loss.labels if isinstance(self.loss, Objective) else one_class
-        return labels.targets(y, self.loss.classes)
-
-    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `ElementaryLoss.gradients`: the loss's, and f f', f and 1 at the places of Q, S_y and n_y."""
-        assert isinstance(self.loss, Objective)
-        found, f = self.loss.gradients(theta, x, y), self.loss.embedded(theta, x)
-        classes = self.shown(y).double()
-        parts = (
-            -SCATTER * (f.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
-            -SUMS * (classes.unsqueeze(2) * f.unsqueeze(1)).flatten(1),
-            -COUNTS * classes,
-        )
-        added = torch.cat(parts, 1)
-        found[:, -added.shape[1] :] = added
-        return found
-
-
 def metric(theta: Tensor, loss: FewShotLoss) -> Tensor:
     """M float32 [e, e] from what theta holds; embeddings f become f M, of the same mean length.
 
@@ -129,12 +84,12 @@ def metric(theta: Tensor, loss: FewShotLoss) -> Tensor:
     what the federation learned.
     """
     beside = {name: tensor.double() for name, tensor in loss.extras(theta).items()}
-    counts = beside["counts"].clamp_min(0) / COUNTS
+    counts = beside["counts"].clamp_min(0) / LENGTHS["counts"]
     total, eye = counts.sum(), torch.eye(len(beside["scatter"])).to(beside["scatter"])
     if not total > 0:
         return (eye + beside["scatter"]).float()
-    q = (beside["scatter"] + beside["scatter"].T) / (2 * SCATTER * total)
-    means = beside["sums"] / (SUMS * (total * (counts + SHRINKAGE * total)).sqrt().unsqueeze(1))
+    q = (beside["scatter"] + beside["scatter"].T) / (2 * LENGTHS["scatter"] * total)
+    means = beside["sums"] / (LENGTHS["sums"] * (total * (counts + SHRINKAGE * total)).sqrt().unsqueeze(1))
     found = _whitening(q - means.T @ means) @ (eye + _directions(loss.head(theta)[0].double()))
     # So that a pull means the same as without a metric. Noise may have left a Q that is no scatter at all.
     before, after = torch.trace(q), torch.trace(found.T @ q @ found)

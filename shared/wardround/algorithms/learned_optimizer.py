@@ -44,7 +44,7 @@ class LearnedOptimizer(Episodic):
     def extended(self, model: Model) -> Model:
         """With phi: a hidden layer of tanh units, and a last layer of zeros."""
         return Extended.of(
-            model,
+            super().extended(model),
             {
                 "hidden.weight": he_uniform("learned-optimizer/hidden", (_HIDDEN, _INPUTS)),
                 "hidden.bias": torch.zeros(_HIDDEN),

@@ -36,6 +36,7 @@ LEAST_NORM = 1e-6
 class Matching(Embedding):
     """Attention over the support."""
 
+    affine = False
     compares = True
 
     name: str = "matching"

@@ -37,6 +37,7 @@ HIDDEN = 8
 class Relation(Embedding):
     """A learned comparison of a query with class means."""
 
+    affine = False
     compares = True
 
     name: str = "relation"

@@ -31,7 +31,7 @@ from wardround.settings import Regularization
 class Ridge(Embedding):
     """A head solved by ridge regression. regularization: lambda, where it starts."""
 
-    of_classes = ("beta",)
+    of_classes = (*Embedding.of_classes, "beta")
 
     name: str = "ridge"
     regularization: Regularization = 1.0

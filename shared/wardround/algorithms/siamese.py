@@ -34,6 +34,7 @@ EQUAL, UNRELATED = 4.0, 8.0
 class Siamese(Embedding):
     """Same or different, by a weighted L1 distance."""
 
+    affine = False
     compares = True
 
     name: str = "siamese"

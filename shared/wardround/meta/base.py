@@ -5,25 +5,41 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.func import grad
 
 from wardround.algorithms import Algorithm, Fitted
+from wardround.meta import stand_ins
+from wardround.models.base import Model
+from wardround.models.objective import Objective
 from wardround.questions import Cohort, EpisodeGradient, FewShotLoss, Shots
 from wardround.reach import Part, Reach
-from wardround.settings import LocalRate, Unit
+from wardround.settings import Later, LocalRate, Unit
 from wardround.vector import Layout
 
 
 class Episodic(Algorithm):
-    """A method whose task is an episode. local_learning_rate: alpha, which scales what a hospital sends."""
+    """A method whose task is an episode. local_learning_rate: alpha, which scales what a hospital sends.
 
-    units: ClassVar[tuple[Unit, ...]] = ("episodes",)
+    stand_ins: where supports are drawn (`wardround.meta.stand_ins`), patients of each class. affine: what is learned
+    from a support, on a model that is linear in its features, predicts by logits that are linear in them too.
+    """
+
+    units: ClassVar[tuple[Unit, ...]] = ("episodes", "stand-ins")
+    affine: ClassVar[bool] = True
+    of_classes: ClassVar[tuple[str, ...]] = ("sums", "counts")
 
     local_learning_rate: LocalRate = 1.0
+    stand_ins: Annotated[int, Field(ge=1, le=1000), Later(5)] = 5
+
+    def extended(self, model: Model) -> Model:
+        """With the classes' sums, where supports are drawn from them. Raises: ConfigError, where they cannot be."""
+        model = super().extended(model)
+        return stand_ins.extended(model, self.name) if self.unit == "stand-ins" else model
 
     def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Learn from a support, differentiably in theta."""
@@ -39,11 +55,18 @@ class Episodic(Algorithm):
         alpha scales it so that a delta means for every algorithm what Reptile's means: a displacement of the size of a
         local step.
         """
+        if self.unit == "stand-ins":
+            assert isinstance(loss, Objective)
+            return -self.local_learning_rate * stand_ins.mean_step(self, theta, cohort, loss)
         return -self.local_learning_rate * cohort.episode_gradient(self.gradient_of(loss), theta)
 
     def longest(self, layout: Layout, answer: Reach) -> tuple[Part, ...]:
-        """Of one answer, times alpha."""
-        return ((layout.size, answer.sum([self.local_learning_rate], layout.size)),)
+        """Of one answer, times alpha. With stand-ins, of a head on the features and their sums."""
+        size = layout.size
+        if self.unit == "stand-ins":
+            sums = layout.size_of("sums")
+            size = max(size, 2 * (sums + layout.size_of("counts")) + layout.size_of("blanks"))
+        return ((layout.size, answer.sum([self.local_learning_rate], size)),)
 
     def gradient_of(self, loss: FewShotLoss) -> EpisodeGradient:
         """What is asked about each episode: the gradient of `episode_loss`."""

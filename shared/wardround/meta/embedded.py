@@ -2,7 +2,8 @@
 
 Their head is not learned but computed, so the head's place in theta, weight [classes, e] and bias [classes], holds what
 a classifier can be computed from where there are no shots: the federation's class means, and 1 for each class that has
-one. The run closes with one noised answer about them (docs/privacy-specification.md P17).
+one. The run closes with one noised answer about them (docs/privacy-specification.md P17), unless supports
+are stand-ins, which are drawn around class means.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wardround.algorithms import Fitted
+from wardround.algorithms import Fitted, Pooled, State
+from wardround.meta import stand_ins
 from wardround.meta.base import Episodic, headless
+from wardround.models.objective import Objective
+from wardround.optimizers import Optimizer
 from wardround.questions import ClassMeans, Cohort, FewShotLoss, Shots
 from wardround.settings import HomeStrength
 
@@ -54,6 +58,19 @@ class Embedding(Episodic):
         """As everywhere, of the queries whose class the support shows: nothing can be learned about the others."""
         seen = support.shares(loss.classes).sum(0) > 0
         return super().episode_loss(theta, support, query.among(seen), loss)
+
+    def outer(
+        self, state: State, theta: Tensor, pooled: Pooled, loss: FewShotLoss, optimizer: Optimizer
+    ) -> tuple[State, Tensor]:
+        """The outer optimizer's step. With stand-ins the class means are known already: no closing question."""
+        state, theta = super().outer(state, theta, pooled, loss, optimizer)
+        if self.unit != "stand-ins":
+            return state, theta
+        assert isinstance(loss, Objective)
+        means = stand_ins.class_means(theta, loss)
+        known = means.known.to(theta.dtype)
+        embedded = loss.embed(theta, stand_ins.encoded(loss, means.means))
+        return state, loss.with_head(theta, embedded * known.unsqueeze(1), known)
 
     def with_means(self, theta: Tensor, means: ClassMeans, loss: FewShotLoss) -> Tensor:
         """Theta with the class means at the head's place."""

@@ -25,9 +25,13 @@ class Extended:
 
     @classmethod
     def of(cls, model: Model, added: dict[str, Tensor]) -> Extended:
-        """The model and these tensors, which are where learning starts."""
+        """The model and these tensors, which are where learning starts; behind what a model was extended by before."""
         beside = Layout.of(added)
-        return cls(model, beside, beside.pack(added))
+        start = beside.pack(added)
+        if isinstance(model, Extended):
+            beside, start = Layout(model.beside.tensors + beside.tensors), torch.cat([model.start, start])
+            model = model.model
+        return cls(model, beside, start)
 
     @cached_property
     def layout(self) -> Layout:

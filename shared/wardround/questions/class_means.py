@@ -32,8 +32,9 @@ class Means(SumQuestion):
 
     def due(self, after: int, federation: Federation) -> bool:
         """Before each evaluation and at the end."""
-        last = after == federation.rounds.rounds
-        return federation.algorithm.closes_with_means and (last or federation.rounds.evaluates(after))
+        algorithm, last = federation.algorithm, after == federation.rounds.rounds
+        wanted = algorithm.closes_with_means and algorithm.unit != "stand-ins"
+        return wanted and (last or federation.rounds.evaluates(after))
 
     def summands(self, federation: Federation, model: Model) -> tuple[Summand, ...]:
         """Counts, then sums."""

@@ -18,8 +18,9 @@ from tests.client.privacy.generated import CLASSES, DECLARED, Identity, cohort, 
 from tests.questions import blocks
 from torch import Tensor
 
-from wardround.algorithms.discriminant import Discriminant, WithSums
+from wardround.algorithms.discriminant import LENGTHS, Discriminant
 from wardround.config import Privacy
+from wardround.meta.class_sums import WithSums
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
@@ -191,7 +192,7 @@ def without_all_but(examples: Examples, patient: int) -> Examples:
 def test_so_it_is_for_the_sums_that_a_metric_is_made_of(width: int, kind: str, number: int, seed: int) -> None:
     plain = loss_of(logistic(width), 1.0)
     model = Discriminant().extended(plain.model)
-    loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior))
+    loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior), LENGTHS)
     examples = hospital(plain.model, [1] * 9, seed, False, seed % 7)
     theta = hostile(model.layout.size, kind, seed, examples.z)
     with threads(number):

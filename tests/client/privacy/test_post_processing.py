@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.chosen import UNITS
 from tests.chosen import fitting as chosen_fitting
 from tests.client.privacy.generated import (
     CLASSES,
@@ -29,7 +30,7 @@ from tests.client.privacy.generated import (
 from tests.cohorts import SilentCohort
 from torch import Tensor
 
-from wardround.algorithms import ALGORITHMS, Algorithm
+from wardround.algorithms import Algorithm
 from wardround.config import Privacy
 from wardround.errors import ConfigError
 from wardround.models import Objective
@@ -37,7 +38,13 @@ from wardround.questions import EpisodeGradient, FewShotLoss, Loss
 from wardround_client.cohort.examples import Examples
 from wardround_client.privacy.private_cohort import PrivateCohort
 
-CHOICES = {name: chosen_fitting(name, local_steps=3, local_learning_rate=0.7) for name in ALGORITHMS.built_in}
+CHOICES = {
+    name if unit == units[0] else f"{name}, {unit}": chosen_fitting(
+        name, tasks=unit, local_steps=3, local_learning_rate=0.7
+    )
+    for name, units in UNITS.items()
+    for unit in units
+}
 TWO_IMAGES = Privacy(images_per_patient=2, patients_per_episode=10)
 
 
@@ -61,11 +68,11 @@ def learned(name: str, model: str, findings: bool, by: float = 1.0) -> Amplified
 def fitting() -> list[tuple[str, str, bool]]:
     """Algorithms and models that go together; with one class an image, and where they can with several findings."""
     found = []
-    for name, model in itertools.product(ALGORITHMS.built_in, MODELS):
+    for name, model in itertools.product(CHOICES, MODELS):
         with contextlib.suppress(ConfigError):
             learned(name, model, False)
             found.append((name, model, False))
-            if model in ("logistic", "mlp") and not ALGORITHMS[name].one_class_each:
+            if model in ("logistic", "mlp") and not CHOICES[name].one_class_each and CHOICES[name].unit != "stand-ins":
                 found.append((name, model, True))
     return found
 
@@ -183,7 +190,7 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
         rate=st.sampled_from([1.0, 0.5]),
         clip_norm=st.sampled_from([0.1, 5.0]),
         choice=st.builds(
-            partial(chosen_fitting, name),
+            partial(chosen_fitting, CHOICES[name].name, tasks=CHOICES[name].unit),
             local_steps=st.integers(1, 3),
             local_learning_rate=st.sampled_from([0.1, 9]),
         ),
@@ -210,7 +217,7 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
     never()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS.built_in)
+@pytest.mark.parametrize("name", CHOICES)
 def test_what_an_algorithm_is_given_is_not_changed(name: str) -> None:
     """An in-place operation on theta or on the patients would make one answer depend on another."""
     examples = examples_of([1, 2] * 5)

@@ -1,0 +1,205 @@
+"""Episodes whose support is nobody, beside plain autograd; class means, beside what they are estimated from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tests.chosen import UNITS, fitting
+from tests.cohorts import SilentCohort
+from torch import Tensor
+from torch.func import grad
+
+from wardround.algorithms import Pooled
+from wardround.algorithms.centroids import LENGTHS, Centroids
+from wardround.meta import stand_ins
+from wardround.meta.base import Episodic
+from wardround.meta.class_sums import BLANKS, ClassMeans
+from wardround.models import Objective
+from wardround.models.head import EncoderHead
+from wardround.models.tabular import Tabular
+from wardround.optimizers.sgd import Sgd
+from wardround.questions import Loss
+
+FEATURES, CLASSES, PATIENTS = 6, 3, 240
+METHODS = [name for name, units in UNITS.items() if "stand-ins" in units]
+AFFINE = [name for name in METHODS if fitting(name).affine]  # type: ignore[attr-defined]
+PRIOR = torch.tensor([0.2, 0.3, 0.5]).log()
+SHIFT, SCALE = torch.linspace(-0.3, 0.3, FEATURES), torch.linspace(0.5, 2.0, FEATURES)
+
+
+class Plain:
+    """An encoder of features that are features already."""
+
+    features, fingerprint = FEATURES, "plain"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+def method(name: str, **settings: object) -> Episodic:
+    found = fitting(name, tasks="stand-ins", local_learning_rate=0.5, local_steps=2, **settings)
+    assert isinstance(found, Episodic)
+    return found
+
+
+def loss_of(algorithm: Episodic) -> Objective:
+    return Objective(algorithm.extended(EncoderHead.of(Plain(), CLASSES, embedding=4)), SHIFT, SCALE, PRIOR)
+
+
+def patients(seed: int = 0, n: int = PATIENTS) -> tuple[Tensor, Tensor]:
+    """Three classes that lie apart."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % CLASSES
+    centres = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(99))
+    return SHIFT + SCALE * (centres[y] + torch.randn(n, FEATURES, generator=generator)), y
+
+
+@dataclass
+class Mean(SilentCohort):
+    """The exact mean of all patients' gradients, by plain autograd or in closed form."""
+
+    x: Tensor
+    y: Tensor
+    noise: float = 0.0
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        exact = grad(loss)(theta, self.x, self.y)
+        return exact + self.noise * torch.randn(exact.shape)
+
+
+def at_known_means(algorithm: Episodic, loss: Objective) -> Tensor:
+    """Theta after one round, in which the sums arrived, and with a body that is not its start."""
+    x, y = patients()
+    theta = loss.model.initial()
+    theta = theta + algorithm.inner(theta, Mean(x, y), loss)
+    assert stand_ins.class_means(theta, loss).known.all()
+    return loss.with_body(theta, loss.body(theta) + 0.1 * torch.randn(loss.body(theta).shape))
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_the_gradient_through_the_classifier_is_the_whole_loss_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """J' g, beside autograd through support, classifier and the patient's loss together."""
+    torch.manual_seed(0)
+    algorithm = method(name)
+    loss = loss_of(algorithm)
+    theta = at_known_means(algorithm, loss)
+    x, y = patients(1, n=30)
+    through = stand_ins.mean_step(algorithm, theta, Mean(x, y), loss)
+    monkeypatch.setattr(type(algorithm), "affine", False)
+    whole = stand_ins.mean_step(algorithm, theta, Mean(x, y), loss)
+    for each in stand_ins.LENGTHS:
+        torch.testing.assert_close(loss.extras(through)[each], loss.extras(whole)[each], rtol=1e-4, atol=1e-6)
+    # As far as its length is bounded.
+    one, other = loss.body(through), loss.body(whole)
+    assert torch.cosine_similarity(one, other, 0) > 1 - 1e-4
+    assert one.norm() <= other.norm() * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_comes_in_first_are_the_sums_and_nothing_else_moves(name: str) -> None:
+    algorithm = method(name)
+    loss, (x, y) = loss_of(algorithm), patients()
+    theta = loss.model.initial()
+    delta = algorithm.inner(theta, Mean(x, y), loss)
+    assert not loss.own(delta).abs().sum() > 0, "no class is known yet, so nothing can be learned"
+    f = loss.standardised(x).float()
+    shown = torch.nn.functional.one_hot(y, CLASSES).float()
+    scale = algorithm.local_learning_rate / len(y)
+    beside = loss.extras(delta)
+    torch.testing.assert_close(beside["sums"], stand_ins.LENGTHS["sums"] * scale * shown.T @ f)
+    torch.testing.assert_close(beside["counts"], stand_ins.LENGTHS["counts"] * scale * shown.sum(0))
+    assert beside["blanks"].tolist() == [0.0] * BLANKS
+
+
+def test_a_support_is_drawn_around_the_means_and_other_draws_follow_another_theta() -> None:
+    algorithm = method("prototypical", stand_ins=400)
+    loss = loss_of(algorithm)
+    theta = at_known_means(algorithm, loss)
+    means = stand_ins.class_means(theta, loss)
+    support = stand_ins.drawn(means, theta, loss, 400)
+    assert torch.equal(support.x, stand_ins.drawn(means, theta, loss, 400).x)
+    assert not torch.equal(support.x, stand_ins.drawn(means, theta + 1e-3, loss, 400).x)
+    f = loss.standardised(support.x)
+    found = torch.stack([f[support.y == k].mean(0) for k in range(CLASSES)])
+    torch.testing.assert_close(found, means.means, rtol=0, atol=4 / (400 * FEATURES) ** 0.5)
+    assert float((f - means.means[support.y]).var() * FEATURES) == pytest.approx(1, abs=0.05)
+
+
+def test_a_class_that_nobody_has_weighs_nothing() -> None:
+    algorithm = method("ridge")
+    loss, (x, y) = loss_of(algorithm), patients()
+    theta = loss.model.initial()
+    theta = theta + algorithm.inner(theta, Mean(x[y > 0], y[y > 0]), loss)
+    means = stand_ins.class_means(theta, loss)
+    assert means.known.tolist() == [False, True, True]
+    assert stand_ins.drawn(means, theta, loss, 3).shares(CLASSES).sum(0).tolist() == [0, 3, 3]
+    alone = algorithm.inner(theta, Mean(x[y == 0], y[y == 0]), loss)
+    assert not loss.body(alone).abs().sum() > 0, "who is of an unknown class teaches no embedding"
+
+
+def beside(noise: float, counts: list[float], seed: int, d: int = 32) -> tuple[dict[str, Tensor], Tensor]:
+    """Places after noise, and the true means."""
+    generator = torch.Generator().manual_seed(seed)
+    means = 0.4 * torch.nn.functional.normalize(torch.randn(len(counts), d, generator=generator))
+    n = torch.tensor(counts)
+    clean = {"sums": means * n.unsqueeze(1), "counts": n, "blanks": torch.zeros(BLANKS)}
+    scales = {"sums": LENGTHS["sums"], "counts": LENGTHS["counts"], "blanks": 1.0}
+    return {
+        name: scales[name] * each + noise * torch.randn(each.shape, generator=generator) for name, each in clean.items()
+    }, means
+
+
+def test_without_noise_means_are_what_they_are() -> None:
+    places, means = beside(0.0, [30.0, 300.0], 0)
+    found = ClassMeans.of(places, LENGTHS)
+    torch.testing.assert_close(found.means.float(), means)
+
+
+def test_shrunk_means_are_nearer_to_the_truth_than_plain_ones_whatever_the_noise() -> None:
+    for noise in (3.0, 10.0, 30.0):
+        gained = []
+        for seed in range(40):
+            places, means = beside(noise, [120.0, 400.0, 3000.0, 150.0], seed)
+            found = ClassMeans.of(places, LENGTHS)
+            plain = (places["sums"] / LENGTHS["sums"]) / (places["counts"] / LENGTHS["counts"]).unsqueeze(1)
+            there = found.known
+            gained.append(float((plain - means)[there].square().sum() - (found.means - means)[there].square().sum()))
+        assert sum(gained) > 0, noise
+        assert sum(each > -0.05 for each in gained) > 35
+
+
+def test_a_count_that_noise_alone_could_be_is_no_class() -> None:
+    known = [ClassMeans.of(beside(30.0, [0.0, 5000.0], seed)[0], LENGTHS).known.tolist() for seed in range(50)]
+    assert sum(first for first, _ in known) <= 5 and all(second for _, second in known)
+
+
+def test_the_head_of_centroids_is_that_of_a_discriminant_analysis_with_public_covariance() -> None:
+    """Beside the densities themselves: log N(f; m_k, I / d) up to what all classes share."""
+    algorithm, (x, y) = Centroids(), patients()
+    model = algorithm.extended(Tabular.logistic(FEATURES, CLASSES))
+    loss = Objective(model, SHIFT, SCALE)
+    theta, optimizer = model.initial(), Sgd(learning_rate=3.0)
+    state = algorithm.start(theta, loss, optimizer)
+    for _ in range(3):
+        delta = algorithm.inner(theta, Mean(x, y), loss)
+        state, theta = algorithm.outer(state, theta, Pooled(delta), loss, optimizer)
+    f = loss.standardised(x).float()
+    m = torch.stack([f[y == k].mean(0) for k in range(CLASSES)])
+    log_density = -FEATURES / 2 * torch.cdist(f, m).square()
+    found = loss.logits(theta, x)
+    torch.testing.assert_close(found - found[:, :1], log_density - log_density[:, :1], rtol=1e-3, atol=1e-3)
+
+
+def test_noise_at_the_model_s_own_place_goes_nowhere() -> None:
+    algorithm, (x, y) = Centroids(), patients()
+    model = algorithm.extended(Tabular.logistic(FEATURES, CLASSES))
+    loss, optimizer = Objective(model, SHIFT, SCALE), Sgd()
+    theta = model.initial()
+    state = algorithm.start(theta, loss, optimizer)
+    delta = algorithm.inner(theta, Mean(x, y), loss)
+    noisy = loss.with_own(delta, loss.own(delta) + 5.0)
+    _, one = algorithm.outer(state, theta, Pooled(delta), loss, optimizer)
+    _, other = algorithm.outer(state, theta, Pooled(noisy), loss, optimizer)
+    assert torch.equal(one, other)
