@@ -11,9 +11,15 @@ from wardround.accountant import Calibration
 from wardround.config import Federation, Privacy
 from wardround.labels import LABEL_KINDS
 from wardround.schedule import Schedule
+from wardround.settings import Unit
 from wardround.settings import computed as settings_of
 from wardround.task import Example, Input, Task
 
+_TASKS: dict[Unit, str] = {
+    "hospitals": "a hospital",
+    "episodes": "an episode of its patients",
+    "stand-ins": "a patient, after learning from some who are drawn around what hospitals released of each class",
+}
 _LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
 
 
@@ -85,12 +91,12 @@ def _network(federation: Federation) -> str:
 
 def _steps(federation: Federation) -> str:
     algorithm = federation.algorithm
-    within = "a hospital" if algorithm.question == "gradient" else "an episode of its patients"
-    settings = settings_of(algorithm).items()
+    drawn = algorithm.unit == "stand-ins"
+    settings = [(name, value) for name, value in settings_of(algorithm).items() if drawn or name != "stand_ins"]
     values = [
         f"{name.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}" for name, value in settings
     ]
-    return f"{within}, {_count(algorithm.answers_per_round, 'answer')} a round: {', '.join(values)}"
+    return f"{_TASKS[algorithm.unit]}, {_count(algorithm.answers_per_round, 'answer')} a round: {', '.join(values)}"
 
 
 def _sample(privacy: Privacy, calibration: Calibration) -> str:

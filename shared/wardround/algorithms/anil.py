@@ -53,7 +53,9 @@ class Anil(FineTuned, Episodic):
         return super().episode_loss(theta, support, query.among(seen), loss)
 
     def unadapted(self, theta: Tensor, loss: FewShotLoss) -> Fitted:
-        """A head of zeros: without a shot no class is more likely than another."""
+        """A head of zeros: without a shot no class is more likely than another. With stand-ins, as everywhere."""
+        if self.unit == "stand-ins":
+            return super().unadapted(theta, loss)
         return {"theta": headless(theta, loss)}
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.func import grad
 
@@ -18,7 +17,7 @@ from wardround.models.base import Model
 from wardround.models.objective import Objective
 from wardround.questions import Cohort, EpisodeGradient, FewShotLoss, Shots
 from wardround.reach import Part, Reach
-from wardround.settings import Later, LocalRate, Unit
+from wardround.settings import LocalRate, StandIns, Unit
 from wardround.vector import Layout
 
 
@@ -34,7 +33,7 @@ class Episodic(Algorithm):
     of_classes: ClassVar[tuple[str, ...]] = ("sums", "counts")
 
     local_learning_rate: LocalRate = 1.0
-    stand_ins: Annotated[int, Field(ge=1, le=1000), Later(5)] = 5
+    stand_ins: StandIns = 5
 
     def extended(self, model: Model) -> Model:
         """With the classes' sums, where supports are drawn from them. Raises: ConfigError, where they cannot be."""
@@ -44,6 +43,14 @@ class Episodic(Algorithm):
     def fit(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Learn from a support, differentiably in theta."""
         raise NotImplementedError
+
+    def unadapted(self, theta: Tensor, loss: FewShotLoss) -> Fitted:
+        """The model at theta; with stand-ins, what is learned from the class means."""
+        if self.unit != "stand-ins":
+            return super().unadapted(theta, loss)
+        assert isinstance(loss, Objective)
+        fitted = self.fit(theta, stand_ins.centres(theta, loss), loss)
+        return {name: tensor.detach() for name, tensor in fitted.items()}
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """At home as in training."""

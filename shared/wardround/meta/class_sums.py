@@ -75,19 +75,19 @@ class WithSums:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []."""
         beside = self.loss.extras(theta)
-        added = linear_term(beside, self.loss.embed(theta, x).detach(), self._shown(y), self.lengths)
+        added = linear_term(beside, self.loss.embed(theta, x).detach(), self.shown(y), self.lengths)
         return -added.mean() if self.alone else (self.loss.each(theta, x, y) - added).mean()
 
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `ElementaryLoss.gradients`: the loss's, and f f', f, 1 and 0 at the places of the sums."""
         assert isinstance(self.loss, Objective)
         f = self.loss.embedded(theta, x)
-        added = parts(f, self._shown(y).double(), self.lengths)
+        added = parts(f, self.shown(y).double(), self.lengths)
         found = f.new_zeros(len(x), len(theta)) if self.alone else self.loss.gradients(theta, x, y)
         found[:, -added.shape[1] :] = -added
         return found
 
-    def _shown(self, y: Tensor) -> Tensor:
+    def shown(self, y: Tensor) -> Tensor:
         """Which classes each image shows, float32 [m, classes]; of a cell, how much of each."""
         labels = self.loss.labels if isinstance(self.loss, Objective) else one_class
         return labels.targets(y, self.loss.classes)

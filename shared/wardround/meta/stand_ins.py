@@ -14,7 +14,6 @@ is asked about, patient by patient.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -33,8 +32,8 @@ from wardround.questions import Cohort, Shots
 if TYPE_CHECKING:
     from wardround.meta.base import Episodic
 
-# A head's gradient is about 1 long.
-LENGTHS = {"sums": 0.5, "counts": 0.2, "blanks": 0.0}
+# Beside a head's gradient, which is about 1 long: means that noise has moved cost more than a gradient that it has.
+LENGTHS = {"sums": 1.0, "counts": 0.3, "blanks": 0.0}
 
 
 def extended(model: Model, method: str) -> Extended:
@@ -63,14 +62,21 @@ def drawn(means: ClassMeans, theta: Tensor, loss: Objective, shots: int) -> Shot
 
     The draws follow from theta, so that they are public, and others in every round. What is unknown weighs nothing.
     """
-    digest = hashlib.sha256(theta.detach().cpu().numpy().tobytes()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    bits = theta.detach().cpu().view(torch.int32).to(torch.int64)
+    generator = torch.Generator().manual_seed(abs(int((bits * torch.arange(1, 1 + len(bits))).sum())))
     classes, d = means.means.shape
     y = torch.arange(classes).repeat_interleave(shots)
     noise = torch.randn(len(y), d, generator=generator).to(theta.device) / sqrt(d)
     y = y.to(theta.device)
     weight = means.known.to(theta.dtype)[y]
     return Shots(encoded(loss, means.means[y] + noise), y, torch.arange(len(y), device=theta.device), weight)
+
+
+def centres(theta: Tensor, loss: Objective) -> Shots:
+    """One stand-in of each class, at its mean: what there is to learn from without a shot."""
+    means = class_means(theta, loss)
+    y = torch.arange(len(means.means), device=theta.device)
+    return Shots(encoded(loss, means.means), y, y, means.known.to(theta.dtype))
 
 
 def mean_step(method: Episodic, theta: Tensor, cohort: Cohort, loss: Objective) -> Tensor:
@@ -127,7 +133,7 @@ class LinearHead:
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `ElementaryLoss.gradients`."""
         x = self.loss.standardised(x)
-        weight, bias = self._head(theta.double(), x.shape[1])
+        weight, bias = self.head(theta.double(), x.shape[1])
         logits = elementary.linear(x, weight, bias)
         if self.loss.log_prior is not None:
             logits = logits + self.loss.log_prior.double()
@@ -139,13 +145,14 @@ class LinearHead:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], labels y [m] -> float32 []."""
         x = self.loss.standardised(x).float()
-        weight, bias = self._head(theta, x.shape[1])
+        weight, bias = self.head(theta, x.shape[1])
         shown = self.loss.labels.targets(y, self.classes)
         each = self.loss.of_logits(x @ weight.T + bias, y) * (shown @ self.seen.to(shown.dtype))
         places = theta[self.classes * (x.shape[1] + 1) :]
         return (each - parts(x, shown, LENGTHS) @ places).mean()
 
-    def _head(self, theta: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    def head(self, theta: Tensor, d: int) -> tuple[Tensor, Tensor]:
+        """Weight [classes, d] and bias [classes]."""
         size = self.classes * d
         return theta[:size].view(self.classes, d), theta[size : size + self.classes]
 

@@ -108,6 +108,9 @@ BOUNDED: dict[str, list[Case]] = {
         ("greatest_patients_per_episode", IMAGES, {}, 19),
         ("greatest_episodes", IMAGES, {}, 9),
     ],
+    "algorithm.stand_ins": [
+        ("greatest_patients_per_episode", IMAGES, {"algorithm": {"name": "ridge", "stand_ins": 50}}, 49),
+    ],
     "privacy.support_share": [
         ("greatest_support_share", IMAGES, {}, 0.49),
         ("least_support_share", IMAGES, {}, 0.51),
