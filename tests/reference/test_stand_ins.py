@@ -13,6 +13,8 @@ from torch.func import grad
 
 from wardround.algorithms import Pooled
 from wardround.algorithms.centroids import LENGTHS, Centroids
+from wardround.algorithms.generative import LENGTHS as DRAWN
+from wardround.algorithms.generative import Generative, covariance
 from wardround.meta import stand_ins
 from wardround.meta.base import Episodic
 from wardround.meta.class_sums import BLANKS, ClassMeans
@@ -20,7 +22,7 @@ from wardround.models import Objective
 from wardround.models.head import EncoderHead
 from wardround.models.tabular import Tabular
 from wardround.optimizers.sgd import Sgd
-from wardround.questions import Loss
+from wardround.questions import Loss, Shots
 
 FEATURES, CLASSES, PATIENTS = 6, 3, 240
 METHODS = [name for name, units in UNITS.items() if "stand-ins" in units]
@@ -202,3 +204,59 @@ def test_noise_at_the_model_s_own_place_goes_nowhere() -> None:
     _, one = algorithm.outer(state, theta, Pooled(delta), loss, optimizer)
     _, other = algorithm.outer(state, theta, Pooled(noisy), loss, optimizer)
     assert torch.equal(one, other)
+
+
+def generative_at(rounds: int) -> tuple[Generative, Objective, Tensor]:
+    algorithm, (x, y) = Generative(adapt_steps=50), patients()
+    loss = Objective(algorithm.extended(Tabular.logistic(FEATURES, CLASSES)), SHIFT, SCALE)
+    theta = loss.model.initial()
+    for _ in range(rounds):
+        theta = theta + algorithm.inner(theta, Mean(x, y), loss)
+    return algorithm, loss, theta
+
+
+def test_a_covariance_without_noise_is_the_pooled_one() -> None:
+    _, loss, theta = generative_at(3)
+    (x, y) = patients()
+    f = loss.standardised(x)
+    centred = torch.cat([f[y == k] - f[y == k].mean(0) for k in range(CLASSES)])
+    expected = centred.T @ centred / len(y)
+    values, vectors = torch.linalg.eigh(expected)
+    expected = (vectors * values.clamp_min(0.05 * values.mean())) @ vectors.T
+    torch.testing.assert_close(covariance(theta, loss), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_covariance_that_is_all_noise_is_round_and_one_without_patients_too() -> None:
+    _, loss, theta = generative_at(1)
+    noisy = theta + 3.0 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.eigvalsh(covariance(noisy, loss))
+    assert float(values.max() / values.min()) < 30
+    torch.testing.assert_close(covariance(loss.model.initial(), loss), torch.eye(FEATURES).double() / FEATURES)
+
+
+def test_draws_lie_around_what_is_known_of_a_class_and_weigh_half() -> None:
+    algorithm, loss, theta = generative_at(2)
+    algorithm = algorithm.model_copy(update={"draws": 4000, "adapt_prior": 3.0})
+    x, y = patients(5, n=2)
+    shots = Shots(loss.embed(theta, x), y, torch.arange(2), torch.ones(2))
+    found = algorithm.with_draws(shots, theta, loss)
+    known = ClassMeans.of(loss.extras(theta), DRAWN).means
+    for k in range(2):
+        drawn = found.x[2:][found.y[2:] == k].double()
+        expected = (3 * known[k] + shots.x[k].double()) / 4
+        torch.testing.assert_close(drawn.mean(0), expected, rtol=0, atol=0.03)
+        torch.testing.assert_close(torch.cov(drawn.T), covariance(theta, loss), rtol=0, atol=0.03)
+    assert not (found.y == 2).any(), "a class without a shot has no draws"
+    torch.testing.assert_close(found.shares(CLASSES).sum(0), shots.shares(CLASSES).sum(0))
+    assert torch.equal(found.x, algorithm.with_draws(shots, theta, loss).x)
+
+
+def test_another_task_gets_the_covariance_and_no_class() -> None:
+    algorithm, loss, theta = generative_at(2)
+    ours = Objective(algorithm.extended(Tabular.logistic(FEATURES, 2)), SHIFT, SCALE)
+    moved = algorithm.for_classes(theta, loss, ours, ours.model.initial())
+    torch.testing.assert_close(covariance(moved, ours), covariance(theta, loss), rtol=1e-5, atol=1e-6)
+    assert not ClassMeans.of(ours.extras(moved), DRAWN).known.any()
+    x, y = patients(6, n=4)
+    fitted = algorithm.adapt(moved, Shots(x, y % 2, torch.arange(4), torch.ones(4)), ours)
+    assert algorithm.predict(fitted, x, ours).isfinite().all()

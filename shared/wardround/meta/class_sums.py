@@ -30,6 +30,7 @@ BLANKS = 64
 _SURE = 2.0
 # The squared length of a class's mean, of features of length 1, from which its own estimate starts.
 _TYPICAL = 0.1
+_LEAST_EIGENVALUE = 0.05  # of a covariance, in units of their mean
 
 
 class Elementary(Protocol):
@@ -121,7 +122,7 @@ class ClassMeans:
     def of(cls, beside: Mapping[str, Tensor], lengths: Mapping[str, float]) -> ClassMeans:
         """From the places of "sums", "counts" and "blanks"."""
         sums, counts = (beside[name].double() / lengths[name] for name in ("sums", "counts"))
-        noise = beside["blanks"].double().square().mean()  # the variance of a number, before it is divided by lengths
+        noise = _noise(beside)
         known = counts > _SURE * noise.sqrt() / lengths["counts"]
         patients = torch.where(known, counts, 1.0)
         means = sums / patients.unsqueeze(1) * known.unsqueeze(1)
@@ -130,3 +131,33 @@ class ClassMeans:
         signal = (weight * (means.square().sum(1) - variance)).sum() / weight.sum().clamp_min(1e-300)
         signal = signal.clamp_min(_TYPICAL / 10)
         return cls(means * (signal / (signal + variance)).unsqueeze(1), known)
+
+
+def covariance_within(beside: Mapping[str, Tensor], lengths: Mapping[str, float]) -> Tensor:
+    """How features vary within a class, whichever it is: float64 [e, e], positive definite, from all places.
+
+    Noise spreads eigenvalues that are alike, so they are drawn together as far as noise alone would have spread them
+    (a linear shrinkage, as Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
+    2004, with the noise's share known). Where nobody has been counted it is the identity over e.
+    """
+    counts = beside["counts"].double().clamp_min(0) / lengths["counts"]
+    total, e = counts.sum(), len(beside["scatter"])
+    eye = torch.eye(e).to(counts) / e
+    if not total > 0:
+        return eye
+    means, q = ClassMeans.of(beside, lengths).means, beside["scatter"].double() / (lengths["scatter"] * total)
+    within = (q + q.T) / 2 - (means.T * (counts / total)) @ means
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(within, nan=0.0, posinf=0.0, neginf=0.0))
+    typical, spread = values.mean(), (values - values.mean()).square().mean()
+    by_noise = e * _noise(beside) / (lengths["scatter"] * total).square()
+    kept = ((spread - by_noise) / spread.clamp_min(1e-300)).clamp(0, 1)
+    if not typical > 0:
+        return eye
+    values = (typical + kept * (values - typical)).clamp_min(_LEAST_EIGENVALUE * typical)
+    found: Tensor = (vectors * values) @ vectors.T
+    return found
+
+
+def _noise(beside: Mapping[str, Tensor]) -> Tensor:
+    """The variance of a number among the places, before it is divided by a length: float64 []."""
+    return beside["blanks"].double().square().mean()
