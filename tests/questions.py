@@ -6,6 +6,8 @@ from torch import Tensor
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.config import Federation
+from wardround.labels import LABEL_KINDS, LabelKind
+from wardround.labels.one import kind as one_class
 from wardround.models import Model, Objective
 from wardround.questions import Blocks, Cohort, Point, SumQuestion
 from wardround.schedule import QUESTIONS
@@ -13,15 +15,17 @@ from wardround.task import Task
 from wardround_client.privacy.private_cohort import PrivateCohort
 
 
-def agreement_of(model: Model, *, exclusive: bool = True) -> Federation:
+def agreement_of(model: Model, labels: LabelKind = one_class) -> Federation:
     """An agreement about as many classes as the model has; its algorithm predicts with the model as it is."""
     classes = tuple(f"class {number}" for number in range(model.classes))
-    task = Task(label_column="y", classes=classes, labels="one" if exclusive else "several")
+    name = next(name for name in LABEL_KINDS.built_in if LABEL_KINDS[name] is labels)
+    ends = tuple(range(1, model.classes + 1)) if labels.timed else ()
+    task = Task(label_column="y", classes=classes, labels=name, ends=ends)
     return Federation(name="test", task=task, algorithm=FedAvg())
 
 
 def at(loss: Objective, theta: Tensor) -> Point:
-    return Point(agreement_of(loss.model, exclusive=loss.labels.exclusive), loss, theta)
+    return Point(agreement_of(loss.model, loss.labels), loss, theta)
 
 
 def ask(question: str, cohort: Cohort, loss: Objective, theta: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def _pairs(values: Any) -> Any:
 
 
 Values = Annotated[tuple[tuple[Label, Text], ...], Field(max_length=256), BeforeValidator(_pairs)]
-NONE = "none"
+Time = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 
 class Task(Example):
@@ -161,10 +161,14 @@ class Task(Example):
     labels: their kind, a file of `wardround.labels`. "one": an image is of one of the classes. "several": the classes
     are findings, each there or not; a cell holds those that are there, with ";" between ("nodule;effusion"), any other
     text is no finding of the task, and an empty cell no label. "mask": each pixel is of one of the classes, the first
-    of which is what is left over. "points": findings at places; the first class is where none is.
+    of which is what is left over. "points": findings at places; the first class is where none is. "survival": the time
+    to an event; the classes are intervals, by the names of their ends.
+    ends: with "survival", when each interval is over, in the unit of the times in the CSV. event_column: the column
+    that tells whether the event was there (1) or the patient was lost without it (0); without one a cell of
+    label_column says both, "730;1".
     values: what texts of the CSV mean that are no class: another text -> a class, or "" where it is no label at all;
-    with "several" also "none", where that finding is not there. So an uncertain "-1" becomes a class (u-ones, u-zeros),
-    or is left out.
+    with "several" also "none", where that finding is not there; with "survival" "event" or "censored". So an uncertain
+    "-1" becomes a class (u-ones, u-zeros), or is left out.
     inputs: of one patient, several at once, each as its own table says; kind is then "inputs".
     cell_px: with "mask" and "points", the side of the cells of an image that are learned from; an example is a cell.
     cells_per_image: of each image that a step draws, so many cells are drawn, half of them where something is shown.
@@ -179,6 +183,8 @@ class Task(Example):
     labels: Annotated[str, AfterValidator(_label_kind)] = "one"
     kind: Literal["image", "volume", "table", "inputs"] = "image"  # type: ignore[assignment]
     values: Annotated[Values, Later(())] = ()
+    event_column: Annotated[Label | Literal[""], Later("")] = ""
+    ends: Annotated[tuple[Time, ...], Field(max_length=256), Later(())] = ()
     inputs: Annotated[tuple[Input, ...], Field(max_length=MOST_INPUTS), Later(())] = ()
     cell_px: Annotated[Literal[1, 2, 4, 8, 16], Later(4)] = 4
     cells_per_image: Annotated[int, Field(ge=1, le=4096), Later(64)] = 64
@@ -187,7 +193,12 @@ class Task(Example):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _distinct("classes", self.classes)
-        LABEL_KINDS[self.labels].check(self.classes)
+        timed = LABEL_KINDS[self.labels].timed
+        if not timed and (self.ends or self.event_column):
+            raise ValueError(f'ends and event_column are for labels = "survival", and labels is "{self.labels}"')
+        if self.event_column == self.label_column:
+            raise ValueError("event_column and label_column name one column; leave event_column out where it says both")
+        LABEL_KINDS[self.labels].check(self)
         if (self.kind == "inputs") != bool(self.inputs):
             raise ValueError('inputs are for kind "inputs", which needs at least one table [[task.inputs]]')
         _distinct("inputs: name", [each.name for each in self.inputs])
@@ -214,14 +225,15 @@ class Task(Example):
 
     @model_validator(mode="after")
     def _meant(self) -> Self:
-        exclusive = LABEL_KINDS[self.labels].exclusive
+        kind = LABEL_KINDS[self.labels]
         for written, meant in self.values:
             if written in self.classes:
                 raise ValueError(f"values: {written!r} is a class already")
-            if meant not in (*self.classes, "", *([] if exclusive else [NONE])):
-                allowed = 'a class, ""' + ("" if exclusive else f" or {NONE!r}")
+            if meant not in ("", *(meanings := kind.meanings(self.classes))):
+                others = ", ".join(map(repr, [*(each for each in meanings if each not in self.classes), ""]))
+                allowed = f"a class, {others}" if set(meanings) & set(self.classes) else others
                 raise ValueError(f"values: {written!r} means {meant!r}, which is no class; allowed: {allowed}")
-            if LABEL_KINDS[self.labels].names_in(written) != [written]:
+            if kind.names_in(written) != [written]:
                 raise ValueError(f"values: {written!r} holds several names; give each its own meaning")
         return self
 
@@ -229,10 +241,12 @@ class Task(Example):
         """A cell of the labels CSV as `values` says that it is meant; None for no label."""
         if cell is None or not self.values:
             return cell
-        meant, names = dict(self.values), LABEL_KINDS[self.labels].names_in(cell)
-        if any(meant.get(name) == "" for name in names):
-            return None
-        return SEPARATOR.join(meant.get(name, name) for name in names)
+        return LABEL_KINDS[self.labels].meant(cell, dict(self.values))
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the labels CSV that make a label; of several a cell is what all say, "730;1" (`joined`)."""
+        return (self.label_column, *([self.event_column] if self.event_column else []))
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -275,6 +289,11 @@ class Task(Example):
     def measured(self) -> str:
         """What the grey values measure, in words, of each input; "" where they are as a viewer shows them."""
         return measured_each((each.name, each.measured) for each in self.inputs) if self.inputs else super().measured
+
+
+def joined(cells: Sequence[str | None]) -> str | None:
+    """What the cells of a task's label columns say together; None where one of them says nothing."""
+    return SEPARATOR.join(filter(None, cells)) if all(cells) else None
 
 
 def _distinct(name: str, values: Any) -> None:

@@ -32,6 +32,17 @@ TABLE: dict[str, Any] = {
     "model": {"family": "mlp", "width": 3},
 }
 
+SURVIVAL: dict[str, Any] = {
+    **TABLE,
+    "task": {
+        **TABLE["task"],
+        "labels": "survival",
+        "label_column": "days",
+        "event_column": "dead",
+        "classes": ["1 year", "2 years"],
+        "ends": [365.0, 730.0],
+    },
+}
 VOLUME: dict[str, Any] = {**IMAGES, "task": {**IMAGES["task"], "kind": "volume", "depth": 8}}
 CELLS: dict[str, Any] = {**IMAGES, "task": {**IMAGES["task"], "labels": "mask", "cell_px": 4, "cells_per_image": 9}}
 BLOOD = {"name": "blood", "kind": "table", "features": ["a", "b", "c"], "centre": [0, -1e5, 0], "spread": [1, 1e5, 1]}

@@ -15,6 +15,7 @@ from tests.server.conftest import FakeHospital, FakeTransport, Reply, a_federati
 from torch import Tensor
 
 from wardround.config import Federation
+from wardround.labels import LABEL_KINDS
 from wardround.models import build_model
 from wardround.models.scaling import no_scaling
 from wardround.models.tabular import Tabular
@@ -131,7 +132,7 @@ def pool(answers: Tensor, declared: Tensor, rule: str) -> Pool:
 def scaling(answers: Tensor, declared: Tensor, rule: str, labels: str = "one") -> tuple[Tensor, Tensor]:
     model = Tabular.logistic(4, 2)
     chosen = outer(rule=rule)
-    federation = agreement_of(model, exclusive=labels == "one").model_copy(update={"outer": chosen})
+    federation = agreement_of(model, LABEL_KINDS[labels]).model_copy(update={"outer": chosen})
     before = Learned(model.initial(), *no_scaling(4), {})
     after, _ = QUESTIONS["statistics"].learn(pool(answers, declared, rule), before, federation, model)
     return after.shift, after.scale

@@ -25,6 +25,7 @@ from wardround.labels.one import kind as one_class
 from wardround.models import Model
 from wardround.task import Task
 from wardround.text import counted
+from wardround_client.cohort.labels import cells_of
 from wardround_client.isolated import image_by_image, isolation
 
 log = logging.getLogger(__name__)
@@ -237,7 +238,8 @@ class UsableRows:
             )
         if not len(self.kept):
             raise DataError(
-                f"no example has a {task.label_column} that the task knows", allowed=", ".join(task.classes[:20])
+                f"no example has a {task.label_column} that the task knows",
+                allowed=LABEL_KINDS[task.labels].allowed(task),
             )
         if alike := LABEL_KINDS[task.labels].alike(self.y, task.classes):
             shown, allowed = alike
@@ -259,8 +261,8 @@ def usable_rows(store: Store, task: Task) -> UsableRows:
     Raises: DataError: the cohort was ingested for another shape, or without the task's label column.
     """
     _shape_fits(store, task)
-    codes = [task.label(cell) for cell in store.labels(task.label_column)]
-    y, usable = LABEL_KINDS[task.labels].parse(codes, task.classes)
+    codes = [task.label(cell) for cell in cells_of(store, task)]
+    y, usable = LABEL_KINDS[task.labels].parse(codes, task)
     kept = np.flatnonzero(usable)
     left_out = len(codes) - len(kept)
     if left_out:

@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from wardround.errors import DataError
 from wardround.labels import LABEL_KINDS
 from wardround.planes import shown_in
-from wardround.task import Task
+from wardround.task import Task, joined
 from wardround.text import shown
 from wardround_client.cohort.store import CohortStore
 
@@ -24,42 +25,58 @@ _LONGEST = 40  # characters of a label; a column of reports must not fill the sc
 _LONG = 6  # letters; a slip turns a shorter word into another too easily
 
 
+class Labelled(Protocol):
+    """What has columns of labels: a cohort on disk."""
+
+    def labels(self, column: str, /) -> Sequence[str | None]: ...
+
+
+def cells_of(store: Labelled, task: Task) -> list[str | None]:
+    """What the columns of a task say of each row, [n]. Raises: DataError, for a column that is not there."""
+    return [joined(cells) for cells in zip(*map(store.labels, task.label_columns), strict=True)]
+
+
 @dataclass(frozen=True)
 class LabelCounts:
     """How often each class of a task is there, and which labels are none.
 
-    column: the task's. classes: class -> how many, in the order of the task, 0 where it is absent. unknown: other
-    labels -> how many, the most frequent first. nearest: the class that an unknown label perhaps means, where there is
-    one. exclusive: a label is one of the classes; otherwise other text says that none of them is there.
+    column: the task's, or its columns in words; columns: all of them. classes: class -> how many, in the order of the
+    task, 0 where it is absent. unknown: other labels -> how many, the most frequent first. nearest: the class that an
+    unknown label perhaps means, where there is one. strict: other text is a mistake; otherwise it says that none of the
+    classes is there. allowed: what would be known.
     """
 
     column: str
     classes: Mapping[str, int]
     unknown: Mapping[str, int]
     nearest: Mapping[str, str]
-    exclusive: bool = True
+    strict: bool = True
+    allowed: str = ""
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, labels: Iterable[tuple[str, Hashable]], task: Task) -> LabelCounts:
         """Of (label, whose it is): each patient, or each line, counts once for a class."""
         kind = LABEL_KINDS[task.labels]
         meant = ((task.label(label), whose) for label, whose in labels)
-        named = {(name, whose) for label, whose in meant if label for name in kind.names_in(label) if name}
+        named = {(name, whose) for label, whose in meant if label for name in kind.named(label, task) if name}
         counts = Counter(name for name, _ in named)
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         unknown = {name: count for name, count in ordered if name not in task.classes}
         return cls(
-            column=task.label_column,
+            column=" and ".join(task.label_columns),
             classes={name: counts[name] for name in task.classes},
             unknown=unknown,
             nearest={name: near for name in unknown if (near := nearest(name, task.classes))},
-            exclusive=kind.exclusive,
+            strict=kind.strict,
+            allowed=kind.allowed(task),
+            columns=task.label_columns,
         )
 
     @property
     def suspect(self) -> Mapping[str, int]:
-        """Unknown labels that are probably a mistake: of classes all of them, of findings those that resemble one."""
-        return {name: n for name, n in self.unknown.items() if self.exclusive or name in self.nearest}
+        """Unknown labels that are probably a mistake: all of them, or of findings those that resemble one."""
+        return {name: n for name, n in self.unknown.items() if self.strict or name in self.nearest}
 
     def sentence(self, of: str = "patients") -> str:
         """The unknown labels in words, or "" where there are none. of: what was counted."""
@@ -75,7 +92,7 @@ class LabelCounts:
 
     def error(self, of: str, do: str) -> DataError:
         """For labels that are probably a mistake. of: what was counted. do: what to do next."""
-        return DataError(self.sentence(of), allowed=", ".join(self.classes), do=do)
+        return DataError(self.sentence(of), allowed=self.allowed, do=do)
 
 
 def label_counts(store: CohortStore, task: Task) -> LabelCounts:
@@ -86,7 +103,7 @@ def label_counts(store: CohortStore, task: Task) -> LabelCounts:
     """
     if task.dense:
         return LabelCounts(task.label_column, _marked(store, task), {}, {})
-    labels = zip(store.labels(task.label_column), store.patients.tolist(), strict=True)
+    labels = zip(cells_of(store, task), store.patients.tolist(), strict=True)
     return LabelCounts.of(((label, patient) for label, patient in labels if label is not None), task)
 
 

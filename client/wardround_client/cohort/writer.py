@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import DataError
+from wardround.task import joined
 from wardround_client.cohort.batch import Batch
 from wardround_client.cohort.corrections import leaving_rows, overwritten
 from wardround_client.cohort.erasure import zero
@@ -249,10 +250,12 @@ class CohortWriter:
         )
         return int(found.fetchone()[0])
 
-    def labels(self, column: str) -> list[tuple[str, int]]:
-        """Each label of a column with each patient who has a row of it."""
-        asked = f"SELECT DISTINCT {LABEL} AS label, p.id {LABELLED} WHERE c.name = ? AND {STAYS} AND label IS NOT NULL"
-        return self._index.execute(asked, (column,)).fetchall()
+    def labels(self, *columns: str) -> list[tuple[str, int]]:
+        """Each label of a column with each patient who has a row of it; of several columns, `task.joined`."""
+        asked = f"SELECT {LABEL}, p.id {LABELLED} WHERE c.name = ? AND {STAYS} ORDER BY i.first_row"
+        each = [self._index.execute(asked, (column,)).fetchall() for column in columns]
+        found = ((joined([cell for cell, _ in rows]), rows[0][1]) for rows in zip(*each, strict=False))
+        return list(dict.fromkeys((label, patient) for label, patient in found if label is not None))
 
     def modalities(self) -> dict[str, int]:
         """How many images there are of each modality, the most frequent first; "" for those that name none."""

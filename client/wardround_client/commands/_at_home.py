@@ -43,7 +43,7 @@ ModelOption = Annotated[
         show_default=False,
     ),
 ]
-LOWER_IS_BETTER = ("expected_calibration_error", "brier_score")
+LOWER_IS_BETTER = ("expected_calibration_error", "brier_score", "calibration_error")
 _METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "macro_auroc": "macro AUROC",
@@ -51,6 +51,8 @@ _METRICS = {
     "recall_at_specificity": "recall at {specificity:.0%} specificity",
     "expected_calibration_error": "calibration error (lower is better)",
     "brier_score": "Brier score (lower is better)",
+    "concordance": "concordance (Uno's)",
+    "calibration_error": "calibration error at the ends (lower is better)",
     "dice": "Dice coefficient",
     "surface_distance_95_px": "95 % surface distance, px of the cohort's images (lower is better)",
     "volume_error": "volume error, share of what is there (lower is better)",

@@ -119,7 +119,8 @@ def adapt(
     show(scores({"before": card["before"], "after": card["after"]}, f"{name} at {card['hospital']}"))
     say_if_learned(hospital, made.release.federation)
     say_shortfall(card["after"], card["classes"])
-    learned = ", ".join(f"{count} {label}" for label, count in card["support_by_class"].items())
+    counted_as = made.learner.loss.labels.counted
+    learned = ", ".join(f"{count} {counted_as.format(label)}" for label, count in card["support_by_class"].items())
     say(
         f"Learned from {counted(card['support_patients'], 'patient')} ({learned}); "
         f"judged by {counted(len(query.pseudonyms), 'other')}."

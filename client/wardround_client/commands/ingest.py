@@ -190,7 +190,7 @@ def approved(hospital: Hospital, source: Source) -> list[Task]:
     for digest in sorted(hospital.approvals.digests()):
         with suppress(WardroundError):  # an approval that cannot be used says nothing about labels
             tasks.append(hospital.approvals.federation(digest).task)
-    return [task for task in tasks if task.kind == source.kind and task.label_column in source.label_columns]
+    return [task for task in tasks if task.kind == source.kind and set(task.label_columns) <= set(source.label_columns)]
 
 
 def note(line: str, as_json: bool) -> None:
@@ -216,7 +216,7 @@ def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_jso
     rows |= {"read now, by image type": _listed(summary.image_types)} if summary.image_types else {}
     rows |= {"read now, by view": _listed(summary.views)} if summary.views else {}
     rows |= {f"patients by {each.column}": _listed(each.classes) for each in summary.classes}
-    known = {each.column for each in summary.classes}
+    known = {column for each in summary.classes for column in (each.column, *each.columns)}
     rows |= {f"patients by {name}": _listed(of) for name, of in summary.labels.items() if name not in known}
     rows |= {"without a label": str(summary.unlabelled), "CSV rows without an image": str(summary.unmatched)}
     if summary.unusable:

@@ -41,6 +41,10 @@ def computed(
 
 def _labels(task: Task) -> str:
     said = LABEL_KINDS[task.labels].described
+    if task.ends:
+        ends = (f"{name} at {end:g}" for name, end in zip(task.classes, task.ends, strict=True))
+        said += f"; intervals end {_listed([*ends])}, in the unit of {task.label_column}"
+        said += f"; {task.event_column} says whether it was" if task.event_column else ""
     meant = [f"{written!r} as {f'{means!r}' if means else 'no label'}" for written, means in task.values]
     return f"{said}; the CSV's {_listed(meant)}" if meant else said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wardround.errors import DataError
-from wardround.task import Task
+from wardround.task import Task, joined
 from wardround_client.cohort.labels import LabelCounts
 from wardround_client.intake.source import Labels, Source
 
@@ -21,14 +21,16 @@ def check_labels(source: Source, task: Task) -> None:
 
 def labels_for(source: Source, task: Task) -> LabelCounts:
     """Lines, or items, a class of a task. Raises: DataError, when the source has no such label column."""
-    if task.label_column not in source.label_columns:
-        raise DataError(
-            f"{source.name}: no label column {task.label_column!r}",
-            allowed=f"the label columns that are there: {', '.join(source.label_columns)}",
-            do="correct task.label_column, or the name in the CSV",
-        )
-    place = source.label_columns.index(task.label_column)
-    found = ((label, n) for n, labels in enumerate(_labels(source)) if labels and (label := labels[place]))
+    for column in task.label_columns:
+        if column not in source.label_columns:
+            raise DataError(
+                f"{source.name}: no label column {column!r}",
+                allowed=f"the label columns that are there: {', '.join(source.label_columns)}",
+                do="correct its name in the task, or in the CSV",
+            )
+    places = [source.label_columns.index(column) for column in task.label_columns]
+    told = ((joined([labels[place] for place in places]), n) for n, labels in enumerate(_labels(source)) if labels)
+    found = ((label, n) for label, n in told if label)
     return LabelCounts.of(found, task)
 
 

@@ -322,7 +322,7 @@ def _by_class(writer: CohortWriter, tasks: Sequence[Task], *, dry_run: bool) -> 
     """Patients by each task's classes. What masks show is read from the finished cohort, which a dry run has not."""
     for task in tasks:
         if not task.dense:
-            yield LabelCounts.of(writer.labels(task.label_column), task)
+            yield LabelCounts.of(writer.labels(*task.label_columns), task)
         elif writer.layout.marks == task.classes and not dry_run:
             yield label_counts(CohortStore.open(writer.path, withdrawn=writer.withdrawn), task)
 

@@ -141,8 +141,9 @@ def check(task: Task | None, *, csv: bool) -> Task:
         raise ConfigError("--labels-from without --federation", do="name the agreement: its classes are looked for")
     if csv:
         raise ConfigError("--labels and --labels-from", allowed="one of them", do="leave one of them out")
-    if task.dense or task.inputs:
-        what = f'labels = "{task.labels}"' if task.dense else "several inputs"
+    timed = LABEL_KINDS[task.labels].timed
+    if task.dense or task.inputs or timed:
+        what = f'labels = "{task.labels}"' if task.dense or timed else "several inputs"
         raise ConfigError(f"--labels-from for a task of {what}", do="leave it out, or use --labels")
     return task
 

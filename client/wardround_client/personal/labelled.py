@@ -17,6 +17,7 @@ from wardround.models import Model
 from wardround.planes import shown_in
 from wardround.task import Task
 from wardround_client.cohort.examples import Encoding, Examples, UsableRows, by_computing, encoded, usable_rows
+from wardround_client.cohort.labels import cells_of
 from wardround_client.cohort.store import CohortStore
 from wardround_client.personal.data_checks import Finding, class_findings, label_findings, raise_errors
 from wardround_client.personal.learner import drawn
@@ -96,15 +97,19 @@ class Labelled:
 def _strange(store: CohortStore, task: Task) -> list[Finding]:
     """Labels that the task does not know."""
     kind = LABEL_KINDS[task.labels]
-    cells = map(task.label, store.labels(task.label_column))
-    named = (name for cell in cells if cell is not None for name in kind.names_in(cell))
+    cells = map(task.label, cells_of(store, task))
+    named = (name for cell in cells if cell is not None for name in kind.named(cell, task))
     return [replace(finding, do=kind.unknown) for finding in label_findings(named, task.classes)]
 
 
 def _amiss(rows: UsableRows, makers: Sequence[str], task: Task, shots: int, planes: Planes | None) -> list[Finding]:
     """What is amiss with the patients and scanners of each class that is shown."""
+    kind, classes = LABEL_KINDS[task.labels], task.classes
+    if kind.timed:  # a class is an interval, which need not have events; who is lost is of none
+        event = kind.targets(torch.from_numpy(rows.y), len(classes)).numpy().any(1)
+        return class_findings(np.where(event, 0, 1), rows.patient, makers, ("the event", "no event"))
     if planes is None:
-        targets = LABEL_KINDS[task.labels].targets(torch.from_numpy(rows.y), len(task.classes)).numpy() > 0
+        targets = kind.targets(torch.from_numpy(rows.y), len(classes)).numpy() > 0
     else:
         targets = np.array([_shown(plane, len(task.classes)) for plane in planes], bool).reshape(-1, len(task.classes))
         if len(targets) and not targets[:, 1:].any():

@@ -45,6 +45,12 @@ METRICS = (
     ),
     Metric("brier_score", "Brier score", "squared error of the probabilities", lower=True),
 )
+OF_TIMES = (
+    Metric("concordance", "concordance", "how often the patient with the event first had the greater risk"),
+    Metric(
+        "calibration_error", "calibration error", "how far probabilities are from the share that came true", lower=True
+    ),
+)
 OF_PLACES = (
     Metric("dice", "Dice coefficient", "overlap of masks, patient by patient; 1 is the best"),
     Metric(
@@ -55,7 +61,7 @@ OF_PLACES = (
     Metric("f1", "F1 of findings", "missed and invented findings weighed together; 1 is the best"),
     Metric("false_findings_per_image", "false findings an image", "of what is called a finding", lower=True),
 )
-ALL = (BALANCED, *METRICS, *OF_PLACES)
+ALL = (BALANCED, *METRICS, *OF_TIMES, *OF_PLACES)
 
 
 def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -69,7 +75,9 @@ def card(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
     # As on the screen of `adapt`: the first that a kind of labels is judged by.
     main = next((m for name in after["metrics"] for m in ALL if m.name == name), BALANCED)
     metrics = METRICS if (comparison.get("rows") or []) else (BALANCED, *METRICS)
-    shown = [m for m in (*metrics, *OF_PLACES) if before["metrics"].get(m.name) and after["metrics"].get(m.name)]
+    shown = [
+        m for m in (*metrics, *OF_TIMES, *OF_PLACES) if before["metrics"].get(m.name) and after["metrics"].get(m.name)
+    ]
     groups = [
         (
             _label(metric, after),

@@ -6,7 +6,7 @@ of whatever shape and dtype the kind likes; nothing outside these files looks in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wardround.plugins import Kind
@@ -23,7 +23,10 @@ if TYPE_CHECKING:  # torch takes seconds to import, and federation.toml is read 
     Labels = npt.NDArray[Any]
 
 SEPARATOR = ";"
-"""Of the findings in one cell of a labels CSV."""
+"""Of the findings in one cell of a labels CSV, and of what several columns say."""
+
+NONE = "none"
+"""What a text of the CSV may mean where a finding is not there."""
 
 LEAST_PREVALENCE = 0.01
 """A prior takes no class to be rarer than this, and no finding to be missing more rarely."""
@@ -32,9 +35,11 @@ LEAST_PREVALENCE = 0.01
 class LabelKind:
     """A kind of labels; `classes` are everywhere how many the task has.
 
-    described: in a few words, for a person who approves a federation. unknown: what to do about a label that the task
-    does not know.
+    described: in a few words, for a person who approves a federation. counted: whom a class counts, by its name.
+    unknown: what to do about a label that the task does not know.
     exclusive: whether exactly one class is true of an example, so that methods can compare classes as wholes.
+    strict: whether text that names no class is a mistake; otherwise it says that none is there.
+    timed: whether classes are intervals, which end at `task.ends`.
     elementary: whether `errors` computes the slope of the loss by elementary operations; without it the gradients of
     patients are plain autograd.
     scored, evaluated: what `score` and the "accuracy" of `scores` are, for a reader.
@@ -45,10 +50,13 @@ class LabelKind:
     """
 
     described: str
+    counted: str = "{}"
     scored: str = "balanced accuracy"
     evaluated: str = "accuracy"
     unknown: str = "correct misspelt labels in the CSV and ingest again; images with any other label are not used"
     exclusive: bool = False
+    strict: bool = False
+    timed: bool = False
     elementary: bool = False
     dense: bool = False
     places: bool = False
@@ -56,14 +64,33 @@ class LabelKind:
 
     # In the agreement and in a cohort.
 
-    def check(self, classes: Sequence[str]) -> None:
-        """Look whether these can be classes of the kind. Raises: ValueError."""
+    def check(self, task: Task) -> None:
+        """Look whether the task's classes can be classes of the kind. Raises: ValueError."""
 
     def names_in(self, cell: str) -> list[str]:
         """The classes, and whatever else, that a cell of the labels CSV names."""
         return [cell]
 
-    def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def meanings(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """What texts of the CSV may mean by an agreement (`task.values`), beside no label."""
+        return tuple(classes) if self.exclusive else (*classes, NONE)
+
+    def meant(self, cell: str, values: Mapping[str, str]) -> str | None:
+        """A cell as `values` says that it is meant; None for no label."""
+        names = self.names_in(cell)
+        if any(values.get(name) == "" for name in names):
+            return None
+        return SEPARATOR.join(values.get(name, name) for name in names)
+
+    def named(self, cell: str, task: Task) -> list[str]:
+        """The classes, and whatever else, that a cell speaks of, as it is meant."""
+        return self.names_in(cell)
+
+    def allowed(self, task: Task) -> str:
+        """What a cell may say, for a person."""
+        return ", ".join(task.classes[:20])
+
+    def parse(self, cells: Sequence[str | None], task: Task) -> tuple[Labels, npt.NDArray[np.bool_]]:
         """Cells of the labels CSV, None where there is none -> y [n, ...], and bool [n], whether an example has a label
         of the task.
         """

@@ -34,19 +34,19 @@ class Mask(OneClass):
     unknown = "correct the masks and ingest again; images without a mask are not used"
     dense = True
 
-    def check(self, classes: Sequence[str]) -> None:
+    def check(self, task: Task) -> None:
         """A plane tells so many apart. Raises: ValueError."""
-        if len(classes) > MOST_CLASSES:
+        if len(task.classes) > MOST_CLASSES:
             raise ValueError(f"a mask has at most {MOST_CLASSES} classes")
 
     def names_in(self, cell: str) -> list[str]:
         """None: a cell says that there is a plane, and what it shows was checked when the plane was made."""
         return []
 
-    def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def parse(self, cells: Sequence[str | None], task: Task) -> tuple[Labels, npt.NDArray[np.bool_]]:
         """Whether there is a mask; what it shows stands in the image's plane (`of_plane`)."""
         there = np.array([cell is not None for cell in cells], dtype=bool)
-        return np.zeros((len(cells), len(classes)), np.float32), there
+        return np.zeros((len(cells), len(task.classes)), np.float32), there
 
     def of_plane(self, plane: Labels, classes: int, cell_px: int) -> Labels:
         """See `planes.shares_of`."""

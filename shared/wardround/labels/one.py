@@ -27,11 +27,12 @@ class OneClass(LabelKind):
 
     described = "one class an image"
     exclusive = True
+    strict = True
     elementary = True
 
-    def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def parse(self, cells: Sequence[str | None], task: Task) -> tuple[Labels, npt.NDArray[np.bool_]]:
         """A cell is the name of a class; an example of any other is left out."""
-        index: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+        index: dict[str | None, int] = {name: number for number, name in enumerate(task.classes)}
         y = np.array([index.get(cell, -1) for cell in cells], dtype=np.int64)
         return y, y >= 0
 

@@ -31,20 +31,20 @@ class Findings(LabelKind):
     elementary = True
     full = 2
 
-    def check(self, classes: Sequence[str]) -> None:
+    def check(self, task: Task) -> None:
         """No name holds the separator. Raises: ValueError."""
-        if any(SEPARATOR in name for name in classes):
+        if any(SEPARATOR in name for name in task.classes):
             raise ValueError('with several labels a class holds no ";"')
 
     def names_in(self, cell: str) -> list[str]:
         """A cell holds those that are there, with ";" between; any other text is no finding of the task."""
         return [name.strip() for name in cell.split(SEPARATOR)]
 
-    def parse(self, cells: Sequence[str | None], classes: Sequence[str]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def parse(self, cells: Sequence[str | None], task: Task) -> tuple[Labels, npt.NDArray[np.bool_]]:
         """Every example that has a cell at all is used."""
         named = [self.names_in(cell or "") for cell in cells]
-        y = np.array([[name in there for name in classes] for there in named], dtype=np.float32)
-        return y.reshape(len(cells), len(classes)), np.array([cell is not None for cell in cells], dtype=bool)
+        y = np.array([[name in there for name in task.classes] for there in named], dtype=np.float32)
+        return y.reshape(len(cells), len(task.classes)), np.array([cell is not None for cell in cells], dtype=bool)
 
     def alike(self, y: Labels, classes: Sequence[str]) -> tuple[str, str] | None:
         """All of the same findings."""

@@ -15,6 +15,7 @@ from tests.client.agreements import (
     IMAGES,
     INPUTS,
     NOT_COMPUTED_HERE,
+    SURVIVAL,
     TABLE,
     VOLUME,
     able,
@@ -45,12 +46,15 @@ BASES = [
     VOLUME,
     CELLS,
     INPUTS,
+    SURVIVAL,
 ]
 # Changes of what has no number and no short list of values.
 OTHERS: dict[str, list[object]] = {
     "task.labels": ["several"],
     "task.values": [{"-1": "yes"}, {"perhaps": ""}],
     "task.label_column": ["other"],
+    "task.event_column": ["other"],
+    "task.ends": [[365.0, 731.0]],
     "task.classes": [["yes", "no"], ["no", "yes", "perhaps"]],
     "task.features": [["pressure", "age"]],
     "task.centre": [[55.0, 121.0]],

@@ -227,7 +227,7 @@ def test_findings_stand_together_and_an_empty_list_is_a_label(tmp_path: Path) ->
     summary, labels = taken_in(folder, tmp_path, SEVERAL)
     assert sorted(filter(None, labels)) == [";", "pneumonia;nodule"]
     assert summary.classes == () and summary.quarantined == 0
-    y, used = LABEL_KINDS["several"].parse(sorted(filter(None, labels)), CLASSES)
+    y, used = LABEL_KINDS["several"].parse(sorted(filter(None, labels)), SEVERAL)
     assert (y.tolist(), used.tolist()) == ([[0, 0, 0], [1, 0, 1]], [True, True])
 
 

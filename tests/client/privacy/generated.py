@@ -61,6 +61,13 @@ def input_shape(name: str) -> tuple[int, ...]:
     return (1, 9, 9) if name == "conv4" else (FEATURES,)
 
 
+def times(number: int, generator: torch.Generator) -> Tensor:
+    """Labels of survival, [number, 2]: some at the very ends of intervals, some at 0, some behind the last."""
+    at = torch.rand(number, generator=generator) * (CLASSES + 1)
+    exact = torch.rand(number, generator=generator) < 0.3
+    return torch.stack([torch.where(exact, at.floor(), at), torch.randint(2, (number,), generator=generator)], 1)
+
+
 def objective(name: str, findings: bool = False) -> Objective:
     model = MODELS[name]
     shift, scale = torch.full((model.scaling_size,), 0.1), torch.full((model.scaling_size,), 0.8)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.client.privacy.generated import CLASSES, DECLARED, Identity, cohort, without
+from tests.client.privacy.generated import CLASSES, DECLARED, Identity, cohort, times, without
 from tests.questions import blocks
 from torch import Tensor
 
 from wardround.algorithms.discriminant import LENGTHS, Discriminant
 from wardround.config import Privacy
+from wardround.labels import LABEL_KINDS
 from wardround.meta.class_sums import WithSums
 from wardround.models import Model, Objective
 from wardround.models.conv4 import Conv4
@@ -103,7 +104,9 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def hospital(model: Model, images: list[int], seed: int, alike: bool, place: int, variants: int = 1) -> Examples:
+def hospital(
+    model: Model, images: list[int], seed: int, alike: bool, place: int, variants: int = 1, labels: str = "one"
+) -> Examples:
     """Patients with so many images each, in memory that begins `place` numbers behind an aligned address."""
     generator = torch.Generator().manual_seed(seed)
     n = sum(images)
@@ -114,14 +117,16 @@ def hospital(model: Model, images: list[int], seed: int, alike: bool, place: int
     store = torch.empty(z.numel() + place)
     z = store[place:].view(z.shape).copy_(z)
     y = torch.randint(CLASSES, (n,), generator=generator)
+    if labels == "survival":
+        y = times(n, generator)
     patient = torch.repeat_interleave(torch.arange(len(images)), torch.tensor(images))
     others = torch.rand(n, variants - 1, *shape, generator=generator) if variants > 1 else None
-    return Examples(z, y, patient, model.summary(z), CLASSES, augmented=others)
+    return Examples(z, y, patient, model.summary(z), CLASSES, augmented=others, labels=LABEL_KINDS[labels])
 
 
-def loss_of(model: Model, scale: float) -> Objective:
-    d = model.scaling_size
-    return Objective(model, torch.full((d,), 0.1), torch.full((d,), scale), torch.tensor([0.2, 0.3, 0.5]).log())
+def loss_of(model: Model, scale: float, labels: str = "one") -> Objective:
+    d, prior = model.scaling_size, torch.tensor([0.2, 0.3, 0.5]).log()
+    return Objective(model, torch.full((d,), 0.1), torch.full((d,), scale), prior, LABEL_KINDS[labels])
 
 
 def own(examples: Examples, patient: int) -> Tensor:
@@ -149,6 +154,7 @@ def sum_over(loss: Loss, theta: Tensor, examples: Examples, patients: list[int],
     number=st.sampled_from(THREADS),
     alike=st.booleans(),
     place=st.integers(0, 30),
+    labels=st.sampled_from(["one", "survival"]),
     seed=st.integers(0, 10_000),
     data=st.data(),
 )
@@ -162,11 +168,12 @@ def test_what_a_sum_of_gradients_loses_is_what_the_patient_adds_alone(
     number: int,
     alike: bool,
     place: int,
+    labels: str,
     seed: int,
     data: st.DataObject,
 ) -> None:
     model = FAMILIES[family](width)
-    examples, loss = hospital(model, images, seed, alike, place, variants), loss_of(model, scale)
+    examples, loss = hospital(model, images, seed, alike, place, variants, labels), loss_of(model, scale, labels)
     theta = hostile(model.layout.size, kind, seed, examples.z)
     leaves = data.draw(st.integers(0, len(images) - 1))
     fewer = without(examples, leaves)
@@ -209,14 +216,24 @@ def test_so_it_is_for_the_sums_that_a_metric_is_made_of(width: int, kind: str, n
     kind=st.sampled_from(KINDS),
     number=st.sampled_from(THREADS),
     place=st.integers(0, 30),
+    labels=st.sampled_from(["one", "survival"]),
     seed=st.integers(0, 10_000),
     data=st.data(),
 )
 def test_nobody_s_block_changes_when_another_leaves(
-    family: str, width: int, images: list[int], kind: str, number: int, place: int, seed: int, data: st.DataObject
+    family: str,
+    width: int,
+    images: list[int],
+    kind: str,
+    number: int,
+    place: int,
+    labels: str,
+    seed: int,
+    data: st.DataObject,
 ) -> None:
     model = FAMILIES[family](width)
-    examples, loss = hospital(model, images, seed, True, place), loss_of(model, 1.1e-6)
+    examples = hospital(model, images, seed, True, place, labels=labels)
+    loss = loss_of(model, 1.1e-6, labels)
     theta = hostile(model.layout.size, kind, seed, examples.z)
     leaves = data.draw(st.integers(0, len(images) - 1))
     stay = torch.tensor([patient for patient in range(len(images)) if patient != leaves])

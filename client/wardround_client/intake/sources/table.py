@@ -97,7 +97,7 @@ class Table(Source):
         self._file.check(self._features, "feature column")
         self._file.check([self._patient] if self._patient else [], "patient column")
         self._commas = self._reads_commas()
-        columns_kept = (asked.task.label_column,) if asked.columns is None else asked.columns
+        columns_kept = asked.task.label_columns if asked.columns is None else asked.columns
         self.label_columns = label_columns(self._file, (), columns_kept) if columns_kept else ()
         self.notes = tuple(filter(None, [self._file.note, "its numbers have decimal commas" if self._commas else ""]))
 

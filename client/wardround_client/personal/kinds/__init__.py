@@ -1,7 +1,7 @@
 """What differs at home from one kind of labels to another: one file a kind of answer.
 
 Examples of one class or several findings are judged and predicted image by image (`classes`); masks pixel by pixel
-(`mask`); points finding by finding (`points`).
+(`mask`); points finding by finding (`points`); times to an event by who has it first (`survival`).
 """
 
 from __future__ import annotations
@@ -74,9 +74,11 @@ class AtHome(Protocol):
 
 def at_home(labels: LabelKind) -> AtHome:
     """How a kind of labels is judged and predicted."""
-    from wardround_client.personal.kinds import classes, mask, points
+    from wardround_client.personal.kinds import classes, mask, points, survival
 
-    return points.kind if labels.places else mask.kind if labels.dense else classes.kind
+    if labels.dense:
+        return points.kind if labels.places else mask.kind
+    return survival.kind if labels.timed else classes.kind
 
 
 def fitted_to(learner: Learner, support: Labelled) -> Fitted:
