@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from wardround.meta.base import Episodic
 
 # Beside a head's gradient, which is about 1 long: means that noise has moved cost more than a gradient that it has.
-LENGTHS = {"sums": 1.0, "counts": 0.3, "blanks": 0.0}
+LENGTHS = {"sums": 2.0, "counts": 0.6, "blanks": 0.0}
 
 
 def extended(model: Model, method: str) -> Extended:
