@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,17 @@ MANUFACTURER = "manufacturer"
 
 UNKNOWN = "unknown"
 """The manufacturer of a row about which neither its file nor the CSV says anything."""
+
+
+class Subjects(NamedTuple):
+    """Keyed hashes of what a label may be of, the most particular first; b"" where an image names none."""
+
+    instance: bytes
+    series: bytes
+    study: bytes
+    accession: bytes
+    patient: bytes
+    bare: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +185,26 @@ class CohortStore:
             for rows, value in index.execute(asked, (column,)):
                 result.extend([value] * rows)
         return [result[row] for row in self.inputs.kept.tolist()]
+
+    @cached_property
+    def subjects(self) -> tuple[Subjects, ...]:
+        """What a label of each row may be of, [n]. Raises: DataError, StorageError: as of `manufacturers`."""
+        with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
+            read_meta(self.path, index)
+            asked = """SELECT rows, instance, series, study, accession, pseudonym, bare
+            FROM instances JOIN patients ON id = patient ORDER BY first_row"""
+            found = [named for rows, *of in index.execute(asked) for named in [Subjects(*of)] * rows]
+        return tuple(found[row] for row in self.inputs.kept.tolist())
+
+    def files(self) -> dict[bytes, tuple[bytes, bytes]]:
+        """Of each file that was taken in, by the keyed hash of its fingerprint: patient and instance.
+
+        Raises: DataError, StorageError: as of `manufacturers`.
+        """
+        with storage(self.path), closing(connect(self.path, must_exist=True)) as index:
+            read_meta(self.path, index)
+            found = index.execute("SELECT file, pseudonym, instance FROM files JOIN patients ON id = patient")
+            return {file: (patient, instance) for file, patient, instance in found}
 
     @cached_property
     def manufacturers(self) -> tuple[str, ...]:

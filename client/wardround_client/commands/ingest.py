@@ -103,7 +103,7 @@ def ingest(
 
     if channels == 2:
         raise ConfigError("--channels 2", allowed="1 or 3")
-    options = dict(_pair(each) for each in settings or [])
+    options = dict(pair(each) for each in settings or [])
     if labels_from:
         options["labels_from"] = brought_by(labels_from)
     if patient_column:
@@ -155,7 +155,8 @@ def brought_by(text: str) -> From:
     return "sr" if text == "sr" else "seg"
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """A setting as it is typed. Raises: ConfigError."""
     name, found, value = text.partition("=")
     if not found:
         raise ConfigError(f"--set {shown(text)}", allowed="NAME=VALUE")

@@ -53,8 +53,9 @@ def withdraw(
     """Withdraw patients: leave them out of every round and ingest from now on, for good. A running daemon notices.
 
     Their images stay on the disk and are never read again, and models that were adapted to them are not used any more;
-    --erase overwrites the images, and deletes the models and the folders of predictions/ that name them. A patient who
-    is not in the cohort (yet) can be withdrawn too. The budget that was spent stays spent.
+    --erase overwrites the images, and deletes the models, the folders of predictions/ and the lists of suggestions/
+    that name them. A patient who is not in the cohort (yet) can be withdrawn too. The budget that was spent stays
+    spent.
 
     No PatientID is stored or printed, only a keyed pseudonym. What you type here may stay in the shell's history; use
     --from to avoid that.
@@ -110,7 +111,7 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     from wardround_client.cohort.erasure import erase as erase_rows
     from wardround_client.cohort.records import named, records, rows_name_no_patient
     from wardround_client.intake.pseudonyms import Pseudonyms
-    from wardround_client.personal.forget import forget_models, forget_predictions
+    from wardround_client.personal.forget import forget_models, forget_predictions, forget_suggestions
 
     pseudonyms = Pseudonyms(hospital.patients.key)
     numbered: dict[bytes, int] = {}
@@ -129,6 +130,7 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
         erased = erase_rows(cohort, numbered.keys()) if erase else 0
         models = forget_models(hospital.home, numbered.keys()) if erase else []
         folders = forget_predictions(hospital.home, numbered.keys()) if erase else []
+        lists = forget_suggestions(hospital.home, numbered.keys()) if erase else []
         if erased:
             left = records(cohort, numbered)
             found = [replace(patient, record=left.get(patient.pseudonym)) for patient in found]
@@ -143,6 +145,9 @@ def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look:
     if folders:
         names = [folder.name for folder in folders]
         _say(as_json, f"Deleted predictions that name them: {', '.join(names)}.", event="forgot", predictions=names)
+    if lists:
+        names = [file.name for file in lists]
+        _say(as_json, f"Deleted suggestions that name them: {', '.join(names)}.", event="forgot", suggestions=names)
     if not only_look and not as_json:
         print_meaning(found, erased)
     if nameless and not only_look:

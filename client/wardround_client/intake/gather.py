@@ -212,26 +212,37 @@ class Examples:
     def __init__(self, task: Task | None, csv: LabelsCsv | None) -> None:
         self._task, self.csv = task, csv
         self._gathered: list[Item] | None = None
-        places = bool(task and task.dense and LABEL_KINDS[task.labels].places)
-        self._own = (task.label_column,) if task and places else _columns(task)
+        self._own = _own(task) if task else ()
         self._in_items = bool(task and task.dense)
         self.named = csv if csv and csv.key == FILE else None
         self.key = "" if csv is None or self._in_items or self.named else csv.key
         self.notes = tuple(filter(None, [csv.file.note])) if csv else ()
-        if task and self._in_items:
+        if task and (self._in_items or csv is None):
             self.columns: tuple[str, ...] = (task.label_column,)
         else:
             self.columns = tuple(name for name in csv.columns if name not in self._own) if csv else ()
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether nothing says which labels there are."""
+        return self.csv is None and not self._in_items
+
     @classmethod
     def of(cls, asked: Asked) -> Examples:
-        """Check the CSV. Raises: ConfigError: there is none, and the task needs it; DataError."""
+        """Check the CSV; without one nothing is labelled. Raises: ConfigError: a task needs it, or none was named;
+        DataError.
+        """
         task = asked.task
         masks = task is not None and task.dense and not LABEL_KINDS[task.labels].places
         if asked.labels is None:
             if masks:
                 return cls(task, None)
-            raise ConfigError("DICOM files without --labels", do="add --labels labels.csv, or --labels-from sr or seg")
+            if task is not None and not _own(task):
+                return cls(task, None)  # nobody has a label yet
+            raise ConfigError(
+                "DICOM files without --labels",
+                do="add --labels labels.csv, --labels-from sr or seg, or, where nothing is labelled yet, --federation",
+            )
         if masks:
             raise ConfigError(
                 "--labels for a task of masks",
@@ -276,8 +287,10 @@ def _of_several(task: Task | None) -> bool:
     return task is not None and bool(task.dense or task.inputs or task.depth)
 
 
-def _columns(task: Task | None) -> tuple[str, ...]:
-    return tuple(name for each in task.inputs for name in each.features) if task else ()
+def _own(task: Task) -> tuple[str, ...]:
+    """Columns of the CSV that are no labels, but what an example is made of."""
+    places = task.dense and LABEL_KINDS[task.labels].places
+    return (task.label_column,) if places else tuple(name for each in task.inputs for name in each.features)
 
 
 def gathered(

@@ -269,7 +269,9 @@ def _finish(
             batch.know_columns(source.label_columns)
     try:
         with writer.batch() as batch:
-            told = batch.label(source.label_columns, LISTED_LINES, remove_missing, whole=source.whole)
+            told = batch.label(
+                source.label_columns if source.tells else (), LISTED_LINES, remove_missing, whole=source.whole
+            )
             if writer.totals()[1] and (told.unmatched or tally.unusable) and not told.matched:  # all labels stay
                 raise DataError(
                     f"{source.name}: no {source.key} of the labels CSV is in the cohort",

@@ -25,6 +25,9 @@ FILE = "file"
 ISSUER = "IssuerOfPatientID"
 """Beside PatientID: whose number it is, where an archive holds patients of several issuers."""
 
+NOTE = "#"
+"""A column whose name begins so is for people: it is no label, whatever stands in it."""
+
 MISSING = ("", "?")
 """How a CSV writes an unknown value; `?` is what the UCI data sets use."""
 
@@ -53,7 +56,8 @@ class LabelsCsv:
 
         Args:
             path: the file.
-            columns: the columns to keep; None keeps every column but the key. A column `manufacturer` is always kept.
+            columns: the columns to keep; None keeps every column but the key and notes. A column `manufacturer` is
+                always kept.
             keys: what it may be keyed by.
             own_issuer: as the attribute.
 
@@ -96,13 +100,13 @@ def label_columns(file: CsvFile, others: Collection[str], columns: Sequence[str]
     Args:
         file: the CSV.
         others: its columns that are no labels.
-        columns: those that were asked for; None: all but `others`. A column `manufacturer` is always kept.
+        columns: those that were asked for; None: all but `others` and notes. A column `manufacturer` is always kept.
 
     Raises:
         DataError: none; one that is not there; one that describes the patient and was not asked for by name.
     """
     if columns is None:
-        columns = [column for column in file.columns if column not in others]
+        columns = [column for column in file.columns if column not in others and not column.startswith(NOTE)]
         for column in columns:
             # Group 0010 is the patient: a name or a birth date has no business in a cohort.
             if (tag_for_keyword(column) or 0) >> 16 == 0x0010:

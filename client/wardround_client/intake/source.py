@@ -173,6 +173,7 @@ class Source(Protocol):
         kind: "image" or "table": of the rows.
         identity: what tells two items of a patient apart, in words.
         whole: `items` is everything that the archive holds, so what is not among them is not there any more.
+        tells: something says which labels there are; otherwise those of before stay, and new items have none.
         isolated: read each item in another process, because a decoder may crash or loop.
         name: what was given, for messages.
         key: what a `LabelLine` names, one of `labels_csv.KEY_COLUMNS`; "" where items bring their labels.
@@ -186,6 +187,7 @@ class Source(Protocol):
     identity: ClassVar[str]
     isolated: ClassVar[bool] = True
     whole: ClassVar[bool] = True
+    tells: bool = True
     name: str
     key: str = ""
     label_columns: tuple[str, ...]

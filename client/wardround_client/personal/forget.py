@@ -1,4 +1,4 @@
-"""Delete what holds patients who have withdrawn: models that were learned from them, predictions that name them."""
+"""Delete what holds patients who have withdrawn: models that were learned from them, and what names them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from wardround.errors import StorageError
 from wardround_client.personal import adapted_file
 from wardround_client.personal.prediction_folder import FOLDER, LIST, is_complete
+from wardround_client.personal.suggestions import FOLDER as SUGGESTIONS
 
 
 def forget_models(home: Path, pseudonyms: Collection[bytes]) -> list[str]:
@@ -44,4 +45,21 @@ def forget_predictions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
                 forgotten.append(folder)
         except OSError as error:
             raise StorageError(f"{folder} cannot be deleted ({error.strerror})", do="delete it by hand") from None
+    return forgotten
+
+
+def forget_suggestions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
+    """Delete the lists of whom to label in a home that name any of these patients, filled in or not -> the files.
+
+    Raises: StorageError, when one cannot be read or deleted.
+    """
+    gone = [pseudonym.hex().encode() for pseudonym in pseudonyms]
+    forgotten = []
+    for file in sorted((home / SUGGESTIONS).glob("*.csv")):
+        try:
+            if any(name in file.read_bytes() for name in gone):
+                file.unlink()
+                forgotten.append(file)
+        except OSError as error:
+            raise StorageError(f"{file} cannot be deleted ({error.strerror})", do="delete it by hand") from None
     return forgotten

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wardround.augment import variants
 from wardround.errors import DataError
@@ -156,3 +158,23 @@ def test_a_cohort_that_measures_something_else_does_not_fit() -> None:
     hounsfield = Task(label_column="finding", classes=("no", "yes"), image_size_px=8, units="HU", window=(40, 400))
     with pytest.raises(DataError, match="as a viewer shows them"):
         examples_of(store(["no", "yes"], [0, 1]), hounsfield, MODEL)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["no", "yes", None])), min_size=2, max_size=24),
+    st.integers(1, 5),
+)
+def test_who_has_no_label_changes_nothing(images: list[tuple[int, str | None]], batch: int) -> None:
+    """Bit for bit: patients without a label are in no answer, and in nobody else's."""
+    codes, patients = [code for _, code in images], [patient for patient, _ in images]
+    everybody = store(codes, patients)
+    kept = np.flatnonzero([code is not None for code in codes])
+    labelled = Memory(everybody.inputs[kept], everybody.patients[kept], [codes[row] for row in kept.tolist()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BATCH_BYTES", batch * 256)
+        found, alone = (examples_of(each, TASK, MODEL) for each in (everybody, labelled))
+    for name in ("z", "y", "patient", "summary", "images", "by_patient", "targets"):
+        one, other = getattr(found, name), getattr(alone, name)
+        assert one.dtype == other.dtype
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+    assert found.patients == alone.patients

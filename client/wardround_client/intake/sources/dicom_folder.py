@@ -86,6 +86,8 @@ class DicomFolder(Source):
         self.key, self.label_columns, self.notes = self._examples.key, self._examples.columns, self._examples.notes
         if self._from:
             self.label_columns = (self._task.label_column,)
+        elif self._examples.unlabelled:
+            self.tells, self.notes = False, ("no labels were given: new images are taken in without one",)
         select = asked.rules.select
         self._counted = bool(select.least_slices or select.greatest_slices)
 
