@@ -107,7 +107,7 @@ def suggest(
         allowed = _allowed(agreed.task)
         lines = to_fill(
             [origins[each.row] for each in found.chosen],
-            agreed.task.label_column,
+            agreed.task.label_columns,
             [{"why": each.why, allowed: "", "pseudonym": each.pseudonym.hex()} for each in found.chosen],
             asked.labels or Path(where),
         )
@@ -143,7 +143,7 @@ def suggest(
             note=NOTHING_LEFT,
         )
     else:
-        _show(found, records, target, agreed.task.label_column)
+        _show(found, records, target, " and ".join(agreed.task.label_columns))
 
 
 def _show(found: Suggestions, records: Sequence[dict[str, Any]], target: Path, column: str) -> None:
@@ -163,7 +163,7 @@ def _show(found: Suggestions, records: Sequence[dict[str, Any]], target: Path, c
         unnamed = counted(found.unlabelled - found.named, "patient")
         say(f"{unnamed} without a label cannot be named: their files are others, or were changed.", "yellow")
     if not found.predicted:
-        say("Chosen by how patients differ alone: where two classes are labelled, a model is asked too.")
+        say("Chosen by how patients differ, and not by what a model is unsure of.")
     say(f"Labelled so far: {counted(found.labelled, 'patient')}.")
     say(f"Fill in the column {shown(column)} of {target}, and give that file to `ingest --labels` as it is.")
     say("It names patients: keep it here.")
@@ -174,7 +174,10 @@ def _allowed(task: Task) -> str:
     """What may stand in the label column, as the name of a column that is not read."""
     from wardround.labels import LABEL_KINDS
 
-    if LABEL_KINDS[task.labels].exclusive:
+    kind = LABEL_KINDS[task.labels]
+    if kind.timed:
+        return kind.allowed(task)
+    if kind.exclusive:
         return f"{task.label_column} is one of: {', '.join(task.classes)}"
     return f"{task.label_column} is none, or any of these with ; between: {', '.join(task.classes)}"
 

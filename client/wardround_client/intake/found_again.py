@@ -127,19 +127,20 @@ def told_apart(found: Mapping[int, Origin], subjects: Sequence[Subjects]) -> dic
 
 
 def to_fill(
-    origins: Sequence[Origin], column: str, notes: Sequence[Cells], own: Path
+    origins: Sequence[Origin], columns: Sequence[str], notes: Sequence[Cells], own: Path
 ) -> Iterator[dict[str, str] | None]:
     """A line of a labels CSV for each origin, its label empty and notes behind it, as `ingest` takes it again; None for
     a file that cannot be read any more, or whose study has a name that a spreadsheet would compute.
 
     Args:
         origins: what the lines are about.
-        column: of the label.
+        columns: of the label.
         notes: of each origin, by name.
         own: the CSV, where lines of one are meant; all its columns are kept.
 
     Raises: DataError.
     """
+    empty = dict.fromkeys(columns, "")
     meant = any(isinstance(origin, Line) for origin in origins)
     lines = {row.line: row.cells for row in CsvFile.open(own).rows()} if meant else {}
     for origin, said in zip(origins, notes, strict=True):
@@ -147,21 +148,21 @@ def to_fill(
         if isinstance(origin, Line):
             cells = lines.get(origin.number) or {}
             kept = {name: cell for name, cell in cells.items() if not name.startswith(NOTE)}
-            yield {**kept, column: "", **noted}
+            yield {**kept, **empty, **noted}
         elif isinstance(origin, Numbered):
-            yield {NUMBER: str(origin.number), PATIENT: origin.patient or "", column: "", **noted}
+            yield {NUMBER: str(origin.number), PATIENT: origin.patient or "", **empty, **noted}
         else:
-            yield _of_dicom(origin, column, noted)
+            yield _of_dicom(origin, {**empty, **noted})
 
 
-def _of_dicom(item: Any, column: str, noted: Cells) -> dict[str, str] | None:
+def _of_dicom(item: Any, cells: Cells) -> dict[str, str] | None:
     path = getattr(item, "files", (item,))[0].path
     with suppress(UnusableError, OSError):
         card = card_of(path)
         if card[STUDY] and harmless(card[STUDY]) == card[STUDY]:
             known = {"PatientID": card["PatientID"], "AccessionNumber": card["AccessionNumber"], "file": str(path)}
             who = {f"{NOTE} {name}": str(harmless(value)) for name, value in known.items()}
-            return {STUDY: card[STUDY], column: "", **noted, **who}
+            return {STUDY: card[STUDY], **cells, **who}
     return None
 
 

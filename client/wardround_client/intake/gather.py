@@ -218,7 +218,7 @@ class Examples:
         self.key = "" if csv is None or self._in_items or self.named else csv.key
         self.notes = tuple(filter(None, [csv.file.note])) if csv else ()
         if task and (self._in_items or csv is None):
-            self.columns: tuple[str, ...] = (task.label_column,)
+            self.columns: tuple[str, ...] = task.label_columns
         else:
             self.columns = tuple(name for name in csv.columns if name not in self._own) if csv else ()
 

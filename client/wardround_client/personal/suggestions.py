@@ -182,24 +182,23 @@ def uncertainty(probabilities: Tensor, labels: LabelKind) -> Tensor:
 
 def _labelled(store: CohortStore, task: Task) -> UsableRows:
     """Those that the task can use."""
-    if task.label_column in store.label_columns:
+    if set(task.label_columns) <= set(store.label_columns):
         return usable_rows(store, task)
     return _rows(store, np.zeros(0, np.int64), task)
 
 
 def _without_label(store: CohortStore, task: Task, among: Collection[int] | None) -> tuple[UsableRows, int]:
     """Images of patients of whom no image has any label in the task's column, and how many such patients there are."""
-    there = task.label_column in store.label_columns
-    labels = store.labels(task.label_column) if there else [None] * len(store)
     has_one = np.zeros(len(store.pseudonyms), bool)
-    has_one[store.patients[[label is not None for label in labels]]] = True
+    for column in (each for each in task.label_columns if each in store.label_columns):
+        has_one[store.patients[[label is not None for label in store.labels(column)]]] = True
     free = ~has_one[store.patients]
     kept = [row for row in np.flatnonzero(free).tolist() if among is None or row in among]
     return _rows(store, np.array(kept, np.int64), task), len(np.unique(store.patients[free]))
 
 
 def _rows(store: CohortStore, kept: NDArray[np.int64], task: Task) -> UsableRows:
-    y, _ = LABEL_KINDS[task.labels].parse([None] * len(kept), task.classes)
+    y, _ = LABEL_KINDS[task.labels].parse([None] * len(kept), task)
     patients, patient = np.unique(store.patients[kept], return_inverse=True)
     return UsableRows(kept, y, patient.astype(np.int64), patients, 0)
 
@@ -208,8 +207,10 @@ def _probabilities(
     learner: Learner, start: SharedModel, labelled: UsableRows, seen: Examples, new: Examples
 ) -> Tensor | None:
     """Of the new images [n, classes]: after learning from those that are labelled, where they show two classes; else of
-    the shared model, where it knows the classes; else None.
+    the shared model, where it knows the classes; else None. Of times to an event nobody can be sure.
     """
+    if seen.labels.timed:
+        return None
     if len(seen.y) and not seen.labels.alike(labelled.y, ["?"] * seen.classes):
         fitted = learner.adapt(seen)
     elif start.new_classes:

@@ -50,7 +50,8 @@ def pixels(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A disc as bright as the class says."""
     y, x = np.mgrid[:32, :32]
     disc = (x - 16) ** 2 + (y - 12 - number % 7) ** 2 < 60
-    return (20 + number + disc * (40 + 80 * (number % 3))).astype(np.uint8)
+    found: np.ndarray[Any, np.dtype[np.uint8]] = (20 + number + disc * (40 + 80 * (number % 3))).astype(np.uint8)
+    return found
 
 
 class Place:
@@ -86,9 +87,11 @@ class Place:
     def dicom(self) -> Path:
         for number, patient in enumerate(TRUTH):
             for image in range(2):
-                uids = {"StudyInstanceUID": f"1.9.{number}", "SOPInstanceUID": f"1.8.{number}.{image}"}
-                file = self.folder / "dicom" / patient / f"{image}.dcm"
-                write_dicom(file, pixels(number), PatientID=patient, AccessionNumber=f"A{number}", **uids)
+                write_dicom(
+                    self.folder / "dicom" / patient / f"{image}.dcm", pixels(number), PatientID=patient,
+                    AccessionNumber=f"A{number}", StudyInstanceUID=f"1.9.{number}",
+                    SOPInstanceUID=f"1.8.{number}.{image}",
+                )  # fmt: skip
         return self.folder / "dicom"
 
     def csv(self, name: str, lines: Sequence[Mapping[str, object]]) -> Path:
@@ -302,3 +305,21 @@ def test_masks_are_not_suggested(tmp_path: Path, capsys: Capture) -> None:
     asked = ("--task", masks, "--model", tmp_path / "masks.safetensors")
     said = place("suggest", place.home, 5, tmp_path / "dicom", *asked, expect=2)
     assert "a label for a whole image" in said
+
+
+def test_of_times_both_columns_are_to_be_filled_in(tmp_path: Path, capsys: Capture) -> None:
+    times = 'labels = "survival"\nevent_column = "dead"\nclasses = ["1 year", "2 years"]\nends = [365, 730]'
+    place = Place(
+        tmp_path, capsys, TABLE.replace('classes = ["dark", "grey", "bright"]', times).replace("shade", "days")
+    )
+    known = [{"days": 100 * n + 50, "dead": n % 2} if n < 6 else {"days": "", "dead": ""} for n in range(15)]
+    lines = [{"PatientID": f"P{n}", "light": n % 3, "size": n % 5, **each} for n, each in enumerate(known)]
+    table, by = place.csv("table.csv", lines), ("--set", "patient_column=PatientID")
+    place.ingest(table, *by)
+    said = place.suggest(4, table, *by)
+    assert (said["unlabelled"], said["labelled"], said["predicted"]) == (9, 6, False)
+    filled = [each["line"] for each in said["suggestions"]]
+    assert all((line["days"], line["dead"]) == ("", "") for line in filled)
+    assert any("dead 1 where the event was" in name for name in filled[0])
+    place.ingest(place.csv("filled.csv", [line | {"days": 400, "dead": 1} for line in filled]), *by)
+    assert place.suggest(4, table, *by)["labelled"] == 10
