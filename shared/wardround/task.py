@@ -293,7 +293,7 @@ class Task(Example):
 
 def joined(cells: Sequence[str | None]) -> str | None:
     """What the cells of a task's label columns say together; None where one of them says nothing."""
-    return SEPARATOR.join(filter(None, cells)) if all(cells) else None
+    return None if None in cells else SEPARATOR.join(map(str, cells))  # an empty cell may be a list of no findings
 
 
 def _distinct(name: str, values: Any) -> None:
