@@ -33,6 +33,23 @@ _AT_ONCE = 32  # images, whose features are small beside what is computed on the
 
 
 @dataclass(frozen=True)
+class First:
+    """An encoder's first so many features, which are its greatest principal components. Implements `Encoder`."""
+
+    encoder: Encoder
+    features: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder and how many are kept."""
+        return hashlib.sha256(f"{self.encoder.fingerprint}/{self.features}".encode()).hexdigest()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As of `Encoder`."""
+        return self.encoder(x)[:, : self.features]
+
+
+@dataclass(frozen=True)
 class EncodedImages:
     """An encoder as the options say, and what a federation of its hospitals says beside a trial."""
 

@@ -94,20 +94,23 @@ TABLES: dict[str, Callable[[Path], Tables]] = {"lung": lung, "abide": abide, "br
 
 def studies(data: Path) -> list[Study]:
     """Of all tables, every new hospital in turn."""
+    return [study for name, load in TABLES.items() for study in studies_of(name, load(data))]
+
+
+def studies_of(name: str, tables: Tables) -> list[Study]:
+    """Every new hospital of one in turn."""
     found = []
-    for name, load in TABLES.items():
-        tables = load(data)
-        columns = len(next(iter(tables.sites.values())).x[0])
-        for new in tables.new:
-            sources = [each for each in tables.sites if each != new]
-            pseudo = tuple(
-                _problem(tables, [each for each in sources if each != held], held) for held in sources[: tables.pseudo]
-            )
-            problem = partial(unchanging, _problem(tables, sources, new))
-            agreement = partial(_federation, columns)
-            found.append(
-                Study(f"{name}, new hospital {new}", SHOTS, problem, pseudo, agreement, build_model, noises=NOISES)
-            )
+    columns = len(next(iter(tables.sites.values())).x[0])
+    for new in tables.new:
+        sources = [each for each in tables.sites if each != new]
+        pseudo = tuple(
+            _problem(tables, [each for each in sources if each != held], held) for held in sources[: tables.pseudo]
+        )
+        problem = partial(unchanging, _problem(tables, sources, new))
+        agreement = partial(_federation, columns)
+        found.append(
+            Study(f"{name}, new hospital {new}", SHOTS, problem, pseudo, agreement, build_model, noises=NOISES)
+        )
     return found
 
 

@@ -185,32 +185,40 @@ class Measurement:
             }
         return scores
 
-    def _measure(self, seed: int) -> None:
-        """One seed at the study's own targets."""
-        chosen, key = self.chosen(), self.key(seed)
-        if self.store.rows().get(key, {}).get("chosen") == chosen:
-            return
-        started_s = time.process_time()
+    def scores(self, seed: int, trial: Trial, adapting: Mapping[str, str]) -> dict[str, Any]:
+        """What the row is worth at the study's own targets: metrics by target and shots.
+
+        adapting: the value of the setting by which it adapts, by shots; where there is none, and from five shots on, it
+        is chosen on the support.
+        """
         problem = self.study.problem(seed)
-        scores: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         if self.row.kind == "floor":
             for target in problem.targets:
                 floor = partial(nearest_mean, target.raw.classes)
-                scores[target.name] = {
+                found[target.name] = {
                     str(shots): self.study.judge(floor, replace(target, examples=target.raw), shots, seed)
                     for shots in self.study.shots
                     if shots
                 }
-        else:
-            trial = Trial(**chosen["trial"])
-            learner = self._learner(problem, trial)
-            for target in problem.targets:
-                here = self._moved(learner, problem, trial, target)
-                scores[target.name] = {}
-                for shots in self.study.shots:
-                    value = None if shots >= LEAST_TO_TUNE_ON else float(chosen["adapting"][str(shots)])
-                    predictor = self._predictor(here, value)
-                    scores[target.name][str(shots)] = self.study.judge(predictor, target, shots, seed)
+            return found
+        learner = self._learner(problem, trial)
+        for target in problem.targets:
+            here = self._moved(learner, problem, trial, target)
+            found[target.name] = {}
+            for shots in self.study.shots:
+                value = None if shots >= LEAST_TO_TUNE_ON else adapting.get(str(shots))
+                predictor = self._predictor(here, None if value is None else float(value))
+                found[target.name][str(shots)] = self.study.judge(predictor, target, shots, seed)
+        return found
+
+    def _measure(self, seed: int) -> None:
+        """One seed at the study's own targets, at the best trial."""
+        chosen, key = self.chosen(), self.key(seed)
+        if self.store.rows().get(key, {}).get("chosen") == chosen:
+            return
+        started_s = time.process_time()
+        trial = Trial(**chosen["trial"]) if chosen else Trial()
         self.store.put(
             key,
             {
@@ -219,7 +227,7 @@ class Measurement:
                 "row": self.row.name,
                 "seed": seed,
                 "chosen": chosen,
-                "scores": scores,
+                "scores": self.scores(seed, trial, chosen.get("adapting", {})),
                 "cpu_s": round(time.process_time() - started_s, 1),
                 "date": datetime.now(UTC).date().isoformat(),
             },

@@ -162,7 +162,7 @@ def lung(data: Path) -> list[Site]:
         known = ~np.isnan(file["stage"])
         x, site, names = file["X"][known], file["site"][known], file["site_names"]
         label = np.where(file["stage"][known] > 1, LUNG[1], LUNG[0])
-    return _by_site(torch.from_numpy(x), label, names[site])
+    return by_site(torch.from_numpy(x), label, names[site])
 
 
 def abide(data: Path) -> list[Site]:
@@ -174,7 +174,7 @@ def abide(data: Path) -> list[Site]:
         rows = [row for row in csv.DictReader(file) if row["subject_id"] in names]
     x = torch.tensor([[float(value) for name, value in row.items() if name != "subject_id"] for row in rows])
     who = [names[row["subject_id"]] for row in rows]
-    return _by_site(x, np.array([AUTISM[int(each["asd"])] for each in who]), np.array([each["site"] for each in who]))
+    return by_site(x, np.array([AUTISM[int(each["asd"])] for each in who]), np.array([each["site"] for each in who]))
 
 
 def breast(data: Path) -> list[Site]:
@@ -193,10 +193,10 @@ def breast(data: Path) -> list[Site]:
     age = columns.index("age_at_index")
     x[:, age] = (x[:, age] - 58) / 13
     label = np.array([FIVE_YEARS[float(row["T"]) <= _FIVE_YEARS_D] for row in rows])
-    return _by_site(x, label, np.array([region[row["pid"].split("-")[1]] for row in rows]))
+    return by_site(x, label, np.array([region[row["pid"].split("-")[1]] for row in rows]))
 
 
-def _by_site(x: Tensor, label: NDArray[np.str_], site: NDArray[np.str_]) -> list[Site]:
+def by_site(x: Tensor, label: NDArray[np.str_], site: NDArray[np.str_]) -> list[Site]:
     """A row a patient."""
     found = []
     for name in np.unique(site):

@@ -84,7 +84,7 @@ def keep_freed_memory() -> None:
 
 
 class Store:
-    """Rows of results by key, on the disk. Several processes may add to one."""
+    """Rows of results by key, on the disk, a line each. Several processes may add to one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,7 +108,8 @@ class Store:
             patience_s=LOCK_PATIENCE_S,
         ):
             rows = self.rows() | {key: row}
-            write_atomically(self.folder / RESULTS, (json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
+            lines = (f"{json.dumps(name)}: {json.dumps(rows[name], sort_keys=True)}" for name in sorted(rows))
+            write_atomically(self.folder / RESULTS, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def markdown(rows: Iterable[Mapping[str, object]], columns: Mapping[str, str]) -> str:
