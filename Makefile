@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export FLWR_TELEMETRY_ENABLED = 0
 
-.PHONY: demo test lint types imports unit docs soak fuzz format proto lock hospital-wheel sbom clean
+.PHONY: demo test lint types imports unit docs leaderboard soak fuzz format proto lock hospital-wheel sbom clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wardround simulate
@@ -43,6 +43,10 @@ proto: $(VENV)/.installed
 # The documentation as a site in site/, with the reference generated from the code.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# docs/leaderboard.md: what is missing of it, hours for all of it. WARDROUND_DATA names the data; OPTIONS="--set heart".
+leaderboard: $(VENV)/.installed
+	$(BIN)/python benchmarks/leaderboard.py $(OPTIONS)
 
 # constraints.txt and deploy/hospital/requirements.txt anew; UPGRADE=1 takes the newest versions.
 lock: $(VENV)/.installed

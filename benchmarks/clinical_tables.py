@@ -40,7 +40,10 @@ _METABRIC_CHOICES: Choices = {
     "hormone_therapy": ("1",),
     "radio_therapy": ("1",),
 }
-_INDO_YES = ["sod", "pep", "recpanc", "psphinc", "precut", "difcan", "amp", "paninj", "acinar", "asa", "prophystent", "therastent", "pdstent", "sodsom", "bsphinc", "bstent", "chole"]
+_INDO_YES = (
+    *("sod", "pep", "recpanc", "psphinc", "precut", "difcan", "amp", "paninj", "acinar", "asa"),
+    *("prophystent", "therastent", "pdstent", "sodsom", "bsphinc", "bstent", "chole"),
+)
 _OPT_NUMBERS: Numbers = {
     "Age": (26.0, 5.5),
     "BMI": (27.0, 7.0),

@@ -105,12 +105,16 @@ def cells(options: argparse.Namespace) -> list[list[Cell]]:
     ]
 
 
-def _named(parts: Sequence[str] | None, names: Sequence[str], option: str) -> list[str]:
-    """Those whose names hold one of the parts; all, where no part is given."""
-    for part in parts or ():
-        if not any(part in name for name in names):
+def _named(said: Sequence[str] | None, names: Sequence[str], option: str) -> list[str]:
+    """Those of these names, or whose names hold one of these parts; all, where nothing is said."""
+    found = {
+        part: [name for name in names if name == part] or [name for name in names if part in name]
+        for part in said or ()
+    }
+    for part, those in found.items():
+        if not those:
             raise ConfigError(f"{option} {part!r} names nothing", allowed=", ".join(names), do="correct it")
-    return [name for name in names if not parts or any(part in name for part in parts)]
+    return [name for name in names if said is None or any(name in those for those in found.values())]
 
 
 def missing(wanted: Sequence[Cell], store: Store) -> Iterator[Cell]:
@@ -161,8 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure what is missing, and write the page."""
     parser = argparse.ArgumentParser(description="Every method on every public data set, at settings of a public rule.")
     parser.add_argument("--data", type=Path, help="folder of the data; default: the variable WARDROUND_DATA")
-    parser.add_argument("--set", nargs="+", metavar="NAME", help="parts of the names of data sets; default: all")
-    parser.add_argument("--algorithm", nargs="+", metavar="NAME", help="parts of the names of rows; default: all")
+    parser.add_argument("--set", nargs="+", metavar="NAME", help="data sets, or parts of their names; default: all")
+    parser.add_argument("--algorithm", nargs="+", metavar="NAME", help="rows, or parts of their names; default: all")
     parser.add_argument("--epsilon", nargs="+", default=COLUMNS, choices=COLUMNS, metavar="E", help='"none", 8, 3, 1')
     parser.add_argument("--seeds", type=int, default=3, help="at least 2 (3)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this processor; 0: the page alone")
