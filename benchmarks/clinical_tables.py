@@ -79,7 +79,7 @@ def metabric(data: Path) -> list[Site]:
     """
     rows = [row for row in _rows(data / "tables" / "metabric_clinical.csv") if _years(row) > 5 or _dead(row)]
     label = [FIVE_YEARS[_years(row) <= 5] for row in rows]
-    return _sites(rows, label, [f"cohort {row['cohort']}" for row in rows], _METABRIC_NUMBERS, _METABRIC_CHOICES)
+    return _sites(rows, label, [f"cohort-{row['cohort']}" for row in rows], _METABRIC_NUMBERS, _METABRIC_CHOICES)
 
 
 def pancreatitis(data: Path) -> list[Site]:

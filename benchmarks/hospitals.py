@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from federated import learned
@@ -28,6 +29,7 @@ from rows import NONE, Row, Trial
 from tables import Store
 from wardround.algorithms.fedavg import FedAvg
 from wardround.config import Federation, Privacy, Rounds
+from wardround.errors import ConfigError
 from wardround.meta.embedded import class_means
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
@@ -178,18 +180,30 @@ class Measurement:
         for shots in self.study.shots:
             tried = values if shots and self.row.kind != "unadapted" else values[:1]
             scores[str(shots)] = {
-                str(value): self.study.judge(self._predictor(here, value), target, shots, _TUNING_SEED)[
+                str(value): self.study.judge(self._predictor(here.adapting_by(value)), target, shots, _TUNING_SEED)[
                     self.study.metric
                 ]
                 for value in tried
             }
         return scores
 
-    def scores(self, seed: int, trial: Trial, adapting: Mapping[str, str]) -> dict[str, Any]:
+    def unable(self, trial: Trial) -> str:
+        """Why the row's method cannot be agreed on for the study's tasks; empty, where it can."""
+        problem = self.study.problem(0)
+        try:
+            for classes in {problem.classes, *(target.classes for target in problem.targets)}:
+                self._agreed(classes, trial)
+        except ValidationError as error:
+            return "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    def scores(self, seed: int, trial: Trial, adapting: Mapping[str, str] | None) -> dict[str, Any]:
         """What the row is worth at the study's own targets: metrics by target and shots.
 
-        adapting: the value of the setting by which it adapts, by shots; where there is none, and from five shots on, it
-        is chosen on the support.
+        adapting: the value of the setting by which it adapts, by shots; from five shots on it is chosen on the support.
+        None: always the method's default.
         """
         problem = self.study.problem(seed)
         found: dict[str, Any] = {}
@@ -207,8 +221,9 @@ class Measurement:
             here = self._moved(learner, problem, trial, target)
             found[target.name] = {}
             for shots in self.study.shots:
-                value = None if shots >= LEAST_TO_TUNE_ON else adapting.get(str(shots))
-                predictor = self._predictor(here, None if value is None else float(value))
+                tuned = adapting is not None and shots >= LEAST_TO_TUNE_ON
+                chosen = here if adapting is None or tuned else here.adapting_by(float(adapting[str(shots)]))
+                predictor = self._predictor(chosen, tuned=tuned)
                 found[target.name][str(shots)] = self.study.judge(predictor, target, shots, seed)
         return found
 
@@ -269,13 +284,13 @@ class Measurement:
                 weight[place], bias[place] = old_weight[known], old_bias[known]
         return Learner(learner.algorithm, loss, loss.with_head(theta, weight, bias))
 
-    def _predictor(self, learner: Learner, value: float | None) -> Predictor:
-        """What the row does at home. value: of the setting by which its method adapts; None: tuned on the support."""
+    def _predictor(self, learner: Learner, *, tuned: bool = False) -> Predictor:
+        """What the row does at home. tuned: how far its method adapts is chosen on the support."""
 
         def predictor(support: Examples) -> Callable[[Tensor], Tensor]:
             if self.row.kind == "unadapted" or not len(support.y):
                 return partial(learner.probabilities, learner.unadapted())
-            chosen = learner.tuned_on(support) if value is None else learner.adapting_by(value)
+            chosen = learner.tuned_on(support) if tuned else learner
             return partial(chosen.probabilities, chosen.adapt(support))
 
         return predictor

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -67,23 +66,22 @@ class Cell:
         epsilon = None if self.column == NONE else float(self.column)
         trial = (self.row.exact if epsilon is None else self.row.private)[0]
         found: dict[str, Any] = {"rule": self.rule}
-        try:
-            scores: dict[str, list[float]] = {}
-            for whole in studies:
-                study = replace(whole, shots=SHOTS)
-                if self.row.kind != "floor" and self.dataset.features.cut:
-                    study = narrowed(study, epsilon)[0]
-                for name, by_shots in (
-                    Measurement(study, self.row, self.column, store).scores(self.seed, trial, {}).items()
-                ):
-                    values = [by_shots[str(shots)][self.dataset.metric] for shots in SHOTS]
-                    scores[f"{whole.name}: {name}"] = [round(value, 4) for value in values]
-            found["scores"] = scores
-        except ValidationError as error:
-            found["reason"] = "; ".join(each["msg"] for each in error.errors())
-        except WardroundError as error:
-            found["reason"] = str(error)
+        every = [Measurement(self._seen(study, epsilon), self.row, self.column, store) for study in studies]
+        if self.row.kind != "floor" and (reason := next(filter(None, (each.unable(trial) for each in every)), "")):
+            found["reason"] = reason
+        else:
+            found["scores"] = {
+                f"{each.study.name}: {name}": [round(by[str(shots)][self.dataset.metric], 4) for shots in SHOTS]
+                for each in every
+                for name, by in each.scores(self.seed, trial, None).items()
+            }
         return found | {"cpu_s": round(time.process_time() - started_s, 1)}
+
+    def _seen(self, study: Study, epsilon: float | None) -> Study:
+        """At our shots, and through as many components as the rule says."""
+        study = replace(study, shots=SHOTS)
+        cut = self.dataset.features.cut and self.row.kind != "floor"
+        return narrowed(study, epsilon)[0] if cut else study
 
 
 def cells(options: argparse.Namespace) -> list[list[Cell]]:
@@ -157,7 +155,7 @@ def _measure(cell: Cell, studies: Sequence[Study], store: Store, console: Consol
     """One cell. A method that breaks leaves its cell missing, and the others go on."""
     try:
         store.put(cell.key, cell.measured(studies, store))
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError, WardroundError) as error:
         console.print(f"{cell.key}: {type(error).__name__}: {error}", markup=False, highlight=False)
 
 

@@ -140,7 +140,7 @@ SETS = (
         "breast cancer, death within five years; two of five cohorts are new",
         "real",
         TABLES,
-        partial(_table, "metabric", clinical_tables.metabric, real_data.FIVE_YEARS, ("cohort 1", "cohort 3")),
+        partial(_table, "metabric", clinical_tables.metabric, real_data.FIVE_YEARS, ("cohort-1", "cohort-3")),
     ),
     DataSet(
         "TCGA-BRCA",
