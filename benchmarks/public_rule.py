@@ -75,7 +75,8 @@ def _middle(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
 def _at_home(trial: Trial, features: Features) -> Trial:
     shorter = features.rate / _UNIT_RATE
     settings = {
-        name: value * shorter if name == "local_learning_rate" else value for name, value in trial.settings.items()
+        name: float(value) * shorter if name == "local_learning_rate" else value
+        for name, value in trial.settings.items()
     }
     return replace(trial, settings=settings)
 

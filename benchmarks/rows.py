@@ -11,9 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
 
+from wardround.algorithms import ALGORITHMS
+
 NONE = "none"
 """The column without privacy; the others are named by their epsilon."""
 TRIALS = 6
+STAND_INS = "stand-ins"
 Kind = Literal["federated", "plain", "unadapted", "local", "central", "floor"]
 
 
@@ -30,7 +33,7 @@ class Trial:
     clip_norm: float = 1.0
     embedding: int = 0
     patients_per_episode: int = 20
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Row:
 
 
 def rows(embeddings: tuple[int, int], *, rate: float = 20.0, apart: float = 2.0) -> tuple[Row, ...]:
-    """All of them.
+    """All of them: those that are named here; all other methods, by their family alone; and methods of episodes with
+    stand-ins for supports.
 
     embeddings: two sizes that methods which learn an embedding are tried with. rate: FedAvg's middle learning rate, by
     which those of all methods whose task is a hospital go; features of length 1 bear 20. apart: the factor between two
@@ -74,7 +78,7 @@ def rows(embeddings: tuple[int, int], *, rate: float = 20.0, apart: float = 2.0)
         return _of_hospitals(name, answers, rate * share, apart, **settings)
 
     fedavg = hospital("fedavg", 1)
-    return (
+    named = (
         Row("raw pixels, nearest mean", "fedavg", "floor"),
         Row("local only", "fedavg", "local"),
         replace(fedavg, name="no adaptation", kind="unadapted"),
@@ -99,6 +103,18 @@ def rows(embeddings: tuple[int, int], *, rate: float = 20.0, apart: float = 2.0)
         embedding("relation", (0.3, 1.0, 3.0)),
         embedding("siamese", (0.3, 1.0, 3.0)),
         embedding("svm", (1.0, 5.0, 20.0), regularization=0.3),
+    )
+    others = set(ALGORITHMS.built_in) - {row.algorithm for row in named}
+    joined = (
+        hospital(name, ALGORITHMS[name]().answers_per_round)
+        if ALGORITHMS[name].units[0] == "hospitals"
+        else embedding(name, (1.0, 5.0, 20.0))
+        for name in sorted(others)
+    )
+    every = (*named, *joined)
+    return (
+        *every,
+        *(_with_stand_ins(row) for row in every if STAND_INS in ALGORITHMS[row.algorithm].units),
         Row("centralised, FedAvg's head", "fedavg", "central", _long(1.25 * rate)),
         Row("centralised, discriminant", "discriminant", "central", _long(1.25 * rate)),
     )
@@ -155,6 +171,22 @@ def _of_episodes(
         "federated",
         exact=_crossed(Trial(60, patients_per_episode=40, settings=settings), learning_rate=rates, **exact),
         private=_crossed(Trial(20, patients_per_episode=10, settings=settings), learning_rate=tenths, **private),
+    )
+
+
+def _with_stand_ins(row: Row) -> Row:
+    """A method of episodes whose supports are drawn around class means, so that it bears FedAvg's noise, and is tried
+    with the rates that it bears without noise.
+    """
+    of = row.exact[0]
+    base = Trial(embedding=of.embedding, settings={**of.settings, "tasks": STAND_INS})
+    rates = tuple(dict.fromkeys(trial.learning_rate for trial in row.exact))
+    return Row(
+        f"{row.name}, {STAND_INS}",
+        row.algorithm,
+        "federated",
+        exact=_crossed(base, learning_rate=rates, rounds=(60, 120)),
+        private=_crossed(base, learning_rate=rates, clip_norm=(0.5, 1.2)),
     )
 
 
