@@ -103,7 +103,7 @@ def _winners(board: Board) -> str:
         for column in COLUMNS:
             mean = board.mean_ahead(row, BASELINE, (column, MIDDLE))
             wins = sum(board.best(each, (column, MIDDLE))[:1] == [row] for each in board.sets)
-            if row == BASELINE and board.best:
+            if row == BASELINE:
                 line[column], line[f"{column} wins"] = "", wins
             elif mean is not None:
                 line[column] = f"{signed(mean.mean)} ± {100 * mean.half_width:.1f}"

@@ -106,7 +106,7 @@ def rows(embeddings: tuple[int, int], *, rate: float = 20.0, apart: float = 2.0)
     )
     others = set(ALGORITHMS.built_in) - {row.algorithm for row in named}
     joined = (
-        hospital(name, ALGORITHMS[name]().answers_per_round)
+        hospital(name, ALGORITHMS[name](name=name).answers_per_round)
         if ALGORITHMS[name].units[0] == "hospitals"
         else embedding(name, (1.0, 5.0, 20.0))
         for name in sorted(others)
