@@ -13,6 +13,7 @@ from wardround.files import read_bounded
 TOML_BYTES = 256 << 10  # federation.toml, hospital.toml, coordinator.toml, invitation.toml
 CARD_BYTES = 64 << 10  # join.json, approval.json, a certificate
 ENCODER_BYTES = 1 << 30
+EXPERIENCE_BYTES = 64 << 20  # rows of runs, a line each
 LIST_BYTES = 64 << 20  # a list of PatientIDs
 TABLE_BYTES = 4 << 30  # a CSV, which is read row by row
 
