@@ -4,9 +4,9 @@
 
 A task is a data set with some of its hospitals, classes or patients; one hospital takes no part, and is where the run
 is judged: balanced accuracy with 0, 1 and 5 patients a class, the mean over three supports. Every task is run at
-epsilon 8, 3 and 1 with wardround's own default, with one setting of every method that asks a hospital for gradients
-(all methods, at epsilon 8), and with settings that are drawn about those: learning rate, clip norm, rounds, features,
-and how far it adapts. Nothing is tuned, so nothing of it would have had to be paid for.
+epsilon 8, 3 and 1 with wardround's own default, with one setting of three methods (at epsilon 8 of all that ask a
+hospital for gradients; with few patients of all others too), and with settings that are drawn about those: learning
+rate, clip norm, rounds, features, and how far it adapts. Nothing is tuned, so nothing of it would have had to be paid for.
 
 A run is a row of `experience.jsonl` in --out as soon as it is done (`wardround.experience`); the same command goes on
 where it was stopped. --publish writes the means over draws to the file that comes with wardround.
@@ -47,9 +47,13 @@ from wardround.files import write_atomically
 RESULTS = Path(__file__).parent / "results" / "experience"
 EPSILONS = (8.0, 3.0, 1.0)
 ALL_METHODS_AT = 8.0
+MOST_PATIENTS_OF_EPISODES = 400
+"""Of a task that is run with methods whose task is an episode too: they take ten times as long."""
 SHOTS = (0, 1, 5)
-DRAWN = 6
-"""Settings that are drawn for each task and epsilon."""
+DRAWN = {8.0: 6, 3.0: 4, 1.0: 5}
+"""Settings that are drawn for each task, by epsilon."""
+FEW = ("discriminant", "fedavg", "reptile")
+"""Methods that are run with their middle setting at every epsilon."""
 FACTORS = (0.1, 0.3, 1.0, 3.0)
 CLIP_NORMS = (0.3, 0.6, 1.2, 2.4)
 ASKED = (5, 10, 20, 40)
@@ -72,10 +76,13 @@ def plan(known: Known, epsilon: float) -> list[dict[str, Any]]:
     """The settings that a task is run with, the same whenever it is asked."""
     chosen = [dict(DEFAULT)]
     hospital = [row for row in methods(known) if _asks_for_gradients(row)]
-    core = methods(known) if epsilon == ALL_METHODS_AT else hospital
+    small = sum(each.patients for each in known.cohorts(0).values()) <= MOST_PATIENTS_OF_EPISODES
+    core = methods(known) if small else hospital
+    if epsilon != ALL_METHODS_AT:
+        core = [row for row in core if row.algorithm in FEW]
     chosen += [_settings(row, row.private[len(row.private) // 2], known) for row in core]
     drawn = random.Random(hashlib.sha256(f"{known.name} {epsilon}".encode()).digest())
-    for _ in range(DRAWN):
+    for _ in range(DRAWN[epsilon]):
         row = drawn.choice(hospital)
         base = row.private[len(row.private) // 2]
         settings = _settings(row, base, known)
@@ -161,9 +168,10 @@ def measured(known: Known, settings: Settings, epsilon: float, draw: int) -> Row
 
 @dataclass
 class Done:
-    """The runs that are known: by task and epsilon, settings, and draw."""
+    """The runs that are known, by task, epsilon and settings. first: number of the first draw."""
 
     path: Path
+    first: int = 0
     found: dict[str, list[Row]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -178,7 +186,7 @@ class Done:
         wanted = Row(task=described(known, epsilon), settings=kept, source=known.source)
         rows = self.found.setdefault(_key(wanted), [])
         for draw in range(len(rows), draws):
-            row = measured(known, settings, epsilon, draw)
+            row = measured(known, settings, epsilon, self.first + draw)
             append(self.path, row)
             rows.append(row)
         yield from rows[:draws]

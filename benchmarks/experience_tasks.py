@@ -115,8 +115,8 @@ def _skin(data: Path, cache: Path, console: Console) -> Iterator[Known]:
     """HAM10000 by its four sources; classes that the new hospital hardly has are left out."""
     sites = {site.name: _encoding(cache, console)(site) for site in real_data.ham10000(data)}
     plans = (
-        ("seven classes", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "rosendahl", 4000),
-        ("seven classes", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "vidir_modern", 400),
+        ("seven classes", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "rosendahl", 500),
+        ("seven classes", ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "vidir_modern", 250),
         ("melanoma", ("mel", "nv"), "rosendahl", 200),
         ("melanoma", ("mel", "nv"), "vidir_molemax", 80),
         ("three classes", ("bkl", "mel", "nv"), "vidir_modern", 150),

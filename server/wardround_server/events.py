@@ -126,6 +126,7 @@ class RoundEnded(_Asked):
     rounds: of the run, in all. epsilon: hospital -> what the run has cost it so far. epsilon_max: the greatest of them.
     delta_norm: L2 norm of the mean delta. accuracy, balanced_accuracy in [0, 1]: None where nothing was measured.
     score: what `accuracy` and `accuracy_by_hospital` are, for a reader, as the kind of labels says.
+    balance: the share of each class, by noised counts; where they were asked for.
     answers: hospital -> SHA-256 of its answer, of which its ledger holds a receipt.
     apart: hospital -> how far its delta lay from what was made of all, in units of the median hospital.
     training_round: in a simulation, how many training rounds there were, with this one.
@@ -140,6 +141,7 @@ class RoundEnded(_Asked):
     accuracy: float | None = None
     balanced_accuracy: float | None = None
     accuracy_by_hospital: Numbers = Field(default_factory=dict)
+    balance: tuple[float, ...] = ()
     apart: Mapping[str, float] = Field(default_factory=dict)
     answers: Mapping[str, str] = Field(default_factory=dict)
     training_round: int | None = None

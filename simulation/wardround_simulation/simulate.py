@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigError
+from wardround.experience.file import FILE, append
 from wardround.labels import LABEL_KINDS
 from wardround_client.audit import AuditReport
 from wardround_server.checkpoint import Checkpointer, State
 from wardround_server.events import Attacked, Event, RoundEnded, RoundMissed, RunEnded, versions, whole_lines
+from wardround_server.experience import row_of
 from wardround_server.report import write_report
 from wardround_server.sinks import Sinks
 from wardround_simulation import audited
@@ -72,9 +74,11 @@ def _simulated(ready: Ready, watch: Watch, engine: Rounds, past: Sequence[Event]
     recorder = audited.Recorder(ready, RUN) if settings.audit else None
     with Sinks(settings.out, {name: {} for name in settings.sinks}) as sinks:
         training = sum(isinstance(event, RoundEnded) and event.trains for event in past)
+        answered = list(past)  # as the coordinator knows it, without what only a simulation may know
         state = Checkpointer(settings.out).load(run=RUN, federation=settings.federation.digest)
         for event, state in engine(ready):
             training += event.trains
+            answered.append(event.model_copy(update=settings.marked))
             watch.event(sinks.tell(_enriched(event, ready, state, training)))
             if recorder is not None:
                 recorder.note(event, state)
@@ -83,6 +87,10 @@ def _simulated(ready: Ready, watch: Watch, engine: Rounds, past: Sequence[Event]
         step = partial(watch.step, "a new hospital")  # adapts to its patients, again and again
         comparison = compare_shots(newcomer, agreement, state, shots=settings.shots, seed=settings.seed, step=step)
         write(settings.out / "comparison.json", comparison)
+        # Of somebody's own folders a row holds what is noised; phantoms are nobody.
+        row = row_of(settings.federation, answered, comparison if settings.data is None else None)
+        if row is not None:
+            append(settings.out / FILE, row)
         verdict, files = _audit(ready, recorder, sinks, watch) if recorder is not None else (None, {})
         done = sinks.tell(
             RunEnded(

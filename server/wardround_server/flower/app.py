@@ -20,7 +20,8 @@ from wardround.files import Held, room_on_disk
 from wardround.text import shown
 from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
-from wardround_server.events import Registered, RunFailed
+from wardround_server.events import Registered, RunEnded, RunFailed
+from wardround_server.experience import keep
 from wardround_server.flower.transport import GridTransport
 from wardround_server.home import Home, RunOptions
 from wardround_server.hospitals import Member, Registry
@@ -77,6 +78,8 @@ def main(grid: Grid, context: Context) -> None:
                 registered=lambda: {each.name: _registered(each) for each in Registry(home)},
                 wait_s=RunOptions.of(folder).wait_s,
             ):
+                if isinstance(event, RunEnded) and COORDINATOR_PID in os.environ:
+                    keep(folder, federation, home)
                 sinks.tell(event)
         except Held:
             raise  # the events are those of the run that is going on: its end is not ours to tell

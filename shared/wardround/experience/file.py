@@ -60,14 +60,20 @@ def parsed(data: bytes) -> Experience:
 
 
 def append(path: Path, row: Row) -> None:
-    """Add a row, in one write; after a line that was torn it begins a new one. Raises: StorageError."""
+    """Add a row, in one write; after a line that was torn it begins a new one.
+
+    Nothing is added where the last row is the same: a run that is resumed at its very end says it again.
+
+    Raises: StorageError.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            size = os.fstat(handle).st_size
-            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-            os.write(handle, (b"\n" if torn else b"") + row.line().encode() + b"\n")
+            line, size = row.line().encode() + b"\n", os.fstat(handle).st_size
+            before = os.pread(handle, len(line) + 1, max(0, size - len(line) - 1))
+            if not (b"\n" + before).endswith(b"\n" + line):
+                os.write(handle, line if (b"\n" + before).endswith(b"\n") else b"\n" + line)
         finally:
             os.close(handle)
     except OSError as error:

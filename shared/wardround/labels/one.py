@@ -1,4 +1,7 @@
-"""An example is of exactly one class: y int64 [n], the class's index."""
+"""An example is of exactly one class: y int64 [n], the class's index.
+
+torch is imported by what needs it: an agreement about such labels is read by commands that answer within a second.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
 
-from wardround import elementary
 from wardround.labels import LEAST_PREVALENCE, LabelKind
-from wardround.vector import Layout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wardround.labels import Labels
     from wardround.questions import Shots
     from wardround.task import Task
+    from wardround.vector import Layout
 
 
 class OneClass(LabelKind):
@@ -44,18 +45,28 @@ class OneClass(LabelKind):
 
     def invented(self, number: int, task: Task) -> Tensor:
         """The classes in turn."""
+        import torch
+
         return torch.arange(number) % len(task.classes)
 
     def targets(self, y: Tensor, classes: int) -> Tensor:
         """1 in an example's class."""
+        from torch.nn.functional import one_hot
+
         return one_hot(y, classes).float()
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
         """Cross entropy."""
+        from torch.nn.functional import cross_entropy
+
         return cross_entropy(logits, y, reduction="none")
 
     def errors(self, logits: Tensor, y: Tensor) -> Tensor:
         """P - y, with p the softmax."""
+        from torch.nn.functional import one_hot
+
+        from wardround import elementary
+
         return elementary.softmax(logits) - one_hot(y, logits.shape[1]).double()
 
     def prior(self, counts: Tensor, declared_patients: int) -> Tensor:
@@ -63,6 +74,8 @@ class OneClass(LabelKind):
 
         Counts may be negative or all noise; then every class counts alike.
         """
+        import torch
+
         positive = counts.clamp(min=0)
         total = positive.sum()
         if not total > 0:
@@ -76,6 +89,8 @@ class OneClass(LabelKind):
 
     def balanced(self, shots: Shots, classes: int) -> Shots:
         """By each image's weight."""
+        import torch
+
         shares = shots.shares(classes)
         patients = shares.sum(0)
         there = patients > 0
@@ -100,16 +115,22 @@ class OneClass(LabelKind):
 
     def score(self, probabilities: Tensor, y: Tensor, classes: int) -> float:
         """The mean, over the classes that occur, of the share recognised."""
+        from torch.nn.functional import one_hot
+
         right = probabilities.argmax(1) == y
         shown = one_hot(y, classes).sum(0)
         return float((right / shown[y]).sum() / (shown > 0).sum())
 
     def judgement(self, classes: int) -> Layout | None:
         """A confusion matrix, rows truth, columns prediction."""
+        from wardround.vector import Layout
+
         return Layout((("confusion", (classes, classes)),))
 
     def judge(self, logits: Tensor, y: Tensor, classes: int) -> Tensor:
         """1 in an example's cell."""
+        from torch.nn.functional import one_hot
+
         return one_hot(y * classes + logits.argmax(1), classes**2).float()
 
     def scores(self, judged: Tensor, classes: int) -> dict[str, float | None]:

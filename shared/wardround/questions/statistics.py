@@ -61,7 +61,7 @@ class Statistics(SumQuestion):
         return LABEL_KINDS[federation.task.labels].prior(counts, declared_patients)
 
     def learn(self, pool: Pool, learned: L, federation: Federation, model: Model) -> tuple[L, Findings]:
-        """The shared scaling.
+        """The shared scaling; and for the event, the share of each class.
 
         The mean pools the sums, so that a hospital weighs as many patients as it has. Another rule is given each
         hospital's moments of ONE patient, by declared patients, of whom its noised counts say how many there are,
@@ -78,7 +78,9 @@ class Statistics(SumQuestion):
             pooled = pool.rule(moments / patients.unsqueeze(1), declared) * total
         z, zz = pooled.chunk(2)
         shift, scale = scaling_of(z, zz, total)
-        return replace(learned, shift=shift, scale=scale), {}
+        known = counts.sum(0).clamp_min(0)  # noise makes some negative
+        balance = known / known.sum().clamp_min(1e-6)
+        return replace(learned, shift=shift, scale=scale), {"balance": tuple(balance.tolist())}
 
 
 question = Statistics()
