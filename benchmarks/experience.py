@@ -6,7 +6,7 @@ A task is a data set with some of its hospitals, classes or patients; one hospit
 is judged: balanced accuracy with 0, 1 and 5 patients a class, the mean over three supports. Every task is run at
 epsilon 8, 3 and 1 with wardround's own default, with one setting of three methods (at epsilon 8 of all that ask a
 hospital for gradients; with few patients of all others too), and with settings that are drawn about those: learning
-rate, clip norm, rounds, features, and how far it adapts. Nothing is tuned, so nothing of it would have had to be paid for.
+rate, clip norm, rounds, features, and how far it adapts. Nothing is tuned, so nothing had to be paid for that.
 
 A run is a row of `experience.jsonl` in --out as soon as it is done (`wardround.experience`); the same command goes on
 where it was stopped. --publish writes the means over draws to the file that comes with wardround.
@@ -184,23 +184,30 @@ class Done:
         federation = agreement(known, settings, epsilon)
         kept = {key: value for key, value in settings_of(federation).items() if key not in APART}
         wanted = Row(task=described(known, epsilon), settings=kept, source=known.source)
-        rows = self.found.setdefault(_key(wanted), [])
+        alike = self.found.setdefault(_key(wanted), [])
+        rows = [row for row in alike if _agree(row.settings, kept)]
         for draw in range(len(rows), draws):
             row = measured(known, settings, epsilon, self.first + draw)
             append(self.path, row)
+            alike.append(row)
             rows.append(row)
         yield from rows[:draws]
 
 
 def _key(row: Row) -> str:
-    return f"{row.source} {row.task.model_dump_json()} {sorted(row.settings.items())}"
+    return f"{row.source} {row.task.model_dump_json()} {row.algorithm}"
+
+
+def _agree(one: Settings, other: Settings) -> bool:
+    """Whether they are the same but for settings that a version of wardround did not have."""
+    return all(one[key] == other[key] for key in one.keys() & other.keys())
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
     """A row for each task and its settings: the mean of its runs, of what differs between any two settings."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(_key(row), []).append(row)
+        groups.setdefault(f"{_key(row)} {sorted(row.settings.items())}", []).append(row)
     values: dict[str, set[Any]] = {}
     for row in rows:
         for key, value in row.settings.items():
