@@ -12,6 +12,7 @@ from PIL import Image
 
 from wardround.cli import run
 from wardround.config import load_federation
+from wardround.experience.file import FILE, read
 from wardround_server.events import Event, RoundEnded
 from wardround_simulation import commands
 from wardround_simulation.federation import changed, embedded, to_toml
@@ -76,6 +77,9 @@ def test_the_folder_holds_the_report_and_all_that_it_was_made_of(
     comparison = json.loads((out / "comparison.json").read_text())
     assert comparison["hospital"] == "lakeside"
     assert [row["shots"] for row in comparison["rows"]] == [0, 1, 2]
+    (row,) = read(out / FILE).rows  # of phantoms, who are nobody
+    assert set(row.scores) == {0, 1, 2} and row.newcomer
+    assert len(row.task.hospitals) == 2 and row.task.epsilon == 8.0 and abs(sum(row.task.balance) - 1) < 0.01
 
 
 def test_a_hospital_that_takes_no_part_is_never_asked(small_run: tuple[Path, list[dict[str, object]]]) -> None:
@@ -125,6 +129,8 @@ def test_folders_of_ones_own_take_the_place_of_phantoms(
     assert all(20 <= h["declared_patients"] <= 30 for h in described["hospitals"])
     rounds = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()][:-1]
     assert not any(event["accuracy_by_hospital"] for event in rounds)
+    (row,) = read(out / FILE).rows
+    assert row.scores == {}  # nothing was evaluated, and what was measured of these people is exact
 
 
 TABLE_FEDERATION = """

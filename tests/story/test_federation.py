@@ -11,6 +11,7 @@ import pytest
 from tests.story.processes import free_port, running, typed
 from tests.story.recorder import Recorder, found, recording
 
+from wardround.experience.file import FILE, read
 from wardround_client.cohort.store import CohortStore
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
@@ -98,6 +99,9 @@ def test_three_hospitals_learn_through_crashes_and_no_patient_leaves(tmp_path: P
         done = run.wait_for_event(lambda e: e["event"] == "done", "end of the run")
         assert run.wait() == 0
         assert Path(done["report"]).is_file()
+        (row,) = read(coordinator / FILE).rows  # of a run that went on after a crash
+        assert len(row.task.hospitals) == 3 and row.settings["rounds.rounds"] == ROUNDS
+        assert not any(name in row.line() for name in (*NAMES, "nodule", "spring"))
 
         status = json.loads(typed("hospital", "status", homes["north"], "--json"))
         assert status["run"] == "spring"

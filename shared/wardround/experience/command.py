@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround.experience.row import Row
+from wardround.experience.row import Described, Row
 from wardround.terminal import Fields, Table, emit, say, show
+
+if TYPE_CHECKING:
+    from wardround.experience.advice import Advice, Learned
+
+SHOTS = 5
 
 PatientsOption = Annotated[
     str, typer.Option(help="Patients that each hospital declares, such as 200,150,90.", show_default=False)
@@ -32,7 +38,9 @@ def recommend(
     ],
     patients: PatientsOption = "",
     epsilon: EpsilonOption = None,
-    shots: Annotated[int, typer.Option(help="Labelled patients a class that a new hospital has.", min=0, max=100)] = 5,
+    shots: Annotated[
+        int, typer.Option(help="Labelled patients a class that a new hospital has.", min=0, max=100)
+    ] = SHOTS,
     experience: ExperienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,6 +49,8 @@ def recommend(
     It is learned from runs on public data, and from your own: no patient is asked, and nothing is charged. Far from
     all that is known it says so, and names the default.
     """
+    # One thread is the fastest with so few numbers, and more wait for each other; said before numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from wardround.experience.asked import asked, described
 
     found, _ = asked(task)
@@ -85,6 +95,19 @@ def recommend(
     show(Table(("nearest", "task", ">alike", ">best", "by"), near))
     say(f"Learned from {advice.runs:,} runs on {advice.tasks} tasks.")
     say("`wardround coordinator init HOME --like TASK.toml --patients ...` writes it into a federation.toml.")
+
+
+def advice_for(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int = SHOTS) -> Advice:
+    """See `advise`. Raises: ConfigError, where no run of such labels is known."""
+    from wardround.experience.advice import advise
+
+    try:
+        return advise(task, rows, learned, shots=shots)
+    except ValueError:
+        raise ConfigError(
+            f'no run with task.labels = "{task.labels}" is known',
+            do="begin with the federation.toml of `wardround coordinator init`, and keep its experience.jsonl",
+        ) from None
 
 
 def known_rows(paths: Sequence[Path], *, tell: bool) -> list[Row]:
