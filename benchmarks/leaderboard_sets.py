@@ -239,14 +239,14 @@ SETS = (
 """In the order in which they are measured, cheap ones first."""
 
 
-def narrowed(study: Study, epsilon: float | None) -> tuple[Study, int]:
+def narrowed(study: Study, epsilon: float | None, *, of_sums: bool = False) -> tuple[Study, int]:
     """The study through the components that the rule gives for its patients, and how many. epsilon: None without
-    privacy, where all are used.
+    privacy, where all are used. of_sums: see `components`.
     """
     problem = study.problem(0)
     most = next(iter(problem.cohorts.values())).z.shape[1]
     patients = sum(each.patients for each in problem.cohorts.values())
-    kept = most if epsilon is None else components(most, patients, epsilon)
+    kept = most if epsilon is None else components(most, patients, epsilon, of_sums=of_sums)
     if kept == most:
         return study, most
 

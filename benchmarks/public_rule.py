@@ -11,6 +11,8 @@ hospitals declare together, and epsilon. Nothing is tried out, so nothing has to
   starts, so 1; a patient of outlines is a mean over cells, most of which agree, so 0.05.
 * Components of an encoder: one for each 250 patients times epsilon, 16 at least. Noise grows with the square root of
   their number; in the tables of docs/benchmarks.md 96 components of 7,470 lesions pay at epsilon 8, and fewer at 3.
+* Methods that add up classes (`centroids`, and all with stand-ins) have a third of that: a class's mean has as much
+  noise in each component, and the later ones hold less.
 * At home every method adapts by its default. On hearts and breast cancer, choosing the pull by cross-validation on the
   support, at ten times the price, moved local training by less than a point.
 * An embedding is a third of the components of images (32), and 8 numbers for tables.
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rows import TRIALS, Row, Trial, rows
+from rows import STAND_INS, TRIALS, Row, Trial, rows
 
 PATIENTS_FOR_A_COMPONENT = 250
 """Times epsilon."""
@@ -54,9 +56,14 @@ def by_rule(features: Features) -> tuple[Row, ...]:
     return tuple(_of(row, features) for row in rows((features.embedding, 2 * features.embedding), rate=features.rate))
 
 
-def components(most: int, patients: int, epsilon: float) -> int:
+def adds_up_classes(row: Row) -> bool:
+    """Whether a row's method learns from sums of each class's features."""
+    return row.algorithm == "centroids" or any(each.settings.get("tasks") == STAND_INS for each in row.exact)
+
+
+def components(most: int, patients: int, epsilon: float, *, of_sums: bool = False) -> int:
     """How many of an encoder's features to use, for so many patients at all hospitals together."""
-    wanted = int(patients * epsilon / PATIENTS_FOR_A_COMPONENT) // 8 * 8
+    wanted = int(patients * epsilon / PATIENTS_FOR_A_COMPONENT / (3 if of_sums else 1)) // 8 * 8
     return min(most, max(FEWEST_COMPONENTS, wanted))
 
 
