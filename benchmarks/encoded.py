@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from hospitals import agreed
+from hospitals import Problem, Study, Target, agreed
+from public_rule import components
 from rows import Trial
 from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
@@ -27,6 +28,7 @@ from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import Encoder, EncoderHead, MapEncoder
 from wardround.models.own_encoder import OwnEncoder
 from wardround.task import Task
+from wardround_client.cohort.examples import Examples
 
 CHANNELS: Final = 3
 _AT_ONCE = 32  # images, whose features are small beside what is computed on the way
@@ -131,3 +133,40 @@ def _kept(
             np.save(buffer, compute())
         write_atomically(path, buffer.getvalue())
     return torch.from_numpy(np.load(path)).float()
+
+
+def narrowed(study: Study, epsilon: float | None, *, of_sums: bool = False) -> tuple[Study, int]:
+    """The study through the components that the rule gives for its patients, and how many. epsilon: None without
+    privacy, where all are used. of_sums: see `components`.
+    """
+    problem = study.problem(0)
+    most = next(iter(problem.cohorts.values())).z.shape[1]
+    patients = sum(each.patients for each in problem.cohorts.values())
+    kept = most if epsilon is None else components(most, patients, epsilon, of_sums=of_sums)
+    if kept == most:
+        return study, most
+
+    def model(federation: Federation) -> Model:
+        whole = study.model(federation)
+        assert isinstance(whole, EncoderHead)
+        embedding = min(federation.model.embedding, kept)
+        return EncoderHead.of(First(whole.encoder, kept), whole.classes, embedding)
+
+    return replace(study, problem=lambda seed: _cut(study.problem(seed), kept), model=model), kept
+
+
+def _cut(problem: Problem, kept: int) -> Problem:
+    return replace(
+        problem,
+        cohorts={name: _first(each, kept) for name, each in problem.cohorts.items()},
+        targets=tuple(_target(each, kept) for each in problem.targets),
+    )
+
+
+def _target(target: Target, kept: int) -> Target:
+    return replace(target, examples=_first(target.examples, kept))
+
+
+def _first(examples: Examples, kept: int) -> Examples:
+    z = examples.z[:, :kept].contiguous()
+    return replace(examples, z=z, summary=z)

@@ -107,16 +107,17 @@ class PlainlyTuned(FedAvg):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row in one column of a study, kept in a store."""
+    """One row in one column of a study, kept in a store. by_rule: it has one trial, and adapts by its default."""
 
     study: Study
     row: Row
     column: str
     store: Store
+    by_rule: bool = False
 
     def steps(self, seeds: int) -> Iterator[Callable[[], None]]:
         """What has to be computed, in order; what is known already takes no time."""
-        if self.row.kind != "floor":
+        if self.row.kind != "floor" and not self.by_rule:
             for problem in self.study.pseudo:
                 for number in range(len(self._trials)):
                     yield partial(self._try, problem, number)
@@ -131,6 +132,8 @@ class Measurement:
         """The best trial at the pseudo-targets, how it adapts with so many shots, and its score there."""
         if self.row.kind == "floor":
             return {}
+        if self.by_rule:
+            return {"score": None, "adapting": {}, "trial": asdict(self._trials[0])}
         known: dict[str, Any] = dict(self.store.rows())
         choices = []
         for number, trial in enumerate(self._trials):
@@ -234,6 +237,7 @@ class Measurement:
             return
         started_s = time.process_time()
         trial = Trial(**chosen["trial"]) if chosen else Trial()
+        adapting = None if self.by_rule else chosen.get("adapting", {})
         self.store.put(
             key,
             {
@@ -242,7 +246,7 @@ class Measurement:
                 "row": self.row.name,
                 "seed": seed,
                 "chosen": chosen,
-                "scores": self.scores(seed, trial, chosen.get("adapting", {})),
+                "scores": self.scores(seed, trial, adapting),
                 "cpu_s": round(time.process_time() - started_s, 1),
                 "date": datetime.now(UTC).date().isoformat(),
             },

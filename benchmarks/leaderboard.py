@@ -25,9 +25,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from encoded import narrowed
 from hospitals import Measurement, Study
 from leaderboard_page import write
-from leaderboard_sets import SETS, DataSet, Sources, narrowed
+from leaderboard_sets import SETS, DataSet, Sources
 from public_rule import adds_up_classes, by_rule
 from real_data import folder
 from rows import NONE, Row

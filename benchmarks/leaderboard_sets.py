@@ -23,15 +23,10 @@ import fed_heart
 import fed_tables
 import real_data
 import segmentation
-from encoded import First
-from hospitals import Problem, Study, Target
-from public_rule import CELLS, IMAGES, TABLES, Features, components
+from hospitals import Study
+from public_rule import CELLS, IMAGES, TABLES, Features
 from real_data import Site
-from wardround.config import Federation
-from wardround.models import Model
-from wardround.models.head import EncoderHead
 from wardround.models.own_encoder import OwnEncoder
-from wardround_client.cohort.examples import Examples
 
 Hospitals = Literal["real", "simulated"]
 BUILTIN_FEATURES = 64
@@ -237,40 +232,3 @@ SETS = (
     ),
 )
 """In the order in which they are measured, cheap ones first."""
-
-
-def narrowed(study: Study, epsilon: float | None, *, of_sums: bool = False) -> tuple[Study, int]:
-    """The study through the components that the rule gives for its patients, and how many. epsilon: None without
-    privacy, where all are used. of_sums: see `components`.
-    """
-    problem = study.problem(0)
-    most = next(iter(problem.cohorts.values())).z.shape[1]
-    patients = sum(each.patients for each in problem.cohorts.values())
-    kept = most if epsilon is None else components(most, patients, epsilon, of_sums=of_sums)
-    if kept == most:
-        return study, most
-
-    def model(federation: Federation) -> Model:
-        whole = study.model(federation)
-        assert isinstance(whole, EncoderHead)
-        embedding = min(federation.model.embedding, kept)
-        return EncoderHead.of(First(whole.encoder, kept), whole.classes, embedding)
-
-    return replace(study, problem=lambda seed: _cut(study.problem(seed), kept), model=model), kept
-
-
-def _cut(problem: Problem, kept: int) -> Problem:
-    return replace(
-        problem,
-        cohorts={name: _first(each, kept) for name, each in problem.cohorts.items()},
-        targets=tuple(_target(each, kept) for each in problem.targets),
-    )
-
-
-def _target(target: Target, kept: int) -> Target:
-    return replace(target, examples=_first(target.examples, kept))
-
-
-def _first(examples: Examples, kept: int) -> Examples:
-    z = examples.z[:, :kept].contiguous()
-    return replace(examples, z=z, summary=z)

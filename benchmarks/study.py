@@ -14,7 +14,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from encoded import narrowed
 from hospitals import Measurement, Study
+from public_rule import IMAGES, TABLES, adds_up_classes, by_rule
 from real_data import folder
 from rows import MAIN, NONE, Row
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, lines_svg, markdown
@@ -53,6 +55,7 @@ def parser(name: str, description: str, *, encoder: bool) -> argparse.ArgumentPa
         options.add_argument("--encoder", type=Path, metavar="FILE", help="safetensors; default: the built-in one")
         options.add_argument("--features", type=int, default=64, help="that the encoder gives (64)")
         options.add_argument("--cache", type=Path, help="of encoded images; default: features/ in --out")
+    options.add_argument("--by-rule", action="store_true", help="settings of public_rule.py: nothing is tuned")
     options.add_argument("--json", action="store_true", help="a JSON object for each cell instead of the table")
     return options
 
@@ -97,14 +100,25 @@ def _measurements(
     for column in options.epsilon:
         if column != NONE and not _is_epsilon(column):
             raise ConfigError(f"--epsilon {column}", allowed=f'numbers above 0, and "{NONE}"')
+    if options.by_rule:
+        rule = IMAGES if "features" in options else TABLES
+        named = {row.name: row for row in by_rule(rule)}
     chosen = [study for study in studies if not options.study or any(part in study.name for part in options.study)]
     return [
-        Measurement(study, named[name], column, store)
+        _measurement(study, named[name], column, store, options)
         for column in options.epsilon
         for study in chosen
         for name in wanted
         if column == NONE or named[name].private
     ]
+
+
+def _measurement(study: Study, row: Row, column: str, store: Store, options: argparse.Namespace) -> Measurement:
+    """By the rule, images are seen through as many components as it says."""
+    if options.by_rule and "features" in options and row.kind != "floor":
+        epsilon = None if column == NONE else float(column)
+        study, _ = narrowed(study, epsilon, of_sums=adds_up_classes(row))
+    return Measurement(study, row, column, store, options.by_rule)
 
 
 def _is_epsilon(text: str) -> bool:
@@ -215,7 +229,7 @@ def _settings(study: str, cells: Sequence[dict[str, Any]]) -> str:
                 del trial["settings"]
                 said = ", ".join(f"{key} {value}" for key, value in trial.items())
                 adapting = found["adapting"].get("1", "")
-                score = f"{100 * found['score']:.1f}"
+                score = "" if found["score"] is None else f"{100 * found['score']:.1f}"
                 lines.append({"row": name, "column": column, "trial": said, "adapting": adapting, "score": score})
     headings = {"row": "row", "column": "epsilon", "trial": "chosen", "adapting": "adapting, 1 shot"}
     return f"### {study}\n\n" + markdown(lines, {**headings, "score": "at the pseudo-targets"})

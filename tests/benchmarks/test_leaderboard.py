@@ -17,10 +17,11 @@ from tests.benchmarks.test_fed_studies import federation, small_study
 
 import leaderboard
 import leaderboard_page
+from encoded import narrowed
 from heat_map import heat_map, signed
 from hospitals import Measurement, Study
 from leaderboard_scores import BASELINE, LOCAL, Board, verdict
-from leaderboard_sets import SETS, DataSet, Sources, narrowed
+from leaderboard_sets import SETS, DataSet, Sources
 from public_rule import CELLS, FEWEST_COMPONENTS, IMAGES, TABLES, by_rule, components
 from real_data import DATA
 from rows import NONE, Trial
