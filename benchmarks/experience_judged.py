@@ -4,10 +4,10 @@
 
 Each data set in turn is left out as a whole: all its tasks, all its runs. From the others, lengths are fitted by
 likelihood, settings are recommended for each of its tasks at each epsilon, and these are run. So are wardround's
-default, the settings that are best on average elsewhere, and what a random forest and scikit-learn's Gaussian process
-choose of the same candidates. Against them stands the best of the runs that
-are known of the task. All are run anew, with noise and supports that nothing was chosen by: the best of twenty is not
-judged by its luck. Then all images are left out, and all tables, so that far is known too.
+default, FedAvg by the leaderboard's rule, the settings that are best on average elsewhere, and what a random forest and
+scikit-learn's Gaussian process choose of the same candidates. Against them stands the best of the runs that are known
+of the task. All are run anew, with noise and supports that nothing was chosen by: the best of twenty is not judged by
+its luck. Then all images are left out, and all tables, so that far is known too.
 
 --publish writes the lengths, and how far is far, to the file that comes with wardround.
 """
@@ -32,8 +32,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 import experience_tasks
+import public_rule
 from experience import Done, described, means, parser
 from experience_tasks import Known
+from public_rule import IMAGES, TABLES, components
 from real_data import folder
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, markdown
 from wardround.experience import advice as advising
@@ -57,7 +59,7 @@ def lengths_of(rows: Sequence[Row], fits: int) -> Lengths:
 
     def unlikely(by: Any) -> float:
         try:
-            evidence = Process.of(rows, SHOTS, start.moved(by)).evidence
+            evidence = Process.of(rows, start.moved(by)).evidence
         except np.linalg.LinAlgError:
             return 1e9
         return -evidence + float(np.square(by).sum()) / 2
@@ -82,18 +84,36 @@ def on_average(task: Described, rows: Sequence[Row]) -> Settings:
     found: dict[str, list[float]] = {}
     settings: dict[str, Settings] = {}
     for group in groups.values():
-        middle = fmean(gain(row, SHOTS) for row in group)
+        middle = fmean(gain(row) for row in group)
         for row in group:
             if (row.task.kind == "table") == (task.kind == "table"):
                 here = fitted(row.settings, task)
                 key = json.dumps(here, sort_keys=True)
                 settings[key] = here
-                found.setdefault(key, []).append(gain(row, SHOTS) - middle)
+                found.setdefault(key, []).append(gain(row) - middle)
     if not found:
         return default(task, rows)
     most = max(len(values) for values in found.values())
     often = {key: fmean(values) for key, values in found.items() if len(values) * 2 >= most}
     return settings[max(often, key=lambda key: often[key])]
+
+
+def by_rule(task: Described, rows: Sequence[Row]) -> Settings:
+    """FedAvg as the leaderboard's rule sets it, from the numbers of patients and epsilon alone."""
+    tabular = task.kind == "table"
+    row = next(each for each in public_rule.by_rule(TABLES if tabular else IMAGES) if each.name == "FedAvg + fine-tune")
+    (trial,) = row.private
+    settings: dict[str, bool | float | str] = {
+        "algorithm.name": row.algorithm,
+        **{f"algorithm.{key}": float(value) for key, value in trial.settings.items()},
+        "outer.learning_rate": float(trial.learning_rate),
+        "privacy.clip_norm": float(trial.clip_norm),
+        "rounds.rounds": float(trial.rounds),
+    }
+    if not tabular:
+        most = max(experience_tasks.FEATURES)
+        settings["model.features"] = float(components(most, sum(task.hospitals), task.epsilon or 1e3))
+    return fitted(settings, task)
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,7 @@ class Regressor:
             return np.hstack([points.task, points.settings, np.array(which)])
 
         learner = self.make().fit(
-            table([(row.task, row.settings) for row in rows]), np.array([gain(row, SHOTS) for row in rows])
+            table([(row.task, row.settings) for row in rows]), np.array([gain(row) for row in rows])
         )
         tried = [default(task, rows), *candidates(rows, task)]
         return tried[int(np.argmax(learner.predict(table([(task, each) for each in tried]))))]
@@ -157,6 +177,7 @@ def judge(
     choices: dict[str, Choice] = {"default": default}
     if not left.name.startswith("every"):
         choices |= {
+            "FedAvg by the public rule": by_rule,
             "best on average": on_average,
             "random forest": Regressor(forest),
             "Gaussian process of scikit-learn": Regressor(process_of_theirs),
@@ -170,7 +191,7 @@ def judge(
             chosen = {name: choose(task, left.rows) for name, choose in choices.items()}
             chosen[OURS] = advice.settings
             own = [row for row in rows if row.task == task and row.source == known.source]
-            chosen[BEST] = max(own, key=lambda row: gain(row, SHOTS)).settings
+            chosen[BEST] = max(own, key=lambda row: gain(row)).settings
             points = {name: 100 * score(fresh, known, settings, epsilon) for name, settings in chosen.items()}
             cell = {
                 "left": left.name,

@@ -1,7 +1,8 @@
 """The tasks that experience is made of: public data sets with some of their hospitals, classes or patients.
 
-Skin, hearts, brains, breasts (twice), lungs, pancreatitis and preterm birth lie at real hospitals. Body parts, blood
-cells and children's chests come from one place each and are dealt to hospitals by patient: simulated, and said so.
+Skin, hearts, brains, breasts (twice), lungs, gliomas, pancreatitis and pregnancies lie at real hospitals. Body parts,
+blood cells and children's chests come from one place each and are dealt to hospitals by patient: simulated, and said
+so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+import clinical_tables
 import fed_tables
 import real_data
 from cross_modality import brought, part
@@ -185,9 +187,11 @@ def _tables(data: Path) -> Iterator[Known]:
             yield _table(source, source, sites, new)
         if source == "abide":
             yield _table(source, "abide, 6 hospitals", sites[:7], sites[0].name)
-    cohorts = real_data.metabric(data)
+    cohorts = clinical_tables.metabric(data)
     for new, most in (("cohort-1", 1000), ("cohort-3", 200), ("cohort-5", 60)):
         yield _table("metabric", f"metabric, {most}", cohorts, new, most)
-    yield _table("pancreatitis", "pancreatitis", real_data.pancreatitis(data), "1_UM")
+    yield _table("pancreatitis", "pancreatitis", clinical_tables.pancreatitis(data), "UM")
     for new, most in (("MN", 1000), ("NY", 90)):
-        yield _table("preterm", f"preterm, {most}", real_data.preterm(data), new, most)
+        yield _table("pregnancy", f"pregnancy, {most}", clinical_tables.pregnancies(data), new, most)
+    for new in ("DU", "HT"):
+        yield _table("glioma", "glioma grade", clinical_tables.glioma_grades(data), new)

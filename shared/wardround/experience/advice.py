@@ -95,15 +95,18 @@ class Advice:
 
 
 def advise(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int = SHOTS) -> Advice:
-    """The settings of the greatest expected score. Raises: ValueError, without a row of the task's kind of labels.
+    """The settings of the greatest expected score, and what to expect with so many patients a class.
 
-    They are those of a run, fitted to the task, with each of a few numbers exchanged for others that were tried.
+    They are those of a run, fitted to the task, with each of a few numbers exchanged for others that were tried. They
+    are chosen by the mean over all numbers of shots, which has less noise than any of them.
+
+    Raises: ValueError, without a row of the task's kind of labels.
     """
     usable = [row for row in rows if row.scores and row.task.labels == task.labels and row.algorithm]
     if not usable:
         raise ValueError("no run of such labels")
     usable = _nearest_rows(usable, task, learned)
-    process = Process.of(usable, shots, learned.lengths)
+    process = Process.of(usable, learned.lengths)
     default = fitted(DEFAULT, task)
     tried = candidates(usable, task)
     best = _best(process, task, [default, *tried]) if tried else default
@@ -112,7 +115,9 @@ def advise(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int
     nearest = _nearest(process, usable, task)
     known = bool(tried) and nearest[0].alike >= learned.least_alike
     settings = best if known else default
-    mean, covariance = process.expected(process.space.points([(task, settings), (task, default)]))
+    mean, covariance = process.judging(usable, shots).expected(
+        process.space.points([(task, settings), (task, default)])
+    )
     metric = usable[0].metric
     width = 1 - chance(task, metric)
     score, base = (float(np.clip(1 - width + width * each, 0, 1)) for each in mean)
@@ -198,7 +203,7 @@ def _varied(settings: Settings, tried: Iterable[Settings]) -> list[Settings]:
 def _nearest_rows(rows: list[Row], task: Described, learned: Learned) -> list[Row]:
     if len(rows) <= MOST_LEARNED_FROM:
         return rows
-    process = Process.of(rows[:1], SHOTS, learned.lengths)
+    process = Process.of(rows[:1], learned.lengths)
     points = process.space.points([(row.task, {}) for row in rows])
     alike = process.space.tasks_alike(process.space.points([(task, {})]), points)[0]
     return [rows[at] for at in np.sort(np.argsort(-alike, kind="stable")[:MOST_LEARNED_FROM])]

@@ -1,6 +1,6 @@
 """What a task can expect of settings: a Gaussian process over both (Rasmussen and Williams, 2006, algorithm 2.1).
 
-A run's gain over chance is a sum of what its task allows, what its settings are worth anywhere, and what they are worth
+A run's gain over chance, the mean over the numbers of shots that it was judged with, is a sum of what its task allows, what its settings are worth anywhere, and what they are worth
 on tasks like it:
 
     k = a_o [same task] + a_t T(t, t') + a_s S(s, s') + a_b T(t, t') S(s, s') + [same run] noise / runs
@@ -145,7 +145,10 @@ class Space:
 
 @dataclass(frozen=True)
 class Process:
-    """A Gaussian process that has seen rows. points: of them. y: gains, less their mean. inverse: of k with noise."""
+    """A Gaussian process that has seen rows. points: of them. mean, y: of their gains, and these less it.
+
+    inverse: of k with noise. evidence: the logarithm of the likelihood.
+    """
 
     space: Space
     points: Points
@@ -155,18 +158,24 @@ class Process:
     evidence: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row], shots: int, lengths: Lengths) -> Self:
-        """Of at least one row, by its score with so many patients a class. evidence: log likelihood."""
+    def of(cls, rows: Sequence[Row], lengths: Lengths) -> Self:
+        """Of at least one row."""
         space = Space.of(rows, lengths)
         points = space.points([(row.task, row.settings) for row in rows])
-        gains = np.array([gain(row, shots) for row in rows])
-        mean = float(gains.mean())
         noise = np.array([lengths.noise / row.runs for row in rows])
         root = np.linalg.cholesky(space.kernel(points, points) + np.diag(noise + 1e-8))
         part = np.linalg.inv(root)
+        gains = np.array([gain(row) for row in rows])
+        mean = float(gains.mean())
         inverse, y = part.T @ part, gains - mean
         evidence = -float(y @ inverse @ y) / 2 - float(np.log(np.diag(root)).sum()) - len(y) / 2 * log(2 * np.pi)
         return cls(space, points, mean, y, inverse, evidence)
+
+    def judging(self, rows: Sequence[Row], shots: int) -> Self:
+        """The same, of the gains of the same rows with so many patients a class."""
+        gains = np.array([gain(row, shots) for row in rows])
+        mean = float(gains.mean())
+        return replace(self, mean=mean, y=gains - mean)
 
     def mean_at(self, points: Points) -> Array:
         """Mean float64 [n] of gains."""
@@ -179,11 +188,16 @@ class Process:
         return self.mean + weighted @ self.y, self.space.kernel(points, points) - weighted @ across.T
 
 
-def gain(row: Row, shots: int) -> float:
-    """Of a row's score with so many patients a class, or the nearest number that it has: 0 for chance, 1 for right."""
+def gain(row: Row, shots: int | None = None) -> float:
+    """Of a row's mean score, or that with so many patients a class, or the nearest number that it has.
+
+    0 for chance, 1 for what is always right.
+    """
     floor = chance(row.task, row.metric)
-    nearest = min(row.scores, key=lambda each: (abs(each - shots), each))
-    return (row.scores[nearest] - floor) / (1 - floor)
+    score = sum(row.scores.values()) / len(row.scores)
+    if shots is not None:
+        score = row.scores[min(row.scores, key=lambda each: (abs(each - shots), each))]
+    return (score - floor) / (1 - floor)
 
 
 def _near(a: Array, b: Array) -> Array:

@@ -46,7 +46,7 @@ def test_it_is_scikit_learns_process_with_the_same_covariance() -> None:
     sklearn = pytest.importorskip("sklearn.gaussian_process")
     kernels = pytest.importorskip("sklearn.gaussian_process.kernels")
     rows, asked = some(30), some(7, seed=1)
-    process = Process.of(rows, 5, LENGTHS)
+    process = Process.of(rows, LENGTHS)
     pairs: list[tuple[Described, Settings]] = [(row.task, row.settings) for row in [*rows, *asked]]
     points = process.space.points(pairs)
     known = process.space.kernel(points, points)
@@ -80,7 +80,7 @@ def test_it_is_scikit_learns_process_with_the_same_covariance() -> None:
 
 def test_the_evidence_is_the_density_of_the_gains() -> None:
     rows = some(12, seed=3)
-    process = Process.of(rows, 5, LENGTHS)
+    process = Process.of(rows, LENGTHS)
     covariance = process.space.kernel(process.points, process.points)
     covariance += np.diag([LENGTHS.noise / row.runs + 1e-8 for row in rows])
     assert process.evidence == pytest.approx(multivariate_normal(np.zeros(12), covariance).logpdf(process.y))
@@ -89,20 +89,20 @@ def test_the_evidence_is_the_density_of_the_gains() -> None:
 def test_two_runs_in_closed_form() -> None:
     """With one row beside the mean's own, the posterior is a shrunk copy of it."""
     one, other = a_run(0.9, 4.0), a_run(0.5, 4.0, hospitals=(9000,), epsilon=1.0)
-    process = Process.of([one, other], 5, replace(LENGTHS, people=0.1, epsilon=0.1, a_s=1e-12))
+    process = Process.of([one, other], replace(LENGTHS, people=0.1, epsilon=0.1, a_s=1e-12))
     total = process.space.lengths
     prior = total.a_o + total.a_t + total.a_s + total.a_b
     mean, covariance = process.expected(process.space.points([(one.task, one.settings)]))
     shrunk = prior / (prior + total.noise + 1e-8)
-    middle = (gain(one, 5) + gain(other, 5)) / 2
-    assert mean[0] == pytest.approx(middle + shrunk * (gain(one, 5) - middle), abs=1e-6)
+    middle = (gain(one) + gain(other)) / 2
+    assert mean[0] == pytest.approx(middle + shrunk * (gain(one) - middle), abs=1e-6)
     assert covariance[0, 0] == pytest.approx(prior - prior * shrunk, abs=1e-6)
 
 
 @given(st.integers(2, 20), st.integers(0, 1000))
 def test_a_covariance_is_one_and_learning_makes_nothing_less_sure(number: int, seed: int) -> None:
     rows = some(number, seed)
-    process = Process.of(rows, 5, LENGTHS)
+    process = Process.of(rows, LENGTHS)
     points: Points = process.space.points([(row.task, row.settings) for row in some(5, seed + 1)])
     prior = process.space.kernel(points, points)
     _, covariance = process.expected(points)
@@ -116,13 +116,13 @@ def test_the_order_of_rows_is_no_matter(seed: int) -> None:
     rows, asked = some(8, seed), some(1, seed + 1)[0]
     found = []
     for order in (rows, rows[::-1]):
-        process = Process.of(order, 5, LENGTHS)
+        process = Process.of(order, LENGTHS)
         found.append(process.mean_at(process.space.points([(asked.task, asked.settings)]))[0])
     assert found[0] == pytest.approx(found[1], abs=1e-9)
 
 
 def test_what_is_far_is_what_is_expected_of_everything() -> None:
-    process = Process.of(some(20), 5, LENGTHS)
+    process = Process.of(some(20), LENGTHS)
     far = task(kind="volume", labels="several", classes=250, hospitals=(10**8,) * 50, epsilon=0.001)
     mean, covariance = process.expected(process.space.points([(far, {"algorithm.name": "new"})]))
     assert mean[0] == pytest.approx(process.mean, abs=0.02)
@@ -134,6 +134,7 @@ def test_what_is_far_is_what_is_expected_of_everything() -> None:
 def test_a_gain_is_above_chance_and_takes_the_nearest_number_of_shots() -> None:
     row = a_row(scores={0: 0.5, 20: 1.0})
     assert chance(row.task, "balanced accuracy") == pytest.approx(1 / 3)
+    assert gain(row) == pytest.approx(0.625)
     assert gain(row, 1) == pytest.approx(0.25)
     assert gain(row, 5) == pytest.approx(0.25)
     assert gain(row, 15) == pytest.approx(1.0)
