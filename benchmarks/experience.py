@@ -43,7 +43,10 @@ from wardround.experience.advice import DEFAULT
 from wardround.experience.file import FILE, append
 from wardround.experience.row import Described, Row, Settings, nested, settings_of
 from wardround.files import write_atomically
+from wardround_client.cohort.examples import Examples
 
+CONVERTED = "converted.jsonl"
+"""Rows of experience_converted.py, which are published too."""
 RESULTS = Path(__file__).parent / "results" / "experience"
 EPSILONS = (8.0, 3.0, 1.0)
 ALL_METHODS_AT = 8.0
@@ -140,13 +143,18 @@ def agreement(known: Known, settings: Settings, epsilon: float) -> Federation:
 
 def described(known: Known, epsilon: float | None) -> Described:
     """As a run's row says it."""
-    declared = [_declared(each.patients) for each in known.cohorts(0).values()]
     encoder = known.choice.get("encoder_sha256", "builtin")
-    return Described.of(known.task, declared, epsilon, encoder=encoder, balance=known.balance)
+    return Described.of(known.task, declared(known.cohorts(0)), epsilon, encoder=encoder, balance=known.balance)
 
 
-def _declared(patients: int) -> int:
-    return max(1, patients if patients < 20 else patients // 10 * 10)  # as `ArrayHospital` does
+def declared(cohorts: Mapping[str, Examples]) -> list[int]:
+    """What `ArrayHospital` declares for each."""
+    return [max(1, each.patients if each.patients < 20 else each.patients // 10 * 10) for each in cohorts.values()]
+
+
+def settings_for(federation: Federation) -> dict[str, Any]:
+    """All that was agreed but what a benchmark has and a consortium need not."""
+    return {key: value for key, value in settings_of(federation).items() if key not in APART}
 
 
 def measured(known: Known, settings: Settings, epsilon: float, draw: int) -> Row:
@@ -162,8 +170,7 @@ def measured(known: Known, settings: Settings, epsilon: float, draw: int) -> Row
     new = known.new(features)
     target = Target("new", known.task.classes, new, new)
     scores = {shots: judged(predictor, target, shots, draw)["balanced_accuracy"] for shots in SHOTS}
-    kept = {key: value for key, value in settings_of(federation).items() if key not in APART}
-    return Row(task=described(known, epsilon), settings=kept, scores=scores, source=known.source)
+    return Row(task=described(known, epsilon), settings=settings_for(federation), scores=scores, source=known.source)
 
 
 @dataclass
@@ -181,8 +188,7 @@ class Done:
 
     def run(self, known: Known, settings: Settings, epsilon: float, draws: int) -> Iterator[Row]:
         """As many draws as wanted, those that are known first."""
-        federation = agreement(known, settings, epsilon)
-        kept = {key: value for key, value in settings_of(federation).items() if key not in APART}
+        kept = settings_for(agreement(known, settings, epsilon))
         wanted = Row(task=described(known, epsilon), settings=kept, source=known.source)
         alike = self.found.setdefault(_key(wanted), [])
         rows = [row for row in alike if _agree(row.settings, kept)]
@@ -220,7 +226,7 @@ def means(rows: Sequence[Row]) -> list[Row]:
                 "scores": {
                     shots: round(fmean(row.scores[shots] for row in group), 4) for shots in sorted(first.scores)
                 },
-                "runs": len(group),
+                "runs": sum(row.runs for row in group),
             }
         )
         for group in groups.values()
@@ -249,7 +255,9 @@ def main(arguments: list[str] | None = None) -> None:
                 if not console.is_terminal and last != (last := f"{known.name}, epsilon {epsilon:g}"):
                     console.print(f"{last}: {time.process_time() - begun_s:.0f} s", highlight=False)
         if options.publish:
-            ours = means([row for rows in done.found.values() for row in rows])
+            beside = options.out / CONVERTED
+            more = experience_file.read(beside).rows if beside.exists() else []
+            ours = means([*(row for rows in done.found.values() for row in rows), *more])
             path = Path(experience_file.__file__).with_name(experience_file.OURS)
             write_atomically(path, "".join(row.line() + "\n" for row in ours).encode(), mode=0o644)
             console.print(f"{len(ours)} rows in {path}")

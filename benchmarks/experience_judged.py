@@ -132,9 +132,11 @@ class Regressor:
             which = [[float(str(settings["algorithm.name"]) == name) for name in names] for _, settings in pairs]
             return np.hstack([points.task, points.settings, np.array(which)])
 
-        learner = self.make().fit(
-            table([(row.task, row.settings) for row in rows]), np.array([gain(row) for row in rows])
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            learner = self.make().fit(
+                table([(row.task, row.settings) for row in rows]), np.array([gain(row) for row in rows])
+            )
         tried = [default(task, rows), *candidates(rows, task)]
         return tried[int(np.argmax(learner.predict(table([(task, each) for each in tried]))))]
 
@@ -327,7 +329,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = known.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()
-    warnings.simplefilter("ignore", ConvergenceWarning)
     console, store = Console(stderr=True), Store(options.out)
     with ending(console, stopped="Stopped. The same command goes on."):
         every = Done(options.out / FILE)

@@ -1,7 +1,7 @@
 """What a task can expect of settings: a Gaussian process over both (Rasmussen and Williams, 2006, algorithm 2.1).
 
-A run's gain over chance, the mean over the numbers of shots that it was judged with, is a sum of what its task allows, what its settings are worth anywhere, and what they are worth
-on tasks like it:
+A run's gain over chance, the mean over the numbers of shots that it was judged with, is a sum of what its task allows,
+what its settings are worth anywhere, and what they are worth on tasks like it:
 
     k = a_o [same task] + a_t T(t, t') + a_s S(s, s') + a_b T(t, t') S(s, s') + [same run] noise / runs
 

@@ -143,5 +143,5 @@ def test_ours_are_means_over_public_data() -> None:
     assert 0 < len(found) <= MOST_ROWS
     assert {row.algorithm for row in found} <= set(ALGORITHMS.built_in)
     for row in found:
-        assert row.source and row.newcomer and set(row.scores) == {0, 1, 5}
-        assert max(row.task.hospitals) <= 4000 and row.task.labels == "one"
+        assert row.source and row.newcomer and {1, 5} <= set(row.scores)
+        assert max(row.task.hospitals) <= 10_000
