@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from encoded import narrowed
 from experience import CONVERTED, RESULTS, declared, settings_for
 from hospitals import Study
 from leaderboard import COLUMNS, SHOTS
-from leaderboard_sets import SETS, DataSet, Sources, narrowed
-from public_rule import by_rule
+from leaderboard_sets import SETS, DataSet, Sources
+from public_rule import adds_up_classes, by_rule
 from real_data import folder
 from rows import NONE
 from rows import Row as Method
@@ -71,7 +72,7 @@ def _row(dataset: DataSet, study: Study, method: Method, column: str, cells: Seq
     federation = study.federation(problem.classes, method.algorithm, trial, epsilon or 8.0)
     settings = settings_for(federation)
     if dataset.features.cut:
-        settings["model.features"] = float(narrowed(study, epsilon)[1])
+        settings["model.features"] = float(narrowed(study, epsilon, of_sums=adds_up_classes(method))[1])
     yield Row(
         task=Described.of(
             federation.task,
