@@ -36,6 +36,7 @@ from wardround.models.scaling import no_scaling
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.learner import TRIED, Learner, k_shot, shots_of
 from wardround_client.personal.metrics import report
+from wardround_client.personal.own_task import shares
 
 DRAWS = 3
 """Supports that are drawn for each seed; their mean is one value."""
@@ -279,14 +280,9 @@ class Measurement:
             return learner
         _, model = self._agreed(target.classes, trial)
         loss = Objective(model, learner.loss.shift, learner.loss.scale)
-        theta = learner.algorithm.for_classes(learner.theta, learner.loss, loss, model.initial())
-        old_weight, old_bias = learner.loss.head(learner.theta)
-        weight, bias = (each.clone() for each in loss.head(theta))
-        for place, name in enumerate(target.classes):
-            if name in problem.classes:
-                known = problem.classes.index(name)
-                weight[place], bias[place] = old_weight[known], old_bias[known]
-        return Learner(learner.algorithm, loss, loss.with_head(theta, weight, bias))
+        like = shares({name: (name,) if name in problem.classes else () for name in target.classes}, problem.classes)
+        theta = learner.algorithm.for_classes(learner.theta, learner.loss, loss, model.initial(), like)
+        return Learner(learner.algorithm, loss, theta)
 
     def _predictor(self, learner: Learner, *, tuned: bool = False) -> Predictor:
         """What the row does at home. tuned: how far its method adapts is chosen on the support."""

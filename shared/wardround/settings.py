@@ -82,10 +82,11 @@ def own_settings(*classes: type[Part]) -> str:
     return ", ".join(name for cls in classes for name in cls.model_fields if name != "name") or "none"
 
 
-def invalid(title: str, key: str, value: object, why: str) -> ValidationError:
-    """An error about one key of a table."""
+def invalid(title: str, key: str | tuple[str, ...], value: object, why: str) -> ValidationError:
+    """An error about one key of a table, or about what lies below it."""
     error = PydanticCustomError("setting", "{why}", {"why": why})
-    return ValidationError.from_exception_data(title, [InitErrorDetails(type=error, loc=(key,), input=value)])
+    place = (key,) if isinstance(key, str) else key
+    return ValidationError.from_exception_data(title, [InitErrorDetails(type=error, loc=place, input=value)])
 
 
 def limited(part: Part) -> dict[str, Any]:

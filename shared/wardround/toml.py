@@ -29,6 +29,10 @@ _STRINGS = re.compile(
     re.DOTALL,
 )
 _DOTTED = re.compile(rf"(?:\.[^.\n=,\[\]{{}}]*){{{DEEPEST}}}")
+_ONE_PART = r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_PART = re.compile(_ONE_PART)
+_HEADER = re.compile(rf"\s*\[+\s*({_ONE_PART}(?:\s*\.\s*{_ONE_PART})*)\s*\]")
+_KEY = re.compile(rf"\s*({_ONE_PART}(?:\s*\.\s*{_ONE_PART})*)\s*=")
 _LONG_NUMBER = re.compile(rf"(?<![\w.+-])[+-]?[0-9][\w.+-]{{{LONGEST_NUMBER}}}")
 
 
@@ -130,15 +134,26 @@ def line_of(text: str, location: list[str]) -> int | None:
     table: list[str] = []
     nearest: tuple[int, int] | None = None  # (how much of the location it matches, line)
     for number, line in enumerate(text.split("\n"), start=1):
-        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
-        if header:
-            table = [part.strip().strip("\"'") for part in header.group(1).split(".")]
-            path = table
+        if header := _HEADER.match(line):
+            path = table = _parts_of(header.group(1))
+        elif key := _KEY.match(line):
+            path = table + _parts_of(key.group(1))
         else:
-            key = re.match(r"\s*([A-Za-z0-9_\-.\"']+)\s*=", line)
-            if not key:
-                continue
-            path = table + [part.strip("\"'") for part in key.group(1).split(".")]
+            continue
         if location[: len(path)] == path and (nearest is None or len(path) > nearest[0]):
             nearest = (len(path), number)
     return nearest[1] if nearest else None
+
+
+def _parts_of(path: str) -> list[str]:
+    """Of a dotted key, without quotation marks."""
+    return [_unquoted(part) for part in _PART.findall(path)]
+
+
+def _unquoted(part: str) -> str:
+    if part[0] not in "\"'":
+        return part
+    try:
+        return str(tomllib.loads(f"key = {part}")["key"])
+    except ValueError:  # a line of a longer text, which only looks like a key
+        return part

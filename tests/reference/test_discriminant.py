@@ -145,7 +145,7 @@ def test_new_classes_are_told_apart_by_fewer_patients() -> None:
     theirs, ours = objective(), objective(2)
     theta = learned(*patients(5))
     start = ours.model.initial()
-    moved = METHOD.for_classes(theta, theirs, ours, start)
+    moved = METHOD.for_classes(theta, theirs, ours, start, torch.zeros(2, CLASSES))
     torch.testing.assert_close(metric(moved, ours), metric(theta, theirs))
     assert not ours.head(moved)[0].any()
     right = {"with": 0.0, "without": 0.0}

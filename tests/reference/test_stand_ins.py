@@ -254,7 +254,7 @@ def test_draws_lie_around_what_is_known_of_a_class_and_weigh_half() -> None:
 def test_another_task_gets_the_covariance_and_no_class() -> None:
     algorithm, loss, theta = generative_at(2)
     ours = Objective(algorithm.extended(Tabular.logistic(FEATURES, 2)), SHIFT, SCALE)
-    moved = algorithm.for_classes(theta, loss, ours, ours.model.initial())
+    moved = algorithm.for_classes(theta, loss, ours, ours.model.initial(), torch.zeros(2, CLASSES))
     torch.testing.assert_close(covariance(moved, ours), covariance(theta, loss), rtol=1e-5, atol=1e-6)
     assert not ClassMeans.of(ours.extras(moved), DRAWN).known.any()
     x, y = patients(6, n=4)

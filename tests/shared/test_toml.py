@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError
-from wardround.toml import loads
+from wardround.toml import line_of, loads
 
 GOOD = """name = "chest"
 [task]
@@ -90,3 +90,12 @@ def test_a_missing_file_and_a_binary_file(tmp_path: Path) -> None:
 def test_no_text_is_answered_with_anything_but_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         loads(text, Federation)
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(lambda key: key.strip()))
+def test_a_key_in_quotation_marks_is_found_on_its_line(key: str) -> None:
+    written = key.replace("\\", "\\\\").replace('"', '\\"')
+    text = f'[a]\nfirst = 1\n[a.b]\n"{written}" = 2\nlast = 3\n'
+    assert line_of(text, ["a", "b", key]) == 4
+    assert line_of(text, ["a", "b", key, "0"]) == 4
+    assert line_of(text, ["a", "b", "elsewhere"]) == 3 + (key == "elsewhere")

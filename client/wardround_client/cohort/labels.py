@@ -131,6 +131,11 @@ def nearest(label: str, classes: Sequence[str]) -> str | None:
     return None
 
 
+def same_words(one: str, other: str) -> bool:
+    """Whether two names are the same but for case and for what stands between words: blanks, "-", "_"."""
+    return _words(one) == _words(other)
+
+
 def _words(text: str) -> list[str]:
     return re.sub(r"_|(?<=\w)-(?=\w)", " ", text).casefold().split()
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from wardround_client.hospital import Hospital
     from wardround_client.personal.adapted_model import AdaptedModel
     from wardround_client.personal.data_checks import Finding
+    from wardround_client.personal.own_task import Origins
+
+_NAMED = 8  # classes in one sentence
 
 
 def adapt(
@@ -71,7 +74,9 @@ def adapt(
     Nothing leaves and nothing is charged. The result lies in HOME/adapted/NAME: a model that holds traces of the
     patients it was learned from, without noise, so it must stay here; and card.json, what it is worth.
 
-    With other classes than the federation's, what was learned to see is kept and the last layer is learned from zero.
+    With other classes than the federation's, what was learned to see is kept. A class of the same name starts where the
+    federation's is; for another name, [task.same_as] in a task file says which of its classes one of yours is like. The
+    last layer of all others is learned from your patients alone.
     """
     from wardround_client.personal import adapted_file as store
     from wardround_client.personal.adapted_model import AdaptedModel
@@ -104,12 +109,17 @@ def adapt(
             name, start, support, recipe=cohort.layout.recipe, shots=shots, seed=seed, tune=tune
         )
         step()
-        card = _described(hospital, made, findings) | before_and_after(
-            made.learner,
-            made.fitted,
-            classes=start.federation.task.classes,
-            support=support,
-            query=query,
+        like = {name: list(theirs) for name, theirs in start.like.items()}
+        card = (
+            _described(hospital, made, findings)
+            | {"like": like}
+            | before_and_after(
+                made.learner,
+                made.fitted,
+                classes=start.federation.task.classes,
+                support=support,
+                query=query,
+            )
         )
         folder = store.save(hospital.home, made, card, encoder_from=start.base)
     if as_json:
@@ -121,6 +131,8 @@ def adapt(
     say_shortfall(card["after"], card["classes"])
     counted_as = made.learner.loss.labels.counted
     learned = ", ".join(f"{count} {counted_as.format(label)}" for label, count in card["support_by_class"].items())
+    if made.new_classes:
+        say(_starting(start.like))
     say(
         f"Learned from {counted(card['support_patients'], 'patient')} ({learned}); "
         f"judged by {counted(len(query.pseudonyms), 'other')}."
@@ -129,6 +141,19 @@ def adapt(
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
     say(NOTHING_LEFT)
+
+
+def _starting(like: Origins) -> str:
+    """Where the last layer of a task of one's own starts."""
+    known = [f"{name!r} from {' and '.join(map(repr, theirs))}" for name, theirs in like.items() if theirs]
+    anew = [repr(name) for name, theirs in like.items() if not theirs]
+    if not known:
+        return "No class has a name of the federation's: the last layer is learned from your patients alone."
+    return f"Classes start at the federation's: {_some(known)}{f'; new: {_some(anew)}' if anew else ''}."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_NAMED], *([f"{len(names) - _NAMED} more"] if len(names) > _NAMED else [])])
 
 
 def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Finding]) -> dict[str, Any]:

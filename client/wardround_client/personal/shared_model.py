@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,13 +18,18 @@ from torch import Tensor
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, StorageError
 from wardround.given import TOML_BYTES, given_text
+from wardround.labels import LABEL_KINDS
 from wardround.models import Model, Objective, build_model
 from wardround.release import Release, read
 from wardround.task import Task
-from wardround.toml import Section, load, parsed
+from wardround.toml import load, parsed
 from wardround_client.hospital import Hospital
 from wardround_client.last_model import last_seen
 from wardround_client.personal.learner import Learner
+from wardround_client.personal.own_task import Origins, TaskFile, origins, shares
+
+# What of a task says what the outputs of a head mean.
+_HEAD = ("label_column", "classes", "labels")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class SharedModel:
 
     federation: as agreed, but with the hospital's task. base: the folder of its encoder file. release: as it came.
     model: of the task. theta: float32 [P], the release's, or what is left of it where the classes are others.
-    new_classes: whether the head is not the federation's.
+    new_classes: whether the head is not the federation's. like: which of its classes ours start from, where it is not.
     """
 
     federation: Federation
@@ -42,6 +47,7 @@ class SharedModel:
     model: Model
     theta: Tensor
     new_classes: bool
+    like: Origins = field(default_factory=dict)
 
     @property
     def starts_anew(self) -> bool:
@@ -52,12 +58,6 @@ class SharedModel:
         """The federation's method at this model."""
         parts = (tensor.to(device) for tensor in (self.theta, self.release.shift, self.release.scale))
         return Learner.of(self.federation, self.model, *parts)
-
-
-class _TaskFile(Section):
-    """A file with the table [task] alone."""
-
-    task: Task
 
 
 def choose(
@@ -85,29 +85,42 @@ def choose(
             task whose inputs have another shape than the federation's.
         PolicyRefusal: the approved copy of the federation was changed.
     """
-    own = load(Path(task), _TaskFile).task if _is_task_file(task) else None
-    agreed, base = _federation(hospital, federation or ("" if own else task), file)
+    of_file = _is_task_file(task)
+    agreed, base = _federation(hospital, federation or ("" if of_file else task), file)
+    own = load(Path(task), TaskFile, context=agreed.task).task if of_file else None
     release, path = _release(hospital, agreed, file)
     theirs = agreed.algorithm.extended(build_model(agreed, base))
     _check(release, theirs, path)
-    changes = own.model_dump(exclude_unset=True) if own else {}
+    changes = own.model_dump(exclude_unset=True, exclude={"same_as"}) if own else {}
+    declared = own.same_as if own else {}
+    if declared and classes:
+        raise ConfigError(
+            f"{task} says in same_as what its classes are like, and other classes are asked for",
+            do="write all classes into the file, or take same_as out of it",
+        )
     changes |= {"label_column": label_column} if label_column else {}
     changes |= {"classes": tuple(classes)} if classes else {}
     ours = with_task(agreed, changes)
-    if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in ("label_column", "classes", "labels")):
+    if all(getattr(ours.task, key) == getattr(agreed.task, key) for key in _HEAD) and not declared:
         same = theirs if ours.task.cells == agreed.task.cells else ours.algorithm.extended(build_model(ours, base))
         return SharedModel(ours, base, release, same, release.theta, new_classes=False)
     model = ours.algorithm.extended(build_model(ours, base))
     before = Objective.of(agreed, theirs, release.shift, release.scale)
     after = Objective.of(ours, model, release.shift, release.scale)
-    method = agreed.algorithm
-    theta = method.for_classes(release.theta, before, after, model.initial().detach())
-    return SharedModel(ours, base, release, model, theta, new_classes=True)
+    like = origins(ours.task, agreed.task, declared)
+    start, parts = model.initial().detach(), shares(like, agreed.task.classes)
+    theta = agreed.algorithm.for_classes(release.theta, before, after, start, parts)
+    return SharedModel(ours, base, release, model, theta, new_classes=True, like=like)
 
 
 def with_task(federation: Federation, changes: dict[str, object]) -> Federation:
     """The federation with a task that differs in these keys. Raises: ConfigError, for inputs of another shape."""
     agreed = federation.task
+    if isinstance(classes := changes.get("classes"), tuple):
+        kind = LABEL_KINDS[str(changes.get("labels", agreed.labels))]
+        meant = ("", *kind.meanings(classes))  # what the agreement's `values` say of other classes means nothing
+        left = [(text, each) for text, each in agreed.values if each in meant and text not in classes]
+        changes = {"values": left} | changes
     try:
         task = Task.model_validate(agreed.model_dump() | changes)
         ours = Federation.model_validate(federation.model_dump() | {"task": task.model_dump()})

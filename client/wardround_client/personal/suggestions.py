@@ -213,7 +213,7 @@ def _probabilities(
         return None
     if len(seen.y) and not seen.labels.alike(labelled.y, ["?"] * seen.classes):
         fitted = learner.adapt(seen)
-    elif start.new_classes:
+    elif start.new_classes and not all(start.like.values()):
         return None
     else:
         fitted = learner.unadapted()

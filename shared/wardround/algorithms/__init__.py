@@ -125,7 +125,7 @@ class Personal(Protocol):
         """What predicts before there is a shot."""
         ...
 
-    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
         """What of theta serves a task of other classes.
 
         Args:
@@ -133,6 +133,8 @@ class Personal(Protocol):
             theirs: the loss of the federation's model, extended.
             ours: that of the same model with our classes, extended.
             start: float32 [P'], where ours starts.
+            like: float32 [our classes, theirs], each row the shares of theirs that one of ours is made of; a row of
+                zeros where it is like none.
 
         Returns:
             float32 [P'].
@@ -157,7 +159,7 @@ class Algorithm(Part):
     embedding and no head. closes_with_means: the run ends with class means, from which the coordinator makes a head
     that needs no shots. compares: one case alone is a classifier. remembers: see `Federated.inner_after`. adapts_by:
     None where nothing can be set. of_classes: the extras that belong to the federation's classes, and mean nothing for
-    others.
+    others; by_class: those of them with a row for each class, which one of ours takes of those that it is like.
     """
 
     units: ClassVar[tuple[Unit, ...]] = ("hospitals",)
@@ -168,6 +170,7 @@ class Algorithm(Part):
     remembers: ClassVar[bool] = False
     adapts_by: ClassVar[AdaptsBy | None] = None
     of_classes: ClassVar[tuple[str, ...]] = ()
+    by_class: ClassVar[tuple[str, ...]] = ()
 
     tasks: Literal["auto", Unit] = "auto"
 
@@ -236,12 +239,29 @@ class Algorithm(Part):
         """The model at theta."""
         return {"theta": theta}
 
-    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
-        """The body, and what is learned beside the model; a head of zeros, and `of_classes` as at the start."""
-        weight, bias = ours.head(start)
-        anew = ours.with_body(ours.with_head(start, 0 * weight, 0 * bias), theirs.body(theta))
-        learned = {name: each for name, each in theirs.extras(theta).items() if name not in self.of_classes}
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
+        """The body, and what is learned beside the model; a head of those classes that ours are like, and zeros for
+        others; `of_classes` as at the start, but for those `by_class`.
+        """
+        anew = ours.with_body(ours.with_head(start, *self.head_like(like, theta, theirs)), theirs.body(theta))
+        known, learned = like.sum(1) > 0, {}
+        for name, each in theirs.extras(theta).items():
+            if name in self.by_class:
+                mixed, before = like @ each, ours.extras(start)[name]
+                learned[name] = mixed.where(known.view(-1, *[1] * (each.dim() - 1)), before)
+            elif name not in self.of_classes:
+                learned[name] = each
         return ours.with_extras(anew, **learned)
+
+    def head_like(self, like: Tensor, theta: Tensor, theirs: FewShotLoss) -> tuple[Tensor, Tensor]:
+        """Weight [ours, e] and bias [ours] of classes that are made of theirs, as `for_classes` says.
+
+        Learning makes all classes equally likely, so a mixture of classes j in shares s_j has the logit log sum_j s_j
+        exp z_j. Its tangent where all z_j are equal is sum_j s_j z_j: the mean of weights and of biases, for log n of a
+        sum of n is log n of its shares again. Part of a class of theirs has that class's logit.
+        """
+        weight, bias = theirs.head(theta)
+        return like @ weight, like @ bias
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """As the file says."""

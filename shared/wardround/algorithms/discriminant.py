@@ -64,9 +64,9 @@ class Discriminant(FineTuned):
         w = descend(theta, cohort, asked, steps=self.local_steps, learning_rate=self.local_learning_rate)
         return w - theta
 
-    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
         """The body and the metric; no class has been counted, and the head starts at zero."""
-        anew = super().for_classes(theta, theirs, ours, start)
+        anew = super().for_classes(theta, theirs, ours, start, like)
         found = metric(theta, theirs)
         learned = found - torch.eye(len(found)).to(found)
         return ours.with_extras(anew, scatter=learned)

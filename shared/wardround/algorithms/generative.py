@@ -63,9 +63,9 @@ class Generative(FineTuned):
         w = descend(theta, cohort, asked, steps=self.local_steps, learning_rate=self.local_learning_rate)
         return w - theta
 
-    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
         """The body, and the covariance at the scatter's place; no class has been counted, and the head is zero."""
-        anew = super().for_classes(theta, theirs, ours, start)
+        anew = super().for_classes(theta, theirs, ours, start, like)
         return ours.with_extras(anew, scatter=covariance(theta, theirs).to(theta.dtype))
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wardround.algorithms import EpisodeSizes, Fitted
-from wardround.meta.base import Episodic, headless
+from wardround.meta.base import Episodic
 from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.local import differentiable_slope
 from wardround.models.base import Model
@@ -32,6 +32,8 @@ class MetaSgd(FineTuned, Episodic):
     """MAML with learned rates, and the hospital or the episode as the task."""
 
     units = ("hospitals", "episodes")
+    of_classes = ("alpha",)
+    by_class = ()
 
     name: str = "meta-sgd"
 
@@ -82,11 +84,17 @@ class MetaSgd(FineTuned, Episodic):
             theta = theta - rates * differentiable_slope(theta, support, loss)
         return {"theta": theta}
 
-    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor) -> Tensor:
-        """The body and its alpha; a head of zeros, with the alpha that it began with."""
-        anew = ours.with_body(headless(start, ours), theirs.body(theta))
-        alpha = ours.with_body(ours.extras(start)["alpha"], theirs.body(theirs.extras(theta)["alpha"]))
-        return ours.with_extras(anew, alpha=alpha)
+    def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
+        """The body, the head, and their alpha; of a class that is like none of theirs a head of zeros, with the alpha
+        that it began with.
+        """
+        anew = super().for_classes(theta, theirs, ours, start, like)
+        known = like.sum(1) > 0
+        theirs_alpha, alpha = theirs.extras(theta)["alpha"], ours.extras(start)["alpha"]
+        weight, bias = ours.head(alpha)
+        mixed = [like @ each for each in theirs.head(theirs_alpha)]
+        alpha = ours.with_head(alpha, mixed[0].where(known.unsqueeze(1), weight), mixed[1].where(known, bias))
+        return ours.with_extras(anew, alpha=ours.with_body(alpha, theirs.body(theirs_alpha)))
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Fine-tuning in which a parameter moves as easily as alpha says, beside the eta from which alpha began.

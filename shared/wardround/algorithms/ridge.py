@@ -32,6 +32,7 @@ class Ridge(Embedding):
     """A head solved by ridge regression. regularization: lambda, where it starts."""
 
     of_classes = (*Embedding.of_classes, "beta")
+    by_class = (*Embedding.by_class, "beta")
 
     name: str = "ridge"
     regularization: Regularization = 1.0

@@ -31,6 +31,7 @@ class Episodic(Algorithm):
     units: ClassVar[tuple[Unit, ...]] = ("episodes", "stand-ins")
     affine: ClassVar[bool] = True
     of_classes: ClassVar[tuple[str, ...]] = ("sums", "counts")
+    by_class: ClassVar[tuple[str, ...]] = of_classes
 
     local_learning_rate: LocalRate = 1.0
     stand_ins: StandIns = 5

@@ -77,6 +77,12 @@ class Embedding(Episodic):
         known = (means.counts >= LEAST_PATIENTS).to(theta.dtype)
         return loss.with_head(theta, means.means(LEAST_PATIENTS) * known.unsqueeze(1), known)
 
+    def head_like(self, like: Tensor, theta: Tensor, theirs: FewShotLoss) -> tuple[Tensor, Tensor]:
+        """The mean of the means of those that have one, and 1 where there is one."""
+        means, known = theirs.head(theta)
+        like = like * known
+        return like @ means / like.sum(1, keepdim=True).clamp_min(1e-6), (like.sum(1) > 0).to(theta.dtype)
+
     def unadapted(self, theta: Tensor, loss: FewShotLoss) -> Fitted:
         """The class means are the support. Before they are known, no class is more likely than another."""
         means, known = loss.head(theta)
