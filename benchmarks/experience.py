@@ -4,9 +4,9 @@
 
 A task is a data set with some of its hospitals, classes or patients; one hospital takes no part, and is where the run
 is judged: balanced accuracy with 0, 1 and 5 patients a class, the mean over three supports. Every task is run at
-epsilon 8, 3 and 1 with wardround's own default, with one setting of three methods (at epsilon 8 of all that ask a
-hospital for gradients; with few patients of all others too), and with settings that are drawn about those: learning
-rate, clip norm, rounds, features, and how far it adapts. Nothing is tuned, so nothing had to be paid for that.
+epsilon 8, 3 and 1 with wardround's own default, with one setting of six methods (at epsilon 8 of all that take less
+than a second; with few patients of most others too), and with settings that are drawn about those: learning rate, clip
+norm, rounds, features, and how far it adapts. Nothing is tuned, so nothing had to be paid for that.
 
 A run is a row of `experience.jsonl` in --out as soon as it is done (`wardround.experience`); the same command goes on
 where it was stopped. --publish writes the means over draws to the file that comes with wardround.
@@ -34,9 +34,10 @@ from experience_tasks import Known
 from federated import learned
 from hospitals import Target, judged
 from real_data import folder
+from rows import STAND_INS, Trial, rows
 from rows import Row as Method
-from rows import Trial, rows
 from tables import ending, keep_freed_memory
+from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.experience import file as experience_file
 from wardround.experience.advice import DEFAULT
@@ -50,13 +51,16 @@ CONVERTED = "converted.jsonl"
 RESULTS = Path(__file__).parent / "results" / "experience"
 EPSILONS = (8.0, 3.0, 1.0)
 ALL_METHODS_AT = 8.0
-MOST_PATIENTS_OF_EPISODES = 400
-"""Of a task that is run with methods whose task is an episode too: they take ten times as long."""
+MOST_PATIENTS_OF_DEAR_ONES = 400
+"""Of a task that is run with ways that take ten times as long too."""
+CHEAP_WITH_STAND_INS = ("maml", "learned-optimizer")
+DEAREST = tuple(f"{name}, {STAND_INS}" for name in ("anil", "matching", "relation", "ridge", "siamese", "svm"))
+"""A hundred times as long: not run."""
 SHOTS = (0, 1, 5)
 DRAWN = {8.0: 6, 3.0: 4, 1.0: 5}
 """Settings that are drawn for each task, by epsilon."""
-FEW = ("discriminant", "fedavg", "reptile")
-"""Methods that are run with their middle setting at every epsilon."""
+FEW = ("discriminant", "FedAvg + fine-tune", "reptile", "centroids", "generative", "maml, stand-ins")
+"""Ways that are run with their middle setting at every epsilon."""
 FACTORS = (0.1, 0.3, 1.0, 3.0)
 CLIP_NORMS = (0.3, 0.6, 1.2, 2.4)
 ASKED = (5, 10, 20, 40)
@@ -68,38 +72,45 @@ RATES = {"image": 20.0, "table": 5.0}
 
 
 def methods(known: Known) -> list[Method]:
-    """Every algorithm of the tables of hospitals, once."""
+    """Every way to learn together of the tables of hospitals, that can be private."""
     kind = "table" if known.task.kind == "table" else "image"
     found = rows(EMBEDDINGS[kind], rate=RATES[kind])
-    by_algorithm = {row.algorithm: row for row in reversed(found) if row.kind == "federated" and row.private}
-    return [by_algorithm[name] for name in sorted(by_algorithm)]
+    return [row for row in found if row.kind == "federated" and row.private]
 
 
 def plan(known: Known, epsilon: float) -> list[dict[str, Any]]:
     """The settings that a task is run with, the same whenever it is asked."""
     chosen = [dict(DEFAULT)]
-    hospital = [row for row in methods(known) if _asks_for_gradients(row)]
-    small = sum(each.patients for each in known.cohorts(0).values()) <= MOST_PATIENTS_OF_EPISODES
-    core = methods(known) if small else hospital
+    cheap = [row for row in methods(known) if _is_cheap(row)]
+    small = sum(each.patients for each in known.cohorts(0).values()) <= MOST_PATIENTS_OF_DEAR_ONES
+    core = [row for row in methods(known) if _is_cheap(row) or (small and row.name not in DEAREST)]
     if epsilon != ALL_METHODS_AT:
-        core = [row for row in core if row.algorithm in FEW]
+        core = [row for row in core if row.name in FEW]
     chosen += [_settings(row, row.private[len(row.private) // 2], known) for row in core]
     drawn = random.Random(hashlib.sha256(f"{known.name} {epsilon}".encode()).digest())
     for _ in range(DRAWN[epsilon]):
-        row = drawn.choice(hospital)
+        row = drawn.choice(cheap)
         base = row.private[len(row.private) // 2]
         settings = _settings(row, base, known)
         settings["outer.learning_rate"] = base.learning_rate * drawn.choice(FACTORS)
         settings["privacy.clip_norm"] = drawn.choice(CLIP_NORMS)
         settings["rounds.rounds"] = max(2, drawn.choice(ASKED) * base.rounds // 20)
-        settings["algorithm.adapt_pull"] = drawn.choice(PULLS)
+        pull = drawn.choice(PULLS)
+        if "adapt_pull" in ALGORITHMS[row.algorithm].model_fields:
+            settings["algorithm.adapt_pull"] = pull
         if known.features:
             settings["model.features"] = drawn.choice(known.features)
         chosen.append(settings)
     return [_fitting(each, known) for each in chosen]
 
 
-def _asks_for_gradients(row: Method) -> bool:
+def _is_cheap(row: Method) -> bool:
+    """Whether a run takes less than a second: a task is a hospital, or a gradient goes through a support once."""
+    stands_in = row.private[0].settings.get("tasks") == STAND_INS
+    return row.algorithm in CHEAP_WITH_STAND_INS if stands_in else _has_hospitals(row)
+
+
+def _has_hospitals(row: Method) -> bool:
     return row.private[0].patients_per_episode == Trial().patients_per_episode
 
 

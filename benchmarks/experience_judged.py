@@ -41,7 +41,7 @@ from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, 
 from wardround.experience import advice as advising
 from wardround.experience.advice import DEFAULT, LEARNED, SHOTS, Learned, advise, candidates, fitted
 from wardround.experience.file import FILE
-from wardround.experience.regression import Lengths, Process, Space, gain
+from wardround.experience.regression import Lengths, Process, Space, gain, method
 from wardround.experience.row import Described, Row, Settings
 from wardround.files import write_atomically
 
@@ -125,11 +125,11 @@ class Regressor:
 
     def __call__(self, task: Described, rows: Sequence[Row]) -> Settings:
         space = Space.of(rows, self.lengths)
-        names = sorted({row.algorithm for row in rows})
+        names = sorted({method(row.settings) for row in rows})
 
         def table(pairs: Sequence[tuple[Described, Settings]]) -> Any:
             points = space.points(pairs)
-            which = [[float(str(settings["algorithm.name"]) == name) for name in names] for _, settings in pairs]
+            which = [[float(method(settings) == name) for name in names] for _, settings in pairs]
             return np.hstack([points.task, points.settings, np.array(which)])
 
         with warnings.catch_warnings():

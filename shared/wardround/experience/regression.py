@@ -101,7 +101,7 @@ class Space:
         return Points(
             np.array([self._task(task) for task, _ in pairs]).reshape(len(pairs), -1),
             np.array([self._settings(settings) for _, settings in pairs]).reshape(len(pairs), -1),
-            np.array([_number(self.algorithms, str(settings.get("algorithm.name"))) for _, settings in pairs], int),
+            np.array([_number(self.algorithms, method(settings)) for _, settings in pairs], int),
             np.array([_number(self.tasks, task) for task in tasks], int),
         )
 
@@ -198,6 +198,15 @@ def gain(row: Row, shots: int | None = None) -> float:
     if shots is not None:
         score = row.scores[min(row.scores, key=lambda each: (abs(each - shots), each))]
     return (score - floor) / (1 - floor)
+
+
+def method(settings: Settings) -> str:
+    """An algorithm's name, and the words among its settings: with other tasks it is another method."""
+    words = {key: str(value) for key, value in settings.items() if key.startswith("algorithm.")}
+    found = [words.pop("algorithm.name", "")]
+    return " ".join(found + [words[key] for key in sorted(words) if isinstance(settings[key], str)]).removesuffix(
+        " auto"
+    )
 
 
 def _near(a: Array, b: Array) -> Array:
