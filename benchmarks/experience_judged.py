@@ -7,7 +7,8 @@ likelihood, settings are recommended for each of its tasks at each epsilon, and 
 default, FedAvg by the leaderboard's rule, the settings that are best on average elsewhere, and what a random forest and
 scikit-learn's Gaussian process choose of the same candidates. Against them stands the best of the runs that are known
 of the task. All are run anew, with noise and supports that nothing was chosen by: the best of twenty is not judged by
-its luck. Then all images are left out, and all tables, so that far is known too.
+its luck. Then all images are left out, and all tables, so that far is known too. At last the clip norm and the number
+of features that are recommended for skin are held against all others.
 
 --publish writes the lengths, and how far is far, to the file that comes with wardround.
 """
@@ -33,7 +34,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 import experience_tasks
 import public_rule
-from experience import Done, described, means, parser
+from experience import CLIP_NORMS, Done, described, means, parser
 from experience_tasks import Known
 from public_rule import IMAGES, TABLES, components
 from real_data import folder
@@ -46,6 +47,8 @@ from wardround.experience.row import Described, Row, Settings
 from wardround.files import write_atomically
 
 JUDGED_AT = (8.0, 1.0)
+GRID_DRAWS = 4
+"""Of each clip norm with each number of features."""
 FRESH = 1
 """Runs of what was chosen, with draws that no choice has seen."""
 BOUND = 3.0  # of the logarithm of a length against its start
@@ -237,6 +240,53 @@ def least_alike(cells: Sequence[Mapping[str, Any]]) -> float:
     return float(pairs[int(sums.argmax())][0])
 
 
+def skin_grid(rows: Sequence[Row], tasks: Sequence[Known], grid: Done, store: Store, fits: int) -> str:
+    """What the recommended clip norm and number of features lose on skin against the best of all, of rows that know
+    nothing of skin. The best is chosen by half of the draws and judged, with the recommended, by the others.
+    """
+    left = next(each for each in left_out(rows, tasks, JUDGED_AT) if each.name == "skin")
+    learned, lines = Learned(_fitted(left, store, fits)), []
+    for known, epsilon in left.tasks:
+        if "seven classes" not in known.name:
+            continue
+        chosen = advise(described(known, epsilon), left.rows, learned).settings
+        cells = {
+            (clip, features): {**chosen, "privacy.clip_norm": clip, "model.features": float(features)}
+            for clip in CLIP_NORMS
+            for features in experience_tasks.FEATURES
+            if features >= float(chosen["model.embedding"])
+        }
+        own = (float(chosen["privacy.clip_norm"]), int(float(chosen["model.features"])))
+        cells[own] = dict(chosen)
+        found = {cell: [100 * row.scores[SHOTS] for row in grid.run(known, settings, epsilon, GRID_DRAWS)]
+                 for cell, settings in cells.items()}  # fmt: skip
+        half = GRID_DRAWS // 2
+        best = max(found, key=lambda cell: fmean(found[cell][:half]))
+        lines.append(
+            {
+                "task": known.name,
+                "epsilon": f"{epsilon:g}",
+                "by": method(chosen),
+                "chosen": f"{own[0]:g}, {own[1]}",
+                "best": f"{best[0]:g}, {best[1]}",
+                "behind": f"{fmean(found[best][half:]) - fmean(found[own][half:]):+.1f}",
+                "worst": f"{fmean(found[best][half:]) - min(fmean(each[half:]) for each in found.values()):+.1f}",
+            }
+        )
+    return markdown(lines, _GRID)
+
+
+_GRID = {
+    "task": "task",
+    "epsilon": "epsilon",
+    "by": "algorithm",
+    "chosen": "chosen clip norm, features",
+    "best": "best",
+    "behind": "behind it",
+    "worst": "the worst is behind it",
+}
+
+
 def tables(cells: Sequence[dict[str, Any]]) -> str:
     """The regret of every way of choosing, by data set and in all; then how far is far."""
     near = [cell for cell in cells if not cell["left"].startswith("every")]
@@ -341,9 +391,12 @@ def main(arguments: list[str] | None = None) -> None:
         for left in left_out(rows, known_tasks, epsilons):
             own = [pair for pair in left.tasks if described(*pair).model_dump_json() in ran]
             cells += judge(replace(left, tasks=own), rows, fresh, store, options.fits, console)
-        text = f"{hardware()}. {len(rows)} settings of {len(ran)} tasks, in points of balanced accuracy.\n" + tables(
-            cells
-        )
+        text = f"{hardware()}. {len(rows)} settings of {len(ran)} tasks, in points of balanced accuracy.\n"
+        text += tables(cells)
+        if any(each.source == "skin" for each in known_tasks):
+            grid = Done(options.out / "grid.jsonl", first=options.draws + FRESH)
+            text += "\n### Clip norm and features on skin\n\n"
+            text += skin_grid(rows, known_tasks, grid, store, options.fits)
         write_atomically(options.out / TABLE, text.encode(), mode=0o644)
         print(text, end="")
         if options.publish:
