@@ -9,7 +9,7 @@ import typer
 
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround.experience.command import EpsilonOption, ExperienceOption, PatientsOption, advice_for, known_rows
+from wardround.experience.command import EpsilonOption, ExperienceOption, PatientsOption, known_rows
 from wardround.terminal import emit, say
 from wardround.toml import loads
 from wardround_server.commands._common import HomeArgument
@@ -91,13 +91,13 @@ def _recommended(home: Path, like: Path | None, patients: str, epsilon: float | 
             do="move it away, or see `wardround recommend`",
         )
     from wardround.config import Federation
-    from wardround.experience.advice import Learned
+    from wardround.experience.advice import Learned, advise
     from wardround.experience.asked import asked, described
     from wardround.experience.written import federation_toml
 
     found, text = asked(like)
     task = described(found, patients, epsilon)
-    advice = advice_for(task, known_rows(experience, tell=True), Learned.ours())
+    advice = advise(task, known_rows(experience, tell=True), Learned.ours())
     written = federation_toml(found, text, task, advice)
     loads(written, Federation, name=f"what is recommended for {like}")
     return written

@@ -19,7 +19,7 @@ LEARNED = "learned.json"
 SHOTS = 5
 NEAREST = 3
 SWEEPS = 2
-MOST_LEARNED_FROM = 2500  # rows: more take longer than a second
+MOST_LEARNED_FROM = 2000  # rows: more take longer than a second
 DEFAULT: Settings = {
     "algorithm.name": "reptile",
     "algorithm.local_steps": 1.0,
@@ -77,21 +77,26 @@ class Advice:
     """What to agree on. known: False far from everything known; settings are then the default.
 
     score, spread: what is expected, and half of its 95 % interval, in [0, 1]; default, ahead, ahead_spread: of the
-    default, and of the difference. runs, tasks: what it was learned from.
+    default, and of the difference. runs, tasks: what it was learned from; without any nothing is expected.
     """
 
     known: bool
     settings: Settings
-    score: float
-    spread: float
-    default: float
-    ahead: float
-    ahead_spread: float
-    nearest: Sequence[Near]
-    runs: int
-    tasks: int
     shots: int
-    metric: str
+    score: float = 0.0
+    spread: float = 1.0
+    default: float = 0.0
+    ahead: float = 0.0
+    ahead_spread: float = 1.0
+    nearest: Sequence[Near] = ()
+    runs: int = 0
+    tasks: int = 0
+    metric: str = ""
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not known."""
+        return f"this task is far from all {self.tasks} known ones" if self.tasks else "no run of such labels is known"
 
 
 def advise(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int = SHOTS) -> Advice:
@@ -99,15 +104,13 @@ def advise(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int
 
     They are those of a run, fitted to the task, with each of a few numbers exchanged for others that were tried. They
     are chosen by the mean over all numbers of shots, which has less noise than any of them.
-
-    Raises: ValueError, without a row of the task's kind of labels.
     """
     usable = [row for row in rows if row.scores and row.task.labels == task.labels and row.algorithm]
+    default = fitted(DEFAULT, task)
     if not usable:
-        raise ValueError("no run of such labels")
+        return Advice(False, default, shots)
     usable = _nearest_rows(usable, task, learned)
     process = Process.of(usable, learned.lengths)
-    default = fitted(DEFAULT, task)
     tried = candidates(usable, task)
     best = _best(process, task, [default, *tried]) if tried else default
     for _ in range(SWEEPS):
@@ -177,7 +180,8 @@ def in_words(task: Described) -> str:
     patients = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     epsilon = "not private" if task.epsilon is None else f"epsilon {task.epsilon:g}"
     each = f"{counted(len(task.hospitals), 'hospital')} of {patients} patients"
-    return f"{what}, {task.classes} classes, {each}, {epsilon}"
+    labels = "" if task.labels == "one" else f"labels {task.labels}, "
+    return f"{what}, {labels}{task.classes} classes, {each}, {epsilon}"
 
 
 def _best(process: Process, task: Described, tried: Sequence[Settings]) -> Settings:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError
-from wardround.experience.row import Described, Row
+from wardround.experience.row import Row
 from wardround.terminal import Fields, Table, emit, say, show
 
 if TYPE_CHECKING:
-    from wardround.experience.advice import Advice, Learned
+    from wardround.experience.advice import Near
 
 SHOTS = 5
 
@@ -59,55 +58,34 @@ def recommend(
     from wardround.experience.advice import Learned, advise, in_words
     from wardround.experience.advice import as_json as plain
 
-    try:
-        advice = advise(wanted, rows, Learned.ours(), shots=shots)
-    except ValueError:
-        raise ConfigError(
-            f'no run with task.labels = "{wanted.labels}" is known',
-            do="begin with the federation.toml of `wardround coordinator init`, and keep its experience.jsonl",
-        ) from None
+    advice = advise(wanted, rows, Learned.ours(), shots=shots)
     if as_json:
         emit(event="recommendation", task=wanted.model_dump(mode="json"), **plain(advice))
         return
     if not advice.known:
-        say(f"I don't know: this task is far from all {advice.tasks} known ones. What follows is the default.")
-    score = f"{100 * advice.score:.0f} ± {100 * advice.spread:.0f} % {advice.metric}"
+        say(f"I don't know: {advice.why_not}. What follows is the default.")
     values = {
         "task": in_words(wanted),
         **{key.removeprefix("algorithm.name") or "algorithm": _written(each) for key, each in advice.settings.items()},
-        "expected": f"{score} at a new hospital with {shots} patients a class",
     }
+    if advice.tasks:
+        score = f"{100 * advice.score:.0f} ± {100 * advice.spread:.0f} % {advice.metric}"
+        values["expected"] = f"{score} at a new hospital with {shots} patients a class"
     if advice.known:
         ahead = f"{100 * advice.ahead:+.0f} ± {100 * advice.ahead_spread:.0f}"
         values["ahead"] = f"{ahead} points of the default, of which {100 * advice.default:.0f} % are expected"
     show(Fields(values))
-    say("")
-    near = [
-        [
-            each.source or "your own",
-            in_words(each.task),
-            f"{each.alike:.2f}",
-            f"{100 * each.best:.0f} %",
-            each.algorithm,
-        ]
-        for each in advice.nearest
-    ]
-    show(Table(("nearest", "task", ">alike", ">best", "by"), near))
-    say(f"Learned from {advice.runs:,} runs on {advice.tasks} tasks.")
+    if advice.nearest:
+        show(Table(("nearest", "task", ">alike", ">best", "by"), [_row(each) for each in advice.nearest], title=" "))
+        say(f"Learned from {advice.runs:,} runs on {advice.tasks} tasks.")
     say("`wardround coordinator init HOME --like TASK.toml --patients ...` writes it into a federation.toml.")
 
 
-def advice_for(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int = SHOTS) -> Advice:
-    """See `advise`. Raises: ConfigError, where no run of such labels is known."""
-    from wardround.experience.advice import advise
+def _row(near: Near) -> Sequence[str]:
+    from wardround.experience.advice import in_words
 
-    try:
-        return advise(task, rows, learned, shots=shots)
-    except ValueError:
-        raise ConfigError(
-            f'no run with task.labels = "{task.labels}" is known',
-            do="begin with the federation.toml of `wardround coordinator init`, and keep its experience.jsonl",
-        ) from None
+    score = f"{100 * near.best:.0f} %"
+    return near.source or "your own", in_words(near.task), f"{near.alike:.2f}", score, near.algorithm
 
 
 def known_rows(paths: Sequence[Path], *, tell: bool) -> list[Row]:

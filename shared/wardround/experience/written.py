@@ -42,14 +42,14 @@ def federation_toml(found: Asked, text: str, task: Described, advice: Advice) ->
 
 
 def _why(task: Described, advice: Advice) -> Sequence[str]:
-    nearest = "; ".join(f"{each.source or 'your own'} ({each.alike:.2f})" for each in advice.nearest)
-    learned = f"{advice.runs:,} runs on {advice.tasks} tasks, the nearest: {nearest}"
-    score = f"{100 * advice.score:.0f} +- {100 * advice.spread:.0f} % {advice.metric}"
     if not advice.known:
         return (
             f"wardround {__version__} does not know what is good for {in_words(task)}:",
-            f"it is far from what was learned from {learned}. This is the default.",
+            f"{advice.why_not}. This is the default.",
         )
+    nearest = "; ".join(f"{each.source or 'your own'} ({each.alike:.2f})" for each in advice.nearest)
+    learned = f"{advice.runs:,} runs on {advice.tasks} tasks, the nearest: {nearest}"
+    score = f"{100 * advice.score:.0f} +- {100 * advice.spread:.0f} % {advice.metric}"
     return (
         f"What follows is recommended by wardround {__version__} for {in_words(task)}:",
         f"learned from {learned}.",
