@@ -19,7 +19,7 @@ LEARNED = "learned.json"
 SHOTS = 5
 NEAREST = 3
 SWEEPS = 2
-MOST_LEARNED_FROM = 2000  # rows: more take longer than a second
+MOST_LEARNED_FROM = 1500  # rows: more take longer than a second
 DEFAULT: Settings = {
     "algorithm.name": "reptile",
     "algorithm.local_steps": 1.0,

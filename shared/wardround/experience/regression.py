@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import log, log2
 from typing import Any, Self
 
@@ -147,15 +148,14 @@ class Space:
 class Process:
     """A Gaussian process that has seen rows. points: of them. mean, y: of their gains, and these less it.
 
-    inverse: of k with noise. evidence: the logarithm of the likelihood.
+    matrix: k of the rows, with noise.
     """
 
     space: Space
     points: Points
     mean: float
     y: Array
-    inverse: Array
-    evidence: float
+    matrix: Array
 
     @classmethod
     def of(cls, rows: Sequence[Row], lengths: Lengths) -> Self:
@@ -163,13 +163,9 @@ class Process:
         space = Space.of(rows, lengths)
         points = space.points([(row.task, row.settings) for row in rows])
         noise = np.array([lengths.noise / row.runs for row in rows])
-        root = np.linalg.cholesky(space.kernel(points, points) + np.diag(noise + 1e-8))
-        part = np.linalg.inv(root)
         gains = np.array([gain(row) for row in rows])
         mean = float(gains.mean())
-        inverse, y = part.T @ part, gains - mean
-        evidence = -float(y @ inverse @ y) / 2 - float(np.log(np.diag(root)).sum()) - len(y) / 2 * log(2 * np.pi)
-        return cls(space, points, mean, y, inverse, evidence)
+        return cls(space, points, mean, gains - mean, space.kernel(points, points) + np.diag(noise + 1e-8))
 
     def judging(self, rows: Sequence[Row], shots: int) -> Self:
         """The same, of the gains of the same rows with so many patients a class."""
@@ -177,15 +173,28 @@ class Process:
         mean = float(gains.mean())
         return replace(self, mean=mean, y=gains - mean)
 
+    @property
+    def evidence(self) -> float:
+        """The logarithm of the likelihood of the gains."""
+        root = np.linalg.cholesky(self.matrix)
+        white = np.linalg.solve(root, self.y)
+        return float(-white @ white / 2 - np.log(np.diag(root)).sum() - len(self.y) / 2 * log(2 * np.pi))
+
+    @cached_property
+    def weights(self) -> Array:
+        """Of each row, in a mean."""
+        return np.asarray(np.linalg.solve(self.matrix, self.y))
+
     def mean_at(self, points: Points) -> Array:
         """Mean float64 [n] of gains."""
-        return self.mean + self.space.kernel(points, self.points) @ (self.inverse @ self.y)
+        return self.mean + self.space.kernel(points, self.points) @ self.weights
 
     def expected(self, points: Points) -> tuple[Array, Array]:
         """Mean float64 [n] and covariance float64 [n, n] of gains."""
         across = self.space.kernel(points, self.points)
-        weighted = across @ self.inverse
-        return self.mean + weighted @ self.y, self.space.kernel(points, points) - weighted @ across.T
+        solved = np.linalg.solve(self.matrix, np.column_stack([across.T, self.y]))
+        covariance = self.space.kernel(points, points) - across @ solved[:, :-1]
+        return self.mean + across @ solved[:, -1], covariance
 
 
 def gain(row: Row, shots: int | None = None) -> float:
