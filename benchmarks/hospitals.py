@@ -274,6 +274,10 @@ class Measurement:
             replace(learner, algorithm=PlainlyTuned(**dict(learner.algorithm))) if self.row.kind == "plain" else learner
         )
 
+    def arrived(self, problem: Problem, trial: Trial, target: Target) -> Learner:
+        """What the row learns from the problem's hospitals by a trial, as it comes to a target."""
+        return self._moved(self._learner(problem, trial), problem, trial, target)
+
     def _moved(self, learner: Learner, problem: Problem, trial: Trial, target: Target) -> Learner:
         """The learner for the target's classes. A head keeps its place for those that the federation knew."""
         if target.classes == problem.classes:

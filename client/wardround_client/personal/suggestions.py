@@ -129,9 +129,9 @@ def suggested(
     seen = encoded(store, labelled, task, start.model, device, by=by)
     new = encoded(store, candidates, task.model_copy(update={"augment": ()}), start.model, device, by=by)
     told = _probabilities(learner, start, labelled, seen, new)
-    points = [_over_patients(learner.embed(each.z), each) for each in (new, seen)]
+    points = [over_patients(learner.embed(each.z), each) for each in (new, seen)]
     unsure = torch.ones(len(new.z)) if told is None else uncertainty(told, learner.loss.labels)
-    per_patient = None if told is None else _over_patients(told, new)
+    per_patient = None if told is None else over_patients(told, new)
     doubt = torch.ones(new.patients) if per_patient is None else uncertainty(per_patient, learner.loss.labels)
     chosen: list[Suggestion] = []
     for number, distance, far in islice(_with_distances(points[0], points[1], doubt), count):
@@ -220,7 +220,7 @@ def _probabilities(
     return learner.probabilities(fitted, new.z).cpu()
 
 
-def _over_patients(values: Tensor, of: Examples) -> Tensor:
+def over_patients(values: Tensor, of: Examples) -> Tensor:
     """The mean over each patient's images: [n, k] -> [patients, k], on the CPU."""
     sums = torch.zeros(of.patients, values.shape[1]).index_add_(0, of.patient.cpu(), values.cpu())
     return sums / of.images.cpu().unsqueeze(1)
