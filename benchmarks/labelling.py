@@ -13,8 +13,8 @@ on average. Half of the patients, class by class, are never labelled: they judge
 * by both, as `hospital suggest` does.
 
 Hospitals: two of Fed-HAM, as in fed_ham.py; the four of Fed-Heart, with logistic regression; and PneumoniaMNIST
-(children), after a federation of NIH's adults, who are dealt to three hospitals for that (SIMULATED), the published test
-part judging. The way was chosen at vidir_molemax, Cleveland and the veterans' hospital. FedAvg, 60 rounds, 20 with
+(children), after a federation of NIH's adults, who are dealt to three hospitals for that (SIMULATED), the published
+test part judging. The way was chosen at vidir_molemax, Cleveland and the veterans' hospital. FedAvg, 60 rounds, 20 with
 privacy, at its middle learning rate and a clip norm of 1.2, adapted with a pull of 1: nothing is tuned.
 """
 
@@ -28,6 +28,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ def _children(options: Namespace, data: Path, console: Console) -> tuple[Study, 
 
 def publish(store: Store) -> None:
     """Write the table. Raises: StorageError."""
-    cells = [dict(cell) for cell in store.rows().values()]
+    cells: list[dict[str, Any]] = [dict(cell) for cell in store.rows().values()]
     parts = [f"{hardware()}. Balanced accuracy in %, with the half width of the 95 % interval over seeds.\n"]
     for name, column in dict.fromkeys((str(cell["hospital"]), str(cell["column"])) for cell in cells):
         found = {

@@ -58,13 +58,14 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Seed of the split into support and query.", min=0)] = 0,
     draw: Annotated[int | None, typer.Option(hidden=True)] = None,  # --seed, as 0.1 called it
     tune: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--tune",
-            help="Choose how far adapting goes by cross-validation on the patients it learns from; takes some 16 times "
-            "as long. Without it: as the federation agreed.",
+            "--tune/--no-tune",
+            help="Choose how far adapting goes, and whether to train without the shared model, by cross-validation on "
+            "the patients it learns from; takes some 50 times as long. Or as the federation agreed.",
+            show_default="--tune, but for outlines, places and networks",
         ),
-    ] = False,
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing adapted model.")] = False,
     replace: Annotated[bool, typer.Option("--replace", hidden=True)] = False,  # --overwrite, as 0.1 called it
     as_json: JsonOption = False,
@@ -137,6 +138,8 @@ def adapt(
         f"Learned from {counted(card['support_patients'], 'patient')} ({learned}); "
         f"judged by {counted(len(query.pseudonyms), 'other')}."
     )
+    if not start.starts_anew:
+        _say_ways(made.learner.locally)
     if start.starts_anew:
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
@@ -154,6 +157,21 @@ def _starting(like: Origins) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:_NAMED], *([f"{len(names) - _NAMED} more"] if len(names) > _NAMED else [])])
+
+
+def _say_ways(locally: float | None) -> None:
+    """What was adapted."""
+    if locally is None:
+        return
+    share = f"{100 * locally:.0f} %"
+    if locally > 0.99:
+        say("Local training: the shared model did not help here.")
+    elif locally > 0.5:
+        say(f"For the most part local training ({share}): the shared model did not help much here.")
+    elif locally > 0.01:
+        say(f"From the shared model; local training, without it, counts for {share}.")
+    else:
+        say("From the shared model, which is better here than local training.")
 
 
 def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -176,7 +194,11 @@ def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Findin
         "new_classes": made.new_classes,
         "shots": made.shots,
         "seed": made.seed,
-        **({setting: getattr(learner.algorithm, setting)} if setting else {}),
+        **({setting: getattr(learner.algorithm, setting)} if setting and not learner.ways else {}),
+        "ways": [
+            {"start": "untrained" if way.local else "shared", setting: way.value, "weight": way.weight}
+            for way in learner.ways
+        ],
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }
 

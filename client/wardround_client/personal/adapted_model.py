@@ -73,11 +73,23 @@ class AdaptedModel:
 
     @classmethod
     def learned(
-        cls, name: str, start: SharedModel, support: Labelled, *, recipe: str, shots: int, seed: int, tune: bool = False
+        cls,
+        name: str,
+        start: SharedModel,
+        support: Labelled,
+        *,
+        recipe: str,
+        shots: int,
+        seed: int,
+        tune: bool | None = None,
     ) -> AdaptedModel:
-        """Learn from a support; with tune, how far to go is chosen on it too. Raises: DataError, when it is empty."""
+        """Learn from a support. tune: how far to go is chosen on it too; None: where that takes seconds, of a linear
+        model with a label a whole example.
+
+        Raises: DataError, when it is empty.
+        """
         learner = start.learner(support.examples.device)
-        if tune:
+        if tune if tune is not None else learner.linear and not learner.loss.labels.dense:
             learner = learner.tuned_on(support.examples)
         return cls(
             name=name,

@@ -21,25 +21,41 @@ from wardround_client.personal.metrics import Report, report
 
 # Among these `compare` chooses, for every start alike, for the setting by which its method adapts.
 TRIED: Mapping[AdaptsBy, tuple[float, ...]] = {
-    "adapt_pull": (0.1, 1.0, 10.0),
+    "adapt_pull": (0.1, 1.0, 10.0, 100.0),
     "adapt_prior": (0.0, 2.0, 8.0),
     "adapt_learning_rate": (0.01, 0.1, 1.0),
 }
+_LEAST_WEIGHT = 0.01  # of a way of adapting that is worth its time
 _Z95 = 1.96
 _AT_ONCE = 256  # images in one prediction
 _FOLDS = 5
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way to adapt.
+
+    value: of the setting by which the method adapts; None: not at all. local: from an untrained model, which is local
+    training, and not from the shared one. weight: of its model in the mean of all ways.
+    """
+
+    value: float | None
+    local: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Learner:
     """A method at one start, as a hospital uses it at home.
 
-    algorithm: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P].
+    algorithm: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P]. ways: how
+    it adapts, all of them together; (): as the algorithm says, from theta.
     """
 
     algorithm: Algorithm
     loss: Objective
     theta: Tensor
+    ways: tuple[Way, ...] = ()
 
     @classmethod
     def of(cls, federation: Federation, model: Model, theta: Tensor, shift: Tensor, scale: Tensor) -> Learner:
@@ -68,7 +84,24 @@ class Learner:
             raise DataError("there is no example to adapt to", do="label at least one patient")
         # Hundreds of steps on a few hundred numbers: more threads wait for each other thirty times as long.
         with isolation() if self.loss.model.hidden != "deep" else nullcontext():
-            return self.algorithm.adapt(self.theta, shots_of(support), self.loss)
+            shots = shots_of(support)
+            if not self.ways:
+                return self.algorithm.adapt(self.theta, shots, self.loss)
+            fits = [self._along(way, shots) for way in self.ways]
+        if len(fits) == 1:
+            return fits[0]
+        # Of linear models the mean predicts the mean of their logits.
+        return {"theta": torch.stack([way.weight * f["theta"] for way, f in zip(self.ways, fits, strict=True)]).sum(0)}
+
+    def _along(self, way: Way, shots: Shots) -> Fitted:
+        if way.value is None:
+            return self.unadapted()
+        start = self._untrained if way.local else self.theta
+        return self.adapting_by(way.value).algorithm.adapt(start, shots, self.loss)
+
+    @property
+    def _untrained(self) -> Tensor:
+        return self.loss.model.initial().detach().to(self.theta.device)
 
     def probabilities(self, fitted: Fitted, z: Tensor) -> Tensor:
         """Of encoded examples z [n, ...]: float32 [n, classes]; memory beyond the result stays flat."""
@@ -94,10 +127,18 @@ class Learner:
     def adapting_by(self, value: float) -> Learner:
         """The same with another value of the setting by which its method adapts; the same, where it has none."""
         setting = self.algorithm.adapts_by
-        return replace(self, algorithm=self.algorithm.model_copy(update={setting: value})) if setting else self
+        if not setting:
+            return self
+        return replace(self, algorithm=self.algorithm.model_copy(update={setting: value}), ways=())
 
     def tuned_on(self, support: Examples) -> Learner:
-        """The same, adapting by the value of TRIED that does best in cross-validation on the support itself.
+        """The same, adapting as cross-validation on the support itself says.
+
+        Ways to adapt are the values of TRIED; for methods that are held to their start also the start as it is, and
+        local training, from an untrained model. Of linear models all ways are taken, weighted by exp(-sqrt(n) x loss),
+        n being the patients who were judged: by how many standard errors, more or less, they are behind the best. (The
+        best alone is mostly luck with few patients, and weights of exp(-n x loss) are as good as the best alone.) Of
+        others it is the best, and local training only where it is ahead by one of these errors.
 
         Patients are dealt into five folds, class by class; judged is the mean over the folds of the cross entropy in
         which every class, or every finding and every absence of one, weighs the same. A class of one patient is always
@@ -111,11 +152,36 @@ class Learner:
         held_out = [(fold[support.patient.cpu()] == number).to(support.device) for number in folds]
         parts = [(support.subset(~held), support.subset(held)) for held in held_out]
 
-        def error(value: float) -> float:
-            learner = self.adapting_by(value)
+        def error(way: Way) -> float:
+            learner = replace(self, ways=(way,))
             return fmean(learner._cross_entropy(learner.adapt(rest), held) for rest, held in parts)
 
-        return self.adapting_by(min(TRIED[setting], key=error))
+        ways = [Way(value) for value in TRIED[setting]]
+        if setting != "adapt_pull":
+            return self.adapting_by(min(TRIED[setting], key=lambda value: error(Way(value))))
+        ways.append(Way(None))
+        if not torch.equal(self.theta, self._untrained):
+            ways += [Way(value, local=True) for value in TRIED[setting]]
+        errors = torch.tensor([error(way) for way in ways], dtype=torch.float64)
+        standard_error = 1 / float((fold >= 0).sum()) ** 0.5
+        if not self.linear:
+            errors += standard_error * torch.tensor([way.local for way in ways])
+            return replace(self, ways=(ways[int(errors.argmin())],))
+        weights = (-(errors - errors.min()) / standard_error).exp()
+        weights = torch.where(weights < _LEAST_WEIGHT * weights.sum(), 0, weights)
+        weights = (weights / weights.sum()).tolist()
+        kept = (replace(way, weight=weight) for way, weight in zip(ways, weights, strict=True) if weight)
+        return replace(self, ways=tuple(kept))
+
+    @property
+    def locally(self) -> float | None:
+        """How much of it is local training, in [0, 1]; None where nothing was chosen."""
+        return sum(way.weight for way in self.ways if way.local) if self.ways else None
+
+    @property
+    def linear(self) -> bool:
+        """Whether the mean of two fitted models predicts the mean of their logits."""
+        return self.loss.model.hidden == "none" and type(self.algorithm).predict is Algorithm.predict
 
     def _cross_entropy(self, fitted: Fitted, examples: Examples) -> float:
         """Of examples, every class weighing the same."""

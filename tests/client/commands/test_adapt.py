@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.client.command_line import wardround
 from tests.client.conftest import FEDERATION_TOML
 from tests.client.intake.dicom_files import write_dicom, write_patients
-from tests.client.personal.test_shared_model import write_release
+from tests.client.personal.test_shared_model import model_of, write_release
 from tests.rounds import TWO_COLUMNS
 from torch import Tensor
 
@@ -194,10 +195,29 @@ def test_shots_and_draws(home: Path, federation: Path, model: Path, capsys: Capt
 def test_how_far_adapting_goes_is_agreed_or_tuned(
     home: Path, federation: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreed = adapt(capsys, home, federation, model, "--name", "agreed")
+    agreed = adapt(capsys, home, federation, model, "--name", "agreed", "--no-tune")
     assert agreed["adapt_pull"] == dict(load_federation(federation).algorithm)["adapt_pull"]
+    assert agreed["ways"] == []
     monkeypatch.setattr(personalise, "TRIED", {"adapt_pull": (7.0,)})
-    assert adapt(capsys, home, federation, model, "--name", "tuned", "--tune")["adapt_pull"] == 7.0
+    tuned = adapt(capsys, home, federation, model, "--name", "tuned")
+    assert sum(way["weight"] for way in tuned["ways"]) == pytest.approx(1)
+    assert {(way["start"], way["adapt_pull"]) for way in tuned["ways"]} <= {
+        ("shared", 7.0), ("shared", None), ("untrained", 7.0)
+    }  # fmt: skip
+    judged = json.loads(wardround(capsys, "evaluate", home, "--adapted", "tuned", "--json")[1])
+    assert (judged["before"], judged["after"]) == (tuned["before"], tuned["after"])
+
+
+def test_a_shared_model_that_does_not_help_is_left_and_that_is_said(
+    home: Path, federation: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Never worse than local training for long: a model that is wrong about everything."""
+    agreed = load_federation(federation)
+    theta = 50 * torch.randn(model_of(agreed).layout.size, generator=torch.Generator().manual_seed(1))
+    wrong = write_release(tmp_path / "wrong.safetensors", agreed, theta=theta)
+    code, out, _ = wardround(capsys, "adapt", home, "--task", federation, "--model", wrong)
+    assert code == 0
+    assert "local training" in out.lower() and "the shared model did not help" in " ".join(out.split())
 
 
 def test_evaluate_judges_on_nobody_who_was_learned_from(
