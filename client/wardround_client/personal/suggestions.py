@@ -3,7 +3,7 @@
 One after another, the patient who is farthest from all who are labelled or suggested already (the greedy k-centre of
 Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach", 2018), where one about
 whom the model is sure counts half as far as one about whom it knows nothing. No number is drawn: the same cohort and
-model give the same list. docs/benchmarks.md says what it gains.
+model give the same list. docs/benchmarks.md says where that pays, and where it was not shown to.
 """
 
 from __future__ import annotations
