@@ -102,6 +102,7 @@ RECIPES: dict[str, Recipe] = {
     "meta-sgd": _GRADIENT,
     "learned-optimizer": replace(_GRADIENT, settings={"local_steps": 1, "local_learning_rate": 1.0}),
     "matching": _EMBEDDING,
+    "attentive": _EMBEDDING,
     "relation": _EMBEDDING,
     "siamese": _EMBEDDING,
     "ridge": _EMBEDDING,

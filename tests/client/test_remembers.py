@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from tests.rounds import read, request
 from torch import Tensor
 
-from wardround.config import Federation
+from wardround.accountant import Answers
+from wardround.config import Federation, Privacy
 from wardround.errors import ConfigError
+from wardround.questions import Loss
 from wardround.toml import loads
+from wardround_client.cohort.examples import Examples
 from wardround_client.consent.agreement import Agreement
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
+from wardround_client.privacy.private_cohort import PrivateCohort
 from wardround_client.round import _sent, answer
 
 SCAFFOLD = '\n[algorithm]\nname = "scaffold"\nlocal_steps = 2\n'
+MR_MTL = '\n[algorithm]\nname = "mr-mtl"\nlocal_steps = 2\nlocal_learning_rate = 0.5\npull = 0.4\n'
 # Approved under version 0.1 with settings that FedAvg has not: the digest is that of the code at commit 7eae488.
 OLD = """
 name = "spring"
@@ -91,6 +98,49 @@ def test_a_simulation_of_many_rounds_remembers_with_the_few_replies_that_its_led
             kept = hospital.sent[agreement.federation.digest, "spring"]
             assert torch.equal(kept[1], total), (number, kept[0])
             total = total + torch.from_numpy(reply.answer.copy())
+
+
+class Noting(PrivateCohort):
+    """A hospital's own, which notes where it was asked and what it answered."""
+
+    asked: ClassVar[list[tuple[Tensor, Tensor]]] = []
+
+    def gradient(self, loss: Loss, theta: Tensor) -> Tensor:
+        answer = super().gradient(loss, theta)
+        self.asked.append((theta.clone(), answer.clone()))
+        return answer
+
+
+def test_a_model_of_one_s_own_is_what_the_ledger_s_replies_add_up_to(hospital: Hospital, federation_toml: Path) -> None:
+    """MR-MTL: w_h <- w_h - eta (g(w_h) + lambda (w_h - w)), with w what the coordinator sent, across a restart."""
+    federation_toml.write_text(federation_toml.read_text() + MR_MTL)
+    here = on_disk(hospital)
+    agreement = here.approvals.approve(federation_toml)
+    start = agreement.model.initial()
+
+    def opened(
+        examples: Examples, *, privacy: Privacy, declared_patients: int, reserved: Sequence[Answers]
+    ) -> PrivateCohort:
+        return Noting(examples, privacy=privacy, declared_patients=declared_patients, reserved=reserved)
+
+    own, eta, pull = start, 0.5, 0.4
+    for number in range(len(agreement.schedule)):
+        Noting.asked.clear()
+        mean = start + 0.01 * number
+        reply = read(agreement, answer(here, request(agreement, number, theta=mean.numpy()), opened), number)
+        assert reply.header.refusal is None
+        if not agreement.schedule[number].trains:
+            continue
+        assert len(Noting.asked) == 4, "two about nobody, before the wall, and two about the patients"
+        for at, g in Noting.asked[2:]:
+            torch.testing.assert_close(at, own)
+            own = own - eta * (g + pull * (own - mean))
+        here.ledger.close()
+        here = on_disk(hospital)
+        if number + 1 < len(agreement.schedule) and agreement.schedule[number + 1].trains:
+            torch.testing.assert_close(start + sent(here, agreement, number + 1), own)
+    assert (own - start).norm() > 0
+    here.ledger.close()
 
 
 def test_an_approval_of_version_0_1_is_still_one(hospital: Hospital) -> None:

@@ -29,7 +29,7 @@ from wardround.models.scaling import no_scaling
 from wardround.optimizers.adam import Adam
 from wardround.questions import ClassMeans, EpisodeGradient, Shots
 
-NAMES = ("prototypical", "matching", "relation", "siamese")
+NAMES = ("prototypical", "matching", "relation", "siamese", "attentive")
 
 
 def method_named(name: str) -> Embedding:

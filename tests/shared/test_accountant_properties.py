@@ -117,7 +117,9 @@ def test_a_run_of_every_algorithm_spends_its_epsilon(
     schedule = Schedule.of(agreed)
     trains = [plan for plan in schedule.rounds if plan.trains]
     per_round = {
-        **dict.fromkeys(("fedavg", "fedprox", "discriminant", "generative", "reptile", "scaffold"), steps),
+        **dict.fromkeys(
+            ("fedavg", "fedprox", "fedrep", "mr-mtl", "discriminant", "generative", "reptile", "scaffold"), steps
+        ),
         **dict.fromkeys(("fomaml", "meta-sgd"), steps + 1),
         "per-fedavg": 2 * steps,
     }.get(name, 1)  # all others: one answer of all episodes together

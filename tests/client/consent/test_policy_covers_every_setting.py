@@ -99,6 +99,7 @@ BOUNDED: dict[str, list[Case]] = {
     ],
     "algorithm.local_batches": [("greatest_local_batches", IMAGES, {"algorithm": {"local_batches": 3}}, 2)],
     "algorithm.proximal": [("greatest_proximal", IMAGES, {"algorithm": {"name": "fedprox"}}, 0.09)],
+    "algorithm.pull": [("greatest_proximal", IMAGES, {"algorithm": {"name": "mr-mtl"}}, 0.09)],
     "algorithm.regularization": [
         ("greatest_regularization", IMAGES, {"algorithm": {"name": "ridge"}}, 0.99),
         ("least_regularization", IMAGES, {"algorithm": {"name": "svm"}}, 1.01),

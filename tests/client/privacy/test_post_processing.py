@@ -125,14 +125,19 @@ def test_a_delta_is_made_of_the_noised_answers_alone(name: str, model: str, find
     """
     algorithm, loss = CHOICES[name], learned(name, model, findings)
     theta = loss.model.initial() + 0.1
+    sent = torch.randn(len(theta), generator=torch.Generator().manual_seed(3))  # for one that remembers
+
+    def inner(cohort: Recording | Replaying) -> Tensor:
+        return algorithm.inner_after(sent, theta, cohort, loss)
+
     here = Recording(cohort(examples_of([1, 3, 2] * 4, model=model, seed=1, findings=findings), TWO_IMAGES))
-    delta = algorithm.inner(theta, here, loss)
+    delta = inner(here)
     assert [question for question, _, _ in here.asked] == [algorithm.question] * algorithm.answers_per_round
 
     others = examples_of([2] * 9, model=model, seed=2, scale=30.0, findings=findings)
     for elsewhere in (others, examples_of([], model=model, findings=findings)):
         there = Replaying(cohort(elsewhere, TWO_IMAGES), list(here.asked))
-        again = algorithm.inner(theta, there, loss)
+        again = inner(there)
         assert not there.recorded
         assert torch.equal(delta, again)
 
@@ -207,7 +212,8 @@ def test_no_answer_that_an_algorithm_asks_moves_by_more_than_its_bound(name: str
             removed,
         )
         loss = learned(name, model, findings, by)
-        delta = choice.inner(loss.model.initial(), worlds, loss)
+        sent = torch.randn(loss.model.layout.size, generator=torch.Generator().manual_seed(3))
+        delta = choice.inner_after(sent, loss.model.initial(), worlds, loss)
         assert torch.isfinite(delta).all()
         assert set(worlds.moved) == {choice.question}
         moved = worlds.moved[choice.question]
