@@ -11,7 +11,7 @@ hospitals declare together, and epsilon. Nothing is tried out, so nothing has to
   starts, so 1; a patient of outlines is a mean over cells, most of which agree, so 0.05.
 * Components of an encoder: one for each 250 patients times epsilon, 16 at least. Noise grows with the square root of
   their number; in the tables of docs/benchmarks.md 96 components of 7,470 lesions pay at epsilon 8, and fewer at 3.
-* Methods that add up classes (`centroids`, and all with stand-ins) have a third of that: a class's mean has as much
+* Methods that add up classes (`centroids`, `fedrep`, and all with stand-ins) have a third of that: a class's mean has as much
   noise in each component, and the later ones hold less.
 * At home every method adapts by its default. On hearts and breast cancer, choosing the pull by cross-validation on the
   support, at ten times the price, moved local training by less than a point.
@@ -58,7 +58,7 @@ def by_rule(features: Features) -> tuple[Row, ...]:
 
 def adds_up_classes(row: Row) -> bool:
     """Whether a row's method learns from sums of each class's features."""
-    return row.algorithm == "centroids" or any(each.settings.get("tasks") == STAND_INS for each in row.exact)
+    return row.algorithm in ("centroids", "fedrep") or any(each.settings.get("tasks") == STAND_INS for each in row.exact)
 
 
 def components(most: int, patients: int, epsilon: float, *, of_sums: bool = False) -> int:
@@ -81,8 +81,9 @@ def _middle(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
 
 def _at_home(trial: Trial, features: Features) -> Trial:
     shorter = features.rate / _UNIT_RATE
+    # MR-MTL, whose pull goes with its rate, has FedAvg's rate there, which is as short already.
     settings = {
-        name: float(value) * shorter if name == "local_learning_rate" else value
+        name: float(value) * shorter if name == "local_learning_rate" and "pull" not in trial.settings else value
         for name, value in trial.settings.items()
     }
     return replace(trial, settings=settings)

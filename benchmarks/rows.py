@@ -103,6 +103,8 @@ def rows(embeddings: tuple[int, int], *, rate: float = 20.0, apart: float = 2.0)
         embedding("relation", (0.3, 1.0, 3.0)),
         embedding("siamese", (0.3, 1.0, 3.0)),
         embedding("svm", (1.0, 5.0, 20.0), regularization=0.3),
+        _of_own_models(rate, apart),
+        _of_bodies(embeddings),
     )
     others = set(ALGORITHMS.built_in) - {row.algorithm for row in named}
     joined = (
@@ -172,6 +174,25 @@ def _of_episodes(
         exact=_crossed(Trial(60, patients_per_episode=40, settings=settings), learning_rate=rates, **exact),
         private=_crossed(Trial(20, patients_per_episode=10, settings=settings), learning_rate=tenths, **private),
     )
+
+
+def _of_own_models(rate: float, apart: float) -> Row:
+    """MR-MTL, whose rate is the hospitals', not the coordinator's: FedAvg's, times what a momentum of 0.8 makes of it."""
+
+    def trials(base: Trial) -> tuple[Trial, ...]:
+        return tuple(
+            replace(base, settings={"local_learning_rate": 5 * each, "pull": share / (5 * each)})
+            for each in (rate / apart, rate, rate * apart)
+            for share in (0.5, 0.1)
+        )
+
+    return Row("mr-mtl", "mr-mtl", "federated", trials(Trial(60)), trials(Trial(20)))
+
+
+def _of_bodies(embeddings: tuple[int, int]) -> Row:
+    """FedRep: a body that is learned at heads of one's own."""
+    axes = {"learning_rate": (1.0, 5.0, 20.0), "embedding": embeddings}
+    return Row("fedrep", "fedrep", "federated", _crossed(Trial(60), **axes), _crossed(Trial(20), **axes))
 
 
 def _with_stand_ins(row: Row) -> Row:

@@ -177,6 +177,7 @@ def test_an_encoder_is_bounded_before_it_is_read(tmp_path: Path) -> None:
 # A number that is out of all reason is refused whatever it belongs to. Generated: a new setting is among them.
 REASONABLE = {
     ("algorithm.proximal", "small"): "no pull at all is FedAvg",
+    ("algorithm.pull", "small"): "no pull at all is learning alone",
     ("privacy.epsilon", "small"): "only more noise",
     ("privacy.statistics_share", "small"): "only more noise",
     ("privacy.evaluation_share", "small"): "only more noise",
