@@ -11,8 +11,8 @@ hospitals declare together, and epsilon. Nothing is tried out, so nothing has to
   starts, so 1; a patient of outlines is a mean over cells, most of which agree, so 0.05.
 * Components of an encoder: one for each 250 patients times epsilon, 16 at least. Noise grows with the square root of
   their number; in the tables of docs/benchmarks.md 96 components of 7,470 lesions pay at epsilon 8, and fewer at 3.
-* Methods that add up classes (`centroids`, `fedrep`, and all with stand-ins) have a third of that: a class's mean has as much
-  noise in each component, and the later ones hold less.
+* Methods that add up classes (`centroids`, `fedrep`, and all with stand-ins) have a third of that: a class's mean has
+  as much noise in each component, and the later ones hold less.
 * At home every method adapts by its default. On hearts and breast cancer, choosing the pull by cross-validation on the
   support, at ten times the price, moved local training by less than a point.
 * An embedding is a third of the components of images (32), and 8 numbers for tables.
@@ -58,7 +58,8 @@ def by_rule(features: Features) -> tuple[Row, ...]:
 
 def adds_up_classes(row: Row) -> bool:
     """Whether a row's method learns from sums of each class's features."""
-    return row.algorithm in ("centroids", "fedrep") or any(each.settings.get("tasks") == STAND_INS for each in row.exact)
+    of_stand_ins = any(each.settings.get("tasks") == STAND_INS for each in row.exact)
+    return of_stand_ins or row.algorithm in ("centroids", "fedrep")
 
 
 def components(most: int, patients: int, epsilon: float, *, of_sums: bool = False) -> int:

@@ -177,7 +177,7 @@ def _of_episodes(
 
 
 def _of_own_models(rate: float, apart: float) -> Row:
-    """MR-MTL, whose rate is the hospitals', not the coordinator's: FedAvg's, times what a momentum of 0.8 makes of it."""
+    """MR-MTL, whose rate is the hospitals' and not the coordinator's: FedAvg's, times what momentum makes of that."""
 
     def trials(base: Trial) -> tuple[Trial, ...]:
         return tuple(
