@@ -48,7 +48,7 @@ def by_torch(u: Tensor, memory: Fitted, learned: Fitted) -> Tensor:
     weight, y = memory["shares"].sum(1), memory["shares"].argmax(1)
     value = torch.cat([memory["shots"], memory["means"][y]], 1) @ learned["V"].T
     heads = []
-    for part in torch.arange(HEADS * A_HEAD).split(A_HEAD):
+    for part in torch.arange(HEADS * A_HEAD).view(HEADS, A_HEAD):
         q, k = u @ learned["Q"][part].T, memory["shots"] @ learned["K"][part].T
         mask = weight.log().expand(len(u), -1)
         heads.append(scaled_dot_product_attention(q, k, value[:, part], attn_mask=mask, scale=HEADS * BETA))

@@ -99,7 +99,7 @@ def read(u: Tensor, memory: Fitted, learned: Fitted) -> Tensor:
 
     def parts(each: Tensor) -> Tensor:
         """[n, a] -> [heads, n, a / heads]."""
-        return each.unflatten(1, (heads, -1)).transpose(0, 1)
+        return each.view(len(each), heads, -1).transpose(0, 1)
 
     # A head sees 1 / heads of a vector's squared length.
     scores = heads * BETA * parts(u @ learned["Q"].T) @ parts(memory["shots"] @ learned["K"].T).transpose(1, 2)
