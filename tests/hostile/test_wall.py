@@ -44,6 +44,7 @@ width = 2
 AGREEMENTS = {
     "elementary": ("fedavg", TWO_COLUMNS),
     "with sums": ("discriminant", TWO_COLUMNS),
+    "weighed": ("meta-weight", TWO_COLUMNS),
     "deep": ("reptile", CONV4),
     "episodes": ("maml", MLP),
     "prototypes": ("prototypical", MLP),
@@ -54,6 +55,7 @@ CASES: list[tuple[str, str]] = [
     ("elementary", "gradient"),
     ("elementary", "confusion"),
     ("with sums", "gradient"),
+    ("weighed", "gradient"),
     ("deep", "gradient"),
     ("deep", "confusion"),
     ("episodes", "episode_gradient"),

@@ -55,26 +55,33 @@ class Objective:
         return self.each(theta, x, y).mean()
 
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `ElementaryLoss.gradients`: float64 [m, P].
-
-        With h what the head is linear in and e the loss's slope in the logits (`LabelKind.errors`), the head's is
-        e (h, 1)'. Below it goes W' e, times 1 - h^2 where h = tanh.
-        """
-        x, h = self.standardised(x), self.embedded(theta, x)
-        weight, bias = self.head(theta.double())
-        logits = elementary.linear(h, weight, bias)
+        """See `ElementaryLoss.gradients`: float64 [m, P], with the loss's slope in the logits (`LabelKind.errors`)."""
+        logits = self.exact_logits(theta, x)
         if self.log_prior is not None:
             logits = logits + self.log_prior.double()
-        errors = self.labels.errors(logits, y)
+        found = self.slopes(theta, x, self.labels.errors(logits, y))
+        return torch.cat([found, found.new_zeros(len(x), len(theta) - found.shape[1])], 1)
+
+    def exact_logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        """As predicted, float64 [m, classes], by elementary operations; of a model that is not deep."""
+        return elementary.linear(self.embedded(theta, x), *self.head(theta.double()))
+
+    def slopes(self, theta: Tensor, x: Tensor, errors: Tensor) -> Tensor:
+        """The gradient of each image in the model's own part of theta, float64 [m, p], by elementary operations.
+
+        With h what the head is linear in and e the slope in the logits, `errors` [m, classes], the head's is e (h, 1)'.
+        Below it goes W' e, times 1 - h^2 where h = tanh.
+        """
+        x, h = self.standardised(x), self.embedded(theta, x)
         parts = [_outer(errors, h), errors]
         if self.model.hidden != "none":
+            weight, _ = self.head(theta.double())
             below = elementary.total((errors.unsqueeze(2) * weight).transpose(1, 2))
             if self.model.hidden == "tanh":
                 below = below * (1 - h * h)
                 parts.insert(0, below)  # the hidden layer's bias
             parts.insert(0, _outer(below, x))
-        found = torch.cat(parts, 1)
-        return torch.cat([found, found.new_zeros(len(x), len(theta) - found.shape[1])], 1)
+        return torch.cat(parts, 1)
 
     def standardised(self, x: Tensor) -> Tensor:
         """Encoded x [m, d] -> float64 [m, d], by elementary operations (`scaling.standardised`)."""

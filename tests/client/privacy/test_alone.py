@@ -19,6 +19,7 @@ from tests.questions import blocks
 from torch import Tensor
 
 from wardround.algorithms.discriminant import LENGTHS, Discriminant
+from wardround.algorithms.meta_weight import MetaWeight, Tabled
 from wardround.config import Privacy
 from wardround.labels import LABEL_KINDS
 from wardround.meta.class_sums import WithSums
@@ -200,6 +201,25 @@ def test_so_it_is_for_the_sums_that_a_metric_is_made_of(width: int, kind: str, n
     plain = loss_of(logistic(width), 1.0)
     model = Discriminant().extended(plain.model)
     loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior), LENGTHS)
+    examples = hospital(plain.model, [1] * 9, seed, False, seed % 7)
+    theta = hostile(model.layout.size, kind, seed, examples.z)
+    with threads(number):
+        everyone = sum_over(loss, theta, examples, list(range(9)))
+        others = sum_over(loss, theta, without(examples, 4), list(range(8)))
+    assert torch.equal(everyone - others, sum_over(loss, theta, without_all_but(examples, 4), [0]))
+
+
+@settings(max_examples=25)
+@given(
+    width=st.sampled_from(WIDTHS),
+    kind=st.sampled_from(KINDS),
+    number=st.sampled_from(THREADS),
+    seed=st.integers(0, 999),
+)
+def test_so_it_is_for_what_weighs_a_patient(width: int, kind: str, number: int, seed: int) -> None:
+    plain = loss_of(logistic(width), 1.0)
+    model = MetaWeight().extended(plain.model)
+    loss = Tabled(Objective(model, plain.shift, plain.scale, plain.log_prior))
     examples = hospital(plain.model, [1] * 9, seed, False, seed % 7)
     theta = hostile(model.layout.size, kind, seed, examples.z)
     with threads(number):

@@ -1,0 +1,128 @@
+"""Weights that are learned beside a model, by what a query says of each gradient that they weigh.
+
+A step theta' = theta - eta mean_i w_i(phi) g_i changes a query's loss by about -eta q . mean_i w_i g_i, with q the
+query's gradient, so that (Ren et al., "Learning to Reweight Examples for Robust Deep Learning", 2018, equation 12; Shu
+et al., "Meta-Weight-Net", 2019, equation 7)
+
+    d L_query(theta') / d phi = -eta mean_i (q . g_i) d w_i / d phi.
+
+Both papers query a small clean set, which no federation has. Here everybody is asked, by a loss that wrong labels do
+not mislead: 1 - p, p the probability of the label, whose minimum stays where it is when labels are changed evenly
+(Ghosh, Kumar and Sastry, "Robust Loss Functions under Label Noise for Deep Neural Networks", 2017, theorem 1). Each
+class weighs the same in it, as far as a hospital's released counts tell.
+
+Privacy: an image adds ONE vector, whose mean over a patient's images is clipped to C as a whole,
+
+    (w_i g_i,  q_i,  -S (u . g_i) d w_i / d phi),
+
+and u is the direction of what all hospitals released of q before, which theta holds. So a step costs what FedAvg's
+does, and what is learned of it is post-processing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value
+
+from wardround import elementary
+from wardround.labels.one import kind as one_class
+from wardround.models.objective import Objective
+from wardround.questions import FewShotLoss
+
+# How long an image's part in the query is at most, and S, beside a gradient of about 1.
+QUERY, SHARE = 0.5, 0.5
+# A class weighs in the query so many times what it weighs among the patients, at most.
+RAREST = 10.0
+_AT_ONCE = 256  # images whose vectors are held at once
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A loss whose images are weighed by phi, theta's extra "weights" [M]; the extra "query" [p] holds what of q was
+    released, p the size of the model's own part. w_i = phi . b_i, with b_i as the method says.
+    """
+
+    loss: FewShotLoss
+
+    @property
+    def elementary(self) -> bool:
+        """Where the loss is."""
+        return isinstance(self.loss, Objective) and self.loss.elementary
+
+    def basis(self, right: Tensor) -> Tensor:
+        """Of images whose label's probability is right [m]: b [m, M], by elementary operations."""
+        raise NotImplementedError
+
+    def asked(self, right: Tensor) -> Tensor:
+        """How much each image's part in the query counts, [m]; their mean is 1."""
+        return torch.ones_like(right)
+
+    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []: not the loss, but what has its gradient."""
+        at, added = theta.detach(), torch.zeros_like(theta)
+        rows = self.gradients if self.elementary else self._differentiated
+        for some, shown in zip(torch.split(x, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True):
+            added = added + rows(at, some, shown).detach().sum(0).to(theta.dtype)
+        return added @ theta / len(x)
+
+    def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `ElementaryLoss.gradients`."""
+        assert isinstance(self.loss, Objective)
+        shown, p = self._shown(y).double(), elementary.softmax(self.loss.exact_logits(theta, x))
+        right = elementary.total(shown * p)
+        found = self.loss.gradients(theta, x, y)[:, : self.loss.own(theta).numel()]
+        slopes = self._balance(shown).unsqueeze(1) * p * (right.unsqueeze(1) - shown)
+        return self._vectors(theta, right, found, self.loss.slopes(theta, x, slopes))
+
+    def _differentiated(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The same of a model that is deep, by autograd: an image at a time, as one of many would be rounded."""
+        own = self.loss.own(theta)
+
+        def loss(to: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            return self.loss.each(self.loss.with_own(theta, to), x, y).sum()
+
+        def likely(to: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            p = self.loss.logits(self.loss.with_own(theta, to), x).softmax(1)
+            return (self._shown(y) * p).sum()
+
+        found = []
+        for one, label in zip(torch.split(x, 1), torch.split(y, 1), strict=True):
+            slope, right = grad_and_value(likely)(own, one, label)
+            query = -self._balance(self._shown(label)).unsqueeze(1) * slope
+            gradient = grad(loss)(own, one, label).double().unsqueeze(0)
+            found.append(self._vectors(theta, right.double().unsqueeze(0), gradient, query))
+        return torch.cat(found)
+
+    def _vectors(self, theta: Tensor, right: Tensor, gradients: Tensor, query: Tensor) -> Tensor:
+        """What images add, float64 [m, P], from their gradients and those of the query's loss, float64 [m, p]."""
+        basis, weights = self.basis(right), self.loss.extras(theta)["weights"].double()
+        agreement = elementary.total(gradients * self._direction(theta)).unsqueeze(1)
+        weight = elementary.total(basis * weights).unsqueeze(1)
+        asked = _shortened(query) * self.asked(right).unsqueeze(1)
+        return torch.cat([weight * gradients, asked, -SHARE * agreement * basis], 1)
+
+    def _balance(self, shown: Tensor) -> Tensor:
+        """How much more an image counts than if classes were as frequent as here, float64 [m]."""
+        prior = self.loss.log_prior if isinstance(self.loss, Objective) else None
+        if prior is None:
+            return torch.ones_like(shown[:, 0], dtype=torch.float64)
+        rare = (1 / (self.loss.classes * elementary.exp(prior.double()))).clamp_max(RAREST)
+        return elementary.total(shown.double() * rare)
+
+    def _shown(self, y: Tensor) -> Tensor:
+        """Which classes each image shows, float32 [m, classes]; of a cell, how much of each."""
+        labels = self.loss.labels if isinstance(self.loss, Objective) else one_class
+        return labels.targets(y, self.loss.classes)
+
+    def _direction(self, theta: Tensor) -> Tensor:
+        """u, float64 [p], of length 1; zero before anything was released."""
+        return _shortened(self.loss.extras(theta)["query"].double().unsqueeze(0), to=1.0, least=1e-30)[0]
+
+
+def _shortened(rows: Tensor, to: float = QUERY, least: float | None = None) -> Tensor:
+    """Rows [m, p] that are longer than `to`, as long as that; with `least`, all that are as long as it."""
+    length = elementary.total(rows * rows).sqrt().unsqueeze(1)
+    return rows * (to / length.clamp_min(to if least is None else least))
