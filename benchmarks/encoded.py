@@ -23,7 +23,8 @@ from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
 from wardround.files import write_atomically
 from wardround.models import Model
-from wardround.models.composed import Columns, Together
+from wardround.models.columns import Columns
+from wardround.models.composed import Together
 from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import Encoder, EncoderHead, MapEncoder
 from wardround.models.own_encoder import OwnEncoder

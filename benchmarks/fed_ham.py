@@ -38,7 +38,7 @@ from hospitals import Problem, Study, Target, examples_of, unchanging
 from real_data import SKIN_CENTRE, SKIN_SPREAD, lesions
 from rows import halved, rows
 from study import parser, run
-from wardround.models.composed import Columns
+from wardround.models.columns import BOUND, Columns
 from wardround_client.cohort.examples import Examples
 
 SIZES_PX = (28, 128)
@@ -67,7 +67,8 @@ class Ham:
         z = cached(self.images.encoder, found.images, cache, console)
         if options.table:
             assert found.table is not None, "the options were looked at"
-            columns, table = Columns(SKIN_CENTRE, SKIN_SPREAD), torch.from_numpy(found.table)
+            columns = Columns(len(SKIN_CENTRE), SKIN_CENTRE, SKIN_SPREAD, bound=BOUND)
+            table = torch.from_numpy(found.table)
             there = [torch.ones(len(z), 1), (~table.isnan().all(1, keepdim=True)).float()]
             z = torch.cat([z, columns(table), *there], 1)  # as `Together` lays them out
             self.images = self.images.beside(columns)

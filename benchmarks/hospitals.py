@@ -75,6 +75,8 @@ class Problem:
     targets: tuple[Target, ...]
 
 
+Outside = Callable[[Mapping[str, Any], Examples, Examples], Callable[[Tensor], Tensor]]
+"""What another library makes of settings, all source patients, and a support -> as of `Predictor`."""
 Judge = Callable[[Predictor, Target, int, int], dict[str, float]]
 """A predictor, a target, shots, a seed -> metrics in [0, 1]. The same seed means the same supports and queries."""
 
@@ -86,7 +88,7 @@ class Study:
     shots: patients a class, 0 for none. problem: by seed. pseudo: what rows are tuned on. federation: the agreement,
     from (classes, algorithm, trial, epsilon). model: of an agreement, without what a method learns beside it. judge:
     what a prediction is worth; rows are tuned by its metric. noises: draws on which a private trial is judged, over
-    all pseudo-targets.
+    all pseudo-targets. outside: of rows that others' libraries learn, by their names.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Study:
     judge: Judge = field(default_factory=lambda: judged)
     metric: str = METRICS[0]
     noises: int = field(default_factory=lambda: NOISES)
+    outside: Mapping[str, Outside] = field(default_factory=dict)
 
 
 class PlainlyTuned(FedAvg):
@@ -168,6 +171,10 @@ class Measurement:
         if (known.get("trial"), known.get("runs", 1)) == (asdict(trial), runs):
             return
         started_s = time.process_time()
+        if self.row.kind == "outside":
+            scores = {target.name: self._tried_outside(problem, trial, target) for target in problem.targets}
+            self.store.put(key, {"trial": asdict(trial), "runs": runs, "scores": scores})
+            return
         learners = [self._learner(problem, trial) for _ in range(runs)]
         scores = {
             target.name: _mean([self._tried(problem, trial, each, target) for each in learners])
@@ -190,6 +197,17 @@ class Measurement:
                 for value in tried
             }
         return scores
+
+    def _outside(self, problem: Problem, trial: Trial) -> Predictor:
+        everybody = together(list(problem.cohorts.values()))
+        return partial(self.study.outside[self.row.name], trial.settings, everybody)
+
+    def _tried_outside(self, problem: Problem, trial: Trial, target: Target) -> dict[str, dict[str, float]]:
+        predictor = self._outside(problem, trial)
+        return {
+            str(shots): {"0": self.study.judge(predictor, target, shots, _TUNING_SEED)[self.study.metric]}
+            for shots in self.study.shots
+        }
 
     def unable(self, trial: Trial) -> str:
         """Why the row's method cannot be agreed on for the study's tasks; empty, where it can."""
@@ -220,6 +238,12 @@ class Measurement:
                     if shots
                 }
             return found
+        if self.row.kind == "outside":
+            outside = self._outside(problem, trial)
+            return {
+                target.name: {str(shots): self.study.judge(outside, target, shots, seed) for shots in self.study.shots}
+                for target in problem.targets
+            }
         learner = self._learner(problem, trial)
         for target in problem.targets:
             here = self._moved(learner, problem, trial, target)
@@ -375,4 +399,5 @@ def together(cohorts: Sequence[Examples]) -> Examples:
         patient=torch.cat([each.patient + start for each, start in zip(cohorts, first, strict=True)]),
         summary=z,
         classes=cohorts[0].classes,
+        labels=cohorts[0].labels,
     )

@@ -17,7 +17,7 @@ NONE = "none"
 """The column without privacy; the others are named by their epsilon."""
 TRIALS = 6
 STAND_INS = "stand-ins"
-Kind = Literal["federated", "plain", "unadapted", "local", "central", "floor"]
+Kind = Literal["federated", "plain", "unadapted", "local", "central", "floor", "outside"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Row:
 
     kind: "federated"; "plain": the same, but nothing holds it to what was shared while it is fine-tuned at home;
     "unadapted": the same, judged without a shot; "local": from the support alone; "central": from
-    all patients as one hospital's, without privacy; "floor": the nearest mean of raw pixels.
+    all patients as one hospital's, without privacy; "outside": the same by another library, which a study brings;
+    "floor": the nearest mean of raw pixels.
     exact, private: trials without and with privacy. A row without private ones stands in the column without privacy.
     """
 

@@ -36,7 +36,13 @@ DRAWN = {
     "prototypical": "fourth",
     "local only": "faint",
 }
-CALLED = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "macro AUROC", "dice": "Dice"}
+CALLED = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auroc": "macro AUROC",
+    "dice": "Dice",
+    "concordance": "concordance",
+    "brier_score": "Brier score",
+}
 """The metrics, in the order of the tables; rows are tuned and drawn by the first that a study has."""
 ALONE = ("local only",)
 """Those that learn nothing from others, and cost nobody anything: they stand in the column without privacy alone."""

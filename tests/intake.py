@@ -42,7 +42,7 @@ def ingest_table(
     features: Sequence[str],
     labels: Sequence[str],
     patient_column: str = "",
-    constants: Mapping[str, float] | None = None,
+    constants: Mapping[str, float | None] | None = None,
     columns: Sequence[str] = (),
     withdrawn: Collection[bytes] = (),
     **more: Any,

@@ -56,9 +56,10 @@ class Policy(Section):
     labels permits every label code.
     greatest_epsilon: of one run. greatest_gradients_per_round: training answers of one round, of patients or of
     episodes; greatest_local_steps: also of those within an episode. greatest_episodes: of one round.
-    greatest_variants: of an image, by `augment`. greatest_features: of the columns of a table and of an encoder.
-    greatest_answer_bytes: of the longest answer. greatest_magnitude: of the numbers that a request brings (theta,
-    shift, scale) and of 1 / scale, and of a table's centre, spread and 1 / spread; a float32 of a million moves in
+    greatest_variants: of an image, by `augment`. greatest_features: of the columns of a table, with a flag for each
+    that may be missing, and of an encoder. greatest_answer_bytes: of the longest answer. greatest_magnitude: of the
+    numbers that a request brings (theta, shift, scale) and of 1 / scale, and of a table's centre, spread and
+    1 / spread; a float32 of a million moves in
     steps of 1/16, so nothing that still learns is near it. reply_grid_s: replies leave only whole
     multiples of so many seconds after their requests came; 0: at once. It makes a reply's time say less about the data,
     not nothing.
@@ -86,9 +87,9 @@ class Policy(Section):
     greatest_episodes: Count = 10_000
     least_support_share: Fraction = 0.05
     greatest_support_share: Fraction = 0.95
-    families: tuple[Family, ...] = ("encoder-head", "conv4", "logistic", "mlp")
+    families: tuple[Family, ...] = ("encoder-head", "conv4", "logistic", "mlp", "projection")
     greatest_parameters: Count = 5_000_000
-    greatest_features: Count = 2048
+    greatest_features: Count = 40_000
     greatest_embedding: Count = 1024
     greatest_width: Count = 1024
     greatest_encoder_bytes: Count = 1 << 29

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +29,14 @@ from pydantic import (
 
 from wardround.algorithms import ALGORITHMS, Algorithm
 from wardround.canonical import canonical, read_as_approved
+from wardround.errors import ConfigError
+from wardround.given import NAMES_BYTES, TOML_BYTES, given_text
 from wardround.labels import LABEL_KINDS
 from wardround.optimizers import OPTIMIZERS, Optimizer
 from wardround.rules import RULES, Rule
 from wardround.settings import Later, Part, chosen, invalid, own_settings, part_class
 from wardround.task import Task
-from wardround.toml import Section, load
+from wardround.toml import Section, loads
 
 
 def _question(name: str) -> str:
@@ -48,19 +51,20 @@ def _question(name: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=1e-4, lt=1)]
-Family = Literal["encoder-head", "conv4", "logistic", "mlp"]
+Family = Literal["encoder-head", "conv4", "logistic", "mlp", "projection"]
 AS_APPROVED = "as approved"
 """The validation context of an agreement that version 0.1 may have written (`canonical.read_as_approved`)."""
 MOST_NUMBERS = 1 << 28  # of one patient's images, as a model takes them, or of their maps in one layer: 1 GiB
 
 
 class ModelChoice(Section):
-    """The network. family: encoder-head (frozen public encoder, private head; the default), conv4, logistic or mlp.
+    """The network. family: encoder-head (frozen public encoder, private head; the default) or conv4 of images;
+    logistic, mlp or projection (a head on `features` random directions of many columns) of a table.
 
     encoder: "builtin", or the name of an ONNX or safetensors file beside federation.toml that the consortium brings,
     pinned by encoder_sha256.
-    features: how many public principal components of the encoder's output the head sees.
-    embedding: with encoder-head, outputs of a learned linear map between the encoder and the head, at most `features`;
+    features: how many public principal components of the encoder's output, or directions, the head sees.
+    embedding: outputs of a learned linear map between the encoder, or the directions, and the head, at most `features`;
     0: none. Methods that learn an embedding and not a head (anil, prototypical ...) need one.
     width: channels of conv4, hidden units of mlp.
     """
@@ -78,8 +82,11 @@ class ModelChoice(Section):
     def _pinned(self) -> Self:
         if self.encoder != "builtin" and not self.encoder_sha256:
             raise ValueError("an encoder of your own needs encoder_sha256, so that nobody can exchange it")
-        if self.embedding and (self.family != "encoder-head" or self.embedding > self.features):
-            raise ValueError(f"embedding is for encoder-head, at most features ({self.features}), or 0 for none")
+        able = self.family in ("encoder-head", "projection")
+        if self.embedding and (not able or self.embedding > self.features):
+            raise ValueError(
+                f"embedding is for encoder-head and projection, at most features ({self.features}), or 0 for none"
+            )
         return self
 
 
@@ -210,7 +217,7 @@ class Federation(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        tabular = self.model.family in ("logistic", "mlp")
+        tabular = self.model.family in ("logistic", "mlp", "projection")
         if tabular != (self.task.kind == "table"):
             raise ValueError(f"model.family {self.model.family!r} does not fit task.kind {self.task.kind!r}")
         if self.model.family != "encoder-head" and (self.task.dense or self.task.kind in ("volume", "inputs")):
@@ -269,4 +276,28 @@ class Federation(Section):
 
 def load_federation(path: Path, *, approved: bool = False) -> Federation:
     """Read federation.toml. approved: it may be one that runs, or was approved, since 0.1. Raises: ConfigError."""
-    return load(path, Federation, context=AS_APPROVED if approved else None)
+    return loads(agreement_text(path), Federation, name=str(path), context=AS_APPROVED if approved else None)
+
+
+def agreement_text(path: Path) -> str:
+    """The text of a federation.toml, in which the columns of a table stand in place of the file that names them: so
+    what is approved, kept and sent is whole. Raises: ConfigError.
+    """
+    text = given_text(path, TOML_BYTES, do="name a federation.toml")
+    text = _NAMES_FILE.sub(lambda found: f"{found[1]}{_names(path.parent / found[2], line_end=found[3])}", text)
+    if len(text.encode()) > TOML_BYTES:
+        raise ConfigError(
+            f"{path}: more than {TOML_BYTES:,} bytes with the names of its columns", do="shorten the names"
+        )
+    return text
+
+
+_NAMES_FILE = re.compile(
+    r'^([ \t]*features[ \t]*=[ \t]*)["\']([A-Za-z0-9][A-Za-z0-9._-]*\.txt)["\']([^\n]*)$', re.MULTILINE
+)
+
+
+def _names(file: Path, line_end: str) -> str:
+    do = "put the file that task.features names beside federation.toml"
+    names = [line.strip() for line in given_text(file, NAMES_BYTES, do=do).splitlines()]
+    return f"[{', '.join(json.dumps(name, ensure_ascii=False) for name in names if name)}]{line_end}"

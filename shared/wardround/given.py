@@ -10,7 +10,10 @@ from pathlib import Path
 from wardround.errors import ConfigError
 from wardround.files import read_bounded
 
-TOML_BYTES = 256 << 10  # federation.toml, hospital.toml, coordinator.toml, invitation.toml
+TOML_BYTES = (
+    2 << 20
+)  # with the names of 20,000 columns: federation.toml, hospital.toml, coordinator.toml, invitation.toml
+NAMES_BYTES = 1 << 20  # of columns, a line each
 CARD_BYTES = 64 << 10  # join.json, approval.json, a certificate
 ENCODER_BYTES = 1 << 30
 EXPERIENCE_BYTES = 64 << 20  # rows of runs, a line each

@@ -41,6 +41,17 @@ Units = Literal["display", "HU", "SUV"]
 MOST_VARIANTS = 16  # of one image: each takes memory and time like an image
 
 MOST_INPUTS = 16
+MOST_COLUMNS = 20_000
+EVERY = "*"
+"""In `may_miss`: all columns."""
+
+
+def _named(features: Any) -> Any:
+    if isinstance(features, str):
+        raise ValueError("name the columns, or a file that ends in .txt and stands beside a federation.toml")
+    return features
+
+
 Pixels = Annotated[int, Field(ge=8, le=1024)]
 Slices = Annotated[int, Field(ge=2, le=512)]
 Millimetres = Annotated[float, Field(ge=0.01, le=100)]
@@ -68,9 +79,13 @@ class Example(Section):
     depth: of a volume, how many slices it is resampled to. spacing_mm: of a volume, the distance of its slices and of
     the pixels in them; what lies outside is cut off, and what is not there is black. Empty: the whole series is fitted
     into the volume, whatever it covers.
-    features: for a table, the names of the columns. centre, spread: for each column a public guess of a usual value and
-    of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private statistics mend the
-    guess, and are bounded in its units. Empty: 0 and 1.
+    features: for a table, the names of the columns; or that of a text file beside federation.toml, with one name a
+    line, which are put in its place when the file is read. centre, spread: for each column a public guess of a usual
+    value and of how far values lie apart (age: 55 and 15), from textbooks and never from patients; private statistics
+    mend the guess, and are bounded in its units. Empty: 0 and 1.
+    may_miss: columns whose cells may be empty, or "*" for all: an empty one is then the guess, and a number beside says
+    that it was. It is agreed and not found in the data; a row with any other gap is refused. ranks: a patient's columns
+    are ranked among each other, since platforms of laboratories measure in units of their own.
     units: what the grey values of DICOM images measure. "HU" (CT) or "SUV" (PET, by body weight): every hospital shows
     the same range of it, window = [centre, width], whatever its files ask for, and files that do not measure it are
     refused. "display": as a viewer shows each file, by its own window or table; then there is no window.
@@ -81,9 +96,11 @@ class Example(Section):
     channels: Literal[1, 3] = 1
     depth: Annotated[Slices | Literal[0], Later(0)] = 0
     spacing_mm: Annotated[tuple[Millimetres, ...], Later(())] = ()
-    features: Annotated[tuple[Label, ...], Field(max_length=4096)] = ()
+    features: Annotated[tuple[Label, ...], Field(max_length=MOST_COLUMNS), BeforeValidator(_named)] = ()
     centre: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = ()
     spread: tuple[Annotated[float, Field(ge=1e-9, le=1e9)], ...] = ()
+    may_miss: Annotated[tuple[Label, ...], Field(max_length=MOST_COLUMNS), Later(())] = ()
+    ranks: Annotated[bool, Later(False)] = False
     units: Annotated[Units, Later("display")] = "display"
     window: Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=2), Later(())] = ()
 
@@ -95,6 +112,12 @@ class Example(Section):
         for name, numbers in (("centre", self.centre), ("spread", self.spread)):
             if len(numbers) not in (0, len(self.features)):
                 raise ValueError(f"{name} holds {len(numbers)} numbers for {len(self.features)} features")
+        if (self.may_miss or self.ranks) and self.kind != "table":
+            raise ValueError(f"may_miss and ranks are for tables, and this is {self.kind}")
+        if strange := [name for name in self.may_miss if name not in {*self.features, EVERY}][:5]:
+            raise ValueError(f"may_miss holds {', '.join(map(repr, strange))}, which features does not")
+        if self.ranks and (self.centre or self.spread):
+            raise ValueError("ranks have no unit: leave centre and spread out, or ranks")
         if (self.kind == "volume") != bool(self.depth):
             raise ValueError("depth is how many slices a volume has, and a volume needs it")
         if len(self.spacing_mm) not in (0, 2) or (self.spacing_mm and self.kind != "volume"):
@@ -111,6 +134,12 @@ class Example(Section):
         elif len(self.window) != 2 or self.window[1] < 1e-3:
             raise ValueError(f"units {self.units} needs window = [centre, width], the width more than 0")
         return self
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """Indices of the columns that may be missing."""
+        named = set(self.may_miss)
+        return tuple(at for at, name in enumerate(self.features) if EVERY in named or name in named)
 
     @property
     def measured(self) -> str:

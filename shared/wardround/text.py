@@ -8,7 +8,7 @@ Whatever shows such text shows `shown(text)`; whatever a person approves has no 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 LONGEST = 200  # characters, where nothing else is said
 # Cc, Cf: control and format characters, bidirectional marks among them. Cs: halves of pairs. Co, Cn: private use and
@@ -41,6 +41,12 @@ def capital(text: str) -> str:
 def counted(count: int, one: str, several: str = "") -> str:
     """1 patient, 2 patients; 1 study, 2 studies."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The first of the names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def is_plain(text: str) -> bool:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from wardround.config import Federation
 from wardround.models import build_model
-from wardround.models.composed import Columns, Slices
+from wardround.models.columns import BOUND, Columns
+from wardround.models.composed import Slices
 from wardround.models.encoder import BuiltinEncoder
 
 ENCODER = BuiltinEncoder.of(16, 1, 4)
@@ -58,7 +59,7 @@ def test_a_missing_input_is_its_public_mean_and_a_flag() -> None:
 
 
 def test_numbers_out_of_all_proportion_are_bounded() -> None:
-    columns = Columns((0.0,), (1e-9,))
+    columns = Columns(1, (0.0,), (1e-9,), bound=BOUND)
     assert columns(torch.tensor([[1e30], [-1e30], [math.inf]])).abs().max() <= 6
 
 

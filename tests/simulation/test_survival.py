@@ -31,6 +31,7 @@ kind = "table"
 features = ["age", "grade"]
 centre = [60, 2]
 spread = [10, 1]
+may_miss = ["grade"]
 [model]
 family = "logistic"
 [algorithm]
@@ -47,7 +48,7 @@ DEAD = {"plain": ("1", "0"), "cbioportal": ("1:DECEASED", "0:LIVING"), "german":
 
 
 def export(file: Path, style: str, seed: int) -> None:
-    """Older patients and higher grades die earlier; a third is lost within five years."""
+    """Older patients and higher grades die earlier; a third is lost within five years. Some grades are not known."""
     dice, comma = random.Random(seed), "," if style == "german" else "."
     lines = [["age", "grade", "days", "dead"]]
     for _ in range(PATIENTS):
@@ -55,7 +56,10 @@ def export(file: Path, style: str, seed: int) -> None:
         dies = dice.expovariate(math.exp(0.9 * (age - 60) / 10 + 0.8 * (grade - 2)) / 2000)
         lost = dice.uniform(200, 4000)
         dead, alive = DEAD[style]
-        lines.append([f"{age:.1f}", str(grade), f"{min(dies, lost):.1f}", dead if dies < lost else alive])
+        known = style == "plain" or dice.random() < 0.9
+        lines.append(
+            [f"{age:.1f}", str(grade) if known else "", f"{min(dies, lost):.1f}", dead if dies < lost else alive]
+        )
     text = "\n".join((";" if comma == "," else ",").join(cell.replace(".", comma) for cell in row) for row in lines)
     file.write_text(text + "\n")
 

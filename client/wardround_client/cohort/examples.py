@@ -24,7 +24,7 @@ from wardround.labels import LABEL_KINDS, LabelKind
 from wardround.labels.one import kind as one_class
 from wardround.models import Model
 from wardround.task import Task
-from wardround.text import counted
+from wardround.text import counted, listed
 from wardround_client.cohort.labels import cells_of
 from wardround_client.isolated import image_by_image, isolation
 
@@ -299,8 +299,8 @@ def _shape_fits(store: Store, task: Task) -> None:
         )
     if task.kind == "table" and tuple(store.features) != task.features:
         raise DataError(
-            f"the cohort's columns are {', '.join(store.features)}",
-            allowed=f"the task's features, in its order: {', '.join(task.features)}",
+            f"the cohort's columns are {listed(store.features)}",
+            allowed=f"the task's features, in its order: {listed(task.features)}",
             do="ingest again for this federation's features",
         )
 

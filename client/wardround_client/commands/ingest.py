@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wardround_client.intake.summary import IngestSummary
 
 _SHOWN_LABELS = 12  # of a column
+_SHOWN_REASONS = 20
 
 
 def ingest(
@@ -210,7 +211,9 @@ def print_summary(summary: IngestSummary, cohort: Path, *, dry_run: bool, as_jso
         "used": f"{summary.used} ({summary.already} were there before)",
         "quarantined": str(summary.quarantined),
     }
-    rows |= {f"  {reason}": str(count) for reason, count in summary.reasons.items()}
+    often = sorted(summary.reasons.items(), key=lambda reason: -reason[1])
+    rows |= {f"  {reason}": str(count) for reason, count in often[:_SHOWN_REASONS]}
+    rows |= {"  others": str(sum(count for _, count in often[_SHOWN_REASONS:]))} if often[_SHOWN_REASONS:] else {}
     rows |= {"cohort": f"{counted(summary.patients, 'patient')}, {counted(summary.images, 'image')}"}
     if summary.modalities.keys() - {""}:
         rows |= {"images by modality": _listed(summary.modalities)}

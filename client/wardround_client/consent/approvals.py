@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 import wardround.bundle
 from wardround import __version__
-from wardround.config import AS_APPROVED, Federation
+from wardround.config import AS_APPROVED, Federation, agreement_text
 from wardround.errors import ConfigError, PolicyRefusal, StorageError, WardroundError
 from wardround.files import private_folder, read_bounded, sync_folder, write_atomically
 from wardround.given import ENCODER_BYTES, TOML_BYTES, decoded, given_bytes
@@ -46,13 +46,12 @@ class Proposal:
     @classmethod
     def read(cls, file: Path) -> Self:
         """Raises: ConfigError."""
-        do = "name a federation.toml"
-        toml = given_bytes(file, TOML_BYTES, do=do)
-        federation = loads(decoded(toml, file, do=do), Federation, name=str(file))
+        text = agreement_text(file)
+        federation = loads(text, Federation, name=str(file))
         name = federation.model.encoder
         do = "put the encoder that model.encoder names beside the federation.toml"
         encoder = None if name == "builtin" else given_bytes(file.parent / name, ENCODER_BYTES, do=do)
-        return cls(file, toml, encoder, federation)
+        return cls(file, text.encode(), encoder, federation)
 
 
 class Approval(BaseModel):

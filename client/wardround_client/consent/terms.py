@@ -5,22 +5,20 @@ The approve screen shows these lines. A test walks all settings of a federation,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from wardround.accountant import Calibration
 from wardround.config import Federation, Privacy
 from wardround.labels import LABEL_KINDS
 from wardround.schedule import Schedule
 from wardround.settings import Unit
 from wardround.settings import computed as settings_of
-from wardround.task import Example, Input, Task
+from wardround.task import EVERY, Example, Input, Task
+from wardround.text import listed
 
 _TASKS: dict[Unit, str] = {
     "hospitals": "a hospital",
     "episodes": "an episode of its patients",
     "stand-ins": "a patient, after learning from some who are drawn around what hospitals released of each class",
 }
-_LONGEST = 20  # names in a list; a list of columns or classes may be as long as the policy permits
 
 
 def computed(
@@ -43,10 +41,10 @@ def _labels(task: Task) -> str:
     said = LABEL_KINDS[task.labels].described
     if task.ends:
         ends = (f"{name} at {end:g}" for name, end in zip(task.classes, task.ends, strict=True))
-        said += f"; intervals end {_listed([*ends])}, in the unit of {task.label_column}"
+        said += f"; intervals end {listed([*ends])}, in the unit of {task.label_column}"
         said += f"; {task.event_column} says whether it was" if task.event_column else ""
     meant = [f"{written!r} as {f'{means!r}' if means else 'no label'}" for written, means in task.values]
-    return f"{said}; the CSV's {_listed(meant)}" if meant else said
+    return f"{said}; the CSV's {listed(meant)}" if meant else said
 
 
 def _input(task: Task) -> str:
@@ -67,9 +65,11 @@ def _which(chosen: Input) -> str:
 
 def _of_example(task: Example) -> str:
     if task.kind == "table":
-        said = f"a table of {_count(len(task.features), 'column')}: {_listed(task.features)}"
+        said = f"a table of {_count(len(task.features), 'column')}: {listed(task.features)}"
         for name, values in (("centres", task.centre), ("spreads", task.spread)):
-            said += f"; {name} {_listed([f'{value:g}' for value in values])}" if values else ""
+            said += f"; {name} {listed([f'{value:g}' for value in values])}" if values else ""
+        said += f"; {listed(task.may_miss).replace(EVERY, 'each')} may be missing, with a flag" if task.may_miss else ""
+        said += "; as ranks within a patient" if task.ranks else ""
         return said
     colour = "grey" if task.channels == 1 else "RGB"
     if task.kind == "volume":
@@ -84,12 +84,14 @@ def _network(federation: Federation) -> str:
     model = federation.model
     if model.family == "logistic":
         return "logistic"
-    if model.family != "encoder-head":
+    if model.family in ("conv4", "mlp"):
         return f"{model.family} of width {model.width}"
     encoder = "built-in encoder"
     if model.encoder != "builtin":
         encoder = f"encoder {model.encoder} (SHA-256 {model.encoder_sha256[:16]})"
     embedding = f"an embedding of {model.embedding}" if model.embedding else "no embedding"
+    if model.family == "projection":
+        encoder = "random projections of the columns"
     return f"{encoder}, {_count(model.features, 'feature')}, {embedding}"
 
 
@@ -127,8 +129,3 @@ def _noise(schedule: Schedule, calibration: Calibration) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _LONGEST
-    return ", ".join(names[:_LONGEST]) + (f" and {more} more" if more > 0 else "")

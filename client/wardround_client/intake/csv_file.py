@@ -17,6 +17,7 @@ from pathlib import Path
 from wardround.errors import DataError
 from wardround.files import open_regular
 from wardround.given import TABLE_BYTES
+from wardround.text import listed
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 UTF8, LEGACY = "utf-8-sig", "cp1252"
@@ -106,11 +107,12 @@ class CsvFile:
 
     def check(self, wanted: Sequence[str], what: str) -> None:
         """Raises: DataError, when a wanted column is absent. what: of what kind it is, for the message."""
-        absent = [column for column in wanted if column not in self.columns]
+        there = set(self.columns)
+        absent = [column for column in wanted if column not in there]
         if absent:
             raise DataError(
-                f"{self.path}: no {what} {', '.join(map(repr, absent))}",
-                allowed=f"the columns of the file: {', '.join(self.columns)}",
+                f"{self.path}: no {what} {listed([*map(repr, absent)])}",
+                allowed=f"the columns of the file: {listed(self.columns)}",
                 do="correct the name, or add the column",
             )
 

@@ -121,13 +121,13 @@ class ImageRecipe:
 class TableRecipe:
     """How every row of a table is made.
 
-    features: columns of numbers, in the order of the row. constants: by feature, the public number that stands for a
-    missing value; without one the row is refused. (A mean or median would be computed from the patients, and would have
-    to be paid for.)
+    features: columns of numbers, in the order of the row. constants: by feature, or "*" for any, the public number that
+    stands for a missing value, None for a gap; without one the row is refused. (A mean or median would be computed from
+    the patients, and would have to be paid for.)
     """
 
     features: tuple[str, ...]
-    constants: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def layout(self) -> CohortLayout:
@@ -215,7 +215,7 @@ def recipe_in(text: str, task: Task) -> AnyRecipe:
 
 def _single(example: Example, allow_burned_in: bool) -> ImageRecipe | TableRecipe:
     if example.kind == "table":
-        return TableRecipe(example.features)
+        return TableRecipe(example.features, dict.fromkeys(example.may_miss))
     return ImageRecipe(
         example.image_size_px,
         example.channels,

@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.config import AS_APPROVED, Federation
+from wardround.config import AS_APPROVED, Federation, agreement_text
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import write_atomically
-from wardround.given import TOML_BYTES, given_text
 from wardround.terminal import console, emit, say
 from wardround.toml import loads
 from wardround_server.commands._common import HomeArgument, checked_run_name
@@ -37,7 +36,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a federation to its end and write the report. Stop it with Ctrl-C, go on with --resume."""
-    text = given_text(federation, TOML_BYTES, do="name a federation.toml")
+    text = agreement_text(federation)
     agreement = loads(text, Federation, name=str(federation), context=AS_APPROVED if resume else None)
     coordinator = Home(home.absolute())
     for sink in coordinator.config().sinks:

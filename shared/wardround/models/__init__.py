@@ -7,7 +7,8 @@ from pathlib import Path
 from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
 from wardround.models.base import Model
-from wardround.models.composed import Cells, Columns, Slices, Together
+from wardround.models.columns import BOUND, Columns, Projected
+from wardround.models.composed import Cells, Slices, Together
 from wardround.models.conv4 import Conv4
 from wardround.models.encoder import BuiltinEncoder
 from wardround.models.head import Encoder, EncoderHead, MapEncoder
@@ -30,9 +31,11 @@ def build_model(federation: Federation, base: Path | None = None, weights: bytes
     task, choice = federation.task, federation.model
     classes = len(task.classes)
     if choice.family == "logistic":
-        return Tabular.logistic(len(task.features), classes, centre=task.centre, spread=task.spread)
+        return Tabular.logistic(Columns.of(task), classes)
     if choice.family == "mlp":
-        return Tabular.mlp(len(task.features), classes, choice.width, centre=task.centre, spread=task.spread)
+        return Tabular.mlp(Columns.of(task), classes, choice.width)
+    if choice.family == "projection":
+        return EncoderHead.of(Projected(Columns.of(task, BOUND), choice.features), classes, choice.embedding)
     if choice.family == "conv4":
         return Conv4.of(task.channels, choice.width, classes)
     return EncoderHead.of(build_encoder(federation, base, weights), classes, choice.embedding)
@@ -47,7 +50,7 @@ def build_encoder(federation: Federation, base: Path | None = None, weights: byt
         return Slices(picture) if example.kind == "volume" else picture
 
     if task.inputs:
-        parts = [_columns(each) if each.kind == "table" else of(each) for each in task.inputs]
+        parts = [Columns.of(each, BOUND) if each.kind == "table" else of(each) for each in task.inputs]
         return Together(tuple(parts), tuple(each.input_shape for each in task.inputs))
     if not task.dense:
         return of(task)
@@ -67,8 +70,3 @@ def picture_encoder(choice: ModelChoice, example: Example, base: Path, weights: 
     path = base / choice.encoder
     kind = OnnxEncoder if path.suffix == ".onnx" else OwnEncoder
     return kind.load(path, choice.encoder_sha256, channels=example.channels, features=choice.features, data=weights)
-
-
-def _columns(table: Example) -> Columns:
-    columns = len(table.features)
-    return Columns(table.centre or (0.0,) * columns, table.spread or (1.0,) * columns)

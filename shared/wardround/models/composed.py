@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from wardround.models.columns import Columns
 from wardround.models.head import Encoder, MapEncoder
 
 _AT_ONCE = 16  # slices that are encoded together: memory stays flat, whatever the depth
-_BOUND = 6.0  # of a table's number, in its guessed spreads
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,29 +70,6 @@ class Slices:
         slices = slices[there] if there.any() else slices[:1]
         z = torch.cat([self.encoder(part.contiguous()) for part in torch.split(slices, _AT_ONCE)])
         return torch.cat([z.mean(0), z.amax(0)])
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """A table beside images: each column in units of its public guess, bounded; a missing value is the guess."""
-
-    centre: tuple[float, ...]
-    spread: tuple[float, ...]
-
-    @property
-    def features(self) -> int:
-        """Columns."""
-        return len(self.centre)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the guesses."""
-        return _fingerprint("columns", self.centre, self.spread, _BOUND)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """float32 [n, columns] -> the same, about mean 0 and variance 1."""
-        z = (x - x.new_tensor(self.centre)) / x.new_tensor(self.spread)
-        return torch.nan_to_num(z, nan=0.0).clamp(-_BOUND, _BOUND)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from math import sqrt
 from torch import Tensor, nn
 
 from wardround.models.base import Hidden
+from wardround.models.columns import Columns
 from wardround.models.network import Network
 from wardround.models.scaling import standardised
 from wardround.vector import Layout
@@ -18,32 +19,28 @@ from wardround.vector import Layout
 class Tabular:
     """A network on columns that are standardised twice: by public guesses (frozen), then by private statistics.
 
-    centre, spread: the guesses, one number a column; empty for 0 and 1. Implements `Model`.
+    front: the guesses, ranks and flags. Implements `Model`.
     """
 
     network: Network
-    columns: int
+    front: Columns
     classes: int
     fingerprint: str
-    centre: tuple[float, ...] = ()
-    spread: tuple[float, ...] = ()
 
     @classmethod
-    def logistic(
-        cls, columns: int, classes: int, *, centre: tuple[float, ...] = (), spread: tuple[float, ...] = ()
-    ) -> Tabular:
-        """Multinomial logistic regression, starting at zero."""
-        network = Network.zeros(nn.Linear(columns, classes), nn.Identity())
-        return cls(network, columns, classes, _fingerprint("logistic", centre, spread), centre, spread)
+    def logistic(cls, columns: Columns | int, classes: int) -> Tabular:
+        """Multinomial logistic regression, starting at zero. columns: or how many there are."""
+        front = Columns(columns) if isinstance(columns, int) else columns
+        network = Network.zeros(nn.Linear(front.features, classes), nn.Identity())
+        return cls(network, front, classes, _fingerprint("logistic", front))
 
     @classmethod
-    def mlp(
-        cls, columns: int, classes: int, width: int, *, centre: tuple[float, ...] = (), spread: tuple[float, ...] = ()
-    ) -> Tabular:
+    def mlp(cls, columns: Columns | int, classes: int, width: int) -> Tabular:
         """One hidden layer of `width` tanh units, whose bounded slopes keep per-patient gradients small."""
-        module = nn.Sequential(nn.Linear(columns, width), nn.Tanh(), nn.Linear(width, classes))
+        front = Columns(columns) if isinstance(columns, int) else columns
+        module = nn.Sequential(nn.Linear(front.features, width), nn.Tanh(), nn.Linear(width, classes))
         network = Network.he(module, module[:-1], "mlp")
-        return cls(network, columns, classes, _fingerprint("mlp", centre, spread), centre, spread)
+        return cls(network, front, classes, _fingerprint("mlp", front))
 
     @property
     def layout(self) -> Layout:
@@ -67,8 +64,8 @@ class Tabular:
 
     @property
     def scaling_size(self) -> int:
-        """One shift and scale a column."""
-        return self.columns
+        """One shift and scale a column, and a flag."""
+        return self.front.features
 
     @property
     def hidden(self) -> Hidden:
@@ -76,10 +73,8 @@ class Tabular:
         return "tanh" if self.body_size else "none"
 
     def encode(self, x: Tensor) -> Tensor:
-        """float32 [n, columns] in their own units -> in units of the public spread around the public centre."""
-        if self.centre:
-            x = x - x.new_tensor(self.centre)
-        return x / x.new_tensor(self.spread) if self.spread else x
+        """float32 [n, columns] in their own units, NaN where one is missing -> float32 [n, columns and flags]."""
+        return self.front(x)
 
     def summary(self, z: Tensor) -> Tensor:
         """The columns, float32 [n, columns]."""
@@ -98,6 +93,7 @@ class Tabular:
         return self.network.start.clone()
 
 
-def _fingerprint(family: str, centre: tuple[float, ...], spread: tuple[float, ...]) -> str:
+def _fingerprint(family: str, front: Columns) -> str:
     """What is frozen: the family and the public guesses."""
-    return hashlib.sha256(f"wardround/{family}/1 {centre} {spread}".encode()).hexdigest()
+    spec = "".join(f" {each}" for each in front.spec)
+    return hashlib.sha256(f"wardround/{family}/1 {front.centre} {front.spread}{spec}".encode()).hexdigest()

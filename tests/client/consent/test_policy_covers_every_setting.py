@@ -72,6 +72,10 @@ BOUNDED: dict[str, list[Case]] = {
     "task.image_size_px": [("greatest_image_size_px", IMAGES, {}, 31)],
     "task.channels": [("families", IMAGES, {}, ["mlp"])],
     "task.features": [("greatest_features", {**TABLE, "model": {"family": "mlp", "features": 2}}, {}, 1)],
+    "task.may_miss": [
+        ("greatest_features", {**TABLE, "model": {"family": "mlp", "features": 2}}, {"task": {"may_miss": ["age"]}}, 2)
+    ],
+    "task.ranks": [("families", TABLE, {"task": {"ranks": True, "centre": [], "spread": []}}, ["projection"])],
     "task.centre": [("greatest_magnitude", TABLE, {"task": {"centre": [0.0, -1e5]}}, 99999)],
     "task.spread": [
         ("greatest_magnitude", TABLE, {"task": {"spread": [1.0, 1e5]}}, 99999),

@@ -47,6 +47,7 @@ BASES = [
     CELLS,
     INPUTS,
     SURVIVAL,
+    {**TABLE, "task": {**TABLE["task"], "centre": [], "spread": []}},
 ]
 # Changes of what has no number and no short list of values.
 OTHERS: dict[str, list[object]] = {
@@ -57,6 +58,8 @@ OTHERS: dict[str, list[object]] = {
     "task.ends": [[365.0, 731.0]],
     "task.classes": [["yes", "no"], ["no", "yes", "perhaps"]],
     "task.features": [["pressure", "age"]],
+    "task.may_miss": [["age"], ["*"]],
+    "task.ranks": [True],
     "task.centre": [[55.0, 121.0]],
     "task.spread": [[15.0, 21.0]],
     "task.augment": [["shift"], ["flip-vertical"]],

@@ -57,6 +57,22 @@ def test_rows_are_used_or_quarantined_by_column(tmp_path: Path) -> None:
     assert store.labels("num") == ["0", "1"] and store.features == ("age", "chol") and store.kind == "table"
 
 
+def test_a_column_that_may_miss_leaves_a_gap_and_any_other_refuses_the_row(tmp_path: Path) -> None:
+    def run(features: list[str], may_miss: list[str]) -> tuple[int, dict[str, int], list[list[float]]]:
+        cohort = tmp_path / "-".join(["c", *may_miss]).replace("*", "all")
+        summary = ingest_table(
+            table(tmp_path), cohort, key=KEY, features=features, patient_column="who", labels=["num"],
+            constants=dict.fromkeys(may_miss),
+        )  # fmt: skip
+        store = CohortStore.open(cohort, withdrawn=())
+        return summary.used, dict(summary.reasons), np.nan_to_num(store.inputs[:], nan=-1).tolist()
+
+    used, reasons, rows = run(["age", "chol"], ["age"])
+    assert used == 2 and reasons["column chol is missing"] == 1 and rows == [[63, 233], [-1, 200]]
+    used, reasons, rows = run(["age", "chol"], ["*"])
+    assert used == 3 and rows == [[63, 233], [64, -1], [-1, 200]], "what is no number is no gap"
+
+
 def test_equal_rows_are_different_examples_when_a_row_is_a_patient(tmp_path: Path) -> None:
     file = table(tmp_path, "1,2,0\n1,2,0\n")
     summary = ingest_table(
