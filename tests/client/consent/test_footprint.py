@@ -149,6 +149,8 @@ def test_an_agreement_counts_the_onnx_encoder_that_it_pins() -> None:
 @pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("base", [IMAGES, TABLE, CONV4], ids=["encoder-head", "mlp", "conv4"])
 def test_every_method_has_an_estimate_that_grows_with_what_is_asked(name: str, base: dict[str, Any]) -> None:
+    if (name, base) == ("fedrep", CONV4):
+        pytest.skip("fedrep refuses a model that makes its features itself")
     tasks = "episodes" if "episodes" in UNITS[agreed(base, algorithm={"name": name}).algorithm.name] else "hospitals"
     few = agreed(base, algorithm={"name": name, "tasks": tasks}, privacy={"patients_per_episode": 20})
     many = agreed(
