@@ -118,7 +118,18 @@ def test_a_run_of_every_algorithm_spends_its_epsilon(
     trains = [plan for plan in schedule.rounds if plan.trains]
     per_round = {
         **dict.fromkeys(
-            ("fedavg", "fedprox", "fedrep", "mr-mtl", "discriminant", "meta-weight", "generative", "reptile", "scaffold"), steps
+            (
+                "fedavg",
+                "fedprox",
+                "fedrep",
+                "mr-mtl",
+                "discriminant",
+                "meta-weight",
+                "generative",
+                "reptile",
+                "scaffold",
+            ),
+            steps,
         ),
         **dict.fromkeys(("fomaml", "meta-sgd"), steps + 1),
         "per-fedavg": 2 * steps,
