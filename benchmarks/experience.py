@@ -15,6 +15,7 @@ where it was stopped. --publish writes the means over draws to the file that com
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import random
 import time
@@ -270,7 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
             more = experience_file.read(beside).rows if beside.exists() else []
             ours = means([*(row for rows in done.found.values() for row in rows), *more])
             path = Path(experience_file.__file__).with_name(experience_file.OURS)
-            write_atomically(path, "".join(row.line() + "\n" for row in ours).encode(), mode=0o644)
+            text = "".join(row.line() + "\n" for row in ours)
+            write_atomically(path, gzip.compress(text.encode(), mtime=0), mode=0o644)
             console.print(f"{len(ours)} rows in {path}")
 
 

@@ -1,9 +1,10 @@
 """What `wardround recommend` is worth on data that it has not seen, and what it learns before it ships.
 
-    python benchmarks/experience_judged.py [--data DIR] [--cache DIR] [--out DIR] [--fits 12] [--publish]
+    python benchmarks/experience_judged.py [--data DIR] [--cache DIR] [--out DIR] [--fits 6] [--epsilon 8]
+                                           [--publish]
 
 Each data set in turn is left out as a whole: all its tasks, all its runs. From the others, lengths are fitted by
-likelihood, settings are recommended for each of its tasks at each epsilon, and these are run. So are wardround's
+likelihood, settings are recommended for each of its tasks, and these are run. So are wardround's
 default, FedAvg by the leaderboard's rule, the settings that are best on average elsewhere, and what a random forest and
 scikit-learn's Gaussian process choose of the same candidates. Against them stands the best of the runs that are known
 of the task. All are run anew, with noise and supports that nothing was chosen by: the best of twenty is not judged by
@@ -46,13 +47,12 @@ from wardround.experience.regression import Lengths, Process, Space, gain, metho
 from wardround.experience.row import Described, Row, Settings
 from wardround.files import write_atomically
 
-JUDGED_AT = (8.0, 1.0)
-GRID_DRAWS = 4
+GRID_DRAWS = 2
 """Of each clip norm with each number of features."""
 FRESH = 1
 """Runs of what was chosen, with draws that no choice has seen."""
 BOUND, HELD = 3.0, 2.0  # of the logarithm of a length against its start
-MOST_FITTED = 600
+MOST_FITTED = 400
 """Rows, evenly spaced: lengths need no more, and their price grows with the cube."""
 OURS, BEST = "recommended", "best known of this task"
 Choice = Callable[[Described, Sequence[Row]], Settings]
@@ -251,11 +251,13 @@ def least_alike(cells: Sequence[Mapping[str, Any]]) -> float:
     return float(pairs[int(sums.argmax())][0])
 
 
-def skin_grid(rows: Sequence[Row], tasks: Sequence[Known], grid: Done, store: Store, fits: int) -> str:
+def skin_grid(
+    rows: Sequence[Row], tasks: Sequence[Known], epsilons: Sequence[float], grid: Done, store: Store, fits: int
+) -> str:
     """What the recommended clip norm and number of features lose on skin against the best of all, of rows that know
     nothing of skin. The best is chosen by half of the draws and judged, with the recommended, by the others.
     """
-    left = next(each for each in left_out(rows, tasks, JUDGED_AT) if each.name == "skin")
+    left = next(each for each in left_out(rows, tasks, epsilons) if each.name == "skin")
     learned, lines = Learned(_fitted(left, store, fits)), []
     for known, epsilon in left.tasks:
         if "seven classes" not in known.name:
@@ -386,7 +388,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Judge what is not judged yet."""
     known = parser()
     known.description = (__doc__ or "").split("\n")[0]
-    known.add_argument("--fits", type=int, default=12, help="steps towards the most likely lengths (12)")
+    known.add_argument("--fits", type=int, default=6, help="steps towards the most likely lengths (6)")
+    known.add_argument("--epsilon", type=float, nargs="+", default=[8.0], help="at which it is judged (8)")
     options = known.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -398,8 +401,7 @@ def main(arguments: list[str] | None = None) -> None:
         known_tasks = experience_tasks.every(folder(options.data), options.cache or options.out / "features", console)
         ran = {row.task.model_dump_json() for row in rows}
         cells: list[dict[str, Any]] = []
-        epsilons = [each for each in JUDGED_AT if any(row.task.epsilon == each for row in rows)]
-        for left in left_out(rows, known_tasks, epsilons):
+        for left in left_out(rows, known_tasks, options.epsilon):
             own = [pair for pair in left.tasks if described(*pair).model_dump_json() in ran]
             cells += judge(replace(left, tasks=own), rows, fresh, store, options.fits, console)
         text = f"{hardware()}. {len(rows)} settings of {len(ran)} tasks, in points of balanced accuracy.\n"
@@ -407,7 +409,7 @@ def main(arguments: list[str] | None = None) -> None:
         if any(each.source == "skin" for each in known_tasks):
             grid = Done(options.out / "grid.jsonl", first=options.draws + FRESH)
             text += "\n### Clip norm and features on skin\n\n"
-            text += skin_grid(rows, known_tasks, grid, store, options.fits)
+            text += skin_grid(rows, known_tasks, options.epsilon, grid, store, options.fits)
         write_atomically(options.out / TABLE, text.encode(), mode=0o644)
         print(text, end="")
         if options.publish:
