@@ -136,9 +136,9 @@ class Regressor:
     few: bool = False
     lengths: Lengths = field(default_factory=Lengths)
 
-    def __call__(self, task: Described, rows: Sequence[Row]) -> Settings:
-        space = Space.of(rows, self.lengths)
-        rows = some(rows) if self.few else rows
+    def of(self, rows: Sequence[Row]) -> Choice:
+        """Learned once from rows, for every task."""
+        space, known = Space.of(rows, self.lengths), some(rows) if self.few else rows
         names = sorted({method(row.settings) for row in rows})
 
         def table(pairs: Sequence[tuple[Described, Settings]]) -> Any:
@@ -149,10 +149,14 @@ class Regressor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             learner = self.make().fit(
-                table([(row.task, row.settings) for row in rows]), np.array([gain(row) for row in rows])
+                table([(row.task, row.settings) for row in known]), np.array([gain(row) for row in known])
             )
-        tried = [default(task, rows), *candidates(rows, task)]
-        return tried[int(np.argmax(learner.predict(table([(task, each) for each in tried]))))]
+
+        def choose(task: Described, rows: Sequence[Row]) -> Settings:
+            tried = [default(task, rows), *candidates(rows, task)]
+            return tried[int(np.argmax(learner.predict(table([(task, each) for each in tried]))))]
+
+        return choose
 
 
 def forest() -> Any:
@@ -195,8 +199,8 @@ def judge(
         choices |= {
             "FedAvg by the public rule": by_rule,
             "best on average": on_average,
-            "random forest": Regressor(forest),
-            "Gaussian process of scikit-learn": Regressor(process_of_theirs, few=True),
+            "random forest": Regressor(forest).of(left.rows),
+            "Gaussian process of scikit-learn": Regressor(process_of_theirs, few=True).of(left.rows),
         }
     for known, epsilon in left.tasks:
         task = described(known, epsilon)
