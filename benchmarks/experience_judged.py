@@ -160,8 +160,8 @@ class Regressor:
 
 
 def forest() -> Any:
-    """300 trees."""
-    return RandomForestRegressor(300, min_samples_leaf=2, random_state=0)
+    """100 trees."""
+    return RandomForestRegressor(100, min_samples_leaf=2, random_state=0)
 
 
 def process_of_theirs() -> Any:
@@ -402,7 +402,11 @@ def main(arguments: list[str] | None = None) -> None:
         every = Done(options.out / FILE)
         rows = means([row for found in every.found.values() for row in found])
         fresh = Done(options.out / "judged.jsonl", first=options.draws)
-        known_tasks = experience_tasks.every(folder(options.data), options.cache or options.out / "features", console)
+        known_tasks = [
+            each
+            for each in experience_tasks.every(folder(options.data), options.cache or options.out / "features", console)
+            if not options.tasks or any(part in each.name for part in options.tasks)
+        ]
         ran = {row.task.model_dump_json() for row in rows}
         cells: list[dict[str, Any]] = []
         for left in left_out(rows, known_tasks, options.epsilon):

@@ -41,7 +41,7 @@ def made(folder: Path, text: str, *options: str) -> tuple[Result, Path]:
     task = folder / "task.toml"
     task.write_text(text)
     home = folder / "home"
-    arguments = [str(home), "--like", str(task), *(options or ("--patients", "200,150,90"))]
+    arguments = [str(home), "--like", str(task), *(options or ("--patients", "80,80,80"))]
     runner = CliRunner()
     return runner.invoke(app.get_command(None, "init"), arguments), home  # type: ignore[arg-type]
 
@@ -56,7 +56,7 @@ def test_the_file_has_the_task_as_it_was_written_and_says_where_the_rest_comes_f
     federation, text = agreement(tmp_path, IMAGES)
     assert '"mole" = "nevus"   # an old word' in text and "[task]  # of all of us" in text
     assert federation.task.classes == ("nevus", "melanoma") and dict(federation.task.values) == {"mole": "nevus"}
-    assert "recommended by wardround" in text and "3 hospitals of 90 to 200 patients, epsilon 8" in text
+    assert "recommended by wardround" in text and "3 hospitals of 80 patients, epsilon 8" in text
     assert "learned from" in text and "skin" in text and "No patient was asked" in text
     assert federation.rounds.quorum == 2 and federation.privacy.epsilon == 8.0
 

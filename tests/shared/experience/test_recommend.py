@@ -47,19 +47,19 @@ def refused(folder: Path, *options: str, text: str = TASK) -> str:
 
 
 def test_a_task_like_ours_gets_an_algorithm_its_settings_and_what_to_expect(tmp_path: Path) -> None:
-    result = asked(tmp_path, "--patients", "200,150,90")
+    result = asked(tmp_path, "--patients", "150,150,150")
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "3 classes, 3 hospitals of 90 to 200 patients, epsilon 8" in said
+    assert "3 classes, 3 hospitals of 150 patients, epsilon 8" in said
     assert "algorithm" in said and "outer.learning_rate" in said and "privacy.clip_norm" in said
     assert "at a new hospital with 5 patients a class" in said
     assert "skin" in said and "I don't know" not in said
 
 
 def test_json_holds_settings_that_are_an_agreement(tmp_path: Path) -> None:
-    result = asked(tmp_path, "--patients", "200,150,90", "--epsilon", "3", "--json")
+    result = asked(tmp_path, "--patients", "150,150,150", "--epsilon", "8", "--json")
     found = json.loads(result.output)
-    assert found["known"] and found["task"]["epsilon"] == 3.0 and found["task"]["hospitals"] == [90, 150, 200]
+    assert found["known"] and found["task"]["epsilon"] == 8.0 and found["task"]["hospitals"] == [150, 150, 150]
     assert 0 <= found["score"] <= 1 and found["spread"] > 0
     task = Task(label_column="dx", classes=("a", "b", "c"), image_size_px=28, channels=3)
     Federation.model_validate({"name": "n", "task": task, **nested(found["settings"])})
