@@ -64,8 +64,8 @@ NOT_COMPUTED_HERE: dict[str, str] = {
     "algorithm.adapt_steps": "at home, where nothing leaves",
     "algorithm.adapt_learning_rate": "at home, where nothing leaves",
     "algorithm.adapt_pull": "at home, where nothing leaves",
-    "algorithm.adapt_prior": "at home, where nothing leaves",
     "algorithm.draws": "at home, where nothing leaves",
+    "algorithm.adapt_prior": "at home, where nothing leaves",
     **dict.fromkeys(
         (
             *(f"outer.{name}" for name in ("rule", "optimizer", "weighting")),

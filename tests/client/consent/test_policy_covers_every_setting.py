@@ -93,6 +93,7 @@ BOUNDED: dict[str, list[Case]] = {
     ],
     "algorithm.name": [("algorithms", IMAGES, {"algorithm": {"name": "svm"}}, ["ridge"])],
     "algorithm.tasks": [("questions", IMAGES, EPISODES, ["statistics", "gradient"])],
+    "algorithm.table": [("algorithms", IMAGES, {"algorithm": {"name": "meta-weight"}}, ["ridge"])],
     "algorithm.local_steps": [
         ("greatest_local_steps", IMAGES, {"algorithm": {"name": "maml", "local_steps": 5}}, 4),
         ("greatest_gradients_per_round", IMAGES, {"algorithm": {"local_steps": 5}}, 4),
