@@ -100,7 +100,9 @@ def able(base: dict[str, Any], setting: str) -> dict[str, Any]:
     own = base.get("algorithm", {}).get("name", "reptile")
     if section != "algorithm" or name in ALGORITHMS[own].model_fields:
         return base
-    return {**base, "algorithm": {"name": next(k for k in ALGORITHMS.built_in if name in ALGORITHMS[k].model_fields)}}
+    able = next(k for k in ALGORITHMS.built_in if name in ALGORITHMS[k].model_fields)
+    used = {"tasks": "stand-ins"} if name == "stand_ins" else {}  # elsewhere it decides nothing
+    return {**base, "algorithm": {"name": able, **used}}
 
 
 def with_setting(base: dict[str, Any], setting: str, value: object) -> dict[str, Any]:
