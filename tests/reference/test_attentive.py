@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from wardround.algorithms import Fitted
-from wardround.algorithms.attentive import SCALE, Attentive, corrected, read
+from wardround.algorithms.attentive import SCALE, Attentive, corrected, recalled
 from wardround.algorithms.matching import BETA, Matching
 from wardround.models import Objective
 from wardround.models.head import EncoderHead
@@ -69,7 +69,7 @@ def test_a_read_is_torch_s_attention_and_the_prediction_is_the_formula(
     fitted, learned = method.fit(theta, shots, loss), loss.extras(theta)
     u = normalize(loss.embed(theta, queries), dim=1)
     expected = by_torch(u, fitted, learned)
-    torch.testing.assert_close(read(u, fitted, learned), expected)
+    torch.testing.assert_close(recalled(u, fitted, learned), expected)
 
     probabilities = method.predict(fitted, queries, loss).softmax(1)
     for i in range(len(queries)):

@@ -82,10 +82,10 @@ class Attentive(Embedding):
 
 def corrected(u: Tensor, memory: Fitted, learned: Fitted) -> Tensor:
     """u* of unit vectors u [n, e], of length 1 again: float32 [n, e]."""
-    return normalize(u + SCALE * read(u, memory, learned) @ learned["O"].T, dim=1, eps=LEAST_NORM)
+    return normalize(u + SCALE * recalled(u, memory, learned) @ learned["O"].T, dim=1, eps=LEAST_NORM)
 
 
-def read(u: Tensor, memory: Fitted, learned: Fitted) -> Tensor:
+def recalled(u: Tensor, memory: Fitted, learned: Fitted) -> Tensor:
     """What queries u [n, e] read: float32 [n, a], the heads one after another.
 
     memory: "shots" [m, e], "shares" [m, classes], the weight of each in its class, and "means" [classes, e]. A shot of
