@@ -31,7 +31,7 @@ from leaderboard_page import write
 from leaderboard_sets import SETS, DataSet, Sources
 from public_rule import adds_up_classes, by_rule
 from real_data import folder
-from rows import NONE, Row
+from rows import MAIN, NONE, Row
 from study import RESULTS
 from tables import Store, ending, keep_freed_memory
 from wardround.errors import ConfigError, WardroundError
@@ -86,8 +86,8 @@ class Cell:
 
 
 def cells(options: argparse.Namespace) -> list[list[Cell]]:
-    """All that are wanted, in the order in which they are measured, in groups of one epsilon and data set: a page is
-    of use once all sets are there without privacy. Raises: ConfigError.
+    """All that are wanted, in the order in which they are measured, in groups of one epsilon and data set: the main rows
+    of all sets first, so that there is soon a page of use. Raises: ConfigError.
     """
     chosen = _named(options.set, [each.name for each in SETS], "--set")
     wanted = _named(options.algorithm, [row.name for row in by_rule(SETS[0].features)], "--algorithm")
@@ -95,9 +95,10 @@ def cells(options: argparse.Namespace) -> list[list[Cell]]:
         [
             Cell(dataset, column, row, seed)
             for row in by_rule(dataset.features)
-            if row.name in wanted and (column == NONE or row.private)
+            if row.name in wanted and (row.name in MAIN) is first and (column == NONE or row.private)
             for seed in range(options.seeds)
         ]
+        for first in (True, False)
         for column in options.epsilon
         for dataset in SETS
         if dataset.name in chosen

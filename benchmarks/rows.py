@@ -133,8 +133,11 @@ MAIN = (
     "reptile",
     "fomaml",
     "discriminant",
+    "centroids",
     "prototypical",
     "ridge",
+    "prototypical, stand-ins",
+    "ridge, stand-ins",
     "centralised, FedAvg's head",
     "centralised, discriminant",
 )
