@@ -86,7 +86,7 @@ class Cell:
 
 
 def cells(options: argparse.Namespace) -> list[list[Cell]]:
-    """All that are wanted, in the order in which they are measured, in groups of one epsilon and data set: the main rows
+    """All that are wanted, in the order in which they are measured, in groups of one epsilon and data set: main rows
     of all sets first, so that there is soon a page of use. Raises: ConfigError.
     """
     chosen = _named(options.set, [each.name for each in SETS], "--set")

@@ -410,11 +410,13 @@ def main() -> None:
     parser.add_argument("--vmap", action="store_true", help="also all tasks in one batch, which loses on a CPU")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--learn2learn", type=Path, metavar="FOLDER_OR_TAR", help=HOW)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="one of them; default: all that there are")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.learn2learn = usable(options.learn2learn)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, Conv4-{options.width}", file=sys.stderr)
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in [options.device] if options.device else there:
         for method in options.methods:
             for row in compared(method, options, device):
                 show(row, options.json)

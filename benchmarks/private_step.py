@@ -252,13 +252,15 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a linear head and a small network instead")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="one of them; default: all that there are")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Opacus' remarks on hooks
     if options.peak_of:
         print_peak(options.peak_of, options.batch, options.width)
         return
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in [options.device] if options.device else there:
         for batch in (32, 128):
             if options.small:
                 found = small_rows(batch, options.repeats, device)
