@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wardround_client.hospital import Hospital
     from wardround_client.personal.adapted_model import AdaptedModel
     from wardround_client.personal.data_checks import Finding
+    from wardround_client.personal.learner import Learner
     from wardround_client.personal.own_task import Origins
 
 _NAMED = 8  # classes in one sentence
@@ -138,10 +139,10 @@ def adapt(
         f"Learned from {counted(card['support_patients'], 'patient')} ({learned}); "
         f"judged by {counted(len(query.pseudonyms), 'other')}."
     )
-    if not start.starts_anew:
-        _say_ways(made.learner.locally)
     if start.starts_anew:
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
+    else:
+        _say_ways(made.learner)
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
     say(NOTHING_LEFT)
 
@@ -151,7 +152,7 @@ def _starting(like: Origins) -> str:
     known = [f"{name!r} from {' and '.join(map(repr, theirs))}" for name, theirs in like.items() if theirs]
     anew = [repr(name) for name, theirs in like.items() if not theirs]
     if not known:
-        return "No class has a name of the federation's: the last layer is learned from your patients alone."
+        return "No class has a name of the federation's: all of the last layer is new."
     return f"Classes start at the federation's: {_some(known)}{f'; new: {_some(anew)}' if anew else ''}."
 
 
@@ -159,9 +160,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:_NAMED], *([f"{len(names) - _NAMED} more"] if len(names) > _NAMED else [])])
 
 
-def _say_ways(locally: float | None) -> None:
+def _say_ways(learner: Learner) -> None:
     """What was adapted."""
-    if locally is None:
+    if learner.scored:
+        say(f"How much an image looks like classes that the federation knows counts for {100 * learner.scored:.0f} %.")
+    if (locally := learner.locally) is None:
         return
     share = f"{100 * locally:.0f} %"
     if locally > 0.99:
@@ -195,10 +198,7 @@ def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Findin
         "shots": made.shots,
         "seed": made.seed,
         **({setting: getattr(learner.algorithm, setting)} if setting and not learner.ways else {}),
-        "ways": [
-            {"start": "untrained" if way.local else "shared", setting: way.value, "weight": way.weight}
-            for way in learner.ways
-        ],
+        "ways": [{"start": way.start, setting: way.value, "weight": way.weight} for way in learner.ways],
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,16 +32,24 @@ _AT_ONCE = 256  # images in one prediction
 _FOLDS = 5
 
 
+Start = Literal["shared", "untrained", "scores"]
+Scores = tuple[Tensor, Tensor]
+"""A federation's own head, which says how much an example looks like each of its classes: weight [theirs, e] and bias
+[theirs].
+"""
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to adapt.
 
-    value: of the setting by which the method adapts; None: not at all. local: from an untrained model, which is local
-    training, and not from the shared one. weight: of its model in the mean of all ways.
+    value: of the setting by which the method adapts; None: not at all. start: the shared model; an untrained one, which
+    is local training; or, for classes that the federation does not have, its class scores (`Learner.scores`). weight:
+    of its model in the mean of all ways.
     """
 
     value: float | None
-    local: bool = False
+    start: Start = "shared"
     weight: float = 1.0
 
 
@@ -49,13 +58,16 @@ class Learner:
     """A method at one start, as a hospital uses it at home.
 
     algorithm: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P]. ways: how
-    it adapts, all of them together; (): as the algorithm says, from theta.
+    it adapts, all of them together; (): as the algorithm says, from theta; but from the scores, where there are some
+    and theta knows no class. scores: where the task has classes that theta does not know, what the federation knows
+    instead.
     """
 
     algorithm: Algorithm
     loss: Objective
     theta: Tensor
     ways: tuple[Way, ...] = ()
+    scores: Scores | None = None
 
     @classmethod
     def of(cls, federation: Federation, model: Model, theta: Tensor, shift: Tensor, scale: Tensor) -> Learner:
@@ -86,7 +98,7 @@ class Learner:
         with isolation() if self.loss.model.hidden != "deep" else nullcontext():
             shots = shots_of(support)
             if not self.ways:
-                return self.algorithm.adapt(self.theta, shots, self.loss)
+                return self.algorithm.adapt(self._from(self.usual_start, shots), shots, self.loss)
             fits = [self._along(way, shots) for way in self.ways]
         if len(fits) == 1:
             return fits[0]
@@ -96,8 +108,17 @@ class Learner:
     def _along(self, way: Way, shots: Shots) -> Fitted:
         if way.value is None:
             return self.unadapted()
-        start = self._untrained if way.local else self.theta
-        return self.adapting_by(way.value).algorithm.adapt(start, shots, self.loss)
+        return self.adapting_by(way.value).algorithm.adapt(self._from(way.start, shots), shots, self.loss)
+
+    @property
+    def usual_start(self) -> Start:
+        """Where adapting starts when nothing was chosen."""
+        return "shared" if self.scores is None or bool(self.loss.head(self.theta)[0].any()) else "scores"
+
+    def _from(self, start: Start, shots: Shots) -> Tensor:
+        if start == "scores" and self.scores is not None:
+            return self.algorithm.of_scores(self.theta, shots, self.loss, *self.scores)
+        return self._untrained if start == "untrained" else self.theta
 
     @property
     def _untrained(self) -> Tensor:
@@ -134,11 +155,12 @@ class Learner:
     def tuned_on(self, support: Examples) -> Learner:
         """The same, adapting as cross-validation on the support itself says.
 
-        Ways to adapt are the values of TRIED; for methods that are held to their start also the start as it is, and
-        local training, from an untrained model. Of linear models all ways are taken, weighted by exp(-sqrt(n) x loss),
-        n being the patients who were judged: by how many standard errors, more or less, they are behind the best. (The
-        best alone is mostly luck with few patients, and weights of exp(-n x loss) are as good as the best alone.) Of
-        others it is the best, and local training only where it is ahead by one of these errors.
+        Ways to adapt are the values of TRIED; for methods that are held to their start also the start as it is, local
+        training, from an untrained model, and, where there are scores, these. Of linear models all ways are taken,
+        weighted by exp(-sqrt(n) x loss), n being the patients who were judged: by how many standard errors, more or
+        less, they are behind the best. (The best alone is mostly luck with few patients, and weights of exp(-n x loss)
+        are as good as the best alone.) Of others it is the best, and another start than the shared model only where it
+        is ahead by one of these errors.
 
         Patients are dealt into five folds, class by class; judged is the mean over the folds of the cross entropy in
         which every class, or every finding and every absence of one, weighs the same. A class of one patient is always
@@ -161,11 +183,13 @@ class Learner:
             return self.adapting_by(min(TRIED[setting], key=lambda value: error(Way(value))))
         ways.append(Way(None))
         if not torch.equal(self.theta, self._untrained):
-            ways += [Way(value, local=True) for value in TRIED[setting]]
+            ways += [Way(value, "untrained") for value in TRIED[setting]]
+        if self.scores is not None:
+            ways += [Way(value, "scores") for value in TRIED[setting]]
         errors = torch.tensor([error(way) for way in ways], dtype=torch.float64)
         standard_error = 1 / float((fold >= 0).sum()) ** 0.5
         if not self.linear:
-            errors += standard_error * torch.tensor([way.local for way in ways])
+            errors += standard_error * torch.tensor([way.start != "shared" for way in ways])
             return replace(self, ways=(ways[int(errors.argmin())],))
         weights = (-(errors - errors.min()) / standard_error).exp()
         weights = torch.where(weights < _LEAST_WEIGHT * weights.sum(), 0, weights)
@@ -176,7 +200,15 @@ class Learner:
     @property
     def locally(self) -> float | None:
         """How much of it is local training, in [0, 1]; None where nothing was chosen."""
-        return sum(way.weight for way in self.ways if way.local) if self.ways else None
+        alike = ("untrained", "shared") if torch.equal(self.theta, self._untrained) else ("untrained",)
+        return sum(way.weight for way in self.ways if way.start in alike) if self.ways else None
+
+    @property
+    def scored(self) -> float:
+        """How much of it starts from the federation's class scores, in [0, 1]."""
+        if not self.ways:
+            return float(self.usual_start == "scores")
+        return sum(way.weight for way in self.ways if way.start == "scores")
 
     @property
     def linear(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from wardround.algorithms import Algorithm
 from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError, StorageError
 from wardround.given import TOML_BYTES, given_text
@@ -25,7 +26,7 @@ from wardround.task import Task
 from wardround.toml import load, parsed
 from wardround_client.hospital import Hospital
 from wardround_client.last_model import last_seen
-from wardround_client.personal.learner import Learner
+from wardround_client.personal.learner import Learner, Scores
 from wardround_client.personal.own_task import Origins, TaskFile, origins, shares
 
 # What of a task says what the outputs of a head mean.
@@ -39,6 +40,7 @@ class SharedModel:
     federation: as agreed, but with the hospital's task. base: the folder of its encoder file. release: as it came.
     model: of the task. theta: float32 [P], the release's, or what is left of it where the classes are others.
     new_classes: whether the head is not the federation's. like: which of its classes ours start from, where it is not.
+    scores: its head, where some of our classes start from none.
     """
 
     federation: Federation
@@ -48,16 +50,18 @@ class SharedModel:
     theta: Tensor
     new_classes: bool
     like: Origins = field(default_factory=dict)
+    scores: Scores | None = None
 
     @property
     def starts_anew(self) -> bool:
         """Whether nothing that the federation learned is left: only its encoder and its scaling serve new classes."""
-        return self.new_classes and torch.equal(self.theta, self.model.initial())
+        return self.new_classes and self.scores is None and torch.equal(self.theta, self.model.initial())
 
     def learner(self, device: torch.device) -> Learner:
         """The federation's method at this model."""
         parts = (tensor.to(device) for tensor in (self.theta, self.release.shift, self.release.scale))
-        return Learner.of(self.federation, self.model, *parts)
+        scores = self.scores and (self.scores[0].to(device), self.scores[1].to(device))
+        return replace(Learner.of(self.federation, self.model, *parts), scores=scores)
 
 
 def choose(
@@ -110,7 +114,9 @@ def choose(
     like = origins(ours.task, agreed.task, declared)
     start, parts = model.initial().detach(), shares(like, agreed.task.classes)
     theta = agreed.algorithm.for_classes(release.theta, before, after, start, parts)
-    return SharedModel(ours, base, release, model, theta, new_classes=True, like=like)
+    head, starts_there = before.head(release.theta), type(agreed.algorithm).of_scores is not Algorithm.of_scores
+    scores = head if starts_there and head[0].any() and not all(like.values()) else None
+    return SharedModel(ours, base, release, model, theta, new_classes=True, like=like, scores=scores)
 
 
 def with_task(federation: Federation, changes: dict[str, object]) -> Federation:

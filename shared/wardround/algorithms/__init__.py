@@ -141,6 +141,13 @@ class Personal(Protocol):
         """
         ...
 
+    def of_scores(self, theta: Tensor, support: Shots, loss: FewShotLoss, weight: Tensor, bias: Tensor) -> Tensor:
+        """Theta float32 [P] whose classes are told by their likeness to classes that a federation knows.
+
+        weight, bias: of its head, [theirs, e] and [theirs], on the embedding of theta's body.
+        """
+        ...
+
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Learn from a support, which is not empty."""
         ...
@@ -262,6 +269,10 @@ class Algorithm(Part):
         """
         weight, bias = theirs.head(theta)
         return like @ weight, like @ bias
+
+    def of_scores(self, theta: Tensor, support: Shots, loss: FewShotLoss, weight: Tensor, bias: Tensor) -> Tensor:
+        """As it is: the method starts elsewhere."""
+        return theta
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """As the file says."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from wardround.algorithms import AdaptsBy, Algorithm, Fitted
+from wardround.meta.head import HeadAlone
 from wardround.meta.local import LossOfEach, fine_tune
 from wardround.questions import FewShotLoss, Shots
 from wardround.reach import Part, Reach
 from wardround.settings import HomeRate, HomeSteps, HomeStrength, LocalRate, LocalSteps
 from wardround.vector import Layout
+
+# Chosen at hospitals and diseases that stood in for others (docs/benchmarks.md, "Classes under other names").
+SCORES_PULL = 3.0
 
 
 class FineTuned(Algorithm):
@@ -34,6 +39,18 @@ class FineTuned(Algorithm):
         """Of a delta that is alpha times the sum of all answers, as most are."""
         factors = [self.local_learning_rate] * self.answers_per_round
         return ((layout.size, answer.sum(factors, layout.size)),)
+
+    def of_scores(self, theta: Tensor, support: Shots, loss: FewShotLoss, weight: Tensor, bias: Tensor) -> Tensor:
+        """Stacking (Wolpert, "Stacked generalization", 1992): a head on the federation's class scores, fine-tuned from
+        zero. It is linear in the embedding too, so that it is a head like any other, from which adapting goes on.
+        """
+        head = HeadAlone(theta, loss)
+        scores = head.embedded(support).x @ weight.T + bias
+        size = scores.square().sum(1).mean().sqrt().clamp_min(1e-6)
+        method = self.model_copy(update={"adapt_pull": SCORES_PULL})
+        start = scores.new_zeros(loss.classes * (len(bias) + 1))
+        a, c = head.parts(method.tuned(start, replace(support, x=scores / size), head))
+        return loss.with_head(theta, a @ weight / size, a @ bias / size + c)
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Fine-tuning from theta."""

@@ -14,7 +14,7 @@ from wardround.algorithms import ALGORITHMS
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround_client.cohort.examples import Examples
-from wardround_client.personal.learner import TRIED, Learner, folds_of
+from wardround_client.personal.learner import TRIED, Learner, folds_of, shots_of
 
 
 def examples(labels: list[int], classes: int, noise: float = 0.1) -> Examples:
@@ -50,9 +50,9 @@ def test_a_start_that_is_right_is_held_and_one_that_is_wrong_is_left() -> None:
     support = examples([0, 1] * 5, 2)
     right = 20 * torch.tensor([1.0, -1.0, -1.0, 1.0, 0.0, 0.0])
     held, left = learner(2, right).tuned_on(support), learner(2, -right).tuned_on(support)
-    assert sum(way.weight for way in held.ways if way.local) < 0.3
-    assert sum(way.weight for way in left.ways if way.local) > 0.5
-    assert all(way.local or (way.value or 1e9) < 10 for way in left.ways)
+    assert sum(way.weight for way in held.ways if way.start == "untrained") < 0.3
+    assert sum(way.weight for way in left.ways if way.start == "untrained") > 0.5
+    assert all(way.start == "untrained" or (way.value or 1e9) < 10 for way in left.ways)
     # Six pairs of patients who are alike and differ in their class: whatever is learned of one is wrong of the other.
     pairs = examples([0, 1] * 6, 2)
     alike = Examples(pairs.z[::2].repeat_interleave(2, 0), pairs.y, pairs.patient, pairs.summary, 2)
@@ -112,3 +112,49 @@ def test_a_method_with_class_means_chooses_what_these_count_for() -> None:
     loss = Objective(model, torch.zeros(3), torch.ones(3))
     tuned = Learner(algorithm("prototypical"), loss, model.initial()).tuned_on(support)
     assert tuned.algorithm.model_dump()["adapt_prior"] in TRIED["adapt_prior"]
+
+
+def scored(names: list[int], classes: int, labels: list[int], seed: int) -> tuple[Learner, Examples, Examples]:
+    """A federation that knows four places in many dimensions; a hospital whose classes lie at some, by other names."""
+    torch.manual_seed(seed)
+    y = torch.tensor(labels)
+    z = 2 * torch.nn.functional.one_hot(torch.tensor(names)[y], 40).float() + torch.randn(len(y), 40)
+    here = Examples(z=z, y=y, patient=torch.arange(len(y)), summary=z, classes=classes)
+    model = Tabular.logistic(40, classes)
+    loss = Objective(model, torch.zeros(40), torch.ones(40))
+    knows = (12 * (torch.eye(40)[:4] - torch.eye(40)[:4].mean(0)), torch.zeros(4))
+    before = Learner(algorithm("fedavg", adapt_steps=40), loss, model.initial(), scores=knows)
+    inside = torch.arange(len(y)) < 15
+    return before, here.subset(inside), here.subset(~inside)
+
+
+def test_classes_of_other_names_are_told_by_what_the_federation_knows() -> None:
+    gains = []
+    for seed in range(4):
+        before, support, others = scored([2, 0, 3], 3, [0, 1, 2] * 40, seed)
+        alone = replace(before, scores=None)
+        assert (before.scored, alone.scored) == (1, 0)
+        gains.append(before.score(before.adapt(support), others) - alone.score(alone.adapt(support), others))
+    assert sum(gains) / len(gains) > 0.1
+    tuned = before.tuned_on(support)
+    assert tuned.scored > 0.6
+    assert tuned.locally == pytest.approx(1 - tuned.scored), "a head of zeros is local training"
+
+
+def test_a_head_on_scores_is_a_head_on_features() -> None:
+    before, support, _ = scored([2, 0, 3], 3, [0, 1, 2] * 10, 1)
+    assert before.scores is not None
+    weight, bias = before.scores
+    theta = before.algorithm.of_scores(before.theta, shots_of(support), before.loss, weight, bias)
+    found = before.loss.head(theta)[0]
+    there = torch.linalg.lstsq(weight.T, found.T).solution
+    torch.testing.assert_close(weight.T @ there, found.T, rtol=1e-3, atol=1e-4)
+    assert not before.theta.any(), "and before stays before"
+
+
+def test_scores_that_know_nothing_are_harmless() -> None:
+    before, support, others = scored([4, 5, 6], 3, [0, 1, 2] * 20, 2)
+    nothing = replace(before, scores=(torch.zeros(4, 40), torch.zeros(4)))
+    assert all(each.isfinite().all() for each in nothing.adapt(support).values())
+    tuned, alone = before.tuned_on(support), replace(before, scores=None).tuned_on(support)
+    assert tuned.score(tuned.adapt(support), others) >= alone.score(alone.adapt(support), others) - 0.05
