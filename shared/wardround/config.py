@@ -242,6 +242,10 @@ class Federation(Section):
         if not kind.exclusive and self.algorithm.one_class_each:
             able = ", ".join(each for each in ALGORITHMS.built_in if not ALGORITHMS[each].one_class_each)
             raise ValueError(f'algorithm {name} needs images of one class; for task.labels = "{labels}" take {able}')
+        if self.algorithm.unit == "stand-ins" and labels != "one":
+            raise ValueError(
+                f'tasks = "stand-ins" draws patients of one class each; labels = "{labels}" cannot have it'
+            )
         if self.rounds.evaluate_every and kind.judgement(len(self.task.classes)) is None:
             raise ValueError(f'rounds.evaluate_every counts images of one class; with task.labels = "{labels}" it is 0')
         return self

@@ -134,7 +134,7 @@ def test_both_ways_give_one_vector(name: str) -> None:
     tabled = Tabled(loss)
     assert tabled.elementary
     exact = tabled.gradients(theta, examples.z, examples.y)
-    torch.testing.assert_close(tabled._differentiated(theta, examples.z, examples.y), exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tabled.differentiated(theta, examples.z, examples.y), exact, rtol=1e-4, atol=1e-5)
     mean = grad(tabled)(theta, examples.z, examples.y)
     torch.testing.assert_close(mean, exact.mean(0).float(), rtol=1e-4, atol=1e-5)
 

@@ -24,6 +24,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from wardround.algorithms import Fitted
 from wardround.meta.class_sums import ClassMeans, WithSums, covariance_within, with_places
@@ -85,6 +86,7 @@ class Generative(FineTuned):
             return embedded
         means = (prior.unsqueeze(1) * known.means + shares.T @ embedded.x.double()) / total.clamp_min(1e-6).unsqueeze(1)
         y = present.repeat_interleave(self.draws)
+        drawn = y.to(embedded.y) if embedded.y.dim() == 1 else one_hot(y, loss.classes).to(embedded.y)  # cells
         root = torch.linalg.cholesky_ex(covariance(theta, loss))[0]
         # Public, and the same each time: adapting twice gives the same model.
         generator = torch.Generator().manual_seed(0)
@@ -94,7 +96,7 @@ class Generative(FineTuned):
         return replace(
             embedded,
             x=torch.cat([embedded.x, x]),
-            y=torch.cat([embedded.y, y.to(embedded.y)]),
+            y=torch.cat([embedded.y, drawn]),
             patient=torch.cat([embedded.patient, embedded.patient.max() + 1 + torch.arange(len(y)).to(y)]),
             weight=torch.cat([embedded.weight / 2, weight]),
         )

@@ -94,7 +94,10 @@ class MetaWeight(FineTuned):
         with torch.no_grad():
             right = (support.shares(loss.classes) * loss.logits(theta, support.x).softmax(1)).sum(1)
             weights = Tabled(loss).basis(right / support.weight.clamp_min(1e-6)) @ loss.extras(theta)["weights"]
-            mean = support.mean(weights).clamp_min(1e-6)
+            weights = torch.nan_to_num(weights, nan=0.0, posinf=0.0, neginf=0.0).clamp_min(0)
+            mean = support.mean(weights)
+        if not mean > 1e-6:  # a table that weighs nobody says nothing
+            return super().adapt(theta, support, loss)
         return super().adapt(theta, replace(support, weight=support.weight * weights / mean), loss)
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.experience.row import Row
 from wardround.terminal import Fields, Table, emit, say, show
 
 if TYPE_CHECKING:
     from wardround.experience.advice import Near
+    from wardround.experience.row import Row
 
 SHOTS = 5
 

@@ -63,7 +63,7 @@ class Weighed:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []: not the loss, but what has its gradient."""
         at, added = theta.detach(), torch.zeros_like(theta)
-        rows = self.gradients if self.elementary else self._differentiated
+        rows = self.gradients if self.elementary else self.differentiated
         for some, shown in zip(torch.split(x, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True):
             added = added + rows(at, some, shown).detach().sum(0).to(theta.dtype)
         return added @ theta / len(x)
@@ -71,13 +71,13 @@ class Weighed:
     def gradients(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `ElementaryLoss.gradients`."""
         assert isinstance(self.loss, Objective)
-        shown, p = self._shown(y).double(), elementary.softmax(self.loss.exact_logits(theta, x))
+        shown, p = self.shown(y).double(), elementary.softmax(self.loss.exact_logits(theta, x))
         right = elementary.total(shown * p)
         found = self.loss.gradients(theta, x, y)[:, : self.loss.own(theta).numel()]
-        slopes = self._balance(shown).unsqueeze(1) * p * (right.unsqueeze(1) - shown)
-        return self._vectors(theta, right, found, self.loss.slopes(theta, x, slopes))
+        slopes = self.balance(shown).unsqueeze(1) * p * (right.unsqueeze(1) - shown)
+        return self.vectors(theta, right, found, self.loss.slopes(theta, x, slopes))
 
-    def _differentiated(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def differentiated(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The same of a model that is deep, by autograd: an image at a time, as one of many would be rounded."""
         own = self.loss.own(theta)
 
@@ -86,25 +86,25 @@ class Weighed:
 
         def likely(to: Tensor, x: Tensor, y: Tensor) -> Tensor:
             p = self.loss.logits(self.loss.with_own(theta, to), x).softmax(1)
-            return (self._shown(y) * p).sum()
+            return (self.shown(y) * p).sum()
 
         found = []
         for one, label in zip(torch.split(x, 1), torch.split(y, 1), strict=True):
             slope, right = grad_and_value(likely)(own, one, label)
-            query = -self._balance(self._shown(label)).unsqueeze(1) * slope
+            query = -self.balance(self.shown(label)).unsqueeze(1) * slope
             gradient = grad(loss)(own, one, label).double().unsqueeze(0)
-            found.append(self._vectors(theta, right.double().unsqueeze(0), gradient, query))
+            found.append(self.vectors(theta, right.double().unsqueeze(0), gradient, query))
         return torch.cat(found)
 
-    def _vectors(self, theta: Tensor, right: Tensor, gradients: Tensor, query: Tensor) -> Tensor:
+    def vectors(self, theta: Tensor, right: Tensor, gradients: Tensor, query: Tensor) -> Tensor:
         """What images add, float64 [m, P], from their gradients and those of the query's loss, float64 [m, p]."""
         basis, weights = self.basis(right), self.loss.extras(theta)["weights"].double()
-        agreement = elementary.total(gradients * self._direction(theta)).unsqueeze(1)
+        agreement = elementary.total(gradients * self.direction(theta)).unsqueeze(1)
         weight = elementary.total(basis * weights).unsqueeze(1)
         asked = _shortened(query) * self.asked(right).unsqueeze(1)
         return torch.cat([weight * gradients, asked, -SHARE * agreement * basis], 1)
 
-    def _balance(self, shown: Tensor) -> Tensor:
+    def balance(self, shown: Tensor) -> Tensor:
         """How much more an image counts than if classes were as frequent as here, float64 [m]."""
         prior = self.loss.log_prior if isinstance(self.loss, Objective) else None
         if prior is None:
@@ -112,12 +112,12 @@ class Weighed:
         rare = (1 / (self.loss.classes * elementary.exp(prior.double()))).clamp_max(RAREST)
         return elementary.total(shown.double() * rare)
 
-    def _shown(self, y: Tensor) -> Tensor:
+    def shown(self, y: Tensor) -> Tensor:
         """Which classes each image shows, float32 [m, classes]; of a cell, how much of each."""
         labels = self.loss.labels if isinstance(self.loss, Objective) else one_class
         return labels.targets(y, self.loss.classes)
 
-    def _direction(self, theta: Tensor) -> Tensor:
+    def direction(self, theta: Tensor) -> Tensor:
         """u, float64 [p], of length 1; zero before anything was released."""
         return _shortened(self.loss.extras(theta)["query"].double().unsqueeze(0), to=1.0, least=1e-30)[0]
 
