@@ -293,7 +293,8 @@ def test_a_list_that_was_damaged_still_gives_its_whole_lines(
     whole = path.read_bytes()
     path.write_bytes(b"\n".join(junk) + b"\n" + whole[: max(len(whole) - cut, 0)])
     after = AnswerBook(folder, {"st-anna": "key"})
-    kept = whole[: max(len(whole) - cut, 0) + (cut == 1)].count(b"\n")
+    lines = set(whole.splitlines())  # a line is whole without the end of line too
+    kept = sum(line in lines for line in whole[: max(len(whole) - cut, 0)].splitlines())
     assert len(after.of("st-anna")) == kept
     after.add("st-anna", Answered(run="next", federation=SHA, round=0, sha256=SHA), epsilon=1.0)
     assert AnswerBook(folder, {"st-anna": "key"}).of("st-anna")[-1].run == "next"
