@@ -26,12 +26,9 @@ import torch
 from torch import Tensor
 
 from wardround.algorithms import Fitted
-from wardround.meta.class_sums import WithSums, with_places
-from wardround.meta.fine_tuned import FineTuned
 from wardround.meta.head import HeadAlone
-from wardround.meta.local import descend
-from wardround.models.base import Model
-from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.meta.summed import Summed
+from wardround.questions import FewShotLoss, Shots
 
 # Of Q, S and n, beside a head's gradient, which is about 1 long.
 LENGTHS = {"scatter": 0.55, "sums": 0.3, "counts": 0.2}
@@ -41,28 +38,12 @@ RIDGE = 0.5
 SHRINKAGE = 0.005
 
 
-class Discriminant(FineTuned):
+class Discriminant(Summed):
     """Federated averaging of a head, and of the sums that make a metric."""
 
-    one_class_each = True
-    of_classes = ("scatter", "sums", "counts")
+    lengths = LENGTHS
 
     name: str = "discriminant"
-
-    def extended(self, model: Model) -> Model:
-        """With Q, S and n beside the model."""
-        return with_places(model, model.embedding_size, LENGTHS)
-
-    @property
-    def answers_per_round(self) -> int:
-        """The local steps: one private gradient each."""
-        return self.local_steps
-
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """w_k - theta, float32 [P], after `local_steps` private steps."""
-        asked = WithSums(loss, LENGTHS)
-        w = descend(theta, cohort, asked, steps=self.local_steps, learning_rate=self.local_learning_rate)
-        return w - theta
 
     def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
         """The body and the metric; no class has been counted, and the head starts at zero."""

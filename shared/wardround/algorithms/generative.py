@@ -27,42 +27,24 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from wardround.algorithms import Fitted
-from wardround.meta.class_sums import ClassMeans, WithSums, covariance_within, with_places
-from wardround.meta.fine_tuned import FineTuned
+from wardround.meta.class_sums import ClassMeans, covariance_within
 from wardround.meta.head import HeadAlone
-from wardround.meta.local import descend
-from wardround.models.base import Model
-from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.meta.summed import Summed
+from wardround.questions import FewShotLoss, Shots
 from wardround.settings import AtHome, HomeStrength
 
 # Beside a head's gradient, which is about 1 long.
 LENGTHS = {"scatter": 0.4, "sums": 0.6, "counts": 0.2, "blanks": 0.0}
 
 
-class Generative(FineTuned):
+class Generative(Summed):
     """FedAvg's head, and densities to draw from. draws: of each class; adapt_prior: n_0."""
 
-    one_class_each = True
-    of_classes = ("scatter", "sums", "counts")
+    lengths = LENGTHS
 
     name: str = "generative"
     draws: Annotated[int, Field(ge=0, le=10_000), AtHome()] = 50
     adapt_prior: HomeStrength = 2.0
-
-    def extended(self, model: Model) -> Model:
-        """With the sums beside the model."""
-        return with_places(model, model.embedding_size, LENGTHS)
-
-    @property
-    def answers_per_round(self) -> int:
-        """The local steps: one private gradient each."""
-        return self.local_steps
-
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """w_k - theta, float32 [P], after `local_steps` private steps."""
-        asked = WithSums(loss, LENGTHS)
-        w = descend(theta, cohort, asked, steps=self.local_steps, learning_rate=self.local_learning_rate)
-        return w - theta
 
     def for_classes(self, theta: Tensor, theirs: FewShotLoss, ours: FewShotLoss, start: Tensor, like: Tensor) -> Tensor:
         """The body, and the covariance at the scatter's place; no class has been counted, and the head is zero."""
