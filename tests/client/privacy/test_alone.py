@@ -190,6 +190,16 @@ def without_all_but(examples: Examples, patient: int) -> Examples:
     return examples.subset(examples.patient == patient)
 
 
+def loses_what_one_of_nine_adds(loss: Loss, model: Model, size: int, kind: str, number: int, seed: int) -> None:
+    """What a sum over nine patients of `model`'s features loses when one leaves, at a theta of `size` numbers."""
+    examples = hospital(model, [1] * 9, seed, False, seed % 7)
+    theta = hostile(size, kind, seed, examples.z)
+    with threads(number):
+        everyone = sum_over(loss, theta, examples, list(range(9)))
+        others = sum_over(loss, theta, without(examples, 4), list(range(8)))
+    assert torch.equal(everyone - others, sum_over(loss, theta, without_all_but(examples, 4), [0]))
+
+
 @settings(max_examples=25)
 @given(
     width=st.sampled_from(WIDTHS),
@@ -201,12 +211,7 @@ def test_so_it_is_for_the_sums_that_a_metric_is_made_of(width: int, kind: str, n
     plain = loss_of(logistic(width), 1.0)
     model = Discriminant().extended(plain.model)
     loss = WithSums(Objective(model, plain.shift, plain.scale, plain.log_prior), LENGTHS)
-    examples = hospital(plain.model, [1] * 9, seed, False, seed % 7)
-    theta = hostile(model.layout.size, kind, seed, examples.z)
-    with threads(number):
-        everyone = sum_over(loss, theta, examples, list(range(9)))
-        others = sum_over(loss, theta, without(examples, 4), list(range(8)))
-    assert torch.equal(everyone - others, sum_over(loss, theta, without_all_but(examples, 4), [0]))
+    loses_what_one_of_nine_adds(loss, plain.model, model.layout.size, kind, number, seed)
 
 
 @settings(max_examples=25)
@@ -220,12 +225,7 @@ def test_so_it_is_for_what_weighs_a_patient(width: int, kind: str, number: int, 
     plain = loss_of(logistic(width), 1.0)
     model = MetaWeight().extended(plain.model)
     loss = Tabled(Objective(model, plain.shift, plain.scale, plain.log_prior))
-    examples = hospital(plain.model, [1] * 9, seed, False, seed % 7)
-    theta = hostile(model.layout.size, kind, seed, examples.z)
-    with threads(number):
-        everyone = sum_over(loss, theta, examples, list(range(9)))
-        others = sum_over(loss, theta, without(examples, 4), list(range(8)))
-    assert torch.equal(everyone - others, sum_over(loss, theta, without_all_but(examples, 4), [0]))
+    loses_what_one_of_nine_adds(loss, plain.model, model.layout.size, kind, number, seed)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
