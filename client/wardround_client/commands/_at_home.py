@@ -71,6 +71,11 @@ Judged = Mapping[str, Any]
 """A `kinds.Judged` as JSON."""
 
 
+def separated(names: str) -> list[str]:
+    """What an option lists with commas between; nothing for an empty text."""
+    return [each.strip() for each in names.split(",")] if names else []
+
+
 def opened(home: Path) -> Hospital:
     """The hospital with a ledger in memory: its own is not even opened. Raises: ConfigError."""
     import torch

@@ -20,6 +20,7 @@ from wardround_client.commands._at_home import (
     say_if_learned,
     say_shortfall,
     scores,
+    separated,
     stages,
     warn,
 )
@@ -94,7 +95,7 @@ def adapt(
             federation=federation,
             file=model,
             label_column=label_column,
-            classes=[each.strip() for each in classes.split(",")] if classes else (),
+            classes=separated(classes),
         )
         name = check_name(name or start.federation.name)
         if not (overwrite or replace) and name in store.names(hospital.home):

@@ -19,6 +19,7 @@ from wardround_client.commands._at_home import (
     ModelOption,
     TaskOption,
     opened,
+    separated,
     stages,
 )
 from wardround_client.commands._common import NewHome
@@ -87,7 +88,7 @@ def suggest(
             federation=federation,
             file=model,
             label_column=label_column,
-            classes=[each.strip() for each in classes.split(",")] if classes else (),
+            classes=separated(classes),
         )
         agreed, cohort = start.federation, hospital.patients.cohort()
         asked = Asked(
