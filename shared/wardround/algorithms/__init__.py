@@ -217,7 +217,9 @@ class Algorithm(Part):
         return 2 * at.embedded + 40 * at.theta + at.rows * at.classes * (64 + 9 * at.rows)
 
     def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """As the file says."""
+        """As the file says; of one that remembers, the first round: nothing was sent before."""
+        if self.remembers:
+            return self.inner_after(theta.new_zeros(theta.shape), theta, cohort, loss)
         raise NotImplementedError
 
     def inner_after(self, sent: Tensor, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:

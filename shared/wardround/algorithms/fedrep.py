@@ -74,10 +74,6 @@ class FedRep(FineTuned):
         """The steps of the body: one private gradient each."""
         return self.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """A hospital's first round: it has no head."""
-        return self.inner_after(torch.zeros_like(theta), theta, cohort, loss)
-
     def inner_after(self, sent: Tensor, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """The body's way in `local_steps` private steps, and sums, float32 [P]; zero at the head's place."""
         assert isinstance(loss, Objective)

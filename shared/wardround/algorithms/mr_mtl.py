@@ -62,10 +62,6 @@ class MrMtl(FineTuned):
         """The local steps: one private gradient each."""
         return self.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """A hospital's first round: nothing was sent."""
-        return self.inner_after(torch.zeros_like(theta), theta, cohort, loss)
-
     def inner_after(self, sent: Tensor, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """The way of w_h in `local_steps` private steps, float32 [P], from the start and what was sent before."""
         assert isinstance(loss, Objective)

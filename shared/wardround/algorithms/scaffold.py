@@ -58,10 +58,6 @@ class Scaffold(FineTuned):
         """K local steps: one private gradient each."""
         return self.local_steps
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """A hospital's first round: c_i = 0."""
-        return self.inner_after(torch.zeros_like(theta), theta, cohort, loss)
-
     def inner_after(self, sent: Tensor, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
         """(y - x + K eta_l c, c_i+ - c_i), float32 [P], from theta = (x, c) and the sum of what was sent before."""
         eta_l, k = self.local_learning_rate, self.local_steps
