@@ -89,6 +89,7 @@ PLAIN = {bool, int, float, str, bytes, type(None), Tensor, torch.Size}
 # Names that a module imports for its annotations alone, because torch is slow to import.
 NAMES = {
     "Tensor": Tensor, "np": np, "npt": npt, "Labels": Any, "Task": Task, "Shots": Shots, "Layout": Layout, "Any": Any,
+    "Cohort": Cohort, "FewShotLoss": FewShotLoss,
 }  # fmt: skip
 
 
