@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.tables import Called, hospital
 
 from wardround.config import Federation
 from wardround.errors import PolicyRefusal
+from wardround.questions import Blocks, SumQuestion
 from wardround.schedule import QUESTIONS, Schedule
 from wardround.toml import loads
 from wardround_client.audit import audit
@@ -32,7 +34,8 @@ evaluate_every = 1
 questions = ["first_feature"]
 """
 LISTED = 'questions = ["statistics", "gradient", "confusion", "first_feature"]\nleast_noise_multiplier = 0.1'
-PATIENTS = 120
+PATIENTS = 300
+MEANS = {"anna": 0.2, "bert": 0.6, "carl": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +57,7 @@ def test_it_is_asked_where_it_is_due_and_no_part_of_ours_knows_it() -> None:
 
 
 def test_a_federation_asks_it_and_the_ledger_is_charged_under_its_name(tmp_path: Path) -> None:
-    hospitals = [
-        hospital(tmp_path / name, rows(mean), FEDERATION, LISTED)
-        for name, mean in (("anna", 0.2), ("bert", 0.6), ("carl", 1.0))
-    ]
+    hospitals = [hospital(tmp_path / name, rows(mean), FEDERATION, LISTED) for name, mean in MEANS.items()]
     agreement = hospitals[0].approvals.preview(hospitals[0].home / "federation.toml")
     shown = computed(agreement.federation, agreement.schedule, agreement.calibration, PATIENTS)
     assert "first_feature" in shown["noise_in_clip_norms"], "a person sees it before saying yes"
@@ -66,7 +66,16 @@ def test_a_federation_asks_it_and_the_ledger_is_charged_under_its_name(tmp_path:
     )
     (asked,) = [each for each in events if isinstance(each, RoundEnded) and each.question == "first_feature"]
     assert asked.replied == 3 and not asked.rejected and not asked.clipped
-    assert asked.model_extra is not None and asked.model_extra["first_feature"] == pytest.approx(0.6, abs=0.1)
+    assert asked.model_extra is not None
+    feature = [float(str(row[0])) for mean in MEANS.values() for row in rows(mean)]
+    exact, sigma = sum(feature) / len(feature), agreement.calibration.noise_multiplier("first_feature")
+    # The noise comes from the OS. A quotient f / p of two sums bears that of f and, f / p times, that of p.
+    question = QUESTIONS["first_feature"]
+    assert isinstance(question, SumQuestion)
+    of_p, of_f = Blocks(question.summands(agreement.federation, agreement.model)).units()
+    deviation = sigma * math.sqrt(len(hospitals)) * math.hypot(of_f, exact * of_p) / len(feature)
+    assert 7 * deviation < 0.1, "fewer than the 0.2 by which the mean of two hospitals differs"
+    assert asked.model_extra["first_feature"] == pytest.approx(exact, abs=7 * deviation)
     for each in hospitals:
         reserved, released = (entry.body for entry in each.ledger.entries()[-2:])
         assert reserved["question"] == released["question"] == "first_feature"
