@@ -24,7 +24,7 @@ from torch import Tensor
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 _lock = threading.Lock()
-_inside, _before = 0, (1, False)
+_inside, _before = 0, (1, 0)
 # cuBLAS reads it when it starts; without it, deterministic algorithms are refused (cuBLAS, "Results reproducibility").
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -35,11 +35,11 @@ def isolation() -> Iterator[None]:
     global _inside, _before
     with _lock:
         if not _inside:
-            _before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+            _before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
         _inside += 1
         torch.set_num_threads(1)
         if torch.cuda.is_available():
-            torch.use_deterministic_algorithms(True)
+            _deterministic("error")
     try:
         yield
     finally:
@@ -47,7 +47,13 @@ def isolation() -> Iterator[None]:
             _inside -= 1
             if not _inside:  # the last one out: nobody's operations are split while another is inside
                 torch.set_num_threads(_before[0])
-                torch.use_deterministic_algorithms(_before[1])
+                if torch.cuda.is_available():
+                    _deterministic(_before[1])
+
+
+def _deterministic(mode: str | int) -> None:
+    """As `torch.use_deterministic_algorithms`, which imports a compiler first: seconds of each command's start."""
+    torch.set_deterministic_debug_mode(mode)
 
 
 def fresh(tensor: Tensor) -> Tensor:
