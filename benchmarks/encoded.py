@@ -17,10 +17,10 @@ from rich.console import Console
 from torch import Tensor
 
 from hospitals import Problem, Study, Target, agreed
-from public_rule import components
 from rows import Trial
 from wardround.config import Federation, ModelChoice
 from wardround.errors import ConfigError
+from wardround.experience.rule import components
 from wardround.files import write_atomically
 from wardround.models import Model
 from wardround.models.columns import Columns

@@ -34,10 +34,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 import experience_tasks
-import public_rule
 from experience import CLIP_NORMS, Done, described, means, parser
 from experience_tasks import Known
-from public_rule import IMAGES, TABLES, components
 from real_data import folder
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, markdown
 from wardround.experience import advice as advising
@@ -45,6 +43,7 @@ from wardround.experience.advice import DEFAULT, LEARNED, SHOTS, Learned, advise
 from wardround.experience.file import FILE
 from wardround.experience.regression import Lengths, Process, Space, gain, method
 from wardround.experience.row import Described, Row, Settings
+from wardround.experience.rule import by_rule
 from wardround.files import write_atomically
 
 GRID_DRAWS = 2
@@ -108,22 +107,9 @@ def on_average(task: Described, rows: Sequence[Row]) -> Settings:
     return settings[max(often, key=lambda key: often[key])]
 
 
-def by_rule(task: Described, rows: Sequence[Row]) -> Settings:
+def public(task: Described, rows: Sequence[Row]) -> Settings:
     """FedAvg as the leaderboard's rule sets it, from the numbers of patients and epsilon alone."""
-    tabular = task.kind == "table"
-    row = next(each for each in public_rule.by_rule(TABLES if tabular else IMAGES) if each.name == "FedAvg + fine-tune")
-    (trial,) = row.private
-    settings: dict[str, bool | float | str] = {
-        "algorithm.name": row.algorithm,
-        **{f"algorithm.{key}": float(value) for key, value in trial.settings.items()},
-        "outer.learning_rate": float(trial.learning_rate),
-        "privacy.clip_norm": float(trial.clip_norm),
-        "rounds.rounds": float(trial.rounds),
-    }
-    if not tabular:
-        most = max(experience_tasks.FEATURES)
-        settings["model.features"] = float(components(most, sum(task.hospitals), task.epsilon or 1e3))
-    return fitted(settings, task)
+    return by_rule(task)
 
 
 @dataclass(frozen=True)
@@ -197,7 +183,7 @@ def judge(
     choices: dict[str, Choice] = {"default": default}
     if not left.name.startswith("every"):
         choices |= {
-            "FedAvg by the public rule": by_rule,
+            "FedAvg by the public rule": public,
             "best on average": on_average,
             "random forest": Regressor(forest).of(left.rows),
             "Gaussian process of scikit-learn": Regressor(process_of_theirs, few=True).of(left.rows),

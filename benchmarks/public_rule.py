@@ -24,9 +24,6 @@ from dataclasses import dataclass, replace
 
 from rows import STAND_INS, TRIALS, Row, Trial, rows
 
-PATIENTS_FOR_A_COMPONENT = 250
-"""Times epsilon."""
-FEWEST_COMPONENTS = 16
 _UNIT_RATE = 20.0  # FedAvg's on features of length 1
 _MIDDLE = TRIALS // 3
 """Of six trials, three learning rates with two of something else each: the first of the middle rate."""
@@ -60,12 +57,6 @@ def adds_up_classes(row: Row) -> bool:
     """Whether a row's method learns from sums of each class's features."""
     of_stand_ins = any(each.settings.get("tasks") == STAND_INS for each in row.exact)
     return of_stand_ins or row.algorithm in ("centroids", "fedrep")
-
-
-def components(most: int, patients: int, epsilon: float, *, of_sums: bool = False) -> int:
-    """How many of an encoder's features to use, for so many patients at all hospitals together."""
-    wanted = int(patients * epsilon / PATIENTS_FOR_A_COMPONENT / (3 if of_sums else 1)) // 8 * 8
-    return min(most, max(FEWEST_COMPONENTS, wanted))
 
 
 def _of(row: Row, features: Features) -> Row:

@@ -19,7 +19,7 @@ import experience_converted
 import experience_judged
 import experience_tasks
 from experience import Done, agreement, described, means, methods, plan
-from experience_judged import BEST, OURS, Left, by_rule, default, least_alike, on_average
+from experience_judged import BEST, OURS, Left, default, least_alike, on_average, public
 from experience_tasks import Known
 from leaderboard_sets import DataSet
 from public_rule import TABLES
@@ -97,7 +97,7 @@ def test_ways_of_choosing_see_nothing_of_what_is_left_out() -> None:
     task = rows[0].task
     assert on_average(task, rows)["algorithm.name"] == "reptile"
     assert default(task, rows)["outer.learning_rate"] == DEFAULT["outer.learning_rate"]
-    assert by_rule(task, rows)["algorithm.name"] == "fedavg"
+    assert public(task, rows)["algorithm.name"] == "fedavg"
     left = {each.name: each for each in experience_judged.left_out(rows, [known()], [8.0])}
     assert "made-up" in left and {row.task.kind for row in left["every table"].rows} == {"image"}
 

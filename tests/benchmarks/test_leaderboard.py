@@ -22,13 +22,16 @@ from heat_map import heat_map, signed
 from hospitals import Measurement, Study
 from leaderboard_scores import BASELINE, LOCAL, Board, verdict
 from leaderboard_sets import SETS, DataSet, Sources
-from public_rule import CELLS, FEWEST_COMPONENTS, IMAGES, TABLES, by_rule, components
+from public_rule import CELLS, IMAGES, TABLES, by_rule
 from real_data import DATA
 from rows import NONE, Trial
 from tables import Estimate, Store
 from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import ConfigError
+from wardround.experience.row import Described
+from wardround.experience.rule import FEWEST_COMPONENTS, components
+from wardround.experience.rule import by_rule as fedavg_by_rule
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -199,6 +202,25 @@ def test_the_sets_are_many_and_their_names_serve_as_keys() -> None:
     assert len(set(names)) == len(names) >= 10
     assert not any("/" in name for name in names)
     assert sum(each.hospitals == "real" for each in SETS) >= 10
+
+
+@pytest.mark.parametrize(
+    ("features", "task"),
+    [
+        (IMAGES, {"kind": "image", "image_size_px": 28}),
+        (TABLES, {"kind": "table", "columns": 9}),
+        (CELLS, {"kind": "image", "image_size_px": 28, "labels": "mask"}),
+    ],
+)
+@pytest.mark.parametrize("epsilon", [None, 8.0])
+def test_recommend_falls_back_on_the_same_rule(features: Any, task: dict[str, Any], epsilon: float | None) -> None:
+    row = next(each for each in by_rule(features) if each.name == "FedAvg + fine-tune")
+    (trial,) = row.exact if epsilon is None else row.private
+    found = fedavg_by_rule(Described(classes=2, hospitals=(900, 900), epsilon=epsilon, **task))
+    names = ("algorithm.name", "outer.learning_rate", "rounds.rounds", "privacy.clip_norm")
+    said = [found[name] for name in names]
+    clip = trial.clip_norm if epsilon else said[3]
+    assert said == [row.algorithm, trial.learning_rate, trial.rounds, clip] and not trial.settings
 
 
 def test_fewer_components_are_the_first_ones() -> None:

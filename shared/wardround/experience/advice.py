@@ -13,6 +13,7 @@ import numpy as np
 from wardround.algorithms import ALGORITHMS
 from wardround.experience.regression import Lengths, Process, chance
 from wardround.experience.row import Described, Row, Settings
+from wardround.experience.rule import by_rule
 from wardround.text import counted
 
 LEARNED = "learned.json"
@@ -74,7 +75,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to agree on. known: False far from everything known; settings are then the default.
+    """What to agree on. known: False far from everything known; settings are then those of `by_rule`.
 
     score, spread: what is expected, and half of its 95 % interval, in [0, 1]; default, ahead, ahead_spread: of the
     default, and of the difference. runs, tasks: what it was learned from; without any nothing is expected.
@@ -108,7 +109,7 @@ def advise(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int
     usable = [row for row in rows if row.scores and row.task.labels == task.labels and row.algorithm]
     default = fitted(DEFAULT, task)
     if not usable:
-        return Advice(False, default, shots)
+        return Advice(False, by_rule(task), shots)
     usable = _nearest_rows(usable, task, learned)
     process = Process.of(usable, learned.lengths)
     tried = candidates(usable, task)
@@ -117,7 +118,7 @@ def advise(task: Described, rows: Sequence[Row], learned: Learned, *, shots: int
         best = _best(process, task, [best, *_varied(best, tried)])
     nearest = _nearest(process, usable, task)
     known = bool(tried) and nearest[0].alike >= learned.least_alike
-    settings = best if known else default
+    settings = best if known else by_rule(task)
     mean, covariance = process.judging(usable, shots).expected(
         process.space.points([(task, settings), (task, default)])
     )

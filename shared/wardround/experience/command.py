@@ -46,7 +46,7 @@ def recommend(
     """Say which algorithm and which settings to agree on, what to expect of them, and how sure that is.
 
     It is learned from runs on public data, and from your own: no patient is asked, and nothing is charged. Far from
-    all that is known it says so, and names the default.
+    all that is known it says so, and names FedAvg by a public rule.
     """
     # One thread is the fastest with so few numbers, and more wait for each other; said before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -63,7 +63,7 @@ def recommend(
         emit(event="recommendation", task=wanted.model_dump(mode="json"), **plain(advice))
         return
     if not advice.known:
-        say(f"I don't know: {advice.why_not}. What follows is the default.")
+        say(f"I don't know: {advice.why_not}. What follows is FedAvg by a public rule.")
     values = {
         "task": in_words(wanted),
         **{key.removeprefix("algorithm.name") or "algorithm": _written(each) for key, each in advice.settings.items()},

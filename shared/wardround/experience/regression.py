@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.experience.row import Described, Row, Settings
+from wardround.experience.rule import NOT_PRIVATE
 
 Array = NDArray[np.float64]
-NOT_PRIVATE = 1000.0  # an epsilon that costs nothing
 LEAST_SETTING = 0.01  # what is below, 0 among it, is compared as this
 
 

@@ -45,7 +45,7 @@ def _why(task: Described, advice: Advice) -> Sequence[str]:
     if not advice.known:
         return (
             f"wardround {__version__} does not know what is good for {in_words(task)}:",
-            f"{advice.why_not}. This is the default.",
+            f"{advice.why_not}. This is FedAvg by a public rule.",
         )
     nearest = "; ".join(f"{each.source or 'your own'} ({each.alike:.2f})" for each in advice.nearest)
     learned = f"{advice.runs:,} runs on {advice.tasks} tasks, the nearest: {nearest}"

@@ -21,6 +21,7 @@ from wardround.experience.advice import DEFAULT, Learned, advise, candidates, fi
 from wardround.experience.command import app
 from wardround.experience.file import ours
 from wardround.experience.row import Described, Row, nested
+from wardround.experience.rule import by_rule
 from wardround.task import Task
 from wardround.toml import loads
 from wardround_server.home import FEDERATION_TOML
@@ -66,19 +67,19 @@ def test_json_holds_settings_that_are_an_agreement(tmp_path: Path) -> None:
     assert "dx" not in result.output and "nevus" not in result.output
 
 
-def test_far_from_everything_it_says_so_and_names_the_default(tmp_path: Path) -> None:
+def test_far_from_everything_it_says_so_and_names_a_public_rule(tmp_path: Path) -> None:
     many = ",".join(["1000000"] * 40)
     text = TASK.replace('classes = ["nevus", "melanoma", "keratosis"]', f"classes = {[str(n) for n in range(250)]}")
     result = asked(tmp_path, "--patients", many, "--epsilon", "0.01", text=text)
     assert result.exit_code == 0
     said = " ".join(result.output.split())
     assert (
-        "I don't know: this task is far from all" in said and "reptile" in said and "points of the default" not in said
+        "I don't know: this task is far from all" in said and "fedavg" in said and "points of the default" not in said
     )
     volume = TASK.replace("channels = 3", 'kind = "volume"\ndepth = 16')
     assert "I don't know" in asked(tmp_path, "--patients", "200,150", text=volume).output
     several = asked(tmp_path, "--patients", "200,150", text=TASK.replace("channels = 3", 'labels = "several"'))
-    assert "I don't know" in several.output and "reptile" in several.output
+    assert "I don't know" in several.output and "fedavg" in several.output
 
 
 def test_a_whole_agreement_is_read_for_its_task_and_its_epsilon(tmp_path: Path) -> None:
@@ -152,6 +153,12 @@ def test_whatever_the_task_settings_fit_it(task: Described, chosen: list[int]) -
         found = fitted(settings, task)
         assert (found["model.family"] in ("logistic", "mlp")) == (task.kind == "table")
         assert not {"privacy.epsilon", "rounds.quorum", "outer.rule"} & found.keys()
+
+
+@given(described)
+def test_the_rule_fits_whatever_is_asked(task: Described) -> None:
+    found = by_rule(task)
+    assert fitted(found, task) == found, "of the keys that are chosen, and none that the task cannot have"
 
 
 @given(described, st.integers(0, 100))
