@@ -216,7 +216,9 @@ def test_the_sets_are_many_and_their_names_serve_as_keys() -> None:
 def test_recommend_falls_back_on_the_same_rule(features: Any, task: dict[str, Any], epsilon: float | None) -> None:
     row = next(each for each in by_rule(features) if each.name == "FedAvg + fine-tune")
     (trial,) = row.exact if epsilon is None else row.private
-    found = fedavg_by_rule(Described(classes=2, hospitals=(900, 900), epsilon=epsilon, **task))
+    found = fedavg_by_rule(
+        Described.model_validate({"labels": "one", "classes": 2, "hospitals": (900, 900), "epsilon": epsilon, **task})
+    )
     names = ("algorithm.name", "outer.learning_rate", "rounds.rounds", "privacy.clip_norm")
     said = [found[name] for name in names]
     clip = trial.clip_norm if epsilon else said[3]
