@@ -41,6 +41,7 @@ class Hospital:
 
     def __init__(self, home: Path, config: HospitalConfig, ledger: Ledger) -> None:
         self.home, self.config, self.ledger = home, config, ledger
+        ledger.grid_s = config.policy.reply_grid_s
         self.approvals = Approvals(home, config, ledger)
         self.patients = Patients(home)
         self.paused = threading.Event()

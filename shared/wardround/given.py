@@ -14,10 +14,11 @@ TOML_BYTES = (
     2 << 20
 )  # with the names of 20,000 columns: federation.toml, hospital.toml, coordinator.toml, invitation.toml
 NAMES_BYTES = 1 << 20  # of columns, a line each
-CARD_BYTES = 64 << 10  # join.json, approval.json, a certificate
+CARD_BYTES = 64 << 10  # join.json, approval.json, node.pub, a certificate of TLS
 ENCODER_BYTES = 1 << 30
 EXPERIENCE_BYTES = 64 << 20  # rows of runs, a line each
 LIST_BYTES = 64 << 20  # a list of PatientIDs
+CERTIFICATE_BYTES = 256 << 20  # an epsilon certificate: half a kilobyte an entry
 TABLE_BYTES = 4 << 30  # a CSV, which is read row by row
 
 

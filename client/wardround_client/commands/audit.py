@@ -115,7 +115,7 @@ def _agreement(hospital: Hospital, named: str) -> Agreement:
 command = Command(
     audit,
     panel="Look",
-    place=4,
+    place=5,
     examples=(
         "wardround hospital audit ~/st-anna",
         "wardround hospital audit ~/st-anna federation.toml --trials 10000",

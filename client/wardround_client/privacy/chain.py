@@ -104,9 +104,8 @@ class Chain:
 
     def append(self, body: Mapping[str, Any], reply: bytes | None = None) -> None:
         """Inside `writing`, once: the next entry, and the reply of a release."""
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        seq = self._seq + 1
-        entry = (seq, text, _chained(self._digest, text))
+        text, seq = text_of(body), self._seq + 1
+        entry = (seq, text, chained(self._digest, text))
         self._db.execute("INSERT INTO entries (seq, body, digest) VALUES (?, ?, ?)", entry)
         if reply is not None:
             self._db.execute("INSERT INTO replies (seq, reply) VALUES (?, ?)", (seq, reply))
@@ -164,7 +163,7 @@ class Chain:
         digest = GENESIS
         bodies: list[dict[str, Any]] = []
         for seq, text, claimed in self._db.execute("SELECT seq, body, digest FROM entries ORDER BY seq"):
-            digest = _chained(digest, text)
+            digest = chained(digest, text)
             if seq != len(bodies) + 1 or digest != claimed or not text.startswith("{"):
                 return len(bodies) + 1, bodies
             bodies.append(json.loads(text))
@@ -195,7 +194,7 @@ class Chain:
                 raise self._broken(f"lost its entry {self._seq} while this program ran")
             del rows[0]
         for seq, text, claimed in rows:
-            digest = _chained(self._digest, text)
+            digest = chained(self._digest, text)
             if seq != self._seq + 1 or digest != claimed:
                 raise self._broken(f"is broken at entry {self._seq + 1}")
             try:
@@ -259,5 +258,11 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     return db
 
 
-def _chained(before: str, text: str) -> str:
+def text_of(body: Mapping[str, Any]) -> str:
+    """Canonical JSON. Raises: ValueError, for a number that is not finite."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def chained(before: str, text: str) -> str:
+    """The digest of an entry, from the digest before it and its text."""
     return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()

@@ -33,7 +33,7 @@ from typing import Any
 
 from wardround.accountant import Answers, epsilon, merged
 from wardround.errors import BudgetExceeded, Replay, StorageError
-from wardround_client.clock import now
+from wardround_client.clock import now, now_on_grid
 from wardround_client.privacy.chain import Chain
 
 LEDGER = "ledger.sqlite"
@@ -113,11 +113,15 @@ class Ledger:
     Args:
         path: the SQLite file; it is made, readable by its owner alone, when it is not there.
 
+    Attributes:
+        grid_s: receipts are timed on a grid of so many seconds after their reservations, as replies leave; 0: as it is.
+
     Raises:
         StorageError: the file cannot be opened or is not a ledger, or its chain is broken.
     """
 
     def __init__(self, path: Path | None) -> None:
+        self.grid_s = 0.0
         self._in_memory = path is None
         self._rounds: dict[tuple[str, int], _Round] = {}
         self._latest: dict[str, int] = {}
@@ -254,7 +258,7 @@ class Ledger:
             self._chain.append(
                 {
                     "kind": "released",
-                    "time": now(),
+                    "time": now_on_grid(self._chain.body(known.reservation.seq)["time"], self.grid_s),
                     "run": reservation.run,
                     "round": reservation.round,
                     "reservation": reservation.seq,

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.client.privacy.ledgers import BUDGET, PRICE, reserve
@@ -323,6 +324,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+@given(st.sampled_from([0.5, 7.0, 60.0, 3600.0]))
+@settings(max_examples=4, deadline=None)
+def test_a_receipt_says_no_more_about_how_long_a_round_took_than_its_reply_did(grid_s: float) -> None:
+    """Replies leave on this grid, and whoever sees a certificate of the ledger sees no finer one."""
+    ledger = Ledger(None)
+    ledger.grid_s = grid_s
+    ledger.release(reserve(ledger, 0), b"noise", norm=0.0, layout=LAYOUT)
+    reserved, released = (datetime.fromisoformat(entry.time) for entry in ledger.entries())
+    took = (released - reserved).total_seconds()
+    assert took > 0
+    assert took % grid_s == pytest.approx(0, abs=1e-6)
 
 
 def test_the_body_of_an_entry_is_what_a_reader_can_recompute() -> None:
