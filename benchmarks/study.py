@@ -108,7 +108,7 @@ def _measurements(
             raise ConfigError(f"--epsilon {column}", allowed=f'numbers above 0, and "{NONE}"')
     if options.by_rule:
         rule = IMAGES if "features" in options else TABLES
-        named = {row.name: row for row in by_rule(rule)}
+        named |= {row.name: row for row in by_rule(rule)}
     chosen = [study for study in studies if not options.study or any(part in study.name for part in options.study)]
     return [
         _measurement(study, named[name], column, store, options)

@@ -8,7 +8,7 @@ Private Image Classification through Scale", 2022, section 3.2). The paper draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wardround.task import Augmentation
+from wardround.task import VERSIONS, Augmentation
 
 _SHIFT = 1 / 16  # of the image's side
 _TONES = (0.0, 0.3, -0.3)  # as it is, brighter, darker
@@ -38,6 +38,16 @@ def variants(x: Tensor, augment: Sequence[Augmentation]) -> Iterator[Tensor]:
         for change in changes:
             changed = change(changed)
         yield changed
+
+
+def made_by(augment: Sequence[Augmentation], allowed: Collection[Augmentation]) -> tuple[int, ...]:
+    """Which of the `variants` by `augment` need no change but those allowed: their places, that of x itself first."""
+    changes = product(*(range(VERSIONS[name]) for name in augment))
+    return tuple(
+        place
+        for place, versions in enumerate(changes)
+        if all(name in allowed for name, version in zip(augment, versions, strict=True) if version)
+    )
 
 
 def _shifted(x: Tensor, *, down: int, right: int) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wardround.augment import variants
+from wardround.augment import made_by, variants
 from wardround.task import MOST_VARIANTS, VERSIONS, Augmentation, Task
 
 
@@ -108,3 +108,17 @@ def test_nothing_is_augmented_unless_the_task_says_so() -> None:
     table = torch.rand(3, 4)
     (same,) = variants(table, ())
     assert same is table
+
+
+@pytest.mark.parametrize("augment", allowed(), ids="+".join)
+def test_variants_made_by_some_changes_are_those_of_a_task_that_names_these_alone(
+    augment: tuple[Augmentation, ...],
+) -> None:
+    x = torch.rand(2, 1, 16, 16)
+    made = list(variants(x, augment))
+    for number in range(len(augment) + 1):
+        for some in combinations(augment, number):
+            places = made_by(augment, some)
+            assert places[0] == 0 and len(places) == task_of(some).variants
+            for place, alone in zip(places, variants(x, some), strict=True):
+                assert torch.equal(made[place], alone)

@@ -139,6 +139,13 @@ class Examples:
         x = torch.cat([x.unsqueeze(last), self.augmented[rows]], last).flatten(last - 1, last)
         return x, y.repeat_interleave(self.variants, last - 1)
 
+    def varied(self, kept: Sequence[int]) -> Examples:
+        """The same with some variants of each image: their places, of which 0 is the image as it is, and stays."""
+        others = [place - 1 for place in kept if place]
+        if self.augmented is None or len(others) == self.augmented.shape[1]:
+            return self
+        return replace(self, augmented=self.augmented[:, others] if others else None)
+
     def by_image(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """What function makes of z, y and summary, [k, ...] -> [k, ...], for each image in isolation: [n / cells, ...],
         of cells the mean over an image's.

@@ -63,8 +63,9 @@ def adapt(
         bool | None,
         typer.Option(
             "--tune/--no-tune",
-            help="Choose how far adapting goes, and whether to train without the shared model, by cross-validation on "
-            "the patients it learns from; takes some 50 times as long. Or as the federation agreed.",
+            help="Choose how far adapting goes, whether to train without the shared model, and which of the task's "
+            "variants of an image to learn from, by cross-validation on the patients it learns from; takes some 50 "
+            "times as long. Or as the federation agreed.",
             show_default="--tune, but for outlines, places and networks",
         ),
     ] = None,
@@ -144,6 +145,8 @@ def adapt(
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
     else:
         _say_ways(made.learner)
+    if (augment := made.learner.learns_from) is not None:
+        say(f"Of an image's variants those by {' and '.join(augment) or 'nothing'} were learned from: others did harm.")
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
     say(NOTHING_LEFT)
 
@@ -200,6 +203,7 @@ def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Findin
         "seed": made.seed,
         **({setting: getattr(learner.algorithm, setting)} if setting and not learner.ways else {}),
         "ways": [{"start": way.start, setting: way.value, "weight": way.weight} for way in learner.ways],
+        "augment": list(learner.augment if learner.learns_from is None else learner.learns_from),
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }
 

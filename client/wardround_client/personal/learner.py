@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from wardround.algorithms import AdaptsBy, Algorithm, Fitted
+from wardround.augment import made_by
 from wardround.config import Federation
 from wardround.errors import DataError
 from wardround.models import Model, Objective
 from wardround.questions import Shots
+from wardround.task import Augmentation
 from wardround_client.cohort.examples import Examples
 from wardround_client.isolated import isolation
 from wardround_client.personal.metrics import Report, report
@@ -37,6 +39,9 @@ Scores = tuple[Tensor, Tensor]
 """A federation's own head, which says how much an example looks like each of its classes: weight [theirs, e] and bias
 [theirs].
 """
+
+Parts = Sequence[tuple[Examples, Examples]]
+"""What is learned from and what is judged, fold by fold."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Learner:
     algorithm: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P]. ways: how
     it adapts, all of them together; (): as the algorithm says, from theta; but from the scores, where there are some
     and theta knows no class. scores: where the task has classes that theta does not know, what the federation knows
-    instead.
+    instead. augment: of the task. learns_from: what of that makes the variants of images which it learns from; None:
+    all of it.
     """
 
     algorithm: Algorithm
@@ -68,13 +74,16 @@ class Learner:
     theta: Tensor
     ways: tuple[Way, ...] = ()
     scores: Scores | None = None
+    augment: tuple[Augmentation, ...] = ()
+    learns_from: tuple[Augmentation, ...] | None = None
 
     @classmethod
     def of(cls, federation: Federation, model: Model, theta: Tensor, shift: Tensor, scale: Tensor) -> Learner:
         """A federation's algorithm at theta float32 [P], with the feature scaling shift and scale, float32 [d], that
         goes with it. model: as `Algorithm.extended` makes it.
         """
-        return cls(federation.algorithm, Objective.of(federation, model, shift, scale), theta)
+        loss = Objective.of(federation, model, shift, scale)
+        return cls(federation.algorithm, loss, theta, augment=federation.task.augment)
 
     def embed(self, z: Tensor) -> Tensor:
         """What the head is linear in, float32 [n, e], of encoded examples z [n, ...]; memory stays flat."""
@@ -96,7 +105,7 @@ class Learner:
             raise DataError("there is no example to adapt to", do="label at least one patient")
         # Hundreds of steps on a few hundred numbers: more threads wait for each other thirty times as long.
         with isolation() if self.loss.model.hidden != "deep" else nullcontext():
-            shots = shots_of(support)
+            shots = shots_of(self._seen(support))
             if not self.ways:
                 return self.algorithm.adapt(self._from(self.usual_start, shots), shots, self.loss)
             fits = [self._along(way, shots) for way in self.ways]
@@ -104,6 +113,10 @@ class Learner:
             return fits[0]
         # Of linear models the mean predicts the mean of their logits.
         return {"theta": torch.stack([way.weight * f["theta"] for way, f in zip(self.ways, fits, strict=True)]).sum(0)}
+
+    def _seen(self, support: Examples) -> Examples:
+        """With the variants that it learns from."""
+        return support if self.learns_from is None else support.varied(made_by(self.augment, self.learns_from))
 
     def _along(self, way: Way, shots: Shots) -> Fitted:
         if way.value is None:
@@ -166,17 +179,41 @@ class Learner:
         which every class, or every finding and every absence of one, weighs the same. A class of one patient is always
         learned from and never judged. Where no class has two patients nothing can be judged, and nothing changes.
         """
-        fold = folds_of(support)
-        setting = self.algorithm.adapts_by
-        if setting is None or not bool((fold >= 0).any()):
+        parts = _parts(support)
+        return self.augmented_on(support)._going_so_far(parts) if parts else self
+
+    def augmented_on(self, support: Examples) -> Learner:
+        """The same, learning from the variants that are best in cross-validation on the support: those of everything
+        that the task names, of nothing, or of one thing alone. Other than everything only where it is ahead by a
+        standard error of the difference, patient by patient.
+        """
+        parts = _parts(support)
+        if not self.augment or not parts:
             return self
-        folds = torch.unique(fold[fold >= 0])
-        held_out = [(fold[support.patient.cpu()] == number).to(support.device) for number in folds]
-        parts = [(support.subset(~held), support.subset(held)) for held in held_out]
+        singly = [(each,) for each in self.augment] if len(self.augment) > 1 else []
+        everything, best, most = self._errors(parts), self.learns_from, 0.0
+        for tried in [(), *singly]:
+            gain = everything - replace(self, learns_from=tried)._errors(parts)
+            ahead = float(gain.sum() - gain.std() * len(gain) ** 0.5)
+            if ahead > most:
+                best, most = tried, ahead
+        return replace(self, learns_from=best)
+
+    def _errors(self, parts: Parts) -> Tensor:
+        """What each patient who was judged adds to the cross entropy, float64 [patients]: judged on the second of both
+        parts, after learning from the first. Their sum is the mean over the parts.
+        """
+        found = [self._cross_entropies(self.adapt(rest), held) for rest, held in parts]
+        return torch.cat(found) / len(parts)
+
+    def _going_so_far(self, parts: Parts) -> Learner:
+        """The same, adapting in the ways that are best."""
+        setting = self.algorithm.adapts_by
+        if setting is None:
+            return self
 
         def error(way: Way) -> float:
-            learner = replace(self, ways=(way,))
-            return fmean(learner._cross_entropy(learner.adapt(rest), held) for rest, held in parts)
+            return float(replace(self, ways=(way,))._errors(parts).sum())
 
         ways = [Way(value) for value in TRIED[setting]]
         if setting != "adapt_pull":
@@ -187,7 +224,7 @@ class Learner:
         if self.scores is not None:
             ways += [Way(value, "scores") for value in TRIED[setting]]
         errors = torch.tensor([error(way) for way in ways], dtype=torch.float64)
-        standard_error = 1 / float((fold >= 0).sum()) ** 0.5
+        standard_error = 1 / sum(held.patients for _, held in parts) ** 0.5
         if not self.linear:
             errors += standard_error * torch.tensor([way.start != "shared" for way in ways])
             return replace(self, ways=(ways[int(errors.argmin())],))
@@ -215,11 +252,15 @@ class Learner:
         """Whether the mean of two fitted models predicts the mean of their logits."""
         return self.loss.model.hidden == "none" and type(self.algorithm).predict is Algorithm.predict
 
-    def _cross_entropy(self, fitted: Fitted, examples: Examples) -> float:
-        """Of examples, every class weighing the same."""
-        shots = shots_of(examples).balanced(examples.classes)
+    def _cross_entropies(self, fitted: Fitted, examples: Examples) -> Tensor:
+        """Of patients, each image as it is: float64 [patients], whose sum is the mean in which every class weighs the
+        same.
+        """
+        shots = shots_of(examples.varied((0,))).balanced(examples.classes)
         with torch.no_grad():
-            return float(shots.mean(self.loss.of_logits(self.algorithm.predict(fitted, shots.x, self.loss), shots.y)))
+            values = self.loss.of_logits(self.algorithm.predict(fitted, shots.x, self.loss), shots.y)
+        shares = (shots.weight / shots.weight.sum().clamp_min(1e-6) * values).double()
+        return shares.new_zeros(examples.patients).index_add_(0, shots.patient, shares)
 
 
 def shots_of(examples: Examples) -> Shots:
@@ -338,6 +379,13 @@ def _shown(examples: Examples) -> Tensor:
     votes = torch.zeros(examples.patients, examples.classes)
     votes.index_add_(0, examples.patient.cpu(), examples.targets.cpu())
     return examples.labels.stratum(votes)
+
+
+def _parts(support: Examples) -> Parts:
+    """What cross-validation learns from and judges, fold by fold; nothing where no class has two patients."""
+    fold = folds_of(support)
+    held_out = [(fold[support.patient.cpu()] == number).to(support.device) for number in torch.unique(fold[fold >= 0])]
+    return [(support.subset(~held), support.subset(held)) for held in held_out]
 
 
 def folds_of(examples: Examples) -> Tensor:

@@ -13,6 +13,7 @@ from tests.chosen import algorithm
 from wardround.algorithms import ALGORITHMS
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
+from wardround.task import Augmentation
 from wardround_client.cohort.examples import Examples
 from wardround_client.personal.learner import TRIED, Learner, folds_of, shots_of
 
@@ -158,3 +159,38 @@ def test_scores_that_know_nothing_are_harmless() -> None:
     assert all(each.isfinite().all() for each in nothing.adapt(support).values())
     tuned, alone = before.tuned_on(support), replace(before, scores=None).tuned_on(support)
     assert tuned.score(tuned.adapt(support), others) >= alone.score(alone.adapt(support), others) - 0.05
+
+
+def with_variants(labels: list[int], classes: int, wrong: int, seed: int) -> Examples:
+    """Images of 2 x 3 variants; those that a change makes, 0: rotations, 1: tones, show another class."""
+    torch.manual_seed(seed)
+    plain = examples(labels, classes, noise=0.3)
+    others = []
+    for place in range(1, 12):
+        misleads = (place // 3 > 0, place % 3 > 0)[wrong]
+        others.append(plain.z.roll(1, 1) if misleads else plain.z + 0.1 * torch.randn_like(plain.z))
+    return replace(plain, augmented=torch.stack(others, 1))
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_variants_that_mislead_are_not_learned_from(wrong: int) -> None:
+    augment: tuple[Augmentation, ...] = ("rotate-90", "intensity")
+    support, others = with_variants([0, 1, 2] * 6, 3, wrong, 0), examples([0, 1, 2] * 40, 3, noise=0.3)
+    before = replace(learner(3), augment=augment)
+    tuned = before.tuned_on(support)
+    assert tuned.learns_from in ((), (augment[1 - wrong],))
+    assert tuned.score(tuned.adapt(support), others) > before.score(before.adapt(support), others) + 0.2
+    nothing = replace(before, learns_from=())
+    plain = learner(3).adapt(replace(support, augmented=None))
+    assert torch.equal(nothing.adapt(support)["theta"], plain["theta"])
+
+
+def test_what_the_task_names_is_learned_from_unless_it_is_behind() -> None:
+    """Variants that are the images themselves tell nothing, and nothing changes."""
+    plain = examples([0, 1, 2] * 4, 3)
+    support = replace(plain, augmented=plain.z.unsqueeze(1).repeat(1, 11, 1))
+    before = replace(learner(3, adapt_steps=20), augment=("rotate-90", "intensity"))
+    assert before.augmented_on(support).learns_from is None
+    assert learner(3).augmented_on(plain).learns_from is None, "a task without variants has none to choose from"
+    alone = before.augmented_on(support.subset(torch.arange(12) < 3))
+    assert alone.learns_from is None, "of one patient a class nothing can be judged"
