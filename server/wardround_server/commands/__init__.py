@@ -9,5 +9,5 @@ app = Commands(
     kind=Kind[Command]("command", "wardround_server.commands", "command", "wardround.coordinator.commands"),
     place=3,
     panels=("Set up", "Run", "Maintain"),
-    journeys=(Journey("Run a federation", ("init", "up", "register", "check", "run", "report")),),
+    journeys=(Journey("Run a federation", ("init", "up", "invite", "register", "check", "run", "report")),),
 )

@@ -56,7 +56,7 @@ def register(
 command = Command(
     register,
     panel="Set up",
-    place=3,
+    place=4,
     examples=(
         "wardround coordinator register ~/coordinator st-anna/join.json",
         "wardround coordinator register ~/coordinator st-anna/join.json --patients 400 --yes",
