@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from wardround.algorithms import ALGORITHMS
 from wardround.config import Family, Fraction, Name, Positive
+from wardround.operations import Operations
 from wardround.schedule import QUESTIONS
 from wardround.toml import Section, load
 
@@ -239,6 +240,7 @@ class HospitalConfig(Section):
     coordinator: CoordinatorAddress = CoordinatorAddress()
     pacs: Pacs = Pacs()
     burned_in: BurnedIn = BurnedIn()
+    operations: Operations = Operations()
 
     @property
     def delta(self) -> float:

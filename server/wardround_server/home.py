@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from wardround.errors import ConfigError, StorageError, Unreachable
 from wardround.files import private_folder, write_atomically
+from wardround.operations import Operations
 from wardround.toml import Section, load
 from wardround_server.network.tls import TlsFiles
 
@@ -46,6 +47,7 @@ class CoordinatorConfig(Section):
     address: Annotated[str, Field(min_length=1)]
     listen: Listen
     limits: Limits = Limits()
+    operations: Operations = Operations()
     sinks: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
@@ -85,7 +87,10 @@ health_port = {health_port}
 # connections = 512               # in all; each costs a file descriptor and 0.3 MB
 # connections_per_address = 64    # of one address, by which no hospital has signed a request yet
 
-# What else happens to the events of every run: a table for each sink of a package that you have installed.
+# [operations]
+# log_format = "json"             # of coordinator.log: a JSON object a line, instead of text
+
+# What else happens to the events of every run: a table for each sink, ours (mlflow) or an installed package's.
 # [sinks.NAME]
 # setting = "value"
 """

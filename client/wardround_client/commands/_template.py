@@ -104,6 +104,9 @@ megabits_per_second = 0.0        # at most; 0: as it comes
 connect_timeout_s = 10.0
 read_timeout_s = 60.0            # 64 kB, or the end of an answer, arrive in each such time
 attempts = 5                     # for what is not answered, or badly
+
+[operations]                     # how the daemon is watched: see the guide for hospital IT
+log_format = "text"              # of hospital.log: text, or json (an object a line)
 """
 
 

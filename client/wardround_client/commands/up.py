@@ -23,6 +23,7 @@ def up(
     """Run the daemon until SIGTERM or Ctrl-C. It dials out, opens no port and reconnects by itself."""
     home = checked(home)
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported: this program talks to its coordinator alone
+    from wardround_client.config import load_hospital_config
     from wardround_client.service.daemon import Daemon, locked, logging_to, stopped_by_signals
 
     def show(line: str) -> None:
@@ -33,7 +34,8 @@ def up(
         if once and line.startswith("connected"):
             daemon.stop.set()
 
-    with locked(home), logging_to(home):
+    operations = load_hospital_config(home / "hospital.toml").operations
+    with locked(home), logging_to(home, operations.log_format):
         daemon = Daemon(home, say=show)
         with stopped_by_signals(daemon.stop):
             daemon.run(give_up_after_s=give_up_after_s or (0.0 if once else None))

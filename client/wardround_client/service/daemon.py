@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import torch
 
@@ -20,7 +21,7 @@ from wardround import __version__, files
 from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import PrivateLog, shut, write_atomically
-from wardround.logs import OneLine
+from wardround.logs import formatter
 from wardround.models import Model
 from wardround.wire import Refusal, peek_reply, request_bytes
 from wardround_client.flower.node import POLL_S, Coordinator, Link, Node
@@ -258,14 +259,14 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def logging_to(home: Path) -> Iterator[None]:
+def logging_to(home: Path, log_format: Literal["text", "json"] = "text") -> Iterator[None]:
     """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
     path = home / LOG
     try:
         handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
-    handler.setFormatter(OneLine())
+    handler.setFormatter(formatter(log_format))
     levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
     before = []
     for name, level in levels.items():

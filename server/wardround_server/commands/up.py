@@ -19,7 +19,7 @@ def up(home: HomeArgument, as_json: JsonOption = False) -> None:
     tls.create(coordinator.tls.folder, [config.address])
     from wardround_server.flower.environment import prepare
 
-    prepare(coordinator.folder)  # Flower reads its environment when it is imported
+    prepare(coordinator.folder, config.operations.log_format)  # Flower reads its environment when it is imported
     from wardround.files import locked
     from wardround_server.flower.serve import Ports, serve
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Literal
 
 from wardround.files import PrivateLog, shut
-from wardround.logs import OneLine
+from wardround.logs import formatter
 
 
-def prepare(home: Path) -> None:
+def prepare(home: Path, log_format: Literal["text", "json"] = "text") -> None:
     """Flower's environment, here and in the processes it starts; its log into a file of the home."""
     os.umask(0o077)  # for Flower's database and logs, and the processes that it starts
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -19,7 +20,7 @@ def prepare(home: Path) -> None:
     import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
 
     handler = PrivateLog(home / "coordinator.log", maxBytes=10_000_000, backupCount=3)
-    handler.setFormatter(OneLine())
+    handler.setFormatter(formatter(log_format))
     for name in ("flwr", "uvicorn", "wardround_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
