@@ -101,5 +101,5 @@ def test_a_run_whose_events_cannot_be_written_stops(tmp_path: Path) -> None:
 
 
 def test_an_unknown_sink_is_named_with_those_that_are_there() -> None:
-    with pytest.raises(ConfigError, match=r"unknown event sink 'mlflw'.*jsonl, log, progress"):
+    with pytest.raises(ConfigError, match=r"unknown event sink 'mlflw'.*jsonl, log, mlflow, progress"):
         SINKS["mlflw"]
