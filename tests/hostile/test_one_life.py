@@ -134,7 +134,9 @@ def test_a_whole_life_in_one_home_is_never_stopped(home: Path, tmp_path: Path) -
     assert [(json.loads(line)["run"], json.loads(line)["round"]) for line in lines] == rounds_of(home)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(split=st.integers(0, ROUNDS - 2), turns=st.lists(st.sampled_from(["home", "copy", "third"]), min_size=7))
 def test_whoever_lacks_an_answer_that_the_coordinator_has_never_answers_again(
     fresh: Path, tmp_path_factory: pytest.TempPathFactory, split: int, turns: list[str]
@@ -304,7 +306,9 @@ NAMES = st.sampled_from([RUN, "summer", "a.b-c_d"])
 HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(last=st.builds(Answered, run=NAMES, federation=HEX, round=st.integers(0, 10**6), sha256=HEX))
 def test_an_answer_that_never_was_stops_the_hospital_and_does_nothing_else(
     fresh: Path, tmp_path_factory: pytest.TempPathFactory, last: Answered

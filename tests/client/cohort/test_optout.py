@@ -64,7 +64,7 @@ def test_who_withdrew_is_written_down_once_for_good_and_privately(register: Regi
     assert register.read() == again
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.lists(st.binary(min_size=32, max_size=32), max_size=3), max_size=5))
 def test_whatever_is_added_is_there_afterwards(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[list[bytes]]

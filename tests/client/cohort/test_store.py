@@ -49,7 +49,9 @@ def test_rows_and_patients_come_back_in_order(tmp_path: Path) -> None:
     assert (store.kind, store.image_size_px, store.channels, store.features) == ("image", 2, 1, ())
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=12))
 def test_any_cohort_comes_back(tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[int, int]]) -> None:
     path = tmp_path_factory.mktemp("cohort")
@@ -202,7 +204,9 @@ def in_index(path: Path, text: bytes) -> bool:
     return text in (path / INDEX).read_bytes()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(
     plan=st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from(["", "aurelia", "boreal"]), st.integers(1, 3))),
     withdrawn=st.sets(st.sampled_from("pqr")),

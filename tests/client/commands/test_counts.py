@@ -26,7 +26,7 @@ def wrong(text: str) -> list[str]:
 
 
 @given(counts=st.fixed_dictionaries({name: st.integers(0, 3) for name in NUMBERS}))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_summary_counts_in_english(counts: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(IngestSummary(reasons={"not DICOM": 1}, **counts), Path("cohort"), dry_run=False, as_json=False)
     assert wrong(" ".join(capsys.readouterr().out.split())) == []

@@ -227,7 +227,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
     return put
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(https=PROXIES, both=PROXIES, spared=SPARED, small=st.booleans(), host=st.sampled_from(HOSTS))
 def test_what_is_said_is_what_httpx_does_and_loopback_is_never_sent_to_a_proxy(
     bare: Callable[[dict[str, str]], None], https: str, both: str, spared: list[str], small: bool, host: str

@@ -114,7 +114,9 @@ def test_a_transform_of_jpeg_2000_is_nobody_elses(tmp_path: Path, photometric: s
     assert reason(path) == "Photometric Interpretation (0028,0004) does not fit Transfer Syntax UID (0002,0010)"
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data(), syntax=st.sampled_from([JPEGLSLossless, JPEG2000Lossless]))
 def test_a_codestream_cut_anywhere_is_refused_unread(tmp_path: Path, data: st.DataObject, syntax: UID) -> None:
     whole = compressed(tmp_path / "a", syntax)

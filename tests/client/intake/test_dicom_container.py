@@ -32,7 +32,9 @@ from wardround_client.intake.source import Instance, Rejection
 FRAMES = np.stack([np.arange(n, n + 256, dtype=np.uint16).reshape(16, 16) for n in (0, 40, 90)])
 ITEM, END = struct.pack("<HH", 0xFFFE, 0xE000), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 LOOK: dict[str, Any] = {"WindowCenter": "200", "WindowWidth": "400", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
-generated = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+generated = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def compressed(path: Path, syntax: UID = JPEGLSLossless) -> tuple[pydicom.Dataset, list[bytes]]:

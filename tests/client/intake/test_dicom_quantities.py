@@ -113,7 +113,7 @@ def test_an_injection_before_midnight_and_a_reconstruction_of_another_day(tmp_pa
     np.testing.assert_array_equal(images(later), same)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     slope=st.sampled_from(["1", "0.5", "2"]),
     intercept=st.sampled_from(["-1024", "0"]),

@@ -137,7 +137,9 @@ def test_pseudonyms_depend_on_the_key_and_the_kind_but_not_on_padding() -> None:
     assert len({mine.patient("1.2"), mine.study("1.2"), mine.instance("1.2")}) == 3
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(position=st.integers(0, 900), junk=st.binary(min_size=1, max_size=40), cut=st.integers(0, 1200))
 def test_no_damage_escapes_as_an_exception(tmp_path: Path, position: int, junk: bytes, cut: int) -> None:
     source = tmp_path / "source"

@@ -21,7 +21,9 @@ from wardround_client.intake.dicom.tables import Table, palette_of, table_of
 
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)
 SEGMENTED = "SegmentedRedPaletteColorLookupTableData"
-generated = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+generated = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def written(entries: NDArray[np.uint16], bits: int, way: str) -> tuple[str, Any, bool]:
