@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from wardround_client.privacy import mechanism
 from wardround_simulation.federation import changed, embedded
 
 DECLARED, DELTA = 200, 1 / 2001
+SURE = 1 - 1e-6  # at this confidence honest code is refuted by chance less than once in a million audits
+
+
+@pytest.fixture(autouse=True)
+def fewer_canaries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the time; how near the bound comes to the claim is asked of as many as there are."""
+    if "bound" not in request.node.name:
+        monkeypatch.setattr(import_module("wardround_client.audit.whole_run"), "CANARIES", 300)
 
 
 @lru_cache
@@ -38,8 +47,8 @@ def agreement(*, family: str = "encoder-head", patients_per_step: int = 0, algor
     return Agreement.of(federation, HospitalConfig(hospital=Identity(name="north", declared_patients=DECLARED)), Path())
 
 
-def audited(terms: Agreement, trials: int, only: tuple[str, ...] = ()) -> AuditReport:
-    return audit(terms, declared_patients=DECLARED, delta=DELTA, trials=trials, only=only)
+def audited(terms: Agreement, trials: int, only: tuple[str, ...] = (), confidence: float = 0.95) -> AuditReport:
+    return audit(terms, declared_patients=DECLARED, delta=DELTA, trials=trials, only=only, confidence=confidence)
 
 
 def check_found(terms: Agreement, bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +72,7 @@ def test_the_audit_finds_where_patients_are_sampled(name: str, monkeypatch: pyte
 
 def test_honest_code_passes_the_whole_audit() -> None:
     """P60: "The lower bound must not pass the claim"."""
-    report = audited(agreement(), 300)
+    report = audited(agreement(), 300, confidence=SURE)
     assert report.holds, report.to_json()
     names = "run one_run repeat images companions model tensor episodes class_means confusion statistics"
     assert [row.name for row in report.rows] == [*names.split(), "alone", "refusals", "retries"]
@@ -81,7 +90,7 @@ def test_honest_code_passes_the_whole_audit() -> None:
     ids=["a sample", "conv4", "episodes", "sampled episodes"],
 )
 def test_honest_code_passes_what_is_its_own(terms: Callable[[], Agreement], only: tuple[str, ...]) -> None:
-    report = audited(terms(), 200, only)
+    report = audited(terms(), 200, only, SURE)
     assert report.holds, report.to_json()
     assert {row.name for row in report.rows} - {"one_run"} == set(only)
 
