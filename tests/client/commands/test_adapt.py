@@ -59,8 +59,9 @@ def home(home_with_cohort: Path, tmp_path: Path) -> Path:
 
 
 def adapt(capsys: Capture, home: Path, federation: Path, model: Path, *more: object) -> dict[str, Any]:
-    """Adapt -> what --json says."""
-    code, out, err = wardround(capsys, "adapt", home, "--task", federation, "--model", model, "--json", *more)
+    """Adapt, as far as was agreed and no other way is tried, which takes long -> what --json says."""
+    given = ("--task", federation, "--model", model, "--no-tune", "--json")
+    code, out, err = wardround(capsys, "adapt", home, *given, *more)
     assert code == 0, err
     said: dict[str, Any] = json.loads(out)
     return said
@@ -195,11 +196,11 @@ def test_shots_and_draws(home: Path, federation: Path, model: Path, capsys: Capt
 def test_how_far_adapting_goes_is_agreed_or_tuned(
     home: Path, federation: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agreed = adapt(capsys, home, federation, model, "--name", "agreed", "--no-tune")
+    agreed = adapt(capsys, home, federation, model, "--name", "agreed")
     assert agreed["adapt_pull"] == dict(load_federation(federation).algorithm)["adapt_pull"]
     assert agreed["ways"] == []
     monkeypatch.setattr(personalise, "TRIED", {"adapt_pull": (7.0,)})
-    tuned = adapt(capsys, home, federation, model, "--name", "tuned")
+    tuned = adapt(capsys, home, federation, model, "--name", "tuned", "--tune")
     assert sum(way["weight"] for way in tuned["ways"]) == pytest.approx(1)
     assert {(way["start"], way["adapt_pull"]) for way in tuned["ways"]} <= {
         ("shared", 7.0), ("shared", None), ("untrained", 7.0)
