@@ -24,8 +24,18 @@ def installed() -> bool:
 
 
 def free_port() -> int:
+    """One of the system's choice that it gives to nobody else for a minute: a server that names it can listen there.
+
+    The end of a connection that closes first keeps its port (TIME_WAIT): no bind to port 0 and no connection from here
+    gets it, and a server that sets SO_REUSEADDR, as all of ours and Orthanc's do, may have it at once.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+        place: tuple[str, int] = server.getsockname()
+        with socket.create_connection(place) as line:
+            accepted, _ = server.accept()
+            accepted.close()
+            line.recv(1)
+        return place[1]
 
 
 @dataclass

@@ -93,12 +93,12 @@ class Siege:
         """A client's TLS context."""
         return ssl.create_default_context(cafile=str(Home(self.home).tls.ca))
 
-    def dial(self, timeout_s: float = 20.0) -> ssl.SSLSocket:
+    def dial(self, timeout_s: float = 120.0) -> ssl.SSLSocket:
         """A stranger's connection, after the handshake."""
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
         return self.trusts().wrap_socket(plain, server_hostname="127.0.0.1")
 
-    def is_well(self, within_s: float = 20.0) -> bool:
+    def is_well(self, within_s: float = 120.0) -> bool:
         """Whether a new connection is served, if it is tried again and again as a hospital does."""
         until = time.monotonic() + within_s
         while time.monotonic() < until:
@@ -132,7 +132,7 @@ def besieged(folder: Path, *, files: int | None = None, toml: str = "") -> Itera
         assert process.poll() is None, "the coordinator ended"
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
 
 
 def agreement(folder: Path, *, rounds: int, deadline_s: float = DEADLINE_S, model: str = "") -> Path:
@@ -187,7 +187,7 @@ def honest(siege: Siege, federation: Path, *names: str) -> Iterator[None]:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(300)
 
 
 @dataclass
@@ -255,7 +255,7 @@ class Liar:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        self._thread.join(60)
+        self._thread.join(300)
 
     def _run(self) -> None:
         key = self.siege.keys[self.name]
@@ -329,7 +329,7 @@ class Run:
                     return self.events[-1]
         raise AssertionError(f"the run ended: {self.events}")
 
-    def finish(self, timeout_s: float = 300.0) -> list[dict[str, Any]]:
+    def finish(self, timeout_s: float = 600.0) -> list[dict[str, Any]]:
         """Wait for its end -> its events."""
         out, err = self.process.communicate(timeout=timeout_s)
         assert "Traceback" not in out + err, out + err
@@ -355,7 +355,7 @@ def start_run(siege: Siege, federation: Path, name: str = "spring") -> Run:
     return Run(process)
 
 
-def online(siege: Siege, *names: str, within_s: float = 30.0) -> None:
+def online(siege: Siege, *names: str, within_s: float = 300.0) -> None:
     """Wait until hospitals are connected."""
     from wardround_server.flower.control import ControlApi
 

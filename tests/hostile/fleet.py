@@ -45,7 +45,7 @@ from wardround_flower import MESSAGE_TYPE, pack, unpack
 from wardround_server.network import tls
 
 NODE_ID = 7
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.conftest import make_home
 from tests.rounds import TWO_COLUMNS, request
-from tests.story.processes import free_port, running, typed
+from tests.story.processes import running, typed
 
+from orthanc import free_port
 from wardround.cli import run as command
 from wardround.files import PrivateLog, private_folder, shut, write_atomically
 from wardround.wire import peek_reply

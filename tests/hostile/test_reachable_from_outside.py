@@ -86,7 +86,7 @@ def process(home: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield running
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(300)
 
 
 def test_a_running_daemon_listens_on_nothing_but_its_owners_socket(attacked_home: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.story.processes import environment, forked, free_port, running
+from tests.story.processes import environment, forked, running
+
+from orthanc import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 

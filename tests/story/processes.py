@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -66,13 +65,6 @@ def typed(*arguments: object, expect: int = 0) -> str:
     return " ".join(said.getvalue().split())  # as one line: a terminal's width is no matter here
 
 
-def free_port() -> int:
-    """One that the system gave a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Process:
     """A long-running command, `wardround` or another; its lines are read as they come."""
 
@@ -92,7 +84,8 @@ class Process:
             cwd=cwd,
             start_new_session=True,  # so that kill -9 can take its children along
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
@@ -111,7 +104,7 @@ class Process:
                 raise AssertionError(f"no {what} from {self} in {timeout_s} s; it said:\n{self.text}") from None
             if line is None:
                 self._lines.put(None)
-                raise AssertionError(f"{self} ended ({self._popen.wait(10)}) before {what}; it said:\n{self.text}")
+                raise AssertionError(f"{self} ended ({self._popen.wait(LIMIT_S)}) before {what}; it said:\n{self.text}")
             self.log.append(line)
             if wanted(line):
                 return line
@@ -136,18 +129,20 @@ class Process:
         """TERM, then the exit code."""
         if self._popen.poll() is None:
             self._popen.terminate()
-        return self._popen.wait(30)
+        return self.wait()
 
     def wait(self, timeout_s: float = LIMIT_S) -> int:
-        """The exit code, once the process has ended by itself."""
-        return self._popen.wait(timeout_s)
+        """The exit code, once the process has ended by itself and what it said last has been read."""
+        code = self._popen.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return code
 
     def _signal(self, number: signal.Signals) -> None:
         try:
             os.killpg(self._popen.pid, number)
         except ProcessLookupError:
             return
-        self._popen.wait(30)
+        self._popen.wait(LIMIT_S)
 
     @property
     def text(self) -> str:

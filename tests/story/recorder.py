@@ -28,12 +28,12 @@ class Recorder:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(300)
 
     def close(self) -> None:
         assert self._stop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(300)
         self._loop.close()
 
     async def _serve(self) -> None:

@@ -201,7 +201,7 @@ def on_a_full_disk(*arguments: object, limit_bytes: int) -> str:
         capture_output=True,
         text=True,
         env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=120,
+        timeout=600,
         check=False,
         preexec_fn=limit,
     )

@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.chosen import EACH_QUESTION
-from tests.story.processes import forked, free_port, running, typed
+from tests.story.processes import forked, running, typed
 
+from orthanc import free_port
 from wardround.algorithms import ALGORITHMS
 from wardround.config import load_federation
 

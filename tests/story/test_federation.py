@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from tests.story.processes import free_port, running, typed
+from tests.story.processes import running, typed
 from tests.story.recorder import Recorder, found, recording
 
+from orthanc import free_port
 from wardround.experience.file import FILE, read
 from wardround_client.cohort.store import CohortStore
 from wardround_client.hospital import Hospital

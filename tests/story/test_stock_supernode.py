@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tests.hostile.conftest import make_home
 from tests.rounds import TWO_COLUMNS
-from tests.story.processes import Process, forked, free_port, running, typed
+from tests.story.processes import Process, forked, running, typed
 
+from orthanc import free_port
 from wardround_client.hospital import Hospital
 
 pytestmark = pytest.mark.story

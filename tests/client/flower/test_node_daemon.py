@@ -67,7 +67,7 @@ def test_the_socket_answers_while_the_coordinator_is_away(home: Path) -> None:
     thread = threading.Thread(target=daemon.run)
     thread.start()
     try:
-        assert retrying.wait(30)
+        assert retrying.wait(300)
         with Control(home) as control:
             status = control.status()
             assert control.healthy()
@@ -78,7 +78,7 @@ def test_the_socket_answers_while_the_coordinator_is_away(home: Path) -> None:
             control.shutdown()
     finally:
         daemon.stop.set()
-        thread.join(30)
+        thread.join(300)
     assert not thread.is_alive()
     assert not (home / "control.sock").exists()
 
@@ -102,7 +102,7 @@ def test_a_signal_ends_the_daemon_with_0(home: Path, number: signal.Signals) -> 
         process.send_signal(number)
         lines = process.stdout.read().splitlines()
         assert process.stderr.read() == b""
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
     assert json.loads(lines[-1]) == {"event": "link", "detail": "stopped"}
 
 

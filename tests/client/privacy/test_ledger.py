@@ -145,7 +145,7 @@ def test_many_may_open_a_new_ledger_at_once(tmp_path: Path) -> None:
     path, together = tmp_path / "ledger.sqlite", threading.Barrier(8)
 
     def first(run: str) -> Reservation:
-        together.wait(timeout=30)
+        together.wait(timeout=300)
         with closing(Ledger(path)) as ledger:
             return reserve(ledger, 0, run=run, rows=(Answers(50.0, 1.0, 1),))
 

@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     process = start(folder)
     yield folder
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=300) == 0
     assert not (folder / "up.json").exists()
 
 
@@ -62,7 +62,7 @@ def ask(home: Path, port: str, method: str, path: str) -> int:
     trust = ssl.create_default_context(cafile=str(Home(home).tls.ca))
     request = urllib.request.Request(address, method=method, data=b"" if method == "POST" else None)
     try:
-        with urllib.request.urlopen(request, context=trust, timeout=10) as response:
+        with urllib.request.urlopen(request, context=trust, timeout=120) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -85,7 +85,7 @@ def test_hospitals_reach_the_fleet_paths_alone(home: Path) -> None:
 
 def test_the_standard_health_check_answers(home: Path) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{Home(home).running()['health']}") as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=120)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
