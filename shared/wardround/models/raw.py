@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ SCALES = {32: 3, 64: 4, 128: 5}  # canonical side, pixels: scales of wavelets, J
 ANGLES = 4
 WIDTH, LAYERS = 64, 4  # of the random convolutions
 BATCH = 16  # the working set stays in the processor's cache
+Waves = Callable[[Tensor], tuple[list[Tensor], Tensor]]
 _EPSILON = 0.02  # of an image's contrast: what is weaker is taken for noise
 
 
@@ -38,9 +40,14 @@ class RawFeatures:
         return cls(32 if image_size_px <= 44 else 64 if image_size_px <= 92 else 128, channels)
 
     @property
+    def waves(self) -> Scattering:
+        """Of one plane of an image of the canonical side."""
+        return Scattering(self.side, SCALES[self.side], ANGLES)
+
+    @property
     def groups(self) -> tuple[int, int, int]:
         """How many features are of brightness and colour, of scattering, of random convolutions; D is their sum."""
-        waves = Scattering(self.side, SCALES[self.side], ANGLES)
+        waves = self.waves
         return 4 * self.channels, (2 * waves.first_order + waves.second_order) * self.channels, (LAYERS + 2) * WIDTH
 
     def spec(self) -> dict[str, Any]:
@@ -62,14 +69,18 @@ class RawFeatures:
     def _batch(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.side, self.side):
             x = interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
+        return self.of_side(x, self.waves)
+
+    def of_side(self, x: Tensor, waves: Waves) -> Tensor:
+        """Of images of the canonical side, float32 [n, D]. waves: `Scattering`, however it is computed."""
         planes = opponent(x) if self.channels == 3 else x
         mean = planes.mean((-2, -1), keepdim=True)
         contrast = planes.std((-2, -1), keepdim=True) + 0.02
         # Colour is measured against the contrast of brightness: on its own it may be nothing but noise.
         planes = (planes - mean) / contrast[:, :1]
         intensity = torch.cat([mean.flatten(1), contrast.flatten(1).log(), _moments(planes)], 1)
-        waves = [_scattering(self.side, planes[:, channel]) for channel in range(self.channels)]
-        return torch.cat([intensity, *waves, _random_convolutions(planes)], 1)
+        scattered = [_scattering(planes[:, channel], waves) for channel in range(self.channels)]
+        return torch.cat([intensity, *scattered, _random_convolutions(planes)], 1)
 
 
 def opponent(x: Tensor) -> Tensor:
@@ -85,9 +96,9 @@ def _moments(planes: Tensor) -> Tensor:
     return torch.cat([cubed.sign() * cubed.abs().log1p(), fourth.log1p()], 1)
 
 
-def _scattering(side: int, plane: Tensor) -> Tensor:
+def _scattering(plane: Tensor, waves: Waves) -> Tensor:
     """[n, side, side] -> logarithms of the scattering means, and of each first-order map's largest values."""
-    first, second = Scattering(side, SCALES[side], ANGLES)(plane)
+    first, second = waves(plane)
     means = torch.cat([maps.mean((-2, -1)) for maps in first], 1)
     # A small finding moves an average over the image little, and a maximum much.
     peaks = torch.cat([avg_pool2d(maps, 2).amax((-2, -1)) for maps in first], 1)

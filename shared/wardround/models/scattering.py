@@ -88,10 +88,10 @@ def _modulus(spectrum: Tensor, scale: int, angles: int) -> Tensor:
     first; taking every other pixel of the rest is folding its spectrum in half in each direction.
     """
     if scale == 0:
-        finest = _bank(spectrum.shape[-1], 0, angles, spectrum.device)
+        finest = wavelets(spectrum.shape[-1], 0, angles, spectrum.device)
         return _magnitude(spectrum.unsqueeze(-3) * finest)
     size = spectrum.shape[-1] >> (scale - 1)
-    bank = _bank(size, 1, angles, spectrum.device)
+    bank = wavelets(size, 1, angles, spectrum.device)
     product = _low_frequencies(spectrum, size).unsqueeze(-3) * bank
     half = size // 2
     folded: Tensor = product.reshape(*product.shape[:-2], 2, half, 2, half).sum((-4, -2))
@@ -113,7 +113,7 @@ def _low_frequencies(spectrum: Tensor, size: int) -> Tensor:
 
 
 @cache
-def _bank(size: int, scale: int, angles: int, device: torch.device) -> Tensor:
+def wavelets(size: int, scale: int, angles: int, device: torch.device) -> Tensor:
     """The wavelets of one scale, float32 [L, size, size]."""
     # 4 / L: the more directions there are, the narrower each must be to tile the plane.
     turned = [morlet(size, scale, pi * k / angles, 4 / angles) for k in range(angles)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wardround.onnx_files import Report, installed, look
 
@@ -26,27 +27,41 @@ def exported(module: nn.Module, *, channels: int, side: int, resize: str, path: 
     Raises: ConfigError: onnx is missing, or the network needs an operator that no hospital would run.
     """
     installed(path)
+    image = torch.zeros(1, channels, side, side)
+    with torch.no_grad():
+        names = ["features"] if isinstance(module.eval()(image), torch.Tensor) else ["features", "maps"]
+    data = written(module, image, input_name="image", output_names=names, metadata={"resize": resize})
+    return data, look(data, path)
+
+
+def written(
+    module: nn.Module,
+    given: Tensor,
+    *,
+    input_name: str,
+    output_names: Sequence[str],
+    metadata: Mapping[str, object],
+    opset: int = OPSET,
+) -> bytes:
+    """A module as a file. given: an input of the only shape that it takes. metadata: under the key "wardround"."""
     import onnx
 
-    module, image = module.eval(), torch.zeros(1, channels, side, side)
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "exported.onnx"
         warnings.simplefilter("ignore")  # that shapes are constants, which is what is wanted
-        outputs = module(image)
-        names = ["features"] if isinstance(outputs, torch.Tensor) else ["features", "maps"]
         # The other exporter needs packages that are not ours.
         torch.onnx.export(
-            module, (image,), file, dynamo=False, opset_version=OPSET, input_names=["image"], output_names=names
-        )
+            module.eval(), (given,), file, dynamo=False, opset_version=opset,
+            input_names=[input_name], output_names=[*output_names],
+        )  # fmt: skip
         model = onnx.ModelProto.FromString(_folded(file))
     for node in model.graph.node:
         node.doc_string = ""  # lines of the source, and where it lies
     del model.metadata_props[:]
     del model.opset_import[:]  # it names all that onnxruntime knows
-    model.opset_import.add(domain="", version=OPSET)
-    model.metadata_props.add(key="wardround", value=json.dumps({"resize": resize}))
-    data = model.SerializeToString(deterministic=True)
-    return data, look(data, path)
+    model.opset_import.add(domain="", version=opset)
+    model.metadata_props.add(key="wardround", value=json.dumps(metadata))
+    return model.SerializeToString(deterministic=True)
 
 
 def _folded(file: Path) -> bytes:
