@@ -42,8 +42,8 @@ def linearly(x: Tensor, side: int, *, antialias: bool = True) -> Tensor:
 def _filter(size: int, side: int, antialias: bool) -> Tensor:
     """float32 [side, size]: what a line of `size` pixels becomes."""
     lines = torch.eye(size)[:, None, None, :].expand(-1, 1, side, -1)
-    options = {"mode": "bilinear", "align_corners": False, "antialias": antialias}
-    return interpolate(lines, (side, side), **options)[:, 0, 0].T.contiguous()
+    resized = interpolate(lines, (side, side), mode="bilinear", align_corners=False, antialias=antialias)
+    return resized[:, 0, 0].T.contiguous()
 
 
 class RealWaves:
