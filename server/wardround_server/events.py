@@ -26,6 +26,9 @@ from wardround.errors import DataError
 Numbers = Mapping[str, float | None]
 """By hospital; None where it is not known."""
 
+LATE = "no reply within"
+"""How the reason begins why a hospital that said nothing before the deadline did not count."""
+
 
 class Event(BaseModel):
     """event: its kind. time: UTC, ISO 8601; "" where nobody noted it. privacy: "OFF" for exact answers."""

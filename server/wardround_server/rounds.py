@@ -29,6 +29,7 @@ from wardround_server.answers import AnswerBook
 from wardround_server.bounds import Bounds
 from wardround_server.checkpoint import Checkpointer, State, initial
 from wardround_server.events import (
+    LATE,
     Event,
     Proceeding,
     Registered,
@@ -239,7 +240,7 @@ def _ask(
             replies.rejected[who] = shown(error, 500)
         silent.discard(name)
     for name in silent:
-        replies.rejected[name] = f"no reply within {federation.rounds.deadline_s:g} s"
+        replies.rejected[name] = f"{LATE} {federation.rounds.deadline_s:g} s"
     # In the order of names, not of arrival: the same replies give the same model, bit for bit.
     by_name = (dict(sorted(each.items())) for each in vars(replies).values())
     return Replies(*by_name)

@@ -107,6 +107,7 @@ attempts = 5                     # for what is not answered, or badly
 
 [operations]                     # how the daemon is watched: see the guide for hospital IT
 log_format = "text"              # of hospital.log: text, or json (an object a line)
+metrics_port = 0                 # of 127.0.0.1, for Prometheus: public numbers only; 0: off
 """
 
 

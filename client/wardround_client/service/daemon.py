@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from wardround.certificates import Countdown, ends_of
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import PrivateLog, shut, write_atomically
 from wardround.logs import formatter
+from wardround.metrics import LOOPBACK, PATH, Metric, serving
 from wardround.models import Model
 from wardround.wire import Refusal, peek_reply, request_bytes
 from wardround_client.flower.node import POLL_S, Coordinator, Link, Node
@@ -32,6 +33,7 @@ from wardround_client.one_life import check_not_stopped
 from wardround_client.round import answer
 from wardround_client.service._proto import hospital_pb2 as pb
 from wardround_client.service.control import REFUSAL, ControlServer, StatusFeed, last_refusal
+from wardround_client.service.metrics import of_hospital
 
 LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
 _LOG_BYTES, _LOG_FILES = 5_000_000, 4
@@ -48,6 +50,7 @@ class Shown:
     run: str = ""
     round: int = 0
     answered: int = 0
+    refused: int = 0
     last_error: str = ""
 
 
@@ -99,17 +102,38 @@ class Daemon:
         if opened := shut(self.home):  # but a node.key that others could read was refused before
             log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
         threading.Thread(target=self._watch_authority, name="authority", daemon=True).start()
-        with self._control:
+        with self._control, self._watched():
             for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
                 self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
         check_not_stopped(self.home)
 
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Serve the metrics meanwhile, where hospital.toml says so. Raises: PortInUse."""
+        port = self.hospital.config.operations.metrics_port
+        if not port:
+            yield
+            return
+        with serving(port, self._metrics) as port:
+            log.info("metrics are at http://%s:%d%s", LOOPBACK, port, PATH)
+            yield
+
+    def _metrics(self) -> Sequence[Metric]:
+        with self._shown_lock:
+            refused = self._shown.refused
+        return of_hospital(self._describe(), refused, self._authority_ends())
+
+    def _authority_ends(self) -> datetime | None:
+        try:
+            return max(ends_of(self._coordinator.ca_pem))
+        except ValueError:  # said when it is dialled
+            return None
+
     def _watch_authority(self) -> None:
         """Write into the log, weeks before, that the authority which this hospital joined ends."""
-        try:
-            ends = max(ends_of(self._coordinator.ca_pem))
-        except ValueError:  # said when it is dialled
+        ends = self._authority_ends()
+        if ends is None:
             return
         countdown = Countdown()
         while True:
@@ -152,7 +176,7 @@ class Daemon:
         with suppress(OSError):  # a disk that is full must not end the daemon
             write_atomically(self.home / REFUSAL, line.encode())
         with self._shown_lock:
-            self._shown = replace(self._shown, last_error=line)
+            self._shown = replace(self._shown, last_error=line, refused=self._shown.refused + 1)
         self.feed.notify()
 
     def _wait_for_grid(self, came: float) -> None:

@@ -22,6 +22,7 @@ def up(home: HomeArgument, as_json: JsonOption = False) -> None:
     prepare(coordinator.folder, config.operations.log_format)  # Flower reads its environment when it is imported
     from wardround.files import locked
     from wardround_server.flower.serve import Ports, serve
+    from wardround_server.operations import watched
 
     def ready(ports: Ports) -> None:
         coordinator.announce({"fleet": ports.fleet, "admin": ports.admin, "health": ports.health})
@@ -42,7 +43,8 @@ def up(home: HomeArgument, as_json: JsonOption = False) -> None:
     busy = Held(f"a coordinator runs on {home} already", do="stop it, or use another home")
     with locked(coordinator.folder / "lock", busy=busy):
         try:
-            serve(coordinator.folder, coordinator.tls, wanted, ready, bounds)
+            with watched(coordinator, config.operations):
+                serve(coordinator.folder, coordinator.tls, wanted, ready, bounds)
         except KeyboardInterrupt:
             if not as_json:
                 say("The coordinator has stopped.")
