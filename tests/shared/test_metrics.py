@@ -98,7 +98,7 @@ def test_callers_who_say_nothing_more_are_put_out_and_others_are_served(
 def test_a_head_without_an_end_is_bounded() -> None:
     with serving(0, lambda: ONE) as port, socket.create_connection(("127.0.0.1", port)) as caller:
         caller.settimeout(60)
-        with pytest.raises(OSError, match=""):
+        with pytest.raises(ConnectionError):
             while True:
                 caller.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * HEAD_BYTES)
         assert get(port).status_code == 200
