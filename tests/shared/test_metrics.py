@@ -24,7 +24,7 @@ ONE = [Metric.one("wardround_things_total", "counter", "How many.", 3.0)]
 
 @given(st.dictionaries(st.tuples(st.text(), st.text()), st.floats(), max_size=5))
 def test_whatever_a_label_holds_it_is_read_back_as_it_is_shown(samples: dict[tuple[str, str], float]) -> None:
-    told: Samples = dict(samples)
+    told: Samples = {(run, hospital): value for (run, hospital), value in samples.items()}
     written = text([Metric("wardround_x", "gauge", "A number.", ("run", "hospital"), told), *ONE])
     read = {family.name: family for family in text_string_to_metric_families(written)}
     found = [(s.labels["run"], s.labels["hospital"], s.value) for s in read["wardround_x"].samples]
