@@ -206,6 +206,29 @@ class Pacs(Section):
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
 
 
+class Serve(Section):
+    """What `wardround hospital serve` does with new studies; results go back to [pacs], by the protocol it names.
+
+    on: false, and nothing is done. models: names of adapted models that predict. days: a study is new on its Study
+    Date and so many days after it. every_s: how often the PACS is asked. settle_s: a study is looked at when nothing was added to it for so long. most_waiting: studies that are not done;
+    gigabytes: of all that lies in HOME/serve; then nothing more is taken. greatest_study_mb, greatest_objects: of one
+    study. intended_use: the site's own words; they stand in each result.
+    """
+
+    on: bool = False
+    models: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    days: Annotated[int, Field(ge=0, le=365)] = 1
+    every_s: Annotated[float, Field(ge=1, le=86_400)] = 30.0
+    settle_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    most_waiting: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    gigabytes: Annotated[float, Field(gt=0, le=1e5)] = 20.0
+    greatest_study_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 4000
+    greatest_objects: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    intended_use: Annotated[str, Field(min_length=1, max_length=500)] = (
+        "Research only: to be compared with a reading by a radiologist, never to replace it."
+    )
+
+
 BurnedInText = Literal["quarantine", "blacken", "crop", "ignore"]
 CHECKED = ("US", "IVUS", "XA", "RF", "ES", "XC", "OT", "SC", "multi-frame", "picture")
 """What is looked at for text in its pixels, unless hospital.toml says otherwise."""
@@ -239,6 +262,7 @@ class HospitalConfig(Section):
     patients: PatientIds = PatientIds()
     coordinator: CoordinatorAddress = CoordinatorAddress()
     pacs: Pacs = Pacs()
+    serve: Serve = Serve()
     burned_in: BurnedIn = BurnedIn()
     operations: Operations = Operations()
 

@@ -105,6 +105,18 @@ connect_timeout_s = 10.0
 read_timeout_s = 60.0            # 64 kB, or the end of an answer, arrive in each such time
 attempts = 5                     # for what is not answered, or badly
 
+[serve]                          # `wardround hospital serve` predicts for new studies; results go back to [pacs]
+on = false                       # false: nothing is done
+models = []                      # adapted models that predict, by name
+days = 1                         # a study is new on its Study Date, and so many days after it
+every_s = 30.0                   # how often the PACS is asked
+settle_s = 60.0                  # a study is looked at when nothing was added to it for so long
+most_waiting = 1000              # studies that are not done; then nothing more is taken
+gigabytes = 20.0                 # of all that lies in HOME/serve; then nothing more is taken
+greatest_study_mb = 4000
+greatest_objects = 5000          # of one study
+intended_use = "Research only: to be compared with a reading by a radiologist, never to replace it."
+
 [operations]                     # how the daemon is watched: see the guide for hospital IT
 log_format = "text"              # of hospital.log: text, or json (an object a line)
 metrics_port = 0                 # of 127.0.0.1, for Prometheus: public numbers only; 0: off

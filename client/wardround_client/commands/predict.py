@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,14 +12,13 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, DataError, WardroundError
+from wardround.errors import ConfigError, DataError
 from wardround.terminal import Table, console, emit, progress_bar, say, show
 from wardround.text import counted, shown
 from wardround_client.commands._at_home import NOTHING_LEFT, chosen, opened
 from wardround_client.commands._common import NewHome
 
 if TYPE_CHECKING:
-    from wardround_client.hospital import Hospital
     from wardround_client.personal.prediction_folder import PredictionFolder
 
 _SHOWN = 20  # patients, and refused files, on the screen
@@ -72,7 +71,7 @@ def predict(
     from wardround_client.intake.source import Rules
     from wardround_client.personal.adapted_file import model_digest
     from wardround_client.personal.prediction_folder import FOLDER, PredictionFolder, is_unfinished
-    from wardround_client.personal.predictions import Predictor, items_of
+    from wardround_client.personal.predictions import Predictor, items_of, modalities_of
 
     hospital = opened(home)
     model = chosen(hospital, adapted)
@@ -99,7 +98,7 @@ def predict(
     rules = Rules(select, ids.model_copy(update={"allow_placeholders": True}))  # whose it is says the file name
     items = items_of(paths, model.federation.task, rules)
     predictor = Predictor(
-        model, Pseudonyms(hospital.patients.key), hospital.device, results.folder, heatmap, _modalities(hospital)
+        model, Pseudonyms(hospital.patients.key), hospital.device, results.folder, heatmap, modalities_of(hospital)
     )
     try:
         with results.writing(items) as left, _progress(len(items), len(items) - len(left), quiet=as_json) as step:
@@ -145,13 +144,6 @@ def _progress(total: int, done: int, *, quiet: bool) -> Iterator[Callable[[], No
                 say(f"predicted {done} of {total}")
 
         yield step
-
-
-def _modalities(hospital: Hospital) -> frozenset[str]:
-    """Of the cohort; none where it cannot be opened any more: a model needs it no longer."""
-    with suppress(WardroundError):
-        return frozenset(hospital.patients.cohort().modalities) - {""}
-    return frozenset()
 
 
 def _show(results: PredictionFolder) -> None:

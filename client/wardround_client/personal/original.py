@@ -24,7 +24,7 @@ from wardround_client.intake.stack import Stack, chosen
 Array = npt.NDArray[Any]
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # Exif 2.3
 
-_OF_SOURCE = (
+OF_SOURCE = (
     "SpecificCharacterSet",
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality"),
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID"),
@@ -34,6 +34,7 @@ _OF_SOURCE = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence"),
     *("DimensionOrganizationSequence", "DimensionOrganizationType"),
 )
+"""What results take over from an image."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def of_dicom(path: Path, recipe: ImageRecipe, rules: Rules) -> tuple[tuple[Origi
     """The chosen frames of a file, and its header. Raises: UnusableError, OSError."""
     with quiet():
         header = read(path, recipe, rules)
-        source = opened(path, _OF_SOURCE, GREATEST_HEADER).dataset
+        source = opened(path, OF_SOURCE, GREATEST_HEADER).dataset
     frames = ((number, look.aspect) for number, look in header.looks.items())
     return tuple(Original(number, header.rows, header.columns, aspect) for number, aspect in frames), source
 

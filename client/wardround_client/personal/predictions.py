@@ -8,16 +8,17 @@ PatientID and no UID is written. Everything is for the hospital alone: a predict
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, WardroundError
 from wardround.task import Task
 from wardround_client.cohort.store import UNKNOWN, normalised
+from wardround_client.hospital import Hospital
 from wardround_client.intake.csv_file import CsvFile
 from wardround_client.intake.gather import Examples, gathered
 from wardround_client.intake.labels_csv import LabelsCsv
@@ -25,7 +26,7 @@ from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.recipe import ImageRecipe, Recipe, recipe_in
 from wardround_client.intake.source import DEFAULTS, Asked, Instance, Item, Rejection, Rules, opened
 from wardround_client.intake.sources.dicom_folder import DicomFile, files_below
-from wardround_client.intake.workers import outcomes
+from wardround_client.intake.workers import Readers, outcomes
 from wardround_client.isolated import image_by_image
 from wardround_client.personal.adapted_model import AdaptedModel, over_cells
 from wardround_client.personal.familiarity import Familiarity
@@ -36,24 +37,32 @@ from wardround_client.personal.page import Page, Row
 _WHITE = 65535
 
 
-def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS) -> list[Item]:
+def modalities_of(hospital: Hospital) -> frozenset[str]:
+    """Of the cohort; none where it cannot be opened any more: a model needs it no longer."""
+    with suppress(WardroundError):
+        return frozenset(hospital.patients.cohort().modalities) - {""}
+    return frozenset()
+
+
+def items_of(paths: Sequence[Path], task: Task, rules: Rules = DEFAULTS, readers: Readers | None = None) -> list[Item]:
     """What is to be predicted for, each once: files, also those in folders and their sub-folders; the series and the
     studies that they make, where a task is about volumes or several inputs; or rows of tables.
 
-    rules: the hospital's. A column PatientID of a table names its patients.
+    rules: the hospital's. A column PatientID of a table names its patients. readers: that look into files; None: of its
+    own.
 
     Raises: ConfigError, DataError, for a table.
     """
     if task.kind == "table":
         return [row for path in paths for row in _rows_below(path, task)]
     if task.inputs:
-        return _inputs_below(paths, task, rules)
+        return _inputs_below(paths, task, rules, readers)
     files = _files_below(paths, rules)
     if task.kind == "volume":
         alone = [file for file in files if file.path.name.lower().endswith(PICTURES)]
         return [
             *(NewFile(file.path, rules=rules) for file in alone),
-            *gathered([f for f in files if f not in alone], task),
+            *gathered([f for f in files if f not in alone], task, readers),
         ]
     return [NewFile(file.path, file.unreadable, rules=rules, places=task.dense) for file in files]
 
@@ -63,7 +72,7 @@ def _files_below(paths: Sequence[Path], rules: Rules) -> list[DicomFile]:
     return list({file.path: replace(file, rules=rules) for file in found}.values())
 
 
-def _inputs_below(paths: Sequence[Path], task: Task, rules: Rules) -> list[Item]:
+def _inputs_below(paths: Sequence[Path], task: Task, rules: Rules, readers: Readers | None) -> list[Item]:
     """Of CSV files with a column for each input's file their lines; of folders of DICOM the studies, of which a CSV
     with a key, and no such column, holds the table's columns.
     """
@@ -86,7 +95,7 @@ def _inputs_below(paths: Sequence[Path], task: Task, rules: Rules) -> list[Item]
             do="name the folder",
         )
     examples = Examples(task, csv)
-    return [*items, *(examples.of_files(_files_below(folders, rules)) if folders else ())]
+    return [*items, *(examples.of_files(_files_below(folders, rules), readers) if folders else ())]
 
 
 def _rows_below(path: Path, task: Task) -> Iterator[Item]:

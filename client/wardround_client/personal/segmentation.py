@@ -76,7 +76,7 @@ def seg(source: Dataset, originals: Sequence[Original], masks: Sequence[Array], 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names and dates that are not as they should be: they are the source's
         written = highdicom.seg.Segmentation(
-            source_images=[_complete(source)],
+            source_images=[complete(source)],
             pixel_array=frames,
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
@@ -95,8 +95,8 @@ def seg(source: Dataset, originals: Sequence[Original], masks: Sequence[Array], 
     return file.getvalue()
 
 
-def _complete(source: Dataset) -> Dataset:
-    """The header with what is missing as empty as the standard allows, and without dates that are none."""
+def complete(source: Dataset) -> Dataset:
+    """The header of an image with what is missing as empty as the standard allows, and without dates that are none."""
     whole = copy.deepcopy(source)
     for keyword in _NEEDED:  # as text, because it is written in UTF-8 whatever it was
         setattr(whole, keyword, str(whole.get(keyword) or ""))

@@ -283,9 +283,9 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def logging_to(home: Path, log_format: Literal["text", "json"] = "text") -> Iterator[None]:
-    """Send the daemon's log, and Flower's, into hospital.log (0600) and nowhere else. Raises: StorageError."""
-    path = home / LOG
+def logging_to(home: Path, log_format: Literal["text", "json"] = "text", name: str = LOG) -> Iterator[None]:
+    """Send the daemon's log, and Flower's, into a file of the home (0600) and nowhere else. Raises: StorageError."""
+    path = home / name
     try:
         handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as error:
@@ -293,8 +293,8 @@ def logging_to(home: Path, log_format: Literal["text", "json"] = "text") -> Iter
     handler.setFormatter(formatter(log_format))
     levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
     before = []
-    for name, level in levels.items():
-        logger = logging.getLogger(name)
+    for of, level in levels.items():
+        logger = logging.getLogger(of)
         before.append((logger, logger.handlers, logger.propagate, logger.level))
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

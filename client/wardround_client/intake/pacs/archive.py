@@ -1,4 +1,7 @@
-"""What a protocol does for an archive: find what a key names, and fetch it. Nothing of it is believed (source.py)."""
+"""What a protocol does for an archive: find what a key names, and fetch it; see what is new, and store results.
+
+Nothing of what it says is believed (source.py, `wardround_client.serve`).
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,16 @@ class Found(NamedTuple):
         return told._replace(changed=f"{whole.changed} {self.changed}".strip())
 
 
+class Recent(NamedTuple):
+    """A study that a PACS says it has. modalities: of its series; () where it does not say. changed: another text when
+    something was added to it: how many objects it has, and when it was updated.
+    """
+
+    study: str
+    modalities: tuple[str, ...] = ()
+    changed: str = ""
+
+
 class Archive(Protocol):
     """One protocol. It lives in a process of its own; see line.py.
 
@@ -61,5 +74,16 @@ class Archive(Protocol):
     def fetch(self, found: Sequence[Found], folder: Path, *, whole: bool) -> Iterator[tuple[str, Path | None]]:
         """Objects of one series, in any order: (SOP Instance UID as the file says, file in the folder); None where the
         PACS has none. whole: they are all of the series.
+        """
+        ...
+
+    def recent(self, first: str, last: str) -> Iterator[Recent]:
+        """Studies of these days, as YYYYMMDD, both included."""
+        ...
+
+    def store(self, files: Sequence[Path]) -> Iterator[str]:
+        """Give it objects of one study -> the SOP Instance UID of each, when the PACS has said that it has it.
+
+        Raises: TroubleError, also where it does not say so.
         """
         ...

@@ -1,7 +1,10 @@
-"""DICOMweb (PS3.18): found by QIDO-RS, fetched by WADO-RS, in the transfer syntax in which the PACS keeps it."""
+"""DICOMweb (PS3.18): found by QIDO-RS, fetched by WADO-RS, in the transfer syntax in which the PACS keeps it, and
+stored by STOW-RS.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import ssl
@@ -9,16 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.web import DICOMwebClient
+from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from requests.adapters import HTTPAdapter
 
 from wardround_client.config import Pacs
-from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found
+from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found, Recent
 from wardround_client.intake.pacs.line import PIECE
 from wardround_client.intake.pacs.multipart import MultipartError, parts
 from wardround_client.intake.pacs.secrets import credentials, tls
@@ -42,8 +46,14 @@ TAGS = {
 UPDATED, MADE = ("0008041F",), ("00080012", "00080013")
 """What tells that there may be something else: Study Update DateTime, Instance Creation Date and Time."""
 
+MODALITIES, IMAGES = "00080061", "00201208"  # Modalities in Study, Number of Study Related Instances
+REFERENCED, STORED_UID = "00081199", "00081155"  # Referenced SOP Sequence and SOP Instance UID of PS3.18 table 10.5.3-1
+
 STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """As it is kept: without the asterisk a PACS decodes it first (PS3.18 8.7.3.5.2)."""
+
+
+T = TypeVar("T")
 
 
 class DicomWeb(Archive):
@@ -93,13 +103,22 @@ class DicomWeb(Archive):
         names: Sequence[str],
         changes: Sequence[str] = (),
     ) -> Iterator[Found]:
+        fields = [*(TAGS[name] for name in names), *changes]
+        return self._read(search, filters, fields, lambda answer: _found(answer, names, changes))
+
+    def _read(
+        self,
+        search: Callable[..., list[dict[str, Any]]],
+        filters: Mapping[str, str],
+        fields: Sequence[str],
+        read: Callable[[Mapping[str, Any]], T],
+    ) -> Iterator[T]:
         """Page by page, until one is empty or brings nothing new."""
-        seen: set[Found] = set()
+        seen: set[T] = set()
         offset = 0
         while True:
-            fields = [*(TAGS[name] for name in names), *changes]
             page = search(limit=PAGE, offset=offset, fields=fields, search_filters=filters)
-            fresh = [found for found in (_found(answer, names, changes) for answer in page) if found not in seen]
+            fresh = [found for found in map(read, page) if found not in seen]
             if not fresh:
                 return
             yield from fresh
@@ -119,6 +138,47 @@ class DicomWeb(Archive):
                 if error.trouble.kind != "absent":
                     raise
                 yield each.instance, None
+
+    def recent(self, first: str, last: str) -> Iterator[Recent]:
+        """By their Study Date."""
+        fields, days = [TAGS["study"], MODALITIES, IMAGES, *UPDATED], {"StudyDate": f"{first}-{last}"}
+        yield from self._read(self._client.search_for_studies, days, fields, _recent)
+
+    def store(self, files: Sequence[Path]) -> Iterator[str]:
+        """One by one: a PACS that refuses one says nothing of the others."""
+        for path in files:
+            meta = dcmread(path, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
+            study, uid = str(meta.StudyInstanceUID), str(meta.SOPInstanceUID)
+            try:
+                stored = uid in self._post(study, path.read_bytes())
+            except TroubleError as error:  # also where it was there already (PS3.18 10.5.3)
+                if error.trouble.kind in ("away", "busy") or not self._has(study, uid):
+                    raise
+                stored = True
+            if not (stored or self._has(study, uid)):
+                raise trouble("broken", "the PACS does not say that it has stored a result", "look in its log")
+            yield uid
+
+    def _post(self, study: str, data: bytes) -> set[str]:
+        """STOW-RS -> the UIDs that the PACS says it has stored."""
+        boundary = secrets.token_hex(16)
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        with self._session.post(
+            f"{self._client.base_url}/studies/{study}",
+            data=_Body(head + data + f"\r\n--{boundary}--\r\n".encode(), self._beat),
+            headers={"Content-Type": kind, "Accept": "application/dicom+json"},
+        ) as answer:
+            body = b"".join(_chunks(answer))
+        try:
+            told = json.loads(body)
+            return {str(one[STORED_UID]["Value"][0]) for one in told[REFERENCED]["Value"]}
+        except (ValueError, LookupError, TypeError, RecursionError):  # it is asked whether it has it
+            return set()
+
+    def _has(self, study: str, uid: str) -> bool:
+        """Whether the PACS finds an object in a study."""
+        return any(found.instance == uid for found in self._instances(Found(study, "", ""), {"SOPInstanceUID": uid}))
 
     def _parts(self, url: str, folder: Path, expected: int) -> Iterator[tuple[str, Path]]:
         with self._session.get(url, headers={"Accept": STORED}, stream=True) as answer:
@@ -166,6 +226,32 @@ def _found(answer: Mapping[str, Any], names: Sequence[str], changes: Sequence[st
 
     told = {name: value(tag) if name in names else "" for name, tag in TAGS.items()}
     return Found(**told, changed=" ".join(filter(None, map(value, changes))))
+
+
+def _recent(answer: Mapping[str, Any]) -> Recent:
+    def values(tag: str) -> tuple[str, ...]:
+        return tuple(str(value)[:64] for value in answer.get(tag, {}).get("Value") or [])
+
+    return Recent("".join(values(TAGS["study"])[:1]), values(MODALITIES), " ".join(values(IMAGES) + values(UPDATED[0])))
+
+
+class _Body:
+    """What is sent, counted as it goes."""
+
+    def __init__(self, data: bytes, beat: Callable[[int], None]) -> None:
+        self._data, self._beat = memoryview(data), beat
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.read():
+            yield data
+
+    def read(self, size: int = PIECE) -> bytes:
+        data, self._data = bytes(self._data[:size]), self._data[size:]
+        self._beat(len(data))
+        return data
 
 
 class _Counted:
@@ -247,10 +333,13 @@ class _Session(requests.Session):
         if 300 <= status < 400:
             raise trouble("refused", f"{of}: it sends us elsewhere", "write the address it means in [pacs] url")
         if 400 <= status < 500:
+            post = answer.request.method == "POST"
             raise trouble(
-                "refused", f"{of}: it does not take the question", "ask its administrator: QIDO-RS and WADO-RS"
+                "refused",
+                f"{of}: it does not take the {'result' if post else 'question'}",
+                f"ask its administrator: {'STOW-RS' if post else 'QIDO-RS and WADO-RS'}",
             )
-        if status not in (200, 204, 206):
+        if status not in (200, 202, 204, 206):
             raise trouble("broken", of, "look in the log of the PACS")
         if answer.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise trouble("broken", "the PACS compresses its answers though it was asked not to")

@@ -1,4 +1,6 @@
-"""DIMSE (PS3.4 annex C, PS3.7): found by C-FIND, fetched by C-GET, or by C-MOVE to a C-STORE SCP of our own."""
+"""DIMSE (PS3.4 annex C, PS3.7): found by C-FIND, fetched by C-GET, or by C-MOVE to a C-STORE SCP of our own;
+stored by C-STORE.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, AllTransferSyntaxes
+from pydicom.multival import MultiValue
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.association import Association
 
 from wardround_client.config import Pacs
-from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found
+from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found, Recent
 from wardround_client.intake.pacs.secrets import tls
 from wardround_client.intake.pacs.source import PacsSource
 from wardround_client.intake.pacs.trouble import TroubleError, trouble
@@ -55,6 +59,9 @@ RETURNED = {
     "SERIES": ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "AccessionNumber"),
     "IMAGE": (*KEYWORDS, "InstanceCreationDate", "InstanceCreationTime"),
 }
+OF_RECENT = ("StudyInstanceUID", "ModalitiesInStudy", "NumberOfStudyRelatedInstances", "StudyUpdateDateTime")
+DUPLICATE = 0x0111
+"""It has it already (PS3.7 annex C)."""
 REJECTED = {
     # Source and diagnostic of A-ASSOCIATE-RJ (PS3.8 9.3.4).
     (1, 3): ("the PACS does not know our AE title", "have its administrator add it, or correct [pacs] calling"),
@@ -113,21 +120,51 @@ class Dimse(Archive):
                     yield below.within(answer)
 
     def _question(self, association: Association, level: str, by: dict[str, str]) -> Iterator[Found]:
+        do = _COMPLAINT if level != "STUDY" and len(by) == 1 else ""
+        for answer in self._answers(association, level, RETURNED[level], by, do):
+            told = {word: str(answer.get(word, "") or "") for word in RETURNED[level]}
+            changed = " ".join(value for word, value in told.items() if value and word not in KEYWORDS)
+            yield Found(**{name: told.get(word, "") for word, name in KEYWORDS.items()}, changed=changed)
+
+    def _answers(
+        self, association: Association, level: str, wanted: Sequence[str], by: dict[str, str], do: str = ""
+    ) -> Iterator[Dataset]:
         question = Dataset()
         question.SpecificCharacterSet = "ISO_IR 192"
         question.QueryRetrieveLevel = level
-        for keyword in RETURNED[level]:
+        for keyword in wanted:
             setattr(question, keyword, "")
         for keyword, value in by.items():
             setattr(question, keyword, value)
         for status, answer in association.send_c_find(question, FIND):
             code = status.get("Status")
             if code in (0xFF00, 0xFF01) and answer is not None:
-                told = {word: str(answer.get(word, "") or "") for word in RETURNED[level]}
-                changed = " ".join(value for word, value in told.items() if value and word not in KEYWORDS)
-                yield Found(**{name: told.get(word, "") for word, name in KEYWORDS.items()}, changed=changed)
+                yield answer
             elif code != 0:
-                raise self._failed(code, "C-FIND", _COMPLAINT if level != "STUDY" and len(by) == 1 else "")
+                raise self._failed(code, "C-FIND", do)
+
+    def recent(self, first: str, last: str) -> Iterator[Recent]:
+        """By their Study Date."""
+        with self._association([build_context(FIND)]) as association:
+            for answer in self._answers(association, "STUDY", OF_RECENT, {"StudyDate": f"{first}-{last}"}):
+                study, modalities, *changed = (_values(answer, word) for word in OF_RECENT)
+                yield Recent("".join(study[:1]), modalities, " ".join(value for each in changed for value in each))
+
+    def store(self, files: Sequence[Path]) -> Iterator[str]:
+        """In one association."""
+        objects = [dcmread(path) for path in files]
+        classes = dict.fromkeys(str(each.SOPClassUID) for each in objects)
+        contexts = [build_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]) for uid in classes]
+        with self._association(contexts) as association:
+            taken = {str(context.abstract_syntax) for context in association.accepted_contexts}
+            for each in objects:
+                if each.SOPClassUID not in taken:
+                    name = UID(each.SOPClassUID).name
+                    raise trouble("refused", f"the PACS takes no {name}", "have its administrator allow it")
+                code = association.send_c_store(each).get("Status")
+                if code not in (0x0000, DUPLICATE) and not (code is not None and 0xB000 <= code <= 0xBFFF):
+                    raise self._failed(code, "C-STORE")
+                yield str(each.SOPInstanceUID)
 
     def _failed(self, code: int | None, what: str, do: str = "") -> TroubleError:
         if code is None:
@@ -181,7 +218,12 @@ class Dimse(Archive):
 
     @property
     def _handlers(self) -> list[Any]:
-        return [(evt.EVT_CONN_OPEN, self._opened), (evt.EVT_DATA_RECV, self._data), (evt.EVT_C_STORE, self._store)]
+        return [
+            (evt.EVT_CONN_OPEN, self._opened),
+            (evt.EVT_DATA_RECV, self._data),
+            (evt.EVT_DATA_SENT, self._sent),
+            (evt.EVT_C_STORE, self._store),
+        ]
 
     def _opened(self, event: evt.Event) -> None:
         """Send at once: else the second part of each question waits 40 ms for an acknowledgement (measured)."""
@@ -195,6 +237,9 @@ class Dimse(Archive):
         self._beat(len(event.data))
         if self._since > MOST_FILE_BYTES:
             _cut(event.assoc)
+
+    def _sent(self, event: evt.Event) -> None:
+        self._beat(len(event.data))
 
     def _store(self, event: evt.Event) -> int:
         self._since, self._left = 0, self._left - 1
@@ -277,6 +322,12 @@ class Dimse(Archive):
 
 
 _COMPLAINT = "key the labels CSV by StudyInstanceUID: this PACS may not find a series or an image without its study"
+
+
+def _values(answer: Dataset, keyword: str) -> tuple[str, ...]:
+    value = answer.get(keyword)
+    several = value if isinstance(value, list | MultiValue) else [value] if value not in (None, "") else []
+    return tuple(str(each).strip()[:64] for each in several)
 
 
 def _contexts(classes: set[str]) -> list[Any]:
