@@ -49,7 +49,7 @@ def settings(home: Path, pacs: dict[str, Any], **serve: Any) -> None:
     (home / "hospital.toml").write_text(HOSPITAL_TOML + lines)
 
 
-def study(folder: Path, number: int, images: int = 1, **attributes: object) -> list[Path]:
+def study(folder: Path, number: int, images: int = 1, **attributes: Any) -> list[Path]:
     """A new study of a patient, with an image a file."""
     uid, files = f"1.2.826.9.{number}", []
     for image in range(images):
