@@ -111,7 +111,7 @@ _WORDS = {
 command = Command(
     serve,
     panel="Use at home",
-    place=4,
+    place=7,
     examples=(
         "wardround hospital serve ~/st-anna --once",
         "wardround hospital serve ~/st-anna",
