@@ -209,10 +209,11 @@ class Pacs(Section):
 class Serve(Section):
     """What `wardround hospital serve` does with new studies; results go back to [pacs], by the protocol it names.
 
-    on: false, and nothing is done. models: names of adapted models that predict. days: a study is new on its Study
-    Date and so many days after it. every_s: how often the PACS is asked. settle_s: a study is looked at when nothing was added to it for so long. most_waiting: studies that are not done;
-    gigabytes: of all that lies in HOME/serve; then nothing more is taken. greatest_study_mb, greatest_objects: of one
-    study. intended_use: the site's own words; they stand in each result.
+    on: false, and nothing is done. models: names of adapted models that predict. days: a study is new on its Study Date
+    and so many days after it. every_s: how often the PACS is asked. settle_s: a study is looked at when nothing was
+    added to it for so long. most_waiting: studies that are not done; gigabytes: of all that lies in HOME/serve; then
+    nothing more is taken. greatest_study_mb, greatest_objects: of one study. intended_use: the site's own words; they
+    stand in each result.
     """
 
     on: bool = False
