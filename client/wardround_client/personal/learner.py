@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
@@ -15,6 +15,7 @@ from wardround.algorithms import AdaptsBy, Algorithm, Fitted
 from wardround.augment import made_by
 from wardround.config import Federation
 from wardround.errors import DataError
+from wardround.meta.fine_tuned import FineTuned
 from wardround.models import Model, Objective
 from wardround.questions import Shots
 from wardround.task import Augmentation
@@ -103,12 +104,12 @@ class Learner:
         """What predicts after learning from the support. Raises: DataError, when it is empty."""
         if not len(support.y):
             raise DataError("there is no example to adapt to", do="label at least one patient")
-        # Hundreds of steps on a few hundred numbers: more threads wait for each other thirty times as long.
-        with isolation() if self.loss.model.hidden != "deep" else nullcontext():
+        with self._alone():
             shots = shots_of(self._seen(support))
             if not self.ways:
-                return self.algorithm.adapt(self._from(self.usual_start, shots), shots, self.loss)
-            fits = [self._along(way, shots) for way in self.ways]
+                (start,) = self._from(self.usual_start, [shots])
+                return self.algorithm.adapt(start, shots, self.loss)
+            fits = [fitted for (fitted,) in self._along(self.ways, [shots])]
         if len(fits) == 1:
             return fits[0]
         # Of linear models the mean predicts the mean of their logits.
@@ -118,20 +119,42 @@ class Learner:
         """With the variants that it learns from."""
         return support if self.learns_from is None else support.varied(made_by(self.augment, self.learns_from))
 
-    def _along(self, way: Way, shots: Shots) -> Fitted:
+    def _along(self, ways: Sequence[Way], supports: Sequence[Shots]) -> list[list[Fitted]]:
+        """What each way makes of each support."""
+        theta = {start: self._from(start, supports) for start in {way.start for way in ways}}
+        method, going = self.algorithm, [way for way in ways if way.value is not None]
+        if not (going and self.linear and isinstance(method, FineTuned) and type(method).adapt is FineTuned.adapt):
+            return [
+                [self._fitted(way, shots, at) for shots, at in zip(supports, theta[way.start], strict=True)]
+                for way in ways
+            ]
+        starts = torch.stack([torch.stack(theta[way.start]) for way in going], 1)
+        pulls = self.theta.new_tensor([way.value for way in going])
+        tuned = iter(method.heads_tuned(starts, supports, self.loss, pulls).unbind(1))
+        return [
+            [self.unadapted() for _ in supports] if way.value is None else [{"theta": each} for each in next(tuned)]
+            for way in ways
+        ]
+
+    def _fitted(self, way: Way, shots: Shots, start: Tensor) -> Fitted:
         if way.value is None:
             return self.unadapted()
-        return self.adapting_by(way.value).algorithm.adapt(self._from(way.start, shots), shots, self.loss)
+        return self.adapting_by(way.value).algorithm.adapt(start, shots, self.loss)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Hundreds of steps on a few hundred numbers: more threads wait for each other thirty times as long."""
+        return isolation() if self.loss.model.hidden != "deep" else nullcontext()
 
     @property
     def usual_start(self) -> Start:
         """Where adapting starts when nothing was chosen."""
         return "shared" if self.scores is None or bool(self.loss.head(self.theta)[0].any()) else "scores"
 
-    def _from(self, start: Start, shots: Shots) -> Tensor:
+    def _from(self, start: Start, supports: Sequence[Shots]) -> list[Tensor]:
+        """Theta float32 [P] for each support."""
         if start == "scores" and self.scores is not None:
-            return self.algorithm.of_scores(self.theta, shots, self.loss, *self.scores)
-        return self._untrained if start == "untrained" else self.theta
+            return self.algorithm.of_scores(self.theta, supports, self.loss, *self.scores)
+        return [self._untrained if start == "untrained" else self.theta for _ in supports]
 
     @property
     def _untrained(self) -> Tensor:
@@ -212,18 +235,26 @@ class Learner:
         if setting is None:
             return self
 
-        def error(way: Way) -> float:
-            return float(replace(self, ways=(way,))._errors(parts).sum())
+        def errors_of(ways: Sequence[Way]) -> list[float]:
+            with self._alone():
+                fits = self._along(ways, [shots_of(self._seen(rest)) for rest, _ in parts])
+                return [
+                    fmean(
+                        float(self._cross_entropies(one, held).sum()) for one, (_, held) in zip(own, parts, strict=True)
+                    )
+                    for own in fits
+                ]
 
         ways = [Way(value) for value in TRIED[setting]]
         if setting != "adapt_pull":
-            return self.adapting_by(min(TRIED[setting], key=lambda value: error(Way(value))))
+            found = dict(zip(TRIED[setting], errors_of(ways), strict=True))
+            return self.adapting_by(min(found, key=found.__getitem__))
         ways.append(Way(None))
         if not torch.equal(self.theta, self._untrained):
             ways += [Way(value, "untrained") for value in TRIED[setting]]
         if self.scores is not None:
             ways += [Way(value, "scores") for value in TRIED[setting]]
-        errors = torch.tensor([error(way) for way in ways], dtype=torch.float64)
+        errors = torch.tensor(errors_of(ways), dtype=torch.float64)
         standard_error = 1 / sum(held.patients for _, held in parts) ** 0.5
         if not self.linear:
             errors += standard_error * torch.tensor([way.start != "shared" for way in ways])

@@ -5,7 +5,7 @@ Nothing here imports torch, so that an agreement can be read, and its algorithm 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
@@ -141,8 +141,11 @@ class Personal(Protocol):
         """
         ...
 
-    def of_scores(self, theta: Tensor, support: Shots, loss: FewShotLoss, weight: Tensor, bias: Tensor) -> Tensor:
-        """Theta float32 [P] whose classes are told by their likeness to classes that a federation knows.
+    def of_scores(
+        self, theta: Tensor, supports: Sequence[Shots], loss: FewShotLoss, weight: Tensor, bias: Tensor
+    ) -> list[Tensor]:
+        """For each support a theta float32 [P] whose classes are told by their likeness to classes that a federation
+        knows.
 
         weight, bias: of its head, [theirs, e] and [theirs], on the embedding of theta's body.
         """
@@ -272,9 +275,11 @@ class Algorithm(Part):
         weight, bias = theirs.head(theta)
         return like @ weight, like @ bias
 
-    def of_scores(self, theta: Tensor, support: Shots, loss: FewShotLoss, weight: Tensor, bias: Tensor) -> Tensor:
+    def of_scores(
+        self, theta: Tensor, supports: Sequence[Shots], loss: FewShotLoss, weight: Tensor, bias: Tensor
+    ) -> list[Tensor]:
         """As it is: the method starts elsewhere."""
-        return theta
+        return [theta for _ in supports]
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """As the file says."""

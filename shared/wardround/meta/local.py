@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -81,3 +82,65 @@ def fine_tune(
         velocity = MOMENTUM * velocity + gradient + pull * (theta - start)
         theta = theta - learning_rate * velocity
     return theta.detach().clone()
+
+
+class LossOfMany(Protocol):
+    """As `LossOfEach`, of many small vectors at once."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def each_of(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Theta float32 [m, k, P], x [m, n, ...], y [m, n, ...] -> float32 [m, k, n]."""
+        ...
+
+
+def fine_tune_each(
+    theta: Tensor, supports: Sequence[Shots], loss: LossOfMany, *, steps: int, learning_rate: float, pull: Tensor
+) -> Tensor:
+    """`fine_tune` on m supports from k starts each, all of them in the same steps: up to rounding the same.
+
+    Of a small model a step takes hardly longer for a hundred starts than for one.
+
+    Args:
+        theta: float32 [m, k, P].
+        supports: m of them, each of one image at least.
+        loss: of a small model, without a prior of its own.
+        steps: as there.
+        learning_rate: as there.
+        pull: float32 [k], towards each start.
+
+    Returns:
+        float32 [m, k, P], a new tensor.
+    """
+    x, y, share = _padded([support.balanced(loss.classes) for support in supports])
+    patients = torch.stack([support.weight.sum() for support in supports])
+    pull = (pull / patients.unsqueeze(1)).unsqueeze(2)
+    rate = learning_rate / (1 + learning_rate * pull)
+    start, velocity = theta, torch.zeros_like(theta)
+    for _ in range(steps):
+        with torch.enable_grad():
+            at = theta.detach().requires_grad_()
+            # No start's loss depends on another start, so the gradient of the sum is that of each.
+            (gradient,) = torch.autograd.grad((loss.each_of(at, x, y) * share.unsqueeze(1)).sum(), at)
+        gradient = gradient / gradient.norm(dim=2, keepdim=True).clamp(min=1)
+        velocity = MOMENTUM * velocity + gradient + pull * (theta - start)
+        theta = theta - rate * velocity
+    return theta.detach().clone()
+
+
+def _padded(supports: Sequence[Shots]) -> tuple[Tensor, Tensor, Tensor]:
+    """X [m, n, ...], y [m, n, ...], and float32 [m, n], what each image counts in the mean: none beyond a support."""
+    n = max(len(each.y) for each in supports)
+    rows = [torch.arange(n, device=each.y.device) % len(each.y) for each in supports]
+    there = [(torch.arange(n, device=each.y.device) < len(each.y)).float() for each in supports]
+    return (
+        torch.stack([each.x[chosen] for each, chosen in zip(supports, rows, strict=True)]),
+        torch.stack([each.y[chosen] for each, chosen in zip(supports, rows, strict=True)]),
+        torch.stack(
+            [
+                each.weight[chosen] * known / each.weight.sum().clamp_min(1e-6)
+                for each, chosen, known in zip(supports, rows, there, strict=True)
+            ]
+        ),
+    )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.chosen import algorithm
 
 from wardround.algorithms import ALGORITHMS
+from wardround.labels import LABEL_KINDS
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.task import Augmentation
@@ -115,6 +116,34 @@ def test_a_method_with_class_means_chooses_what_these_count_for() -> None:
     assert tuned.algorithm.model_dump()["adapt_prior"] in TRIED["adapt_prior"]
 
 
+@settings(max_examples=25)
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.lists(st.sampled_from([0.0, 0.1, 1.0, 100.0]), min_size=1, max_size=3),
+    st.sampled_from(["one", "several"]),
+    st.integers(0, 2**31),
+)
+def test_many_starts_at_once_are_the_same_as_one_after_another(
+    labels: list[list[int]], pulls: list[float], kind: str, seed: int
+) -> None:
+    """On supports of several sizes, where some classes may be missing and patients have several images."""
+    torch.manual_seed(seed)
+    method, model = algorithm("fedavg", adapt_steps=30), Tabular.logistic(5, 3)
+    loss = Objective(model, torch.randn(5), torch.ones(5), labels=LABEL_KINDS[kind])
+    supports = []
+    for each in labels:
+        y = torch.tensor(each)
+        y = y if kind == "one" else torch.nn.functional.one_hot(y, 3).float()
+        patient = torch.arange(len(each)) // 2
+        supports.append(shots_of(Examples(torch.randn(len(each), 5), y, patient, y, 3, labels=LABEL_KINDS[kind])))
+    theta = torch.randn(len(supports), len(pulls), model.layout.size)
+    together = method.heads_tuned(theta, supports, loss, torch.tensor(pulls))
+    for support, starts, ends in zip(supports, theta, together, strict=True):
+        for pull, start, end in zip(pulls, starts, ends, strict=True):
+            alone = method.model_copy(update={"adapt_pull": pull}).adapt(start, support, loss)["theta"]
+            torch.testing.assert_close(end, alone, rtol=1e-3, atol=1e-4)
+
+
 def scored(names: list[int], classes: int, labels: list[int], seed: int) -> tuple[Learner, Examples, Examples]:
     """A federation that knows four places in many dimensions; a hospital whose classes lie at some, by other names."""
     torch.manual_seed(seed)
@@ -146,7 +175,7 @@ def test_a_head_on_scores_is_a_head_on_features() -> None:
     before, support, _ = scored([2, 0, 3], 3, [0, 1, 2] * 10, 1)
     assert before.scores is not None
     weight, bias = before.scores
-    theta = before.algorithm.of_scores(before.theta, shots_of(support), before.loss, weight, bias)
+    (theta,) = before.algorithm.of_scores(before.theta, [shots_of(support)], before.loss, weight, bias)
     found = before.loss.head(theta)[0]
     there = torch.linalg.lstsq(weight.T, found.T).solution
     torch.testing.assert_close(weight.T @ there, found.T, rtol=1e-3, atol=1e-4)
