@@ -57,6 +57,7 @@ class Ham:
     """All lesions, encoded.
 
     z: float32 [n, features]. raw: float32 [n, pixels]. label: str, n of them. site: [n] of str. lesion: int64 [n].
+    table: as of `Lesions`.
     """
 
     def __init__(self, options: Namespace, data: Path, console: Console) -> None:
@@ -73,6 +74,7 @@ class Ham:
             z = torch.cat([z, columns(table), *there], 1)  # as `Together` lays them out
             self.images = self.images.beside(columns)
         self.z, self.label, self.site, self.lesion = z, found.label.tolist(), found.site, found.lesion
+        self.table = found.table
 
     def studies(self) -> list[Study]:
         """New disease, and new hospital, twice."""

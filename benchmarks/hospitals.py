@@ -349,14 +349,14 @@ def agreed(algorithm: str, trial: Trial, epsilon: float) -> dict[str, Any]:
     }
 
 
-def judged(predictor: Predictor, target: Target, shots: int, seed: int) -> dict[str, float]:
-    """METRICS of patients (all images of one together) who are in no support, the mean over DRAWS supports.
+def judged(predictor: Predictor, target: Target, shots: int, seed: int, *, draws: int = 0) -> dict[str, float]:
+    """METRICS of patients (all images of one together) who are in no support, the mean over so many supports, or DRAWS.
 
     Whoever asks with the same target, shots and seed is judged on the same supports and queries.
     """
     generator = torch.Generator().manual_seed(seed * 1009 + shots)
     found: dict[str, list[float]] = {name: [] for name in METRICS}
-    for _ in range(DRAWS if shots else 1):
+    for _ in range((draws or DRAWS) if shots else 1):
         split = k_shot(target.examples, shots, generator)
         probabilities = predictor(split.support)(split.query.z)
         metrics = report(probabilities, split.query.y, split.query.patient, resamples=1).metrics

@@ -70,7 +70,7 @@ class Lesions:
     """HAM10000, an image a row.
 
     images: uint8 [n, 3, S, S]. label, site: names, [n]. lesion: int64 [n]. table: float32 [n, len(SKIN_COLUMNS)], NaN
-    where nobody knows; none at 28 px.
+    where nobody knows; none without the file of 128 px, which has it.
     """
 
     images: NDArray[np.uint8]
@@ -104,16 +104,12 @@ def lesions(data: Path, size_px: int) -> Lesions:
     Nine lesions are in two sources; the first of these, in the order of the file's names, keeps them. How a diagnosis
     was made (`dx_type`) hints at it, and is not read.
     """
-    name, table = f"ham10000_{size_px}", None
+    name, large = f"ham10000_{size_px}", data / "ham10000_128" / "ham10000_128.npz"
     with np.load(data / name.removesuffix("_28") / f"{name}.npz") as file:
         site, names, lesion = file["site"], file["site_names"], file["lesion_id"].astype(np.int64)
         images = (file["images"] if size_px == 28 else np.stack(list(_decoded(file)))).transpose(0, 3, 1, 2)
         label = file["class_names"][file["labels"]]
-        if size_px == 128:
-            male = np.select([file["sex"] == "male", file["sex"] == "female"], [1.0, 0.0], np.nan)
-            places = np.stack([file["localization"] == place for place in SKIN_PLACES], 1).astype(float)
-            places[file["localization"] == "unknown"] = np.nan
-            table = np.column_stack([file["age"], male, places]).astype(np.float32)
+    table = _referrals(large) if large.is_file() else None  # of the same images in the same order
     first = np.full(lesion.max() + 1, len(names))
     np.minimum.at(first, lesion, site)
     # By hospital, as they are told apart everywhere.
@@ -121,6 +117,15 @@ def lesions(data: Path, size_px: int) -> Lesions:
         [np.flatnonzero((site == number) & (first[lesion] == number)) for number in range(len(names))]
     )
     return Lesions(images[rows], label[rows], names[site[rows]], lesion[rows], None if table is None else table[rows])
+
+
+def _referrals(path: Path) -> NDArray[np.float32]:
+    """Age, sex and place of every image: see `Lesions.table`."""
+    with np.load(path) as file:
+        male = np.select([file["sex"] == "male", file["sex"] == "female"], [1.0, 0.0], np.nan)
+        places = np.stack([file["localization"] == place for place in SKIN_PLACES], 1).astype(float)
+        places[file["localization"] == "unknown"] = np.nan
+        return np.column_stack([file["age"], male, places]).astype(np.float32)
 
 
 def ham10000(data: Path) -> list[Site]:

@@ -9,7 +9,7 @@ import typer
 from wardround import __version__
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError
-from wardround.terminal import emit, say, show
+from wardround.terminal import Table, emit, say, show
 from wardround.text import counted
 from wardround_client.commands._at_home import (
     NOTHING_LEFT,
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from wardround_client.personal.data_checks import Finding
     from wardround_client.personal.learner import Learner
     from wardround_client.personal.own_task import Origins
+    from wardround_client.personal.resemblances import Resemblance
+    from wardround_client.personal.shared_model import SharedModel
 
 _NAMED = 8  # classes in one sentence
+_SHOWN = 20  # classes in one table
 
 
 def adapt(
@@ -80,12 +83,14 @@ def adapt(
 
     With other classes than the federation's, what was learned to see is kept. A class of the same name starts where the
     federation's is; for another name, [task.same_as] in a task file says which of its classes one of yours is like. The
-    last layer of all others is learned from your patients alone.
+    last layer of all others is learned from your patients alone. Which of its classes yours look like is told by the
+    patients that are learned from, where they suffice.
     """
     from wardround_client.personal import adapted_file as store
     from wardround_client.personal.adapted_model import AdaptedModel
     from wardround_client.personal.before_after import before_and_after
     from wardround_client.personal.labelled import Labelled
+    from wardround_client.personal.resemblances import at_home
     from wardround_client.personal.shared_model import choose
 
     hospital, seed = opened(home), seed if draw is None else draw
@@ -114,9 +119,10 @@ def adapt(
         )
         step()
         like = {name: list(theirs) for name, theirs in start.like.items()}
+        looks = at_home(start, support.examples)
         card = (
             _described(hospital, made, findings)
-            | {"like": like}
+            | {"like": like, "looks_like": [each.record() for each in looks]}
             | before_and_after(
                 made.learner,
                 made.fitted,
@@ -147,6 +153,7 @@ def adapt(
         _say_ways(made.learner)
     if (augment := made.learner.learns_from) is not None:
         say(f"Of an image's variants those by {' and '.join(augment) or 'nothing'} were learned from: others did harm.")
+    _say_looks(looks, start, whole=bool(classes))
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
     say(NOTHING_LEFT)
 
@@ -158,6 +165,41 @@ def _starting(like: Origins) -> str:
     if not known:
         return "No class has a name of the federation's: all of the last layer is new."
     return f"Classes start at the federation's: {_some(known)}{f'; new: {_some(anew)}' if anew else ''}."
+
+
+def _say_looks(looks: Sequence[Resemblance], start: SharedModel, *, whole: bool) -> None:
+    """What the classes look like to the federation's model, and what to write where it is not declared. whole: the task
+    stands in no file yet.
+    """
+    from wardround_client.personal.resemblances import lines
+
+    if not looks:
+        return
+    rows = [(each.own, str(each.patients), *_look(each)) for each in looks[:_SHOWN]]
+    more = f"; {len(looks) - _SHOWN} more are in card.json" if len(looks) > _SHOWN else ""
+    caption = f"sure: how often the nearest comes out, were these patients drawn again{more}"
+    title = "What your classes look like to the federation's model"
+    show(Table(("class", ">patients", "looks like", ">sure"), rows, title, caption))
+    for each in looks:
+        declared = start.like[each.own]
+        if each.like and declared and not {*each.like} & {*declared}:
+            there, seen = (" and ".join(map(repr, names)) for names in (declared, each.like))
+            say(f"Warning: {each.own!r} starts at {there} and looks like {seen}. Next: check its labels.", "yellow")
+    like = {each.own: start.like[each.own] or each.like for each in looks}
+    if like != start.like:
+        say("If a physician agrees, start there: put this into the task file, and adapt again with --overwrite.")
+        for line in lines(like, start.federation.task, whole=whole):
+            say(f"  {line}")
+
+
+def _look(found: Resemblance) -> tuple[str, str]:
+    """What it looks like, and how sure that is."""
+    from wardround_client.personal.resemblances import LEAST
+
+    if found.patients < LEAST or not found.nearest:
+        return f"too few patients to tell: {LEAST} at least", ""
+    sure = f"{100 * found.sure:.0f} %"
+    return (" and ".join(found.like), sure) if found.like else (f"nothing for sure; perhaps {found.nearest}", sure)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -236,14 +236,11 @@ class Learner:
             return self
 
         def errors_of(ways: Sequence[Way]) -> list[float]:
+            held = [each for _, each in parts]
             with self._alone():
                 fits = self._along(ways, [shots_of(self._seen(rest)) for rest, _ in parts])
-                return [
-                    fmean(
-                        float(self._cross_entropies(one, held).sum()) for one, (_, held) in zip(own, parts, strict=True)
-                    )
-                    for own in fits
-                ]
+                judged = ((self._cross_entropies(*each) for each in zip(own, held, strict=True)) for own in fits)
+                return [fmean(float(each.sum()) for each in own) for own in judged]
 
         ways = [Way(value) for value in TRIED[setting]]
         if setting != "adapt_pull":

@@ -40,7 +40,8 @@ class SharedModel:
     federation: as agreed, but with the hospital's task. base: the folder of its encoder file. release: as it came.
     model: of the task. theta: float32 [P], the release's, or what is left of it where the classes are others.
     new_classes: whether the head is not the federation's. like: which of its classes ours start from, where it is not.
-    scores: its head, where some of our classes start from none.
+    scores: its head, where some of our classes start from none. agreed: the federation with its own task and its
+    model, where our classes are others.
     """
 
     federation: Federation
@@ -51,6 +52,7 @@ class SharedModel:
     new_classes: bool
     like: Origins = field(default_factory=dict)
     scores: Scores | None = None
+    agreed: tuple[Federation, Model] | None = None
 
     @property
     def starts_anew(self) -> bool:
@@ -59,9 +61,23 @@ class SharedModel:
 
     def learner(self, device: torch.device) -> Learner:
         """The federation's method at this model."""
-        parts = (tensor.to(device) for tensor in (self.theta, self.release.shift, self.release.scale))
         scores = self.scores and (self.scores[0].to(device), self.scores[1].to(device))
-        return replace(Learner.of(self.federation, self.model, *parts), scores=scores)
+        return replace(self._at(self.federation, self.model, self.theta, device), scores=scores)
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        """The federation's classes."""
+        return (self.agreed[0] if self.agreed else self.federation).task.classes
+
+    def before(self, device: torch.device) -> Learner | None:
+        """The same with the federation's own classes; None where they are ours, or mean something of another kind."""
+        if self.agreed is None or self.agreed[0].task.labels != self.federation.task.labels:
+            return None
+        return self._at(*self.agreed, self.release.theta, device)
+
+    def _at(self, federation: Federation, model: Model, theta: Tensor, device: torch.device) -> Learner:
+        parts = (tensor.to(device) for tensor in (theta, self.release.shift, self.release.scale))
+        return Learner.of(federation, model, *parts)
 
 
 def choose(
@@ -116,7 +132,9 @@ def choose(
     theta = agreed.algorithm.for_classes(release.theta, before, after, start, parts)
     head, starts_there = before.head(release.theta), type(agreed.algorithm).of_scores is not Algorithm.of_scores
     scores = head if starts_there and head[0].any() and not all(like.values()) else None
-    return SharedModel(ours, base, release, model, theta, new_classes=True, like=like, scores=scores)
+    return SharedModel(
+        ours, base, release, model, theta, new_classes=True, like=like, scores=scores, agreed=(agreed, theirs)
+    )
 
 
 def with_task(federation: Federation, changes: dict[str, object]) -> Federation:

@@ -28,6 +28,7 @@ from wardround_client.intake.source import Instance
 from wardround_client.last_model import last_seen
 from wardround_client.personal import adapted_file as store
 from wardround_client.personal import learner as personalise
+from wardround_client.personal import resemblances
 from wardround_client.personal.labelled import Labelled
 from wardround_client.personal.metrics import METRICS
 from wardround_client.personal.page import Row
@@ -243,6 +244,38 @@ def test_evaluate_judges_on_nobody_who_was_learned_from(
     assert "may have learned" not in out, "this hospital took no part"
     Hospital.open(home, ledger=Ledger(None)).approvals.approve(federation)
     assert "may have learned from these patients before" in wardround(capsys, "evaluate", home)[1]
+
+
+def test_classes_under_other_names_are_told_what_they_look_like(
+    home: Path, federation: Path, model: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what to write into the task file, and that something declared looks like another class."""
+    assert adapt(capsys, home, federation, model, "--name", "by-names")["looks_like"] == [], "the classes are theirs"
+    monkeypatch.setattr(resemblances, "SURE", 0.01)  # this model has learned nothing of which it could be sure
+    theirs = load_federation(federation).task.classes
+    values = "".join(f'"{each}" = "{each}: ours"\n' for each in theirs)
+    own = tmp_path / "own.toml"
+    words = [f"{each}: ours" for each in theirs]
+    own.write_text(f"[task]\nlabel_column = 'finding'\nclasses = {words}\n[task.values]\n{values}")
+    given = ("adapt", home, "--task", own, "--model", model, "--federation", federation, "--name", "own", "--no-tune")
+    code, out, err = wardround(capsys, *given)
+    assert code == 0, err
+    assert "What your classes look like" in out and "adapt again with --overwrite" in out
+    card = json.loads((home / "adapted" / "own" / "card.json").read_text())
+    like = {each["class"]: each["like"] for each in card["looks_like"]}
+    first = next(name for name, each in like.items() if each)
+    lines = out.splitlines()
+    start = lines.index("  [task.same_as]")
+    with own.open("a") as file:
+        file.write("\n".join(line.removeprefix("  ") for line in lines[start : start + 1 + len(theirs)]))
+    again = wardround(capsys, *given, "--overwrite")[1]
+    assert json.loads((home / "adapted" / "own" / "card.json").read_text())["like"] == like
+    assert "put this into the task file" not in again and "Next: check its labels" not in again
+
+    other = next(each for each in theirs if each not in like[first])
+    own.write_text(own.read_text().replace(f'"{first}" = {json.dumps(like[first])}', f'"{first}" = "{other}"'))
+    wrong = " ".join(wardround(capsys, *given, "--overwrite")[1].split())
+    assert f"Warning: '{first}' starts at '{other}' and looks like" in wrong
 
 
 def test_a_new_disease_is_learned_from_another_column(

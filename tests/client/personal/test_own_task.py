@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from wardround.meta.embedded import Embedding
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
 from wardround.task import Task
+from wardround.text import shown
+from wardround.toml import loads
 from wardround_client.hospital import Hospital
-from wardround_client.personal.own_task import origins, shares
+from wardround_client.personal.own_task import TaskFile, origins, shares
 from wardround_client.personal.shared_model import SharedModel, choose
 
 THEIRS = ("akiec", "bcc", "mel", "nv")
@@ -183,6 +186,42 @@ def test_what_cannot_be_meant_is_said_with_its_line(
     with pytest.raises(ConfigError, match=said) as refusal:
         chosen(hospital, tmp_path, OWN.replace(old, new))
     assert "\u202e" not in str(refusal.value)
+
+
+ODD = st.text(max_size=12) | st.sampled_from([*THEIRS, "common nevus", "melanoma", "MEL", "__class__", "a.b", "\u202e"])
+VALUES = st.recursive(ODD | st.integers() | st.booleans() | st.floats(allow_nan=False), st.lists, max_leaves=5)
+
+
+def refused_or_understood(text: str) -> None:
+    """Either a map of own classes to the federation's, or a sentence that may be shown."""
+    try:
+        read = loads(text, TaskFile, name="own.toml", context=task(THEIRS)).task
+    except ConfigError as refusal:
+        said = str(refusal)
+        assert said.startswith("own.toml")
+        assert shown(said, len(said)) == said
+        assert len(said) < 10_000
+        return
+    assert set(read.same_as) <= set(read.classes)
+    for like in read.same_as.values():
+        assert len(like) == len(set(like))
+        assert set(like) <= set(THEIRS)
+    found = origins(read, task(THEIRS, read.label_column), read.same_as)
+    rows = shares(found, THEIRS)
+    assert all(
+        float(row.sum()) == pytest.approx(1 if like else 0) for row, like in zip(rows, found.values(), strict=True)
+    )
+
+
+@given(st.dictionaries(ODD, VALUES, max_size=5))
+def test_whatever_a_map_says_it_is_understood_or_refused_in_a_sentence(like: dict[str, object]) -> None:
+    lines = (f"{json.dumps(name)} = {json.dumps(value)}\n" for name, value in like.items())
+    refused_or_understood(OWN[: OWN.index("[task.same_as]")] + "[task.same_as]\n" + "".join(lines))
+
+
+@given(st.text(st.sampled_from("[]{}=\",'.#\n \\melnvbc0\u202e\u00df\x00"), max_size=60))
+def test_whatever_stands_below_the_heading(text: str) -> None:
+    refused_or_understood(OWN[: OWN.index("[task.same_as]")] + "[task.same_as]\n" + text)
 
 
 def test_an_agreement_has_no_such_table(hospital: Hospital, tmp_path: Path) -> None:
