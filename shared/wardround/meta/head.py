@@ -51,7 +51,7 @@ class HeadAlone:
     def each_of(self, heads: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The same of heads [m, k, ...], each with its x [m, n, e] and y [m, n, ...]: float32 [m, k, n]."""
         (m, k), n = heads.shape[:2], x.shape[1]
-        weight, bias = heads[..., : -self.classes].unflatten(2, (self.classes, -1)), heads[..., -self.classes :]
+        weight, bias = heads[..., : -self.classes].reshape(m, k, self.classes, -1), heads[..., -self.classes :]
         logits = x.unsqueeze(1) @ weight.mT + bias.unsqueeze(2)
         labels = y.unsqueeze(1).expand(m, k, *y.shape[1:]).flatten(0, 2)
         return self.loss.of_logits(logits.flatten(0, 2), labels).view(m, k, n)

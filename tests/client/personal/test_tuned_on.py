@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.chosen import algorithm
 
 from wardround.algorithms import ALGORITHMS
+from wardround.algorithms.fedavg import FedAvg
 from wardround.labels import LABEL_KINDS
 from wardround.models import Objective
 from wardround.models.tabular import Tabular
@@ -128,7 +129,7 @@ def test_many_starts_at_once_are_the_same_as_one_after_another(
 ) -> None:
     """On supports of several sizes, where some classes may be missing and patients have several images."""
     torch.manual_seed(seed)
-    method, model = algorithm("fedavg", adapt_steps=30), Tabular.logistic(5, 3)
+    method, model = FedAvg(name="fedavg", adapt_steps=30), Tabular.logistic(5, 3)
     loss = Objective(model, torch.randn(5), torch.ones(5), labels=LABEL_KINDS[kind])
     supports = []
     for each in labels:
