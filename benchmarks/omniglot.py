@@ -51,7 +51,7 @@ from wardround.models.conv4 import Conv4
 from wardround.optimizers import Optimizer
 from wardround.optimizers.adam import Adam
 from wardround.questions import EpisodeGradient, FewShotLoss, Loss, OfImages, Shots, Summand
-from wardround_server.report.charts import Curve as Drawn
+from wardround.web.charts import Curve as Drawn
 
 ROOT = Path(__file__).parents[1]
 TEST_SEED = 423  # the same tests, whatever --seed

@@ -22,7 +22,7 @@ from rows import MAIN, NONE, Row
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, lines_svg, markdown
 from wardround.errors import ConfigError
 from wardround.files import write_atomically
-from wardround_server.report.charts import Curve
+from wardround.web.charts import Curve
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = "settings.md"

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from scipy import stats
 
 from wardround.errors import StorageError, WardroundError
 from wardround.files import Held, locked, write_atomically
-from wardround_server.report.charts import Curve, line_chart
+from wardround.web.charts import Curve, line_chart, style_sheet
 
 Row = dict[str, object]
 RESULTS, TABLE = "results.json", "table.md"
@@ -162,7 +161,7 @@ def lines_svg(lines: Sequence[Curve], *, title: str, x_label: str, y_label: str)
 
 def standing(chart: str) -> str:
     """A chart of a report, with its styles, as a file of its own."""
-    style = files("wardround_server.report").joinpath("style.css").read_text()
+    style = style_sheet()
     standing = str(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return standing.replace("</title>", f"</title><style>{style}</style>", 1)
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from tables import RESULTS, Row, Store, curve_svg, estimate, hardware, markdown
 from wardround.errors import StorageError
-from wardround_server.report.charts import Curve
+from wardround.web.charts import Curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -391,7 +391,7 @@ def test_the_other_ports_are_on_loopback_alone(siege: Siege) -> None:
 
 
 def test_who_owns_the_other_end_is_read_for_both_families(tmp_path: Path) -> None:
-    from wardround_server.network.peers import is_the_owner, owner_of_peer
+    from wardround.web.peers import is_the_owner, owner_of_peer
 
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.socket(family) as listener:

@@ -17,8 +17,8 @@ from rich.text import Text
 from wardround.logs import OneLine
 from wardround.screen import Screen
 from wardround.text import is_plain, shown
+from wardround.web.escaped import escape
 from wardround_client.intake.spreadsheet import harmless
-from wardround_server.report.escaped import escape
 
 ODD = st.text(
     st.one_of(

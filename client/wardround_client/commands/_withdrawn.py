@@ -2,84 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from wardround.errors import WardroundError
-from wardround.labels import LABEL_KINDS
 from wardround.terminal import Table, emit, say, show
 from wardround.text import counted
+from wardround_client.office.withdrawals import STORED, Patient, budget, registered, short
 
 if TYPE_CHECKING:
-    from wardround_client.cohort.records import Record
-    from wardround_client.consent.withdrawal import Use
     from wardround_client.hospital import Hospital
 
 SHOWN_DIGITS = 8
-STORED = {
-    "none": "nothing",
-    "kept": "kept, never read",
-    "erased": "erased (zeros)",
-    "in use": "in use",
-}
-
-
-@dataclass(frozen=True)
-class Patient:
-    """One line of the answer. number: the place among the PatientIDs that were given. new: registered by this call.
-
-    withdrawn: when, or None. rounds: that used the data, or may have. other_rounds: that asked for other labels.
-    """
-
-    number: int
-    pseudonym: bytes
-    new: bool
-    withdrawn: str | None
-    record: Record | None
-    rounds: tuple[Use, ...]
-    other_rounds: int
-
-    @property
-    def stored(self) -> str:
-        """A key of STORED."""
-        if self.record is None:
-            return "none"
-        if self.record.erased:
-            return "erased"
-        return "kept" if self.withdrawn else "in use"
-
-
-def looked_up(hospital: Hospital, numbered: dict[bytes, int], fresh: Collection[bytes]) -> list[Patient]:
-    from wardround_client.cohort.records import records
-    from wardround_client.consent.withdrawal import rounds_of, uses
-
-    held = records(hospital.home / "cohort", numbered)
-    times, asked = hospital.patients.register.read(), rounds_of(hospital.ledger.entries())
-    asks = cache(partial(_asks, hospital))  # a file each, and a ledger names the same few again and again
-    patients = []
-    for pseudonym, number in numbered.items():
-        at, record = times.get(pseudonym), held.get(pseudonym)
-        rounds: list[Use] = []
-        others = 0
-        if record is not None:
-            before = None if pseudonym in fresh else at
-            rounds, others = uses(asked, record, withdrawn=before, asks=asks)
-        patients.append(Patient(number, pseudonym, pseudonym in fresh, at, record, tuple(rounds), others))
-    return patients
-
-
-def _asks(hospital: Hospital, digest: str) -> tuple[str, Collection[str] | None] | None:
-    """Label column of an approved agreement, and the labels that it uses, None for all; None when its file is not there
-    any more, or was changed.
-    """
-    try:
-        task = hospital.approvals.federation(digest).task
-    except WardroundError:
-        return None
-    exclusive = LABEL_KINDS[task.labels].exclusive and not task.dense
-    return task.label_column, task.written if exclusive else None
 
 
 def emit_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:
@@ -102,21 +36,13 @@ def emit_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:
     emit(event="withdraw", registered=len(hospital.patients.register.read()), **budget(hospital))
 
 
-def budget(hospital: Hospital) -> dict[str, Any]:
-    return {
-        "epsilon_spent": hospital.ledger.spent(hospital.config.delta),
-        "epsilon_budget": hospital.config.budget.epsilon,
-        "delta": hospital.config.delta,
-    }
-
-
 def print_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:
     rows = [
         (
             str(patient.number),
             patient.pseudonym.hex()[:SHOWN_DIGITS],
-            _short(patient.withdrawn) if patient.withdrawn else "no",
-            _short(patient.record.since) if patient.record else "no",
+            short(patient.withdrawn) if patient.withdrawn else "no",
+            short(patient.record.since) if patient.record else "no",
             str(patient.record.rows) if patient.record else "0",
             STORED[patient.stored],
             str(len(patient.rounds)),
@@ -139,15 +65,8 @@ def print_patients(hospital: Hospital, patients: Sequence[Patient]) -> None:
 
 def _print_rounds(patient: Patient) -> None:
     say(f"No. {patient.number}:")
-    groups: dict[tuple[str, str], list[Use]] = {}
-    for use in patient.rounds:
-        how = "used the data, as of every patient" if use.certain else "may have used the data"
-        how += "" if use.released else ", but no answer left"
-        groups.setdefault((use.run, how), []).append(use)
-    for (run, how), group in groups.items():
-        say(f"  run {run}, {_ranges([use.round for use in group])}: {how}")
-    if patient.other_rounds:
-        say(f"  {counted(patient.other_rounds, 'more round')} asked for labels that this patient does not have")
+    for line in patient.used_by():
+        say(f"  {line}")
 
 
 def print_meaning(patients: Sequence[Patient], erased: int) -> None:
@@ -171,35 +90,21 @@ def print_meaning(patients: Sequence[Patient], erased: int) -> None:
 
 
 def list_register(hospital: Hospital, as_json: bool) -> None:
-    from wardround_client.cohort.records import records
-
-    times = hospital.patients.register.read()
-    held = records(hospital.home / "cohort", times)
-    rows = []
-    for pseudonym, at in times.items():
-        patient = Patient(0, pseudonym, False, at, held.get(pseudonym), (), 0)
-        rows.append((_short(at), pseudonym.hex()[:SHOWN_DIGITS], STORED[patient.stored]))
-        if as_json:
-            emit(event="withdrawn", pseudonym=pseudonym.hex(), withdrawn=at, stored=patient.stored)
+    found = registered(hospital)
+    for patient in found if as_json else ():
+        emit(
+            event="withdrawn",
+            pseudonym=patient.pseudonym.hex(),
+            withdrawn=patient.withdrawn,
+            stored=patient.stored,
+        )
     if as_json:
-        emit(event="register", registered=len(times))
+        emit(event="register", registered=len(found))
         return
+    rows = [
+        (short(patient.withdrawn or ""), patient.pseudonym.hex()[:SHOWN_DIGITS], STORED[patient.stored])
+        for patient in found
+    ]
     if rows:
         show(Table(("withdrawn (UTC)", "pseudonym", "stored"), rows))
-    say(f"{len(times)} withdrawn.")
-
-
-def _short(time: str) -> str:
-    return time[:16].replace("T", " ")
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] -> "rounds 0 to 2, 5"."""
-    spans: list[list[int]] = []
-    for number in sorted(numbers):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    ranges = ", ".join(f"{first} to {last}" if last > first else f"{first}" for first, last in spans)
-    return f"round{'s' if len(numbers) > 1 else ''} {ranges}"
+    say(f"{len(found)} withdrawn.")

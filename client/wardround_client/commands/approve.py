@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import BudgetExceeded, ConfigError, WardroundError
+from wardround.errors import ConfigError
 from wardround.terminal import Fields, emit, say, show
 from wardround.text import counted
 from wardround_client.commands._common import NewHome, checked
-from wardround_client.commands._terms import rows_of, terms_of
-
-if TYPE_CHECKING:
-    from wardround.task import Task
-    from wardround_client.hospital import Hospital
-
-MOST_RUNS = 100
-MOST_DAYS = 3650
+from wardround_client.office import MOST_DAYS, MOST_RUNS
 
 
 def approve(
@@ -52,24 +44,18 @@ def approve(
     home = checked(home)
     if as_json and not yes:
         raise ConfigError("--json cannot ask", do="add --yes")
-    from wardround_client.consent.approvals import Proposal
     from wardround_client.hospital import Hospital
+    from wardround_client.office.offer import Offer
+    from wardround_client.office.terms import rows_of
 
     hospital = Hospital.open(home)
     try:
-        proposal = Proposal.read(federation)
-        terms = terms_of(hospital, hospital.approvals.preview(proposal), runs)
-        patients, warnings, obstacle = _cohort(hospital, proposal.federation.task)
-        if terms["rounds_within_budget"] < runs * terms["rounds"]:
-            obstacle = BudgetExceeded(
-                f"the budget {terms['forecast']}",
-                do="agree on fewer rounds or more noise, raise budget.epsilon in hospital.toml, or add --anyway: the "
-                "run then ends early, and what it has spent stays spent",
-            )
+        offer = Offer.of(hospital, federation, runs)
+        terms, obstacle = offer.terms, offer.obstacle
         if not as_json:
-            show(Fields(patients, "This hospital's patients"))
+            show(Fields(offer.patients, "This hospital's patients"))
             show(Fields(rows_of(terms), "This agreement"))  # its cost comes last, beside the question
-            for warning in warnings:
+            for warning in offer.warnings:
                 say(f"Warning: {warning}", "bold yellow")
         if obstacle and not anyway:
             raise obstacle
@@ -78,47 +64,14 @@ def approve(
         if not yes and not typer.confirm(f"Approve it for {counted(runs, 'run')}?"):
             say("Not approved. Nothing was changed.")
             raise typer.Exit(1)
-        until = datetime.now(UTC) + timedelta(days=days) if days else None
-        hospital.approvals.approve(proposal, terms, runs=runs, until=until)
+        until = offer.approve(hospital, days)
     finally:
         hospital.ledger.close()
     if as_json:
-        emit(event="approve", **terms, cohort={"patients": patients, "warnings": warnings})
+        emit(event="approve", **terms, cohort={"patients": offer.patients, "warnings": offer.warnings})
         return
     first = f", if it begins before {until:%Y-%m-%d %H:%M} UTC" if until else ""
     say(f"Approved for {counted(runs, 'run')}{first}: {terms['name']} ({terms['digest'][:12]}).")
-
-
-def _cohort(hospital: Hospital, task: Task) -> tuple[dict[str, str], list[str], WardroundError | None]:
-    """(patients a class, what to warn of, why to refuse). It is shown here and stored nowhere."""
-    from wardround.errors import DataError
-    from wardround_client.cohort.labels import label_counts, quoted
-
-    fewest, declared = hospital.config.policy.least_patients, hospital.config.hospital.declared_patients
-    try:
-        cohort = hospital.patients.cohort()
-        usable = hospital.patients.usable(task)
-        counts = label_counts(cohort, task)
-    except WardroundError as error:
-        return {"cohort": "does not fit yet"}, [str(error)], None
-    count = len(usable.patients)
-    patients = {"usable": f"{count} of {len(cohort.pseudonyms)}, {declared} declared"}
-    patients |= {quoted(name): str(number) for name, number in counts.classes.items()}
-    warnings = [f"{sentence}. Their images are not used" for sentence in [counts.sentence()] if counts.suspect]
-    if missing := [quoted(name) for name, number in counts.classes.items() if not number]:
-        warnings.append(f"no patient shows {', '.join(missing)}")
-    try:
-        usable.check(task)
-    except DataError as error:
-        warnings.append(str(error))
-    if count >= fewest:
-        return patients, warnings, None
-    few = DataError(
-        f"the cohort has {counted(count, 'patient')} for this task",
-        allowed=f"at least {fewest} (policy.least_patients)",
-        do="ingest more patients, or add --anyway: noise will drown what so few can teach",
-    )
-    return patients, warnings, few
 
 
 command = Command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,16 +11,10 @@ from rich.text import Text
 from wardround.command import Command, JsonOption
 from wardround.terminal import Table, emit, progress_bar, say, show
 from wardround_client.commands._common import HomeArgument, checked
+from wardround_client.office import LEAST_TRIALS, NOTE, TRIALS
 
 if TYPE_CHECKING:
     from wardround_client.audit import AuditReport
-    from wardround_client.consent.agreement import Agreement
-    from wardround_client.hospital import Hospital
-
-_NOTE = (
-    "The code that answers rounds was attacked with invented patients. No real patient was read, nothing was written "
-    "to the ledger, and nothing left."
-)
 
 
 def audit(
@@ -35,8 +28,11 @@ def audit(
         ),
     ] = "",
     trials: Annotated[
-        int, typer.Option(help="Answers of each experiment, about: more give sharper bounds and take longer.", min=200)
-    ] = 2000,
+        int,
+        typer.Option(
+            help="Answers of each experiment, about: more give sharper bounds and take longer.", min=LEAST_TRIALS
+        ),
+    ] = TRIALS,
     confidence: Annotated[
         float, typer.Option(help="Confidence that all lower bounds together hold.", min=0.5, max=0.9999)
     ] = 0.95,
@@ -49,12 +45,8 @@ def audit(
     longer for larger models.
     """
     home = checked(home)
-    from wardround_client import audit as auditing
-    from wardround_client.hospital import Hospital
-    from wardround_client.privacy.ledger import Ledger
+    from wardround_client.office.auditing import audited
 
-    hospital = Hospital.open(home, ledger=Ledger(None))  # in memory: the hospital's own is not even opened
-    agreement = _agreement(hospital, federation)
     answers = TextColumn("{task.completed} of {task.total} answers")
     with progress_bar(answers, quiet=as_json, description="{task.description:12}") as progress:
         bar, running = progress.add_task("audit", total=None), ""
@@ -66,20 +58,12 @@ def audit(
                 say(f"{name}: from answer {done:,} of {total:,}")
             running = name
 
-        report = auditing.audit(
-            agreement,
-            declared_patients=hospital.config.hospital.declared_patients,
-            delta=hospital.config.delta,
-            trials=trials,
-            confidence=confidence,
-            device=hospital.device,
-            progress=told,
-        )
+        agreement, report = audited(home, federation, trials=trials, confidence=confidence, progress=told)
     if as_json:
-        emit(event="audit", federation=agreement.federation.digest, note=_NOTE, **report.to_json())
+        emit(event="audit", federation=agreement.federation.digest, note=NOTE, **report.to_json())
     else:
         show(table(report, f"{agreement.federation.name} ({agreement.federation.digest[:12]})"))
-        say(_NOTE)
+        say(NOTE)
         say(report.headline)
     report.check()
 
@@ -103,13 +87,6 @@ def table(report: AuditReport, title: str) -> Table:
         f"Audit of {title}",
         caption,
     )
-
-
-def _agreement(hospital: Hospital, named: str) -> Agreement:
-    """What is to be audited. Raises: ConfigError, PolicyRefusal."""
-    if named and Path(named).is_file():
-        return hospital.approvals.preview(Path(named))
-    return hospital.approvals.agreement(hospital.approvals.find(named))
 
 
 command = Command(

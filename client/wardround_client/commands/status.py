@@ -8,7 +8,8 @@ from wardround.command import Command, JsonOption
 from wardround.errors import Unreachable
 from wardround.terminal import say
 from wardround_client.commands._common import HERE, HomeArgument, checked
-from wardround_client.commands._status import beside, from_daemon, from_files, print_status
+from wardround_client.commands._status import print_status
+from wardround_client.office.status import beside, from_daemon, from_files
 
 
 def status(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:

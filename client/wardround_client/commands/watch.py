@@ -5,7 +5,8 @@ from __future__ import annotations
 from wardround.command import Command, JsonOption
 from wardround.terminal import console
 from wardround_client.commands._common import HERE, HomeArgument, checked
-from wardround_client.commands._status import from_daemon, print_status, status_fields
+from wardround_client.commands._status import print_status, status_fields
+from wardround_client.office.status import from_daemon
 
 
 def watch(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, DataError, WardroundError
+from wardround.errors import ConfigError
 from wardround.given import LIST_BYTES, given_text
 from wardround.terminal import emit, say
 from wardround_client.commands._common import NewHome, checked
-from wardround_client.commands._withdrawn import (
-    emit_patients,
-    list_register,
-    looked_up,
-    print_meaning,
-    print_patients,
-)
 
 if TYPE_CHECKING:
     from wardround_client.hospital import Hospital
@@ -61,6 +53,7 @@ def withdraw(
     --from to avoid that.
     """
     home = checked(home)
+    from wardround_client.commands._withdrawn import list_register
     from wardround_client.hospital import Hospital
 
     ids = _given(patients or [], from_file)
@@ -107,54 +100,26 @@ def _check_options(ids: Sequence[str], *, erase: bool, rounds_only: bool, listed
 
 
 def _withdraw(hospital: Hospital, ids: Sequence[str], *, erase: bool, only_look: bool, as_json: bool) -> None:
-    """Register first: whatever fails after it, they have withdrawn."""
-    from wardround_client.cohort.erasure import erase as erase_rows
-    from wardround_client.cohort.records import named, records, rows_name_no_patient
-    from wardround_client.intake.pseudonyms import Pseudonyms
-    from wardround_client.personal.forget import forget_models, forget_predictions, forget_suggestions
+    from wardround_client.commands._withdrawn import emit_patients, print_meaning, print_patients
+    from wardround_client.office.withdrawals import withdraw as take_out
 
-    pseudonyms = Pseudonyms(hospital.patients.key)
-    numbered: dict[bytes, int] = {}
-    for number, patient in enumerate(ids, start=1):
-        numbered.setdefault(pseudonyms.patient(patient), number)
-    fresh = frozenset() if only_look else hospital.patients.register.add(numbered.keys())
-    cohort = hospital.home / "cohort"
-    try:
-        held = named(cohort, numbered)  # whoever issued the PatientID
-        if not only_look:
-            fresh |= hospital.patients.register.add(held.keys() - numbered.keys())
-        numbered = {pseudonym: numbered[bare] for pseudonym, bare in held.items()} | {
-            bare: number for bare, number in numbered.items() if bare not in held.values()
-        }
-        found = looked_up(hospital, numbered, fresh)  # before their labels are erased
-        erased = erase_rows(cohort, numbered.keys()) if erase else 0
-        models = forget_models(hospital.home, numbered.keys()) if erase else []
-        folders = forget_predictions(hospital.home, numbered.keys()) if erase else []
-        lists = forget_suggestions(hospital.home, numbered.keys()) if erase else []
-        if erased:
-            left = records(cohort, numbered)
-            found = [replace(patient, record=left.get(patient.pseudonym)) for patient in found]
-        nameless = rows_name_no_patient(cohort)
-    except WardroundError as error:
-        if not only_look:
-            _say(as_json, "They are withdrawn: the register is written. The next step failed.", event="registered")
-        raise error
-    (emit_patients if as_json else print_patients)(hospital, found)
-    if models:
-        _say(as_json, f"Deleted models that learned from them: {', '.join(models)}.", event="forgot", adapted=models)
-    if folders:
-        names = [folder.name for folder in folders]
-        _say(as_json, f"Deleted predictions that name them: {', '.join(names)}.", event="forgot", predictions=names)
-    if lists:
-        names = [file.name for file in lists]
-        _say(as_json, f"Deleted suggestions that name them: {', '.join(names)}.", event="forgot", suggestions=names)
+    def failing() -> None:
+        _say(as_json, "They are withdrawn: the register is written. The next step failed.", event="registered")
+
+    done = take_out(hospital, ids, erase=erase, only_look=only_look, failing=failing)
+    (emit_patients if as_json else print_patients)(hospital, done.found)
+    if done.models:
+        names = ", ".join(done.models)
+        _say(as_json, f"Deleted models that learned from them: {names}.", event="forgot", adapted=done.models)
+    if done.predictions:
+        names = ", ".join(done.predictions)
+        _say(as_json, f"Deleted predictions that name them: {names}.", event="forgot", predictions=done.predictions)
+    if done.suggestions:
+        names = ", ".join(done.suggestions)
+        _say(as_json, f"Deleted suggestions that name them: {names}.", event="forgot", suggestions=done.suggestions)
     if not only_look and not as_json:
-        print_meaning(found, erased)
-    if nameless and not only_look:
-        raise DataError(
-            "the rows of this cohort name no patient, so their rows cannot be found; the register is written",
-            do="delete their rows from the table, move the cohort folder away, and ingest again with --patient-column",
-        )
+        print_meaning(done.found, done.erased)
+    done.check()
 
 
 def _say(as_json: bool, line: str, **fields: Any) -> None:

@@ -284,14 +284,22 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def logging_to(home: Path, log_format: Literal["text", "json"] = "text", name: str = LOG) -> Iterator[None]:
-    """Send the daemon's log, and Flower's, into a file of the home (0600) and nowhere else. Raises: StorageError."""
+    """Send this program's log, and what its libraries warn of, into a file of the home (0600) and nowhere else.
+
+    Raises: StorageError.
+    """
     path = home / name
     try:
         handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
     handler.setFormatter(formatter(log_format))
-    levels = {"wardround_client": logging.INFO, "wardround": logging.INFO, "flwr": logging.WARNING}
+    levels = {
+        "wardround_client": logging.INFO,
+        "wardround": logging.INFO,
+        "flwr": logging.WARNING,
+        "uvicorn": logging.ERROR,
+    }
     before = []
     for of, level in levels.items():
         logger = logging.getLogger(of)

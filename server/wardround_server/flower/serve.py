@@ -1,8 +1,8 @@
 """The coordinator, serving: Flower's SuperLink behind two TLS listeners, and the process that starts its runs.
 
 The Control API knows no accounts: who reaches it may register nodes and start runs. So the SuperLink listens on
-loopback, for processes of the coordinator's own user alone (network/peers.py); hospitals reach a second port behind a
-gate (network/gate.py) and a door (door.py), which serves the Fleet paths only.
+loopback, for processes of the coordinator's own user alone (wardround.web.peers); hospitals reach a second port behind
+a gate (network/gate.py) and a door (door.py), which serves the Fleet paths only.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flwr.supercore.object_store import ObjectStore
 from starlette.types import ASGIApp
 
 from wardround.errors import FederationError
+from wardround.web.peers import TABLES, is_the_owner
 from wardround_server.flower.door import Door
 from wardround_server.flower.superexec import SuperExec
 from wardround_server.flower.superlink import flower_app
 from wardround_server.network.gate import Gate, tls_context, watched
 from wardround_server.network.limits import HEAD_BYTES, SILENT_HOSPITAL_S, Connections, connections, forget_runs
 from wardround_server.network.listening import LOOPBACK, health_service, listening, port_of
-from wardround_server.network.peers import TABLES, is_the_owner
 from wardround_server.network.tls import TlsFiles, keep_valid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wardround_server.report.charts import Curve, roc_chart
+from wardround.web.charts import Curve, roc_chart
 from wardround_server.report.data import RunRecord
 from wardround_server.report.numbers import Cell, significant
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.text import capital, counted
-from wardround_server.report.charts import Bar, bar_chart
+from wardround.web.charts import Bar, bar_chart
 from wardround_server.report.numbers import NOTHING, Cell, limits, percent
 
 Judged = Mapping[str, Any]

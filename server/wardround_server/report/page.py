@@ -13,11 +13,11 @@ from markupsafe import Markup
 from wardround import __version__
 from wardround.labels import LABEL_KINDS
 from wardround.text import capital
+from wardround.web.charts import Bar, Curve, bar_chart, line_chart, spark, style_sheet
+from wardround.web.escaped import visible
 from wardround_server.report.attacks import attacks
 from wardround_server.report.card import card
-from wardround_server.report.charts import Bar, Curve, bar_chart, line_chart, spark
 from wardround_server.report.data import HospitalRow, RunRecord
-from wardround_server.report.escaped import visible
 from wardround_server.report.numbers import NOTHING, Cell, limits, percent
 from wardround_server.report.story import means, story
 
@@ -47,7 +47,7 @@ def page(run: RunRecord) -> str:
         .render(
             run=run,
             version=__version__,
-            style=Markup(files(__package__).joinpath("style.css").read_text(encoding="utf-8")),
+            style=Markup(style_sheet() + files(__package__).joinpath("style.css").read_text(encoding="utf-8")),
             story=story(run),
             comparison=_comparison(run.comparison),
             card=card(run.comparison),

@@ -15,7 +15,7 @@ from tests.client.command_line import wardround
 from tests.client.privacy.ledgers import reserve
 
 from wardround.accountant import Answers
-from wardround_client.commands.ledger import CSV_COLUMNS
+from wardround_client.office.receipts import CSV_COLUMNS
 from wardround_client.privacy.ledger import Budget, Ledger
 
 LAYOUT = "head.weight 4x32, head.bias 4"

@@ -28,10 +28,10 @@ from wardround.algorithms import ALGORITHMS
 from wardround.config import Federation
 from wardround.errors import WardroundError
 from wardround.schedule import Schedule
-from wardround_client.commands._terms import terms_of
 from wardround_client.consent.agreement import Agreement
 from wardround_client.consent.terms import computed
 from wardround_client.hospital import Hospital
+from wardround_client.office.terms import terms_of
 from wardround_client.privacy.ledger import Ledger
 
 HOSPITAL = '[hospital]\nname = "north"\ndeclared_patients = 200\n'

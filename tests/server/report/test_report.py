@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 
 from wardround.errors import ConfigError, DataError, StorageError
 from wardround.proportions import wilson
+from wardround.web.charts import Bar, Curve, bar_chart, line_chart, nice_ticks, style_sheet
 from wardround_server.events import RoundEnded, parsed
 from wardround_server.report import write_report
-from wardround_server.report.charts import Bar, Curve, bar_chart, line_chart, nice_ticks
 from wardround_server.report.numbers import whole_percent
 
 TOML = """
@@ -253,7 +252,7 @@ def test_a_line_with_odd_values_is_an_event_all_the_same(fields: dict[str, Any])
 
 
 def test_grey_bars_can_be_told_from_the_paper_in_both_lights() -> None:
-    style = files("wardround_server.report").joinpath("style.css").read_text()
+    style = style_sheet()
     for colours in style.split("prefers-color-scheme: dark")[:2]:
         found = dict(re.findall(r"--(\w+): #([0-9a-f]{6})", colours))
         light = {name: luminance(found[name]) for name in ("faint", "main", "second", "third", "fourth", "card")}

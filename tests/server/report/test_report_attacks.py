@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.server.report.test_report import make_run
 
+from wardround.web.charts import Curve, roc_chart
 from wardround_server.report import write_report
-from wardround_server.report.charts import Curve, roc_chart
 
 
 def point(asked: float, tpr: float, passes: bool = False) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import pairwise
 from textwrap import wrap
 
 from markupsafe import Markup
 
-from wardround_server.report.escaped import escape
+from wardround.web.escaped import escape
 
 Points = Sequence[tuple[float, float]]
 LABEL_LETTERS = 14  # of a line below a group of bars, at the size of a small screen
@@ -46,6 +47,11 @@ class Frame:
             self.left + across * (self.width - self.left - self.right),
             self.height - self.bottom - up * (self.height - self.top - self.bottom),
         )
+
+
+def style_sheet() -> str:
+    """The colours, light and dark, and what drawings need of a style sheet; both sides' pages begin with it."""
+    return files(__package__).joinpath("static", "charts.css").read_text(encoding="utf-8")
 
 
 def line_chart(

@@ -1,0 +1,36 @@
+"use strict";
+/* Keeps what stands on the page true while it is open. Without this file a page works too: load it again. */
+(() => {
+  const events = document.documentElement.dataset.events;
+  const busy = (part) => part.contains(document.activeElement) && document.activeElement !== document.body;
+
+  async function refresh() {
+    const answer = await fetch(location.href, { headers: { "X-Live": "1" }, redirect: "error" });
+    if (!answer.ok) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of document.querySelectorAll("[data-live]")) {
+      const other = fresh.getElementById(part.id);
+      if (!other || other.isEqualNode(part) || busy(part)) continue; // nobody's typing is taken away
+      part.replaceWith(document.importNode(other, true));
+    }
+    for (const part of document.querySelectorAll("[data-news]")) {
+      const text = fresh.getElementById(part.id)?.textContent ?? "";
+      if (part.textContent !== text) part.textContent = text; // a live region is spoken when its text changes
+    }
+  }
+
+  let waits = false;
+  const soon = () => {
+    if (waits) return;
+    waits = true;
+    setTimeout(() => { waits = false; refresh().catch(() => {}); }, 250);
+  };
+
+  if (events && document.querySelector("[data-live], [data-news]")) {
+    let stream = null;
+    const listen = () => { stream = new EventSource(events); stream.addEventListener("changed", soon); };
+    listen();
+    addEventListener("pagehide", () => stream.close());
+    addEventListener("pageshow", (event) => { if (event.persisted) { listen(); soon(); } });
+  }
+})();

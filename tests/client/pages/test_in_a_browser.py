@@ -1,0 +1,108 @@
+"""The hospital's pages in a real browser: with the keys alone, narrow, in the dark, and as a program can judge them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("selenium")
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.keys import Keys
+from tests.browser import NARROW_PX, WIDE_PX, chromium, faults, look, needs_a_browser, said_by_the_console, tab_to
+from tests.client.conftest import FEDERATION_TOML
+from tests.web import PATIENCE_S, Served, served
+
+from wardround_client.consent.approvals import ApprovalFolder
+from wardround_client.pages.desk import Desk
+from wardround_client.pages.site import app
+from wardround_client.privacy.ledger import LEDGER, Ledger
+
+pytestmark = [needs_a_browser, pytest.mark.story]
+
+
+@pytest.fixture(scope="module")
+def home(home_with_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("pages") / "north"
+    shutil.copytree(home_with_cohort, home)
+    Ledger(home / LEDGER).close()
+    (home / "proposed" / "lungs").mkdir(parents=True)
+    (home / "proposed" / "lungs" / "federation.toml").write_text(FEDERATION_TOML)
+    (home / "proposed" / "broken.toml").write_text("name = 3")
+    return home
+
+
+@pytest.fixture(scope="module")
+def there(home: Path) -> Iterator[Served]:
+    with served(app(Desk(home))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(there: Served) -> Iterator[Chrome]:
+    with chromium() as driver:
+        driver.get(there.link)
+        yield driver
+
+
+def test_with_the_keys_alone_one_reads_and_approves(browser: Chrome, there: Served, home: Path) -> None:
+    look(browser)
+    browser.get(f"{there.root}/")
+    assert browser.find_element("css selector", "h1").text == "1 agreement waits for your answer."
+    tab_to(browser, "#waiting a")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert "epsilon 8.00 of the 10.00 left" in browser.find_element("css selector", "main").text
+    tab_to(browser, "main form[method=post] button")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)  # the box is empty: the browser does not send the form
+    assert not ApprovalFolder(home).digests()
+    browser.find_element("css selector", "h1").click()
+    tab_to(browser, "#read")
+    browser.switch_to.active_element.send_keys(Keys.SPACE)
+    tab_to(browser, "main form[method=post] button")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert "Approved for 1 run: test" in browser.find_element("css selector", "main").text
+    assert browser.find_element("css selector", "h1").text == "Nothing waits for your answer."
+    (digest,) = ApprovalFolder(home).digests()
+    assert digest in browser.find_element("css selector", "#approved").text
+    tab_to(browser, "#approved button")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert "Revoked" in browser.find_element("css selector", "main").text
+    assert not ApprovalFolder(home).digests()
+    assert said_by_the_console(browser) == []
+
+
+def test_an_open_page_says_by_itself_that_an_agreement_came(browser: Chrome, there: Served, home: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{there.root}/")
+    browser.find_element("css selector", "#waiting summary").click()
+    new = home / "proposed" / "heart.toml"
+    new.write_text(FEDERATION_TOML.replace('"test"', '"heart"'))
+    try:
+        WebDriverWait(browser, PATIENCE_S).until(
+            lambda driver: driver.find_element("css selector", "h1").text == "2 agreements wait for your answer."
+        )
+    finally:
+        new.unlink()
+    assert said_by_the_console(browser) == []
+
+
+def _paths(browser: Chrome, there: Served) -> list[str]:
+    """Every page that the navigation names, and one of each kind below."""
+    browser.get(f"{there.root}/")
+    links = [link.get_attribute("href") or "" for link in browser.find_elements("css selector", "nav a, #waiting a")]
+    return [link.removeprefix(there.root) for link in links]
+
+
+@pytest.mark.parametrize("width_px", [NARROW_PX, WIDE_PX])
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_page_keeps_the_rules_and_fits(browser: Chrome, there: Served, width_px: int, dark: bool) -> None:
+    paths = [*_paths(browser, there), "/nothing"]
+    look(browser, width_px=width_px, dark=dark)
+    for path in paths:
+        browser.get(there.root + path)
+        assert faults(browser) == [], path
+    assert [line for line in said_by_the_console(browser) if "404" not in line] == []
