@@ -22,6 +22,7 @@ NAVIGATION = (
     ("/patients", "Opt-outs"),
     ("/intake", "Intake"),
     ("/audit", "Audit"),
+    ("/home", "At home"),
 )
 
 
@@ -64,6 +65,7 @@ class Desk:
         """When the files were written of which the pages tell, and what the daemon says of its link."""
         watched = (LEDGER, f"{LEDGER}-wal", PAUSED, REFUSAL, SOCKET, REGISTER, "hospital.toml", "approved", PROPOSED)
         files = [*(self.home / name for name in watched), self.home / "cohort" / QUARANTINE, *self.named]
+        files += [self.home / name for name in ("predictions", "suggestions")]
         files += [*(self.home / PROPOSED).glob("*"), *(self.home / PROPOSED).glob("*/federation.toml")]
         return repr([[_written(file) for file in files], [str(each) for each in self._kept.values()]])
 

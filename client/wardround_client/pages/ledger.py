@@ -9,8 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from wardround.text import counted
 from wardround.web.views import Action, View
-from wardround_client.office.receipts import head_from, judge, price, write_csv
+from wardround_client.office.receipts import head_from, judge, write_csv
 from wardround_client.pages.desk import Desk
 from wardround_client.pages.drawings import budget_chart
 from wardround_client.privacy.ledger import Entry
@@ -82,7 +83,10 @@ def _row(entry: Entry) -> dict[str, Any]:
         "run": entry.run,
         "round": entry.round,
         "question": body.get("question", ""),
-        "price": price(entry),
+        "price": "; ".join(
+            f"{counted(count, 'answer')}, noise {noise:.4g}, sampling rate {rate:.4g}"
+            for noise, rate, count in body.get("rows", ())
+        ),
         "after": f"{body['epsilon_after']:.4g}",
         "bytes": f"{int(body['bytes']):,}" if "bytes" in body else "",
         "sha256": str(body.get("sha256", ""))[:16],

@@ -34,7 +34,8 @@ def pages(desk: Desk) -> Mapping[str, View]:
                 waiting=waiting,
                 others=[each for each in there if not each.waits],
                 broken=sum(bool(each.error) for each in there),
-                news=_news(len(waiting), status),
+                news=_news(len(waiting)),
+                last=_now(status),
                 now=status,
                 facts=[(name, value) for name, value in lines(status).items() if name not in ("approved", "epsilon")],
                 budget=_budget(hospital, status),
@@ -70,13 +71,15 @@ def actions(desk: Desk) -> list[Action]:
     return [Action("/pause", pause), Action("/resume", resume), Action("/revoke", revoke)]
 
 
-def _news(waiting: int, status: Mapping[str, Any]) -> str:
-    """The first sentence, which is also spoken when it changes."""
-    waits = (
-        f"{counted(waiting, 'agreement waits', 'agreements wait')} for your answer." if waiting else "Nothing waits."
-    )
-    last = f" Last answer: run {status['run']}, round {status['round']}." if status["run"] else ""
-    return f"{waits if waiting else 'Nothing waits for your answer.'}{last}{' Paused.' if status['paused'] else ''}"
+def _news(waiting: int) -> str:
+    waits = counted(waiting, "agreement waits", "agreements wait") if waiting else "Nothing waits"
+    return f"{waits} for your answer."
+
+
+def _now(status: Mapping[str, Any]) -> str:
+    """What is spoken when it changes, beside what waits."""
+    last = f"Last answer: run {status['run']}, round {status['round']}." if status["run"] else "No answer yet."
+    return f"{last}{' Paused: every round is refused.' if status['paused'] else ''}"
 
 
 def _budget(hospital: Hospital, status: Mapping[str, Any]) -> dict[str, Any]:

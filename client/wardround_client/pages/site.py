@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from wardround_client.pages import agreements, audit, intake, ledger, overview, patients
+from wardround_client.pages import agreements, at_home, audit, intake, ledger, overview, patients
 from wardround_client.pages.desk import Desk
 
-_PARTS = (overview, agreements, ledger, patients, intake, audit)
+_PARTS = (overview, agreements, ledger, patients, intake, audit, at_home)
 
 
 def app(desk: Desk) -> ASGIApp:

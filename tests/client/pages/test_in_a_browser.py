@@ -14,12 +14,14 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 from tests.browser import NARROW_PX, WIDE_PX, chromium, faults, look, needs_a_browser, said_by_the_console, tab_to
 from tests.client.conftest import FEDERATION_TOML
+from tests.client.pages.homes import ATOMS, fill, propose
 from tests.web import PATIENCE_S, Served, served
 
 from wardround_client.consent.approvals import ApprovalFolder
 from wardround_client.pages.desk import Desk
 from wardround_client.pages.site import app
-from wardround_client.privacy.ledger import LEDGER, Ledger
+
+PRIVACY = "[privacy]\nepsilon = 1.0\n"
 
 pytestmark = [needs_a_browser, pytest.mark.story]
 
@@ -28,11 +30,31 @@ pytestmark = [needs_a_browser, pytest.mark.story]
 def home(home_with_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("pages") / "north"
     shutil.copytree(home_with_cohort, home)
-    Ledger(home / LEDGER).close()
-    (home / "proposed" / "lungs").mkdir(parents=True)
-    (home / "proposed" / "lungs" / "federation.toml").write_text(FEDERATION_TOML)
-    (home / "proposed" / "broken.toml").write_text("name = 3")
+    propose(home)
+    mischief = "n" + "".join(ATOMS)
+    fill(home, lambda field: mischief[: 4000 if field == "refusal" else None])
+    odd = home / "proposed" / "<script>window.hit=1<‮script>\n\x1b[2J"
+    odd.mkdir()
+    (odd / "federation.toml").write_text(f'name = "{"<b>" * 3000}"')
+    _answered(home)
     return home
+
+
+def _answered(home: Path) -> None:
+    """A run of another agreement, all of it: receipts in the ledger."""
+    from tests.rounds import request
+
+    from wardround_client.hospital import Hospital
+    from wardround_client.round import answer
+
+    hospital = Hospital.open(home)
+    file = home / "run.toml"
+    file.write_text(FEDERATION_TOML.replace('"test"', '"older"').replace("rounds = 3", "rounds = 2") + PRIVACY)
+    agreement = hospital.approvals.approve(file)
+    for number in range(len(agreement.schedule)):
+        answer(hospital, request(agreement, number))
+    hospital.approvals.remove(agreement.federation.digest)
+    hospital.ledger.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +76,7 @@ def test_with_the_keys_alone_one_reads_and_approves(browser: Chrome, there: Serv
     assert browser.find_element("css selector", "h1").text == "1 agreement waits for your answer."
     tab_to(browser, "#waiting a")
     browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert "epsilon 8.00 of the 10.00 left" in browser.find_element("css selector", "main").text
+    assert "will cost this hospital epsilon" in browser.find_element("css selector", "main").text
     tab_to(browser, "main form[method=post] button")
     browser.switch_to.active_element.send_keys(Keys.ENTER)  # the box is empty: the browser does not send the form
     assert not ApprovalFolder(home).digests()
@@ -93,8 +115,16 @@ def test_an_open_page_says_by_itself_that_an_agreement_came(browser: Chrome, the
 def _paths(browser: Chrome, there: Served) -> list[str]:
     """Every page that the navigation names, and one of each kind below."""
     browser.get(f"{there.root}/")
-    links = [link.get_attribute("href") or "" for link in browser.find_elements("css selector", "nav a, #waiting a")]
-    return [link.removeprefix(there.root) for link in links]
+    links = _links(browser, "nav a, #waiting a")
+    browser.get(f"{there.root}/home")
+    links += _links(browser, "main a")
+    browser.get(f"{there.root}/intake")
+    links += _links(browser, "main a")
+    return [*(link.removeprefix(there.root) for link in links), "/ledger?verify=1"]
+
+
+def _links(browser: Chrome, selector: str) -> list[str]:
+    return [link.get_attribute("href") or "" for link in browser.find_elements("css selector", selector)]
 
 
 @pytest.mark.parametrize("width_px", [NARROW_PX, WIDE_PX])
@@ -105,4 +135,8 @@ def test_every_page_keeps_the_rules_and_fits(browser: Chrome, there: Served, wid
     for path in paths:
         browser.get(there.root + path)
         assert faults(browser) == [], path
+        assert browser.execute_script("return window.hit === undefined"), path
+        assert browser.execute_script(
+            "return [...document.images].every((i) => i.loading === 'lazy' || i.naturalWidth)"
+        )
     assert [line for line in said_by_the_console(browser) if "404" not in line] == []

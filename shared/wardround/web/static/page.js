@@ -13,10 +13,12 @@
       if (!other || other.isEqualNode(part) || busy(part)) continue; // nobody's typing is taken away
       part.replaceWith(document.importNode(other, true));
     }
+    const news = [];
     for (const part of document.querySelectorAll("[data-news]")) {
       const text = fresh.getElementById(part.id)?.textContent ?? "";
-      if (part.textContent !== text) part.textContent = text; // a live region is spoken when its text changes
+      if (part.textContent !== text) news.push((part.textContent = text));
     }
+    if (news.length) document.getElementById("spoken").textContent = news.join(" "); // a live region, spoken politely
   }
 
   let waits = false;
