@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from wardround.errors import WardroundError
 from wardround.web.views import Action, View
-from wardround_client.cohort.store import CohortStore
 from wardround_client.hospital import Hospital
 from wardround_client.office.quarantine import MOST, quarantine
 from wardround_client.pages.desk import Desk
@@ -48,7 +47,7 @@ def actions(desk: Desk) -> list[Action]:
 def _cohort(hospital: Hospital) -> tuple[list[tuple[str, str]], str]:
     """(what it holds, why that cannot be said)."""
     try:
-        cohort: CohortStore = hospital.patients.cohort()
+        cohort = hospital.patients.cohort()
     except WardroundError as error:
         return [], str(error)
     facts = [
