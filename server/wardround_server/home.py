@@ -90,6 +90,7 @@ health_port = {health_port}
 # [operations]
 # log_format = "json"             # of coordinator.log: a JSON object a line, instead of text
 # metrics_port = 9188             # of 127.0.0.1, for Prometheus; 0 is off
+# hook = ["/usr/local/bin/notify"]  # told, as JSON on its standard input, what waits for a person
 
 # What else happens to the events of every run: a table for each sink, ours (mlflow) or an installed package's.
 # [sinks.NAME]

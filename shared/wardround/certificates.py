@@ -35,6 +35,11 @@ def until(end: datetime, at: datetime | None = None) -> str:
     return f"{end:%Y-%m-%d}, {how}"
 
 
+def passed(end: datetime, at: datetime | None = None) -> int | None:
+    """The smallest of WARN_DAYS that is reached; None, while the end is farther off than all of them."""
+    return min((days for days in WARN_DAYS if days_left(end, at) <= days), default=None)
+
+
 def endorsement(key: ec.EllipticCurvePrivateKey, follower: x509.Certificate) -> str:
     """An authority's signature (ECDSA, SHA-384) of the one that follows it, in hex."""
     return key.sign(_endorsed(follower), ec.ECDSA(hashes.SHA384())).hex()
@@ -74,8 +79,8 @@ class Countdown:
         """A sentence for each end that came nearer than the next of WARN_DAYS since the last call."""
         lines = []
         for name, end in ends.items():
-            passed = [days for days in WARN_DAYS if days_left(end, at) <= days]
-            if passed and min(passed) < self._said.get((name, end), max(WARN_DAYS) + 1):
-                self._said[name, end] = min(passed)
+            stage = passed(end, at)
+            if stage and stage < self._said.get((name, end), max(WARN_DAYS) + 1):
+                self._said[name, end] = stage
                 lines.append(f"{name} ends on {until(end, at)}")
         return lines

@@ -120,6 +120,8 @@ intended_use = "Research only: to be compared with a reading by a radiologist, n
 [operations]                     # how the daemon is watched: see the guide for hospital IT
 log_format = "text"              # of hospital.log: text, or json (an object a line)
 metrics_port = 0                 # of 127.0.0.1, for Prometheus: public numbers only; 0: off
+hook = []                        # a program by its absolute path, and arguments: told what waits for a person
+hook_timeout_s = 30.0            # then it is killed
 """
 
 

@@ -30,6 +30,7 @@ from flwr.app import Error, Message
 
 from wardround.errors import FederationError, MessageError, Untrusted, WardroundError
 from wardround.proxies import proxy_for
+from wardround.text import shown
 from wardround.wire import LIMIT_BYTES
 from wardround_client.flower.app import CANNOT_ANSWER, ERROR_CODE, Answers, reply_to
 from wardround_client.flower.clock_skew import TOLERATED_S, Clock
@@ -54,6 +55,8 @@ LATER = 1.05
 """A node that waits asks ever more rarely, so that it hears of a message later by a twentieth of its wait at most."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
 NOT_APPROVED = "This hospital has not approved this bundle."
+APPROVAL_MISSING = "PolicyRefusal (approved:"
+"""How a refusal begins that ends when a person approves."""
 TOO_LARGE = "This message is larger than any that this hospital approved."
 __all__ = ["POLL_S", "Coordinator", "Link", "Node"]
 _GONE = (httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND, httpx.codes.PRECONDITION_FAILED, httpx.codes.BAD_REQUEST)
@@ -200,7 +203,8 @@ class Node:
         self._work = None
 
     def _reply(self, session: Session, work: Work) -> Message:
-        approved = session.bundle(work.head) in self._approved_bundles()
+        bundle = session.bundle(work.head)
+        approved = bundle in self._approved_bundles()
         content, why, limit = None, CANNOT_ANSWER, self._allowed()
         try:
             parts = session.fetch(work, limit)
@@ -211,7 +215,8 @@ class Node:
             self._refused(f"MessageError ({error.what})")
         if not approved:
             log.warning("a run was refused: its bundle is not approved here")
-            self._refused("PolicyRefusal (approved: a run whose agreement is not approved here)")
+            which = shown(bundle[:12])
+            self._refused(f"{APPROVAL_MISSING} a run whose agreement is not approved here, bundle {which})")
             return Message(Error(INVALID_BUNDLE, NOT_APPROVED), reply_to=work.head)
         if content is None:
             return Message(Error(ERROR_CODE, why), reply_to=work.head)

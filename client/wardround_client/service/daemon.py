@@ -18,14 +18,15 @@ from typing import Literal
 import torch
 
 from wardround import __version__, files
-from wardround.certificates import Countdown, ends_of
+from wardround.certificates import Countdown, ends_of, passed, until
 from wardround.errors import ConfigError, DataError, StorageError, WardroundError
 from wardround.files import PrivateLog, shut, write_atomically
+from wardround.hooks import Hook
 from wardround.logs import formatter
 from wardround.metrics import LOOPBACK, PATH, Metric, serving
 from wardround.models import Model
 from wardround.wire import Refusal, peek_reply, request_bytes
-from wardround_client.flower.node import POLL_S, Coordinator, Link, Node
+from wardround_client.flower.node import APPROVAL_MISSING, POLL_S, Coordinator, Link, Node
 from wardround_client.hospital import Hospital
 from wardround_client.keys import load_node_key
 from wardround_client.one_life import RULE as ONE_LIFE
@@ -37,7 +38,8 @@ from wardround_client.service.metrics import of_hospital
 
 LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
 _LOG_BYTES, _LOG_FILES = 5_000_000, 4
-_LOOK_S = 3600.0
+_LOOK_S = 60.0
+NEARLY = 0.8  # of the budget: the hook is told
 log = logging.getLogger(__name__)
 
 
@@ -76,6 +78,8 @@ class Daemon:
         self._shown, self._shown_lock = Shown(last_error=last_refusal(home)), threading.Lock()
         self._started_at = time.time()
         self.feed = StatusFeed(self._describe)
+        operations, who = self.hospital.config.operations, {"hospital": self.hospital.config.hospital.name}
+        self._hook = Hook(operations.hook, operations.hook_timeout_s, home, who)
         self._control = ControlServer(home, self.feed, self.hospital.paused, self.stop)
 
     def run(self, *, give_up_after_s: float | None = None) -> None:
@@ -101,8 +105,8 @@ class Daemon:
         )
         if opened := shut(self.home):  # but a node.key that others could read was refused before
             log.warning("others could read or write in this home, and no longer can: %s", ", ".join(opened[:20]))
-        threading.Thread(target=self._watch_authority, name="authority", daemon=True).start()
-        with self._control, self._watched():
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        with self._control, self._watched(), self._hook:
             for unfit in self.hospital.warm_up():  # a coordinator's deadline is not for loading what is there now
                 self._say(unfit)
             node.run(self.stop, give_up_after_s=give_up_after_s)
@@ -130,14 +134,20 @@ class Daemon:
         except ValueError:  # said when it is dialled
             return None
 
-    def _watch_authority(self) -> None:
-        """Write into the log, weeks before, that the authority which this hospital joined ends."""
-        ends = self._authority_ends()
-        if ends is None:
-            return
-        countdown = Countdown()
+    def _watch(self) -> None:
+        """Say weeks before that the authority which this hospital joined ends, and that the budget will: not on the way
+        of an answer, which must neither wait nor fail for it.
+        """
+        ends, countdown = self._authority_ends(), Countdown()
         while True:
-            for line in countdown.due({"coordinator's CA": ends}):
+            try:
+                self._tell_of_budget()
+            except WardroundError as error:
+                log.warning("nobody can tell how much of the budget is spent: %s", error)
+            if ends and (stage := passed(ends)):
+                name = "coordinator's CA"
+                self._hook.tell("certificate-ends", f"{ends:%Y-%m-%d} {stage}", which=name, ends=until(ends))
+            for line in countdown.due({"coordinator's CA": ends} if ends else {}):
                 log.warning("the %s: ask the coordinator for its present invitation.toml and join again", line)
             if self.stop.wait(_LOOK_S):
                 return
@@ -172,12 +182,22 @@ class Daemon:
 
     def _refuse(self, why: str) -> None:
         """Show a refusal, also after a restart."""
+        if why.startswith(APPROVAL_MISSING):
+            self._hook.tell("approval-waits", why, refused=why)
         line = f"{why}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         with suppress(OSError):  # a disk that is full must not end the daemon
             write_atomically(self.home / REFUSAL, line.encode())
         with self._shown_lock:
             self._shown = replace(self._shown, last_error=line, refused=self._shown.refused + 1)
         self.feed.notify()
+
+    def _tell_of_budget(self) -> None:
+        """Tell the hook that most of the budget is spent; prices are public, so this says nothing of a patient."""
+        budget = self.hospital.budget
+        if self._hook.wanted and (spent := self.hospital.ledger.spent(budget.delta)) >= NEARLY * budget.epsilon:
+            self._hook.tell(
+                "budget", f"{budget.epsilon:g}", epsilon_spent=round(spent, 4), epsilon_budget=budget.epsilon
+            )
 
     def _wait_for_grid(self, came: float) -> None:
         """Hold a reply until a whole multiple of policy.reply_grid_s has passed since its request; `stop` ends it."""

@@ -310,7 +310,7 @@ def test_a_hospital_logs_weeks_before_that_its_authority_ends(tmp_path: Path, ag
     daemon = Daemon(home)
     daemon.stop.set()  # one look, and the end
     with logging_to(home):
-        daemon._watch_authority()
+        daemon._watch()
     assert ("the coordinator's CA ends on" in (home / "hospital.log").read_text()) == says
 
 
