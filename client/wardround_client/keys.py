@@ -7,6 +7,8 @@ join.json    the card that the coordinator registers; no secret
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import secrets
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from wardround.errors import ConfigError, StorageError
-from wardround.files import write_atomically
+from wardround.files import sync_folder, write_atomically
 
 PSEUDONYM_KEY = "secret.key"
 PSEUDONYM_KEY_BYTES = 32
@@ -44,10 +46,14 @@ def load_pseudonym_key(home: Path) -> bytes:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner can read. Raises: OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
+    """Write a new file that only its owner can read; whole or not there. Raises: OSError, also if there is one."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        write_atomically(scratch, data)
+        os.link(scratch, path)  # which, unlike a rename, replaces nothing
+    finally:
+        scratch.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def create_node_key(home: Path) -> str:
@@ -98,6 +104,12 @@ def load_node_key(home: Path) -> ec.EllipticCurvePrivateKey:
 def public_text(key: ec.EllipticCurvePrivateKey) -> str:
     """The public half, as one OpenSSH line."""
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def fingerprint(public_key: str) -> str:
+    """Of a key in OpenSSH form, as `ssh-keygen -l` and the coordinator's `register` show it."""
+    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def write_card(home: Path, *, name: str, declared_patients: int, public_key: str, delta: float = 0.0) -> Path:

@@ -10,7 +10,7 @@ app = Commands(
     place=2,
     panels=("Set up", "Take part", "Use at home", "Look", "Repair"),
     journeys=(
-        Journey("Take part", ("init", "join", "check", "ingest", "approve", "up")),
+        Journey("Take part", ("setup", "approve", "up")),
         Journey("Use it at home", ("adapt", "evaluate", "predict")),
         Journey("See what left", ("status", "ledger", "audit")),
     ),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wardround.errors import ConfigError
+from wardround.terminal import emit, say
+
+if TYPE_CHECKING:
+    from wardround_client.flower.connectivity import Step
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 NAME_ALLOWED = (
@@ -37,3 +41,13 @@ def checked(home: Path) -> Path:
             do=f"make it with `wardround hospital init {home} --name NAME --patients N`",
         )
     return home.absolute()
+
+
+def tell_step(step: Step, *, as_json: bool, waits: bool = False) -> None:
+    """What came of a check. waits: its error is one that others end, as everybody knows."""
+    if as_json:
+        emit(event="check", step=step.name, ok=step.error is None, result=step.result)
+        return
+    how = "waits" if step.error and waits else "FAILED" if step.error else "ok"
+    result = "the coordinator has not registered join.json yet" if how == "waits" else step.result
+    say(f"  {how:8}{step.name:20}{result}", "red" if how == "FAILED" else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 HOSPITAL_TOML = """\
@@ -129,25 +130,25 @@ def with_coordinator(text: str, address: str, ca_file: str, ca_sha256: str, know
     """hospital.toml with another coordinator; every other line, comments included, stays as it is."""
     values = {"address": address, "ca_file": ca_file, "ca_sha256": ca_sha256, "known_as": known_as}
     for key, value in values.items():
-        text = _set(text, key, value)
+        text = with_setting(text, "coordinator", key, value)
     return text
 
 
-def _set(text: str, key: str, value: str) -> str:
-    """Set a string in [coordinator], which is added at the end where it is missing."""
-    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def with_setting(text: str, section: str, key: str, value: str | float) -> str:
+    """hospital.toml with another value in [section], which is added at the end where it is missing."""
+    literal = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     lines = text.splitlines()
     try:
-        start = next(i for i, line in enumerate(lines) if re.match(r"\s*\[\s*coordinator\s*\]", line)) + 1
+        start = next(i for i, line in enumerate(lines) if re.match(rf"\s*\[\s*{section}\s*\]", line)) + 1
     except StopIteration:
-        lines += ["", "[coordinator]"]
+        lines += ["", f"[{section}]"]
         start = len(lines)
     end = next((i for i in range(start, len(lines)) if re.match(r"\s*\[", lines[i])), len(lines))
     for i in range(start, end):
-        found = re.match(rf"\s*{key}\s*=\s*(\"(?:[^\"\\]|\\.)*\"|'[^']*')(.*)$", lines[i])
+        found = re.match(rf"\s*{key}\s*=\s*(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s#\"']+)(.*)$", lines[i])
         if found:
-            lines[i] = f"{key} = {quoted}{found.group(2)}"
+            lines[i] = f"{key} = {literal}{found.group(2)}"
             break
     else:
-        lines.insert(start, f"{key} = {quoted}")
+        lines.insert(start, f"{key} = {literal}")
     return "\n".join(lines) + "\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from wardround.command import Command, JsonOption
-from wardround.terminal import emit, say
-from wardround_client.commands._common import HERE, HomeArgument, checked
+from wardround.terminal import say
+from wardround_client.commands._common import HERE, HomeArgument, checked, tell_step
 
 
 def check(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
@@ -31,10 +31,7 @@ def check(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
         if not as_json:
             say(f"{hospital.config.hospital.name} -> {coordinator.address}", "bold")
         for step in steps(coordinator, partial(load_node_key, home), home / MEMORY):
-            if as_json:
-                emit(event="check", step=step.name, ok=step.error is None, result=step.result)
-            else:
-                say(f"  {'FAILED' if step.error else 'ok':8}{step.name:20}{step.result}", "red" if step.error else "")
+            tell_step(step, as_json=as_json)
             if step.error:
                 raise step.error
     if not as_json:

@@ -38,13 +38,12 @@ def join(
         raise ConfigError("an invitation and --address or --ca", allowed="one of the two")
     endorsements: list[str] = []
     if invitation is not None:
-        address, pem, endorsements = _invitation(invitation)
+        address, pem, endorsements = invited(_text(invitation), str(invitation))
     elif address and ca:
         pem = _text(ca)
     else:
         raise ConfigError("neither an invitation nor --address and --ca", do="name the coordinator's invitation.toml")
-    _check_address(address)
-    _check_certificate(pem)
+    check_coordinator(address, pem)
     file = home / "hospital.toml"
     before = _text(file)
     from wardround.toml import loads
@@ -89,10 +88,10 @@ def _is_the_same(home: Path, joined: CoordinatorAddress, pem: str, endorsements:
         return False
 
 
-def _invitation(path: Path) -> tuple[str, str, list[str]]:
-    """(address, CA in PEM, endorsements of the CA) of an invitation.toml. Raises: ConfigError."""
+def invited(text: str, path: str) -> tuple[str, str, list[str]]:
+    """(address, CA in PEM, endorsements of the CA) of an invitation.toml's text. Raises: ConfigError."""
     try:
-        given = parsed(_text(path), name=str(path))
+        given = parsed(text, name=path)
         address, pem = given["address"], given["ca_pem"]
     except KeyError as error:
         raise ConfigError(
@@ -108,6 +107,12 @@ def _invitation(path: Path) -> tuple[str, str, list[str]]:
     ):
         raise ConfigError(f"{path} is not an invitation", allowed="endorsements, a list of at most 8 texts")
     return address, pem, endorsements
+
+
+def check_coordinator(address: str, pem: str) -> None:
+    """That these can be an address and a CA. Raises: ConfigError."""
+    _check_address(address)
+    _check_certificate(pem)
 
 
 def _check_address(address: str) -> None:

@@ -78,7 +78,7 @@ def pull(
     with ExitStack() as opens:
         hospital = Hospital.open(home)
         opens.callback(hospital.ledger.close)
-        kind, settings = _chosen(home, hospital.config.pacs)
+        kind, settings = chosen(home, hospital.config.pacs)
         if check:
             answered = who_answers(kind.archive, settings, home)
             emit(event="pull", check=answered) if as_json else say(f"The PACS answers: {shown(answered)}.")
@@ -121,7 +121,7 @@ def pull(
         summary.check()
 
 
-def _chosen(home: Path, settings: Pacs) -> tuple[type[PacsSource], Pacs]:
+def chosen(home: Path, settings: Pacs) -> tuple[type[PacsSource], Pacs]:
     """Which of the two protocols hospital.toml means. Raises: ConfigError."""
     from wardround_client.intake.source import SOURCES
 

@@ -29,6 +29,10 @@ class KeyRefused(Untrusted):
     """The coordinator did not activate this node's key."""
 
 
+class NotRegistered(KeyRefused):
+    """It does not know the key, as before `coordinator register`; or another process uses it."""
+
+
 @contextmanager
 def explained(address: str, ca_pem: bytes = b"", proxy: str = "") -> Iterator[None]:
     """Turn what httpx and Flower raise into our errors.
@@ -184,7 +188,7 @@ def refused(error: httpx.HTTPStatusError, address: str, clock: Clock) -> Excepti
             do="see whether node.key is the one whose join.json the coordinator registered, and this machine's clock",
         )
     if code == httpx.codes.PRECONDITION_FAILED:
-        return KeyRefused(
+        return NotRegistered(
             f"{address} does not know this node's key, or another process uses it",
             do="have the coordinator register join.json (`wardround coordinator register`), and run one daemon a key",
         )
