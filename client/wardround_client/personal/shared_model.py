@@ -105,7 +105,7 @@ def choose(
             task whose inputs have another shape than the federation's.
         PolicyRefusal: the approved copy of the federation was changed.
     """
-    of_file = _is_task_file(task)
+    of_file = _is_task_file(task) or (_is_file(task) and federation not in ("", task))
     agreed, base = _federation(hospital, federation or ("" if of_file else task), file)
     own = load(Path(task), TaskFile, context=agreed.task).task if of_file else None
     release, path = _release(hospital, agreed, file)
@@ -166,8 +166,12 @@ def with_task(federation: Federation, changes: dict[str, object]) -> Federation:
     return ours
 
 
+def _is_file(named: str) -> bool:
+    return bool(named) and Path(named).is_file()
+
+
 def _is_task_file(named: str) -> bool:
-    if not named or not Path(named).is_file():
+    if not _is_file(named):
         return False
     with suppress(ConfigError):  # it is then read as a federation, which says what is wrong
         return parsed(given_text(Path(named), TOML_BYTES, do=""), name=named).keys() == {"task"}

@@ -66,6 +66,26 @@ def test_a_federation_is_known_by(hospital: Hospital, federation_toml: Path, fil
         choose(hospital)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[task]\nlabel_column = "urgent\n', "own.toml: not TOML"),
+        ('[task]\nlabel_column = "urgent"\nclasses = ["yes", "no"]\n[same_as]\n', "unknown key 'same_as'"),
+        (FEDERATION_TOML, "unknown key"),
+        ("", "missing key 'task'"),
+    ],
+)
+def test_a_task_file_that_is_none_is_refused_and_not_passed_over(
+    hospital: Hospital, federation_toml: Path, file: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    """Where the federation is named too, its own task would be adapted to."""
+    own = tmp_path / "own.toml"
+    own.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        choose(hospital, task=str(own), federation=str(federation_toml), file=file)
+    assert not choose(hospital, task=str(federation_toml), federation=str(federation_toml), file=file).new_classes
+
+
 def test_nothing_has_to_be_approved_to_look_at_a_model_at_home(
     hospital: Hospital, federation_toml: Path, file: Path
 ) -> None:
