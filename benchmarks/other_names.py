@@ -1,7 +1,7 @@
 """Classes under other names: what is a federation worth to a hospital that calls its classes otherwise?
 
     python benchmarks/other_names.py [--data DIR] [--encoder FILE --features N] [--study NAME ...] [--stand-ins]
-                                     [--epsilon none 8] [--seeds 5] [--out DIR] [--json]
+                                     [--epsilon none 8] [--shots 1 5 20] [--seeds 5] [--out DIR] [--json]
 
 Fed-HAM, as in fed_ham.py. All hospitals but one learn its seven classes by FedAvg; the one that took no part has 1, 5
 or 20 lesions of each class of its own, of which it has ten at least, and is judged on all others. Its classes are
@@ -17,6 +17,9 @@ A hospital starts from a head of zeros; from the map that it declares in [task.s
 federation's class scores; or from an untrained model of its own (local only). From each it goes on as `adapt` does: how
 far, and from which of these starts, is chosen by cross-validation on the support (`Learner.tuned_on`); with one lesion
 a class nothing can be chosen. All other settings are those of public_rule.py: nothing is tuned on a patient.
+
+From the same supports it is told what its classes look like (`resemblances`): in how many classes something is said,
+and how often that is right.
 
 With --stand-ins the same at hospitals that stand in for the targets, which learn nothing then and are not looked at:
 there the method was chosen.
@@ -52,12 +55,16 @@ from wardround.files import write_atomically
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
 from wardround_client.cohort.examples import Examples
-from wardround_client.personal.learner import Learner
+from wardround_client.personal.learner import Learner, k_shot
 from wardround_client.personal.own_task import Origins, shares
+from wardround_client.personal.resemblances import resemblances
+from wardround_client.personal.suggestions import over_patients
 
 DRAWS = {1: 3, 5: 2, 20: 1}
 """By lesions a class: how many supports make one value. With one lesion they differ most, and cost least."""
-ZEROS = "head of zeros"
+LOOKS_DRAWS = 5
+"""Supports that what classes look like is judged on, for each seed."""
+ZEROS, LOOKS = "head of zeros", "what classes look like"
 ROWS = (ZEROS, "declared map", "class scores", "local only")
 MIDDLE_AGE = 45
 TRUNK, LIMBS = ("back", "trunk", "abdomen", "chest"), ("lower extremity", "upper extremity", "foot")
@@ -249,21 +256,44 @@ def arrived(study: Study, column: str) -> Known:
     return Known(learner, problem.classes, model)
 
 
-def measured(store: Store, place: Place, column: str, seed: int, rows: Sequence[str] = ROWS) -> None:
-    """What is missing of a seed at a place: metrics by shots, of each task and row."""
-    study, known = place.study, None
-    for words in place.words.values():
-        for row in rows:
-            key = f"{study.name}/{words.name}/{column}/{row}/{seed}"
-            if key in store.rows() or not _stands(row, words, column):
+def measured(store: Store, place: Place, column: str, seed: int, shots: Sequence[int]) -> None:
+    """What is missing of a seed at a place: metrics by shots, of each task and row, and what its classes look like."""
+    known, narrow = None, narrowed(place.study, None if column == NONE else float(column))[0]
+    for target in narrow.problem(seed).targets:
+        words = place.words[target.name]
+        for row in (LOOKS, *ROWS):
+            key = f"{place.study.name}/{words.name}/{column}/{row}/{seed}"
+            cell: dict[str, Any] = dict(store.rows().get(key, {}))
+            found: dict[str, Any] = cell.get("found", {})
+            missing = [k for k in shots if str(k) not in found]
+            if not missing or not _stands(row, words, column):
                 continue
-            known = known or arrived(study, column)
-            targets = narrowed(study, None if column == NONE else float(column))[0].problem(seed).targets
-            (target,) = (each for each in targets if each.name == words.name)
-            learner = starts(row, known, words, target.classes)
-            found = {str(k): judged(adapting(learner), target, k, seed, draws=draws) for k, draws in DRAWS.items()}
-            cell = {"place": study.name, "task": words.name, "related": words.related, "column": column, "row": row}
-            store.put(key, cell | {"seed": seed, "found": found, "date": datetime.now(UTC).date().isoformat()})
+            known = known or arrived(place.study, column)
+            if row == LOOKS:
+                found |= {str(k): looked_at(known, words, target, k, seed) for k in missing}
+            else:
+                adapt = adapting(starts(row, known, words, target.classes))
+                found |= {str(k): judged(adapt, target, k, seed, draws=DRAWS[k]) for k in missing}
+            cell |= {"place": place.study.name, "task": words.name, "related": words.related, "column": column}
+            cell |= {"row": row, "seed": seed, "found": found, "date": datetime.now(UTC).date().isoformat()}
+            store.put(key, cell)
+
+
+def looked_at(known: Known, words: OwnWords, target: Target, shots: int, seed: int) -> dict[str, int]:
+    """How often `adapt` says what a class looks like, and is right, in so many LOOKS_DRAWS supports: classes, those of
+    which something is said, pairs of classes that are said, those of them that are declared, and all that are declared.
+    """
+    generator = torch.Generator().manual_seed(seed * 1009 + shots)
+    counts = dict.fromkeys(("classes", "told", "said", "right", "true"), 0)
+    for _ in range(LOOKS_DRAWS):
+        support = k_shot(target.examples, shots, generator).support
+        told = over_patients(known.learner.probabilities(known.learner.unadapted(), support.z), support)
+        shows = over_patients(support.targets, support) > 0
+        for each in resemblances(told, shows, target.classes, known.classes):
+            like, true = {*each.like}, {*words.like[each.own]}
+            found = {"told": bool(like), "said": len(like), "right": len(like & true), "true": len(true)}
+            counts = {name: count + found.get(name, 1) for name, count in counts.items()}
+    return counts
 
 
 def _stands(row: str, words: OwnWords, column: str) -> bool:
@@ -272,8 +302,9 @@ def _stands(row: str, words: OwnWords, column: str) -> bool:
 
 
 def publish(store: Store) -> None:
-    """Write the table. Raises: StorageError."""
-    cells: list[dict[str, Any]] = [dict(cell) for cell in store.rows().values()]
+    """Write the tables. Raises: StorageError."""
+    every: list[dict[str, Any]] = [dict(cell) for cell in store.rows().values()]
+    cells = [cell for cell in every if cell["row"] != LOOKS]
     said = "Balanced accuracy in %, with the half width of the 95 % interval over seeds; ahead: of a head of zeros."
     parts = [f"{hardware()}. {said}\n"]
     for place, task in dict.fromkeys((str(cell["place"]), str(cell["task"])) for cell in cells):
@@ -288,7 +319,26 @@ def publish(store: Store) -> None:
                     f"{column}/{shots}+": "ahead",
                 }
         parts.append(markdown(_lines(own), headings))
+    looks = [cell for cell in every if cell["row"] == LOOKS]
+    parts.append(f"\n## {LOOKS.capitalize()}, by the support\n\n{_looks(looks)}")
     write_atomically(store.folder / TABLE, "".join(parts).encode())
+
+
+def _looks(cells: Sequence[dict[str, Any]]) -> str:
+    """Shares in percent, over all seeds."""
+    lines = []
+    for place, task, column in dict.fromkeys((cell["place"], cell["task"], cell["column"]) for cell in cells):
+        line: dict[str, str] = {"place": f"{place}, {'not private' if column == NONE else f'epsilon {column}'}: {task}"}
+        own = [cell for cell in cells if (cell["place"], cell["task"], cell["column"]) == (place, task, column)]
+        for shots in map(str, DRAWS):
+            each = [cell["found"][shots] for cell in own if shots in cell["found"]]
+            sums = {name: sum(found[name] for found in each) for name in ("classes", "told", "said", "right", "true")}
+            parts = [("told", "classes"), ("right", "said"), ("right", "true")]
+            shares = [f"{100 * sums[a] / sums[b]:.0f}" if sums[b] else "-" for a, b in parts]
+            line[shots] = " / ".join(shares)
+        lines.append(line)
+    said = "classes told of / pairs right / pairs found, "
+    return markdown(lines, {"place": ""} | {str(k): f"{said}{k} shot{'s' * (k > 1)}" for k in DRAWS})
 
 
 def _lines(cells: Sequence[dict[str, Any]]) -> Iterator[dict[str, str]]:
@@ -311,7 +361,7 @@ def _by_seed(cells: Sequence[dict[str, Any]], column: str, row: str, shots: str)
     return {
         cell["seed"]: cell["found"][shots][METRICS[0]]
         for cell in cells
-        if (cell["column"], cell["row"]) == (column, row)
+        if (cell["column"], cell["row"]) == (column, row) and shots in cell["found"]
     }
 
 
@@ -320,6 +370,7 @@ def main(arguments: list[str] | None = None) -> None:
     known = parser("other_names", "Classes under other names.", encoder=True)
     known.set_defaults(size=28, table=False, epsilon=[NONE, "8"])
     known.add_argument("--stand-ins", action="store_true", help="at the hospitals where the method was chosen")
+    known.add_argument("--shots", nargs="+", type=int, choices=list(DRAWS), default=list(DRAWS), help="lesions a class")
     options = known.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -329,7 +380,7 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in range(options.seeds):
             for column in options.epsilon:
                 for place in places:
-                    measured(store, place, column, seed)
+                    measured(store, place, column, seed, options.shots)
                     console.print(f"{place.study.name}, {column}, seed {seed}: done", highlight=False)
             publish(store)
     if options.json:
