@@ -1,7 +1,8 @@
 """Classes under other names: what is a federation worth to a hospital that calls its classes otherwise?
 
     python benchmarks/other_names.py [--data DIR] [--encoder FILE --features N] [--study NAME ...] [--stand-ins]
-                                     [--epsilon none 8] [--shots 1 5 20] [--seeds 5] [--out DIR] [--json]
+                                     [--rows NAME ...] [--epsilon none 8] [--shots 1 5 20] [--seeds 5] [--out DIR]
+                                     [--json]
 
 Fed-HAM, as in fed_ham.py. All hospitals but one learn its seven classes by FedAvg; the one that took no part has 1, 5
 or 20 lesions of each class of its own, of which it has ten at least, and is judged on all others. Its classes are
@@ -50,7 +51,7 @@ from real_data import SKIN_COLUMNS, folder
 from rows import NONE
 from study import ALONE, BASELINE, parser
 from tables import TABLE, Store, ending, estimate, hardware, keep_freed_memory, markdown
-from wardround.errors import DataError
+from wardround.errors import ConfigError, DataError
 from wardround.files import write_atomically
 from wardround.models import Model, Objective
 from wardround.models.scaling import no_scaling
@@ -256,12 +257,14 @@ def arrived(study: Study, column: str) -> Known:
     return Known(learner, problem.classes, model)
 
 
-def measured(store: Store, place: Place, column: str, seed: int, shots: Sequence[int]) -> None:
+def measured(
+    store: Store, place: Place, column: str, seed: int, shots: Sequence[int], rows: Sequence[str] = (LOOKS, *ROWS)
+) -> None:
     """What is missing of a seed at a place: metrics by shots, of each task and row, and what its classes look like."""
     known, narrow = None, narrowed(place.study, None if column == NONE else float(column))[0]
     for target in narrow.problem(seed).targets:
         words = place.words[target.name]
-        for row in (LOOKS, *ROWS):
+        for row in rows:
             key = f"{place.study.name}/{words.name}/{column}/{row}/{seed}"
             cell: dict[str, Any] = dict(store.rows().get(key, {}))
             found: dict[str, Any] = cell.get("found", {})
@@ -375,12 +378,15 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     console, store = Console(stderr=True), Store(options.out)
+    rows = (LOOKS, *ROWS) if options.rows in (["main"], ["all"]) else tuple(options.rows)
     with ending(console, stopped="Stopped. The same command goes on."):
+        if unknown := {*rows} - {LOOKS, *ROWS}:
+            raise ConfigError(f"no row is called {unknown.pop()!r}", allowed=", ".join((LOOKS, *ROWS)))
         places = _chosen(options, folder(options.data), console)
         for seed in range(options.seeds):
             for column in options.epsilon:
                 for place in places:
-                    measured(store, place, column, seed, options.shots)
+                    measured(store, place, column, seed, options.shots, rows)
                     console.print(f"{place.study.name}, {column}, seed {seed}: done", highlight=False)
             publish(store)
     if options.json:
