@@ -75,7 +75,8 @@ def hospital(name: str, images: EncodedImages, site: Site, options: Namespace, c
     federation = images.federation(classes, "fedavg", Trial(), 8.0)
     model = images.model(federation)
     learner = Learner.of(federation, model, model.initial().detach(), *no_scaling(model.scaling_size))
-    return Hospital(replace(learner, augment=augment), replace(pool, augmented=torch.stack(others, 1)), judges)
+    learner = replace(learner, augment=augment).learning_from(augment)
+    return Hospital(learner, replace(pool, augmented=torch.stack(others, 1)), judges)
 
 
 def hospitals(options: Namespace, data: Path, console: Console) -> Iterator[tuple[str, Hospital]]:
@@ -91,9 +92,9 @@ def hospitals(options: Namespace, data: Path, console: Console) -> Iterator[tupl
         yield name, hospital(name, images, replace(site, x=brought(site.x)), options, console)
 
 
-def rows(augment: tuple[Augmentation, ...]) -> dict[str, tuple[Augmentation, ...] | None]:
-    """What each row learns from; None: what cross-validation says."""
-    return {"none": (), **{f"{each} alone": (each,) for each in augment}, "all": augment, CHOSEN: None}
+def rows(augment: tuple[Augmentation, ...]) -> dict[str, tuple[Augmentation, ...]]:
+    """What each row learns from; the last, before it chooses."""
+    return {"none": (), **{f"{each} alone": (each,) for each in augment}, "all": augment, CHOSEN: augment}
 
 
 def measured(at: Hospital, shots: int, seed: int) -> dict[str, Any]:
@@ -104,10 +105,10 @@ def measured(at: Hospital, shots: int, seed: int) -> dict[str, Any]:
     for _ in range(DRAWS):
         support = at.pool.subset(drawn(at.pool, shots, generator)[at.pool.patient])
         for name, allowed in rows(at.learner.augment).items():
-            learner = replace(at.learner, learns_from=allowed)
+            learner = at.learner.learning_from(allowed)
             if name == CHOSEN:
-                learner = at.learner.augmented_on(support)
-                chosen.append("all" if learner.learns_from is None else "+".join(learner.learns_from) or "none")
+                learner = learner.augmented_on(support)
+                chosen.append("all" if learner.loss.augment == allowed else "+".join(learner.loss.augment) or "none")
             found[name].append(learner.score(learner.adapt(support), at.judges))
     return {"found": {name: fmean(values) for name, values in found.items()}, "chosen": chosen}
 

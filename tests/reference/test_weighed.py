@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from wardround.algorithms import Pooled
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.meta_weight import EXPONENT, KNOTS, MetaWeight, Tabled, nearest
+from wardround.algorithms.meta_weight import EXPONENT, KNOTS, MetaWeight, Tabled, near, nearest
 from wardround.meta.weighed import QUERY, RAREST, SHARE, Weighed
 from wardround.models import Objective
 from wardround.models.scaling import no_scaling
@@ -154,7 +154,7 @@ def test_the_generalized_cross_entropy_is_one_of_the_tables() -> None:
     loss = replace(weighed(None), model=method.extended(Tabular.logistic(FEATURES, CLASSES)))
     table = loss.extras(loss.model.initial())["weights"]
     assert table.tolist() == pytest.approx([knot**EXPONENT for knot in KNOTS])
-    weight = Tabled(loss).basis(torch.tensor(KNOTS, dtype=torch.float64)) @ table.double()
+    weight = near(torch.tensor(KNOTS, dtype=torch.float64)) @ table.double()
     assert weight.tolist() == pytest.approx([knot**EXPONENT for knot in KNOTS], rel=1e-6)
     optimizer = Sgd(learning_rate=1.0, momentum=0.0)
     theta = loss.model.initial()
@@ -223,4 +223,4 @@ def test_a_direction_that_means_nothing_harms_nobody() -> None:
 
 def test_a_method_says_how_it_weighs() -> None:
     with pytest.raises(NotImplementedError):
-        Weighed(weighed()).basis(torch.ones(1))
+        Weighed(weighed()).basis(torch.ones(1), torch.zeros(1, dtype=torch.int64))

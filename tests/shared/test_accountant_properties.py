@@ -124,6 +124,7 @@ def test_a_run_of_every_algorithm_spends_its_epsilon(
                 "fedrep",
                 "mr-mtl",
                 "discriminant",
+                "meta-augment",
                 "meta-weight",
                 "generative",
                 "reptile",

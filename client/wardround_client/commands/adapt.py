@@ -151,7 +151,7 @@ def adapt(
         say("This federation learned a last layer alone, which new classes replace: only its public encoder is used.")
     else:
         _say_ways(made.learner)
-    if (augment := made.learner.learns_from) is not None:
+    if (augment := made.learner.loss.augment) != made.learner.augment:
         say(f"Of an image's variants those by {' and '.join(augment) or 'nothing'} were learned from: others did harm.")
     _say_looks(looks, start, whole=bool(classes))
     say(f"The adapted model is {folder}. It holds traces of patients: keep it here.")
@@ -245,7 +245,7 @@ def _described(hospital: Hospital, made: AdaptedModel, findings: Sequence[Findin
         "seed": made.seed,
         **({setting: getattr(learner.algorithm, setting)} if setting and not learner.ways else {}),
         "ways": [{"start": way.start, setting: way.value, "weight": way.weight} for way in learner.ways],
-        "augment": list(learner.augment if learner.learns_from is None else learner.learns_from),
+        "augment": list(learner.loss.augment),
         "warnings": [f"{finding.what}. Next: {finding.do}." for finding in findings],
     }
 

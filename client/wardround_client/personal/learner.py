@@ -66,8 +66,8 @@ class Learner:
     algorithm: of the federation. loss: its model at its feature scaling, without a prior. theta: float32 [P]. ways: how
     it adapts, all of them together; (): as the algorithm says, from theta; but from the scores, where there are some
     and theta knows no class. scores: where the task has classes that theta does not know, what the federation knows
-    instead. augment: of the task. learns_from: what of that makes the variants of images which it learns from; None:
-    all of it.
+    instead. augment: of the task, and so of the supports; of these variants it learns from those that `loss.augment`
+    makes.
     """
 
     algorithm: Algorithm
@@ -76,7 +76,6 @@ class Learner:
     ways: tuple[Way, ...] = ()
     scores: Scores | None = None
     augment: tuple[Augmentation, ...] = ()
-    learns_from: tuple[Augmentation, ...] | None = None
 
     @classmethod
     def of(cls, federation: Federation, model: Model, theta: Tensor, shift: Tensor, scale: Tensor) -> Learner:
@@ -117,7 +116,7 @@ class Learner:
 
     def _seen(self, support: Examples) -> Examples:
         """With the variants that it learns from."""
-        return support if self.learns_from is None else support.varied(made_by(self.augment, self.learns_from))
+        return support.varied(made_by(self.augment, self.loss.augment)) if self.augment else support
 
     def _along(self, ways: Sequence[Way], supports: Sequence[Shots]) -> list[list[Fitted]]:
         """What each way makes of each support."""
@@ -214,13 +213,17 @@ class Learner:
         if not self.augment or not parts:
             return self
         singly = [(each,) for each in self.augment] if len(self.augment) > 1 else []
-        everything, best, most = self._errors(parts), self.learns_from, 0.0
-        for tried in [(), *singly]:
-            gain = everything - replace(self, learns_from=tried)._errors(parts)
+        everything, best, most = self._errors(parts), self, 0.0
+        for tried in map(self.learning_from, [(), *singly]):
+            gain = everything - tried._errors(parts)
             ahead = float(gain.sum() - gain.std() * len(gain) ** 0.5)
             if ahead > most:
                 best, most = tried, ahead
-        return replace(self, learns_from=best)
+        return best
+
+    def learning_from(self, augment: tuple[Augmentation, ...]) -> Learner:
+        """The same, learning from the variants that these changes make, of those of the task."""
+        return replace(self, loss=replace(self.loss, augment=augment))
 
     def _errors(self, parts: Parts) -> Tensor:
         """What each patient who was judged adds to the cross entropy, float64 [patients]: judged on the second of both

@@ -28,63 +28,33 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wardround.algorithms import Fitted, Pooled, State
-from wardround.meta.fine_tuned import FineTuned
-from wardround.meta.weighed import SHARE, Weighed
-from wardround.models.base import Model
-from wardround.models.extended import Extended
-from wardround.optimizers import Optimizer
-from wardround.questions import Cohort, FewShotLoss, Shots
+from wardround.algorithms import Fitted, State
+from wardround.meta.weighed import Weighed
+from wardround.meta.weighing import Weighing
+from wardround.questions import FewShotLoss, Shots
 
 KNOTS = (0.0, 0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
 EXPONENT = 0.7  # q of the generalized cross entropy, as published
-# What stays of the query's direction from one round to the next, and how far phi goes along its gradient.
-KEPT, STEP = 0.5, 3.0
+STEP = 3.0  # of the table, along its gradient
 
 
-class MetaWeight(FineTuned):
+class MetaWeight(Weighing):
     """Federated averaging of weighed gradients, and of the table that weighs them."""
-
-    one_class_each = True
-    of_classes = ("query",)
 
     name: str = "meta-weight"
     table: Literal["learned", "generalized"] = "learned"
 
-    def extended(self, model: Model) -> Model:
-        """With the table, and the direction of the query."""
-        start = torch.ones(len(KNOTS)) if self.table == "learned" else torch.tensor(KNOTS) ** EXPONENT
-        return Extended.of(model, {"query": torch.zeros(model.layout.size), "weights": start})
+    def weighed(self, loss: FewShotLoss) -> Weighed:
+        """By the table."""
+        return Tabled(loss)
 
-    @property
-    def answers_per_round(self) -> int:
-        """The local steps: one private gradient each."""
-        return self.local_steps
+    def equal(self) -> Tensor:
+        """Ones; or p^q, which stays."""
+        return torch.ones(len(KNOTS)) if self.table == "learned" else torch.tensor(KNOTS) ** EXPONENT
 
-    def inner(self, theta: Tensor, cohort: Cohort, loss: FewShotLoss) -> Tensor:
-        """-eta times the sum of the answers, float32 [P]; the table and the direction stay as they came meanwhile."""
-        moved = torch.zeros_like(theta)
-        for _ in range(self.local_steps):
-            at = loss.with_own(theta, loss.own(theta) + loss.own(moved))
-            moved = moved - self.local_learning_rate * cohort.gradient(Tabled(loss), at)
-        return moved
-
-    def start(self, theta: Tensor, loss: FewShotLoss, optimizer: Optimizer) -> State:
-        """The outer optimizer's, of the model alone."""
-        return optimizer.start(loss.own(theta))
-
-    def outer(
-        self, state: State, theta: Tensor, pooled: Pooled, loss: FewShotLoss, optimizer: Optimizer
-    ) -> tuple[State, Tensor]:
-        """The model by the outer optimizer; the direction by what was asked, the table by what was agreed."""
-        state, own = optimizer.step(state, loss.own(theta), -loss.own(pooled.delta))
-        beside, heard = loss.extras(theta), loss.extras(pooled.delta)
-        scale = self.local_learning_rate * self.local_steps
-        query = KEPT * beside["query"] - heard["query"] / scale
-        weights = beside["weights"]
-        if self.table == "learned":
-            weights = nearest(weights + STEP * heard["weights"] / (SHARE * scale))
-        return state, loss.with_extras(loss.with_own(theta, own), query=query, weights=weights)
+    def learned(self, state: State, weights: Tensor, gain: Tensor, loss: FewShotLoss) -> tuple[State, Tensor]:
+        """A step along the gain, and the nearest table."""
+        return state, nearest(weights + STEP * gain) if self.table == "learned" else weights
 
     def adapt(self, theta: Tensor, support: Shots, loss: FewShotLoss) -> Fitted:
         """Fine-tuning on the support, weighed by what the shared model, which has not seen it, says of its labels.
@@ -93,7 +63,7 @@ class MetaWeight(FineTuned):
         """
         with torch.no_grad():
             right = (support.shares(loss.classes) * loss.logits(theta, support.x).softmax(1)).sum(1)
-            weights = Tabled(loss).basis(right / support.weight.clamp_min(1e-6)) @ loss.extras(theta)["weights"]
+            weights = near(right / support.weight.clamp_min(1e-6)) @ loss.extras(theta)["weights"]
             weights = torch.nan_to_num(weights, nan=0.0, posinf=0.0, neginf=0.0).clamp_min(0)
             mean = support.mean(weights)
         if not mean > 1e-6:  # a table that weighs nobody says nothing
@@ -104,11 +74,16 @@ class MetaWeight(FineTuned):
 class Tabled(Weighed):
     """Weighed by the table."""
 
-    def basis(self, right: Tensor) -> Tensor:
-        """How near each p is to each knot: [m, knots], 1 at the knot and 0 at its neighbours."""
-        past = [((right - low) / (high - low)).clamp(0, 1) for low, high in pairwise(KNOTS)]
-        ends = [torch.ones_like(right), *past, torch.zeros_like(right)]
-        return torch.stack([here - there for here, there in pairwise(ends)], -1)
+    def basis(self, right: Tensor, variant: Tensor) -> Tensor:
+        """As `near`."""
+        return near(right)
+
+
+def near(right: Tensor) -> Tensor:
+    """How near each p [m] is to each knot: [m, knots], 1 at the knot and 0 at its neighbours."""
+    past = [((right - low) / (high - low)).clamp(0, 1) for low, high in pairwise(KNOTS)]
+    ends = [torch.ones_like(right), *past, torch.zeros_like(right)]
+    return torch.stack([here - there for here, there in pairwise(ends)], -1)
 
 
 def nearest(table: Tensor) -> Tensor:

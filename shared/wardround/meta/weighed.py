@@ -22,6 +22,7 @@ does, and what is learned of it is post-processing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from wardround import elementary
 from wardround.labels.one import kind as one_class
 from wardround.models.objective import Objective
 from wardround.questions import FewShotLoss
+from wardround.task import VERSIONS
 
 # How long an image's part in the query is at most, and S, beside a gradient of about 1.
 QUERY, SHARE = 0.5, 0.5
@@ -52,19 +54,27 @@ class Weighed:
         """Where the loss is."""
         return isinstance(self.loss, Objective) and self.loss.elementary
 
-    def basis(self, right: Tensor) -> Tensor:
-        """Of images whose label's probability is right [m]: b [m, M], by elementary operations."""
+    @property
+    def variants(self) -> int:
+        """Of each image, which follow one another, the image as it is first."""
+        return prod(VERSIONS[each] for each in self.loss.augment) if isinstance(self.loss, Objective) else 1
+
+    def basis(self, right: Tensor, variant: Tensor) -> Tensor:
+        """Of images whose label's probability is right [m], and which are that variant, int64 [m], of theirs: b [m, M],
+        by elementary operations.
+        """
         raise NotImplementedError
 
-    def asked(self, right: Tensor) -> Tensor:
-        """How much each image's part in the query counts, [m]; their mean is 1."""
-        return torch.ones_like(right)
+    def asked(self, variant: Tensor) -> Tensor:
+        """How much each image's part in the query counts, float64 [m]; their mean over an image's variants is 1."""
+        return torch.ones_like(variant, dtype=torch.float64)
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Theta float32 [P], x [m, ...], labels y [m, ...] -> float32 []: not the loss, but what has its gradient."""
         at, added = theta.detach(), torch.zeros_like(theta)
         rows = self.gradients if self.elementary else self.differentiated
-        for some, shown in zip(torch.split(x, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True):
+        at_once = _AT_ONCE // self.variants * self.variants
+        for some, shown in zip(torch.split(x, at_once), torch.split(y, at_once), strict=True):
             added = added + rows(at, some, shown).detach().sum(0).to(theta.dtype)
         return added @ theta / len(x)
 
@@ -75,7 +85,11 @@ class Weighed:
         right = elementary.total(shown * p)
         found = self.loss.gradients(theta, x, y)[:, : self.loss.own(theta).numel()]
         slopes = self.balance(shown).unsqueeze(1) * p * (right.unsqueeze(1) - shown)
-        return self.vectors(theta, right, found, self.loss.slopes(theta, x, slopes))
+        return self.vectors(theta, right, self._variant(x), found, self.loss.slopes(theta, x, slopes))
+
+    def _variant(self, x: Tensor) -> Tensor:
+        """Which variant each of x [m, ...] is, int64 [m]."""
+        return torch.arange(len(x), device=x.device) % self.variants
 
     def differentiated(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The same of a model that is deep, by autograd: an image at a time, as one of many would be rounded."""
@@ -89,19 +103,19 @@ class Weighed:
             return (self.shown(y) * p).sum()
 
         found = []
-        for one, label in zip(torch.split(x, 1), torch.split(y, 1), strict=True):
+        for one, label, variant in zip(torch.split(x, 1), torch.split(y, 1), self._variant(x).split(1), strict=True):
             slope, right = grad_and_value(likely)(own, one, label)
             query = -self.balance(self.shown(label)).unsqueeze(1) * slope
             gradient = grad(loss)(own, one, label).double().unsqueeze(0)
-            found.append(self.vectors(theta, right.double().unsqueeze(0), gradient, query))
+            found.append(self.vectors(theta, right.double().unsqueeze(0), variant, gradient, query))
         return torch.cat(found)
 
-    def vectors(self, theta: Tensor, right: Tensor, gradients: Tensor, query: Tensor) -> Tensor:
+    def vectors(self, theta: Tensor, right: Tensor, variant: Tensor, gradients: Tensor, query: Tensor) -> Tensor:
         """What images add, float64 [m, P], from their gradients and those of the query's loss, float64 [m, p]."""
-        basis, weights = self.basis(right), self.loss.extras(theta)["weights"].double()
+        basis, weights = self.basis(right, variant), self.loss.extras(theta)["weights"].double()
         agreement = elementary.total(gradients * self.direction(theta)).unsqueeze(1)
         weight = elementary.total(basis * weights).unsqueeze(1)
-        asked = _shortened(query) * self.asked(right).unsqueeze(1)
+        asked = _shortened(query) * self.asked(variant).unsqueeze(1)
         return torch.cat([weight * gradients, asked, -SHARE * agreement * basis], 1)
 
     def balance(self, shown: Tensor) -> Tensor:

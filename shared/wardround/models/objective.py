@@ -14,6 +14,7 @@ from wardround.labels import LABEL_KINDS, LabelKind
 from wardround.labels.one import kind as one_class
 from wardround.models.base import Model
 from wardround.models.extended import Extended
+from wardround.task import Augmentation
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Objective:
     Each hospital adds its own, so hospitals with different prevalence pull towards one common model.
 
     shift, scale: float32 [d], the public feature scaling. log_prior: float32 [classes], or None for no adjustment.
-    labels: the kind of the labels y [m, ...].
+    labels: the kind of the labels y [m, ...]. augment: what made the variants of images that are learned from, which
+    follow each image.
     """
 
     model: Model
@@ -32,13 +34,15 @@ class Objective:
     scale: Tensor
     log_prior: Tensor | None = None
     labels: LabelKind = one_class
+    augment: tuple[Augmentation, ...] = ()
 
     @classmethod
     def of(
         cls, federation: Federation, model: Model, shift: Tensor, scale: Tensor, log_prior: Tensor | None = None
     ) -> Objective:
         """What a federation's labels are learned by."""
-        return cls(model, shift, scale, log_prior, LABEL_KINDS[federation.task.labels])
+        task = federation.task
+        return cls(model, shift, scale, log_prior, LABEL_KINDS[task.labels], task.augment)
 
     @property
     def elementary(self) -> bool:

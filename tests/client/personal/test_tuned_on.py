@@ -202,15 +202,19 @@ def with_variants(labels: list[int], classes: int, wrong: int, seed: int) -> Exa
     return replace(plain, augmented=torch.stack(others, 1))
 
 
+def varying(before: Learner, augment: tuple[Augmentation, ...]) -> Learner:
+    return replace(before, augment=augment).learning_from(augment)
+
+
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_variants_that_mislead_are_not_learned_from(wrong: int) -> None:
     augment: tuple[Augmentation, ...] = ("rotate-90", "intensity")
     support, others = with_variants([0, 1, 2] * 6, 3, wrong, 0), examples([0, 1, 2] * 40, 3, noise=0.3)
-    before = replace(learner(3), augment=augment)
+    before = varying(learner(3), augment)
     tuned = before.tuned_on(support)
-    assert tuned.learns_from in ((), (augment[1 - wrong],))
+    assert tuned.loss.augment in ((), (augment[1 - wrong],))
     assert tuned.score(tuned.adapt(support), others) > before.score(before.adapt(support), others) + 0.2
-    nothing = replace(before, learns_from=())
+    nothing = before.learning_from(())
     plain = learner(3).adapt(replace(support, augmented=None))
     assert torch.equal(nothing.adapt(support)["theta"], plain["theta"])
 
@@ -219,8 +223,9 @@ def test_what_the_task_names_is_learned_from_unless_it_is_behind() -> None:
     """Variants that are the images themselves tell nothing, and nothing changes."""
     plain = examples([0, 1, 2] * 4, 3)
     support = replace(plain, augmented=plain.z.unsqueeze(1).repeat(1, 11, 1))
-    before = replace(learner(3, adapt_steps=20), augment=("rotate-90", "intensity"))
-    assert before.augmented_on(support).learns_from is None
-    assert learner(3).augmented_on(plain).learns_from is None, "a task without variants has none to choose from"
-    alone = before.augmented_on(support.subset(torch.arange(12) < 3))
-    assert alone.learns_from is None, "of one patient a class nothing can be judged"
+    before = varying(learner(3, adapt_steps=20), ("rotate-90", "intensity"))
+    assert before.augmented_on(support) is before
+    without = learner(3)
+    assert without.augmented_on(plain) is without, "a task without variants has none to choose from"
+    alone = support.subset(torch.arange(12) < 3)
+    assert before.augmented_on(alone) is before, "of one patient a class nothing can be judged"

@@ -19,6 +19,7 @@ from tests.questions import blocks
 from torch import Tensor
 
 from wardround.algorithms.discriminant import LENGTHS, Discriminant
+from wardround.algorithms.meta_augment import MetaAugment, Varied
 from wardround.algorithms.meta_weight import MetaWeight, Tabled
 from wardround.config import Privacy
 from wardround.labels import LABEL_KINDS
@@ -190,9 +191,11 @@ def without_all_but(examples: Examples, patient: int) -> Examples:
     return examples.subset(examples.patient == patient)
 
 
-def loses_what_one_of_nine_adds(loss: Loss, model: Model, size: int, kind: str, number: int, seed: int) -> None:
+def loses_what_one_of_nine_adds(
+    loss: Loss, model: Model, size: int, kind: str, number: int, seed: int, variants: int = 1
+) -> None:
     """What a sum over nine patients of `model`'s features loses when one leaves, at a theta of `size` numbers."""
-    examples = hospital(model, [1] * 9, seed, False, seed % 7)
+    examples = hospital(model, [1] * 9, seed, False, seed % 7, variants)
     theta = hostile(size, kind, seed, examples.z)
     with threads(number):
         everyone = sum_over(loss, theta, examples, list(range(9)))
@@ -226,6 +229,20 @@ def test_so_it_is_for_what_weighs_a_patient(width: int, kind: str, number: int, 
     model = MetaWeight().extended(plain.model)
     loss = Tabled(Objective(model, plain.shift, plain.scale, plain.log_prior))
     loses_what_one_of_nine_adds(loss, plain.model, model.layout.size, kind, number, seed)
+
+
+@settings(max_examples=25)
+@given(
+    width=st.sampled_from(WIDTHS),
+    kind=st.sampled_from(KINDS),
+    number=st.sampled_from(THREADS),
+    seed=st.integers(0, 999),
+)
+def test_so_it_is_for_what_weighs_an_image_s_variants(width: int, kind: str, number: int, seed: int) -> None:
+    plain = loss_of(logistic(width), 1.0)
+    model = MetaAugment().extended(plain.model)
+    loss = Varied(Objective(model, plain.shift, plain.scale, plain.log_prior, augment=("intensity",)))
+    loses_what_one_of_nine_adds(loss, plain.model, model.layout.size, kind, number, seed, variants=loss.variants)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
