@@ -90,7 +90,8 @@ def test_what_a_patient_adds_for_the_weights_is_the_meta_gradient() -> None:
     own, x64 = loss.own(theta), x.double()
 
     def logits(at: Tensor, rows: Tensor) -> Tensor:
-        return rows / FEATURES**0.5 @ at[:-CLASSES].view(CLASSES, -1).T + at[-CLASSES:]
+        found: Tensor = rows / FEATURES**0.5 @ at[:-CLASSES].view(CLASSES, -1).T + at[-CLASSES:]
+        return found
 
     def query(at: Tensor) -> Tensor:
         right = (logits(at, x64[::VARIANTS]).softmax(1) * one_hot(y[::VARIANTS], CLASSES)).sum(1)

@@ -103,7 +103,8 @@ class Weighed:
             return (self.shown(y) * p).sum()
 
         found = []
-        for one, label, variant in zip(torch.split(x, 1), torch.split(y, 1), self._variant(x).split(1), strict=True):
+        each = (torch.split(part, 1) for part in (x, y, self._variant(x)))
+        for one, label, variant in zip(*each, strict=True):
             slope, right = grad_and_value(likely)(own, one, label)
             query = -self.balance(self.shown(label)).unsqueeze(1) * slope
             gradient = grad(loss)(own, one, label).double().unsqueeze(0)

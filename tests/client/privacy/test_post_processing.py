@@ -62,7 +62,7 @@ def learned(name: str, model: str, findings: bool, by: float = 1.0) -> Amplified
     """The loss that the algorithm is given: of the model with what it learns beside it."""
     plain = objective(model, findings)
     extended = CHOICES[name].extended(plain.model)
-    return Amplified(extended, plain.shift, plain.scale, plain.log_prior, plain.labels, by)
+    return Amplified(extended, plain.shift, plain.scale, plain.log_prior, plain.labels, by=by)
 
 
 def fitting() -> list[tuple[str, str, bool]]:
