@@ -65,4 +65,4 @@ def test_every_row_follows_the_public_rule() -> None:
     rows = {row.name: row for row in ruled()}
     assert tuple(rows) == ROWS
     assert all(len(row.exact) == 1 and len(row.private) <= 1 for row in rows.values())
-    assert MetaWeight(**dict(rows[GENERALIZED].private[0].settings)).table == "generalized"
+    assert MetaWeight.model_validate(dict(rows[GENERALIZED].private[0].settings)).table == "generalized"
