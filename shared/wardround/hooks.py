@@ -5,6 +5,8 @@ It has a minimal environment, a process group of its own, and so many seconds an
 is killed; what it left behind in its group is killed when it ends. A process that leaves the group by setsid(2)
 outlives it: a command that means to do so is the site's own.
 
+Who makes up new agreements or runs all the time makes MOST_AN_HOUR notices of them and no more.
+
 A notice is marked on the disk before its command starts, and as done when that ends with 0. A command that fails is
 run again when the daemon finds the same state of things again, three times in all.
 """
@@ -22,6 +24,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +34,7 @@ from wardround.files import read_bounded, write_atomically
 from wardround.text import shown
 
 FILE = "notified.json"
-MOST_ATTEMPTS, MOST_WAITING, MOST_REMEMBERED = 3, 100, 2000
+MOST_ATTEMPTS, MOST_WAITING, MOST_REMEMBERED, MOST_AN_HOUR = 3, 100, 2000, 100
 OUTPUT_BYTES, LAST_S = 65_536, 2.0
 _DONE = "done"
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -55,6 +58,7 @@ class Hook:
         self._command, self._timeout_s, self._sender = tuple(command), timeout_s, dict(sender)
         self._memory = _Memory(home / FILE)
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(MOST_WAITING)
+        self._begun: deque[float] = deque(maxlen=MOST_AN_HOUR)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="hook", daemon=True)
 
@@ -101,7 +105,12 @@ class Hook:
             if self._stop.is_set():
                 return
             try:
-                if self._memory.begins(known):
+                if len(self._begun) == MOST_AN_HOUR and time.monotonic() - self._begun[0] < 3600:
+                    log.warning(
+                        "the hook was told %d times within an hour: %s is left out for now", MOST_AN_HOUR, known
+                    )
+                elif self._memory.begins(known):
+                    self._begun.append(time.monotonic())
                     self._run(known, line)
             except Exception:  # whatever it is, the daemon goes on, and so do later notices
                 log.exception("the hook could not be told of %s", known)

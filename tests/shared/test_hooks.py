@@ -243,6 +243,18 @@ def test_a_full_disk_costs_the_memory_and_not_the_notice(
     assert "No space left" in caplog.text
 
 
+def test_who_makes_notices_up_makes_so_many_an_hour_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hooks, "MOST_AN_HOUR", 3)
+    with hook(tmp_path, notes(tmp_path)) as made:
+        for number in range(9):
+            made.tell("approval-waits", str(number))
+        until(lambda: "approval-waits 8 is left out for now" in caplog.text)
+    assert [line["event"] for line in told(tmp_path)] == ["approval-waits"] * 2  # and one that it is set up
+    assert len(remembered(tmp_path)) == 2
+
+
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks, "MOST_REMEMBERED", 5)
     memory = hooks._Memory(tmp_path / FILE)
