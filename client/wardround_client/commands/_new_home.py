@@ -43,6 +43,7 @@ class State(BaseModel):
     epsilon: Positive
     images: Annotated[str, Field(max_length=4096)] = ""
     labels: Annotated[str, Field(max_length=4096)] = ""
+    patient_column: Annotated[str, Field(max_length=1000)] = ""
     made: bool = False
 
     @property

@@ -42,6 +42,13 @@ def setup(
         ),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="CSV of the labels, as of `ingest`.", show_default=False)] = None,
+    patient_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a table: the column that names the patient. Empty: each row is another patient.",
+            show_default=False,
+        ),
+    ] = None,
     patients: Annotated[
         int | None,
         typer.Option(
@@ -87,7 +94,7 @@ def setup(
     if not as_json:
         told = {"for": opened.name, "federation": opened.federation.name, "coordinator": address}
         show(Fields(told | {"agreement": opened.federation.digest, "digest of the kit": spoken(found)}, "Startup kit"))
-    given = _Given(opened, images, labels, patients, epsilon, answers)
+    given = _Given(opened, images, labels, patient_column, patients, epsilon, answers)
     if state is None:
         _compare(found, digest, yes=yes)
         state = given.asked(found, yes=yes)
@@ -113,6 +120,7 @@ class _Given:
         kit: Kit,
         images: str | None,
         labels: str | None,
+        patient_column: str | None,
         patients: int | None,
         epsilon: float | None,
         answers: Path | None,
@@ -124,6 +132,7 @@ class _Given:
         self._kit, self._name = kit, written.name or kit.name
         self._images = written.images if images is None else images
         self._labels = written.labels if labels is None else labels
+        self._column = patient_column
         self._patients, self._epsilon = patients or written.patients, epsilon or written.epsilon
         if epsilon is not None and not 0 < epsilon < float("inf"):
             raise ConfigError(f"--epsilon {epsilon:g}", allowed="a number above 0, such as 10")
@@ -142,6 +151,9 @@ class _Given:
         if images is None:
             images = "" if yes else _ask(_ASK_TABLE if table else _ASK_IMAGES, "", _images, empty="not yet")
         images = _images(images)
+        column = self._column
+        if column is None:
+            column = "" if yes or not table or not images else _ask(_ASK_COLUMN, "", str.strip, empty="none")
         if labels is None:
             beside = Path(images) / "labels.csv"
             default = str(beside) if images and beside.is_file() else ""
@@ -153,7 +165,15 @@ class _Given:
             asks = f"This agreement asks for {self._kit.federation.privacy.epsilon:g} a run."
             epsilon = EPSILON if yes else _ask(f"{_ASK_EPSILON} {asks}", f"{EPSILON:g}", _epsilon)
         labels = _labels(labels)
-        return State(kit=kit, name=self._name, patients=patients, epsilon=epsilon, images=images, labels=labels)
+        return State(
+            kit=kit,
+            name=self._name,
+            patients=patients,
+            epsilon=epsilon,
+            images=images,
+            labels=labels,
+            patient_column=column,
+        )
 
     def changed(self, state: State) -> State:
         """The answers of before; only where images and labels are may change. Raises: ConfigError."""
@@ -164,6 +184,7 @@ class _Given:
                     do="change it in hospital.toml, and set up again without it",
                 )
         changes = {"images": self._images and _images(self._images), "labels": self._labels and _labels(self._labels)}
+        changes["patient_column"] = self._column
         after = state.model_copy(update={key: value for key, value in changes.items() if value})
         if state.pacs and after.pacs != state.pacs:
             raise ConfigError(f"images = {shown(after.images)}", do="write it into [pacs] of hospital.toml, and pull")
@@ -191,6 +212,9 @@ _ASK_IMAGES = (
 )
 _ASK_TABLE = "2. Where is the CSV of measurements? It stays here, and so does what is made of it."
 _ASK_LABELS = "3. Which CSV has the labels? One column names the patient or the study, the others what is learned."
+_ASK_COLUMN = (
+    "3. Which column of it names the patient? Without one each row is another patient; who has two is protected half."
+)
 _ASK_PATIENTS = (
     "4. How many patients do you declare? A round PUBLIC number near the cohort's size, never the exact one: noise, "
     "delta and this hospital's weight follow from it."
@@ -288,7 +312,8 @@ def _take_in(home: Path, state: State, kit: Kit, *, as_json: bool) -> bool:
     if state.pacs and labels:
         pull(home, labels=labels, federation=agreement, as_json=as_json)
     elif state.images and not state.pacs and (labels or kit.federation.task.kind == "table"):
-        ingest(home, state.images, labels=labels, federation=agreement, as_json=as_json)
+        column = state.patient_column
+        ingest(home, state.images, labels=labels, federation=agreement, patient_column=column, as_json=as_json)
     else:
         return (home / "cohort").exists()
     return True
