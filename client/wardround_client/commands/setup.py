@@ -95,8 +95,9 @@ def setup(
         told = {"for": opened.name, "federation": opened.federation.name, "coordinator": address}
         show(Fields(told | {"agreement": opened.federation.digest, "digest of the kit": spoken(found)}, "Startup kit"))
     given = _Given(opened, images, labels, patient_column, patients, epsilon, answers)
-    if state is None:
+    if state is None or digest:
         _compare(found, digest, yes=yes)
+    if state is None:
         state = given.asked(found, yes=yes)
     else:
         state = given.changed(state)

@@ -171,6 +171,7 @@ def test_without_images_it_says_how_to_go_on_and_later_takes_them(
     code, said = set_up(capsys, kit, home, "--images", images, "--labels", labels)
     assert (code, said[-1]["state"]) == (0, "waiting for approval")
     assert [each["patients"] for each in said if each["event"] == "ingest"] == [26]
+    assert wardround(capsys, "setup", kit[0], home, "--digest", "0" * 64)[0] == 2, "a digest that is given is compared"
     code, out, err = wardround(capsys, "setup", kit[0], home, "--patients", 41)
     assert code == 2 and "begun with 40" in out + err
 
