@@ -97,10 +97,7 @@ def setup(
     given = _Given(opened, images, labels, patient_column, patients, epsilon, answers)
     if state is None or digest:
         _compare(found, digest, yes=yes)
-    if state is None:
-        state = given.asked(found, yes=yes)
-    else:
-        state = given.changed(state)
+    state = given.asked(found, yes=yes) if state is None else given.changed(state)
     with new.locked():
         earlier = new.begun()  # another setup may have been faster
         new.save(state.model_copy(update={"made": earlier is not None and earlier.made}))
