@@ -209,7 +209,11 @@ class Pacs(Section):
 class Serve(Section):
     """What `wardround hospital serve` does with new studies; results go back to [pacs], by the protocol it names.
 
-    on: false, and nothing is done. models: names of adapted models that predict. days: a study is new on its Study Date
+    on: false, and nothing is done. models: names of adapted models that predict. write: "sr", a structured report of
+    each study; "seg", of models of masks; "heatmap", pictures of where predictions come from; "fhir", a
+    DiagnosticReport as JSON in HOME/serve/fhir, which is sent nowhere. arrive: "poll", the PACS is asked for new
+    studies; "listen", they are sent to `listen`, host:port here, under the AE title `title`, by `callers` and nobody
+    else, associations at once; with [pacs] tls both sides show certificates. days: a study is new on its Study Date
     and so many days after it. every_s: how often the PACS is asked. settle_s: a study is looked at when nothing was
     added to it for so long. most_waiting: studies that are not done; gigabytes: of all that lies in HOME/serve; then
     nothing more is taken. greatest_study_mb, greatest_objects: of one study. intended_use: the site's own words; they
@@ -218,6 +222,12 @@ class Serve(Section):
 
     on: bool = False
     models: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
+    write: Annotated[tuple[Literal["sr", "seg", "heatmap", "fhir"], ...], Field(min_length=1, max_length=4)] = ("sr",)
+    arrive: Literal["poll", "listen"] = "poll"
+    listen: Annotated[str, Field(pattern=r"^(|[^\s:/]*:\d{1,5})$")] = ""
+    title: AeTitle = "WARDROUND"
+    callers: Annotated[tuple[AeTitle, ...], Field(max_length=64)] = ()
+    associations: Annotated[int, Field(ge=1, le=64)] = 4
     days: Annotated[int, Field(ge=0, le=365)] = 1
     every_s: Annotated[float, Field(ge=1, le=86_400)] = 30.0
     settle_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0

@@ -109,6 +109,12 @@ attempts = 5                     # for what is not answered, or badly
 [serve]                          # `wardround hospital serve` predicts for new studies; results go back to [pacs]
 on = false                       # false: nothing is done
 models = []                      # adapted models that predict, by name
+write = ["sr"]                   # sr (report), seg (of masks), heatmap (pictures), fhir (JSON, which stays here)
+arrive = "poll"                  # poll: the PACS is asked for new studies; listen: they are sent
+listen = ""                      # host:port here, for studies that are sent
+title = "WARDROUND"              # our AE title there
+callers = []                     # AE titles that may send; nobody else may
+associations = 4                 # at once
 days = 1                         # a study is new on its Study Date, and so many days after it
 every_s = 30.0                   # how often the PACS is asked
 settle_s = 60.0                  # a study is looked at when nothing was added to it for so long

@@ -33,6 +33,8 @@ from wardround_client.serve.arrivals import Arrivals
 from wardround_client.serve.models import Models, Served
 from wardround_client.serve.predicted import Predicted, predicted
 from wardround_client.serve.queue import Queue, Work
+from wardround_client.serve.received import Received
+from wardround_client.serve.receiver import Receiver
 from wardround_client.serve.results import Results
 from wardround_client.serve.study import read_study
 from wardround_client.service.control import PAUSED
@@ -42,6 +44,8 @@ SERVE = "serve"
 
 LONGEST_WAIT_S = 900.0
 """Between two tries of what the PACS does not answer."""
+
+_LOOK_S = 1.0  # at what was sent
 
 GONE = "the model is here no more"
 log = logging.getLogger(__name__)
@@ -97,6 +101,12 @@ class Server:
         self._line = Line(archive_of(self._pacs), self._pacs, hospital.home, self._fetched)
         self._open.callback(self._line.close)
         self._arrivals = Arrivals(self._line, self.settings, self._known, self._takes)
+        self._received = Received(folder / "received", self.settings, self.queue)
+        self._receiver: Receiver | None = None
+        self._every_s = self.settings.every_s
+        if self._listens:
+            self._every_s = min(self._every_s, _LOOK_S)
+            self._start_receiver()
         self._asked, self._refused, self._full, self._away = 0.0, 0, False, 0.0
         self._tries = 0
         self._was_paused = False
@@ -116,23 +126,39 @@ class Server:
         finally:
             self.close()
 
+    @property
+    def _listens(self) -> bool:
+        return self.settings.arrive == "listen"
+
+    def _start_receiver(self) -> None:
+        """Raises: ConfigError."""
+        self._receiver = Receiver(
+            self.settings, self._pacs, self.hospital.home, self._received.folder, self.hospital.patients.key
+        )
+
     def close(self) -> None:
         """End its processes."""
+        if self._receiver is not None:
+            self._receiver.close()
         for readers in self._readers.values():
             readers.close()
         self._open.close()
 
     def step(self) -> bool:
         """One step -> whether there was one to do. Raises: StorageError."""
-        if self._paused() or not within(self._pacs.hours, clock()):
+        paused, now = self._paused(), time.time()
+        if self._receiver is not None:
+            self._receiver.full(paused or self._full)
+        if paused or not within(self._pacs.hours, clock()):
             return False
-        now = time.time()
-        if now < self._away:  # nobody answers: nothing is asked
+        if now < self._away and not self._listens:  # nobody answers: nothing is asked
             return False
-        if now >= self._asked + self.settings.every_s or now < self._asked:
+        if now >= self._asked + self._every_s or now < self._asked:
             self._asked = now
             self._poll()
             return True
+        if now < self._away:
+            return False
         if (work := self.queue.due("made", now)) is not None:
             self._send(work)
             return True
@@ -153,7 +179,12 @@ class Server:
         return 1.0
 
     def _settles(self) -> bool:
-        return self._arrivals.settling and not self._full and not self._away and not self._paused()
+        return (
+            (self._arrivals.settling or self._received.settling)
+            and not self._full
+            and not self._away
+            and not self._paused()
+        )
 
     # What is new
 
@@ -165,6 +196,9 @@ class Server:
         if bool(full) != self._full:
             self._tell(f"{full}: nothing more is taken" if full else "there is room again")
         self._full = bool(full)
+        if self._listens:
+            self._look(full)
+            return
         if full:
             return
         try:
@@ -173,6 +207,20 @@ class Server:
             self._answered()
         except TroubleError as error:
             self._troubled(error.trouble)
+
+    def _look(self, full: str) -> None:
+        """Into what was sent."""
+        assert self._receiver is not None
+        for title, why in self._receiver.refused():
+            self.queue.set_aside(title, why)
+        if not self._receiver.alive:  # an object of a stranger may end it
+            log.error("the process that listens has died, and is started again")
+            self._receiver.close()
+            self._start_receiver()
+        models = {served.digest: served.name for served in self.models.ready()}
+        for study in self._received.settled() if models and not full else ():
+            if self.queue.add(study, "", models):
+                log.info("a study was sent")
 
     def _add(self, uid: str) -> None:
         models = {served.digest: served.name for served in self.models.ready()}
@@ -213,14 +261,16 @@ class Server:
             return
         try:
             try:
-                files = self._fetch(work.uid)
+                files = self._fetch(work.uid) if work.uid else self._received.files(work.study, self._rules)
             except TooLargeError as error:
                 for each in todo:
                     self.queue.becomes(each, "refused", str(error))
                 return
-            self._answered()
+            if work.uid:
+                self._answered()
             for each in todo:
                 self._predict_by(ready[each.model], each, files)
+            self._received.drop(work.study)
         except TroubleError as error:
             self._put_off(todo, error.trouble)
         finally:
@@ -271,7 +321,9 @@ class Server:
             found = study
         else:
             withdrawn = self.hospital.patients.register.read()
-            found = predicted(served, study, self._rules, readers, scratch, withdrawn, pictures=False)
+            found = predicted(
+                served, study, self._rules, readers, scratch, withdrawn, pictures="heatmap" in self.settings.write
+            )
         if isinstance(found, Predicted):
             why = self.results.make(found, work.study, work.key)
             if why is None:
@@ -315,12 +367,14 @@ class Server:
             self.results.drop(work.key)
             return
         files = self.results.of(work.key)
-        if not files:  # somebody removed them: they are made again, under the same UIDs
+        if not files and self.settings.write != ("fhir",):  # somebody removed them: again, under the same UIDs
             self.queue.becomes(work, "waiting")
             return
         try:
-            for _ in self._line.ask("store", files):
-                pass
+            if files:
+                confirmed = set(self._line.ask("store", files))
+                if len(confirmed) < len(files):
+                    raise TroubleError(Trouble("broken", "the PACS did not say that it has everything"))
         except TroubleError as error:
             trouble = error.trouble
             log.warning("a result is not taken: %s", trouble.what)
@@ -369,6 +423,16 @@ def check_settings(hospital: Hospital) -> None:
             do="write one of the two",
         )
     check_files(pacs, hospital.home)
+    if serve.arrive == "listen" and not (serve.listen and serve.callers):
+        raise ConfigError(
+            f'{path}: [serve] arrive = "listen" without listen or callers',
+            do='write listen = "127.0.0.1:11113", say, and callers = ["PACS"]',
+        )
+    if serve.arrive == "listen" and pacs.tls and not (pacs.ca_file and pacs.certificate_file and pacs.key_file):
+        raise ConfigError(
+            f'{path}: [serve] arrive = "listen" with [pacs] tls, and no certificate',
+            do="write ca_file, certificate_file and key_file under [pacs]",
+        )
 
 
 def is_image(sop_class: str) -> bool:

@@ -12,6 +12,8 @@ from wardround_client.config import Serve
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.intake.source import Rejection
 from wardround_client.serve.about import About
+from wardround_client.serve.fhir import as_json
+from wardround_client.serve.pictures import captures, segmentations
 from wardround_client.serve.predicted import Predicted
 from wardround_client.serve.report import as_bytes, report
 from wardround_client.serve.uids import series_uid, uid
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 KINDS = ("sr", "seg", "heatmap")
 """Of what is sent, each a series of its own."""
 
+FHIR = "fhir.json"
+NOTHING = Rejection("there is nothing of what [serve] writes")
 NOT_ENOUGH = "the images' headers do not say enough for a {}"
 
 
@@ -43,14 +47,19 @@ class Results:
         """Write them, whole and durable when it returns, or say why there is none. Raises: StorageError."""
         about = About(predicted.served, self._settings.intended_use)
         objects: dict[str, bytes] = {}
-        for kind in ("sr",):
+        for kind in self._settings.write:
             try:
                 objects |= dict(self._made(kind, predicted, about, study))
             except Exception as error:  # a header may lack, or hold, whatever highdicom does not bear
                 log.warning("no %s of a study: %s", kind, type(error).__name__)
                 return Rejection(NOT_ENOUGH.format({"sr": "report"}.get(kind, kind)), type(error).__name__)
+        if not objects:
+            return NOTHING
         folder = self._folder / key
         try:
+            if FHIR in objects:
+                private_folder(self._fhir)
+                write_atomically(self._fhir / f"{key}.json", objects.pop(FHIR))
             shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed before it said so
             private_folder(folder)
             for name, content in objects.items():
@@ -69,6 +78,12 @@ class Results:
         series = series_uid(self._pseudonyms, study, model, kind)
         if kind == "sr":
             yield "sr.dcm", as_bytes(report(predicted, about, of, series))
+        elif kind == "fhir":
+            yield FHIR, as_json(predicted, about, of("sr"))
+        else:
+            made = segmentations if kind == "seg" else captures
+            for number, each in enumerate(made(predicted, about, of, series), start=1):
+                yield f"{kind}-{number}.dcm", as_bytes(each)
 
     def drop(self, key: str) -> None:
         """They are in the PACS, or not wanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from tests.client.command_line import wardround
+from tests.client.commands.test_masks_at_home import hospital
 from tests.client.serve.served import adapted, served, settings, study
+from tests.drawn import MASKS, discs
 from tests.pacs import running_orthanc
 
 from orthanc import Orthanc
+from wardround.config import load_federation
 
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
 STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
@@ -132,3 +136,41 @@ def test_it_is_off_until_the_site_switches_it_on(home: Path, capsys: pytest.Capt
     settings(home, {"url": "http://127.0.0.1:9"}, on=False)
     code, _, err = wardround(capsys, "serve", home, "--once")
     assert code == 2 and "not switched `serve` on" in err and not (home / "serve").exists()
+
+
+def test_a_heat_map_lies_beside_its_image_and_json_stays_here(
+    home: Path, pacs: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pacs.load(study(tmp_path / "new", 3, images=2))
+    settings(home, by("dicomweb", pacs), write=["sr", "heatmap", "fhir"])
+    assert served(home, monkeypatch)
+    pictures = [each for each in content(pacs) if each.Modality == "OT"]
+    assert len(pictures) == 2
+    for picture in pictures:
+        check(picture, tmp_path)
+        assert picture.pixel_array.shape[2] == 3 and picture.PatientID == "NEW-3"
+    (file,) = (home / "serve" / "fhir").iterdir()
+    said = json.loads(file.read_text())
+    assert said["resourceType"] == "DiagnosticReport" and said["subject"]["identifier"]["value"] == "NEW-3"
+    assert {each["reference"] for each in said["result"]} == {f"#{each['id']}" for each in said["contained"]}
+    assert said["identifier"][0]["value"] == f"urn:oid:{reports(pacs)[0].SOPInstanceUID}"
+
+
+def test_a_model_of_masks_sends_segmentations(
+    tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = hospital(tmp_path_factory.mktemp("masks"), MASKS, discs)
+    name = load_federation(made.home.parent / "federation.toml").name
+    files = study(
+        tmp_path / "new", 4, FrameOfReferenceUID="1.2.826.9.4.9", ImagePositionPatient=[0, 0, 0], SliceThickness=1,
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1], PositionReferenceIndicator="",
+    )  # fmt: skip
+    pacs.load(files)
+    settings(made.home, by("dicomweb", pacs), models=[name], write=["sr", "seg"])
+    assert served(made.home, monkeypatch)
+    (found,) = [each for each in content(pacs) if each.Modality == "SEG"]
+    check(found, tmp_path)
+    (report,) = reports(pacs)
+    text = check(report, tmp_path)
+    assert "px" in text or "pixels" in text
+    assert found.PatientID == report.PatientID == "NEW-4"

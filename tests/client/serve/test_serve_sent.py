@@ -1,0 +1,137 @@
+"""Studies that are sent to us: taken whole or refused with a status, whoever sends whatever; bounded."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pynetdicom import AE, build_context
+from tests.client.intake.dicom_files import KEY
+from tests.client.serve.served import adapted, server, settings, study
+from tests.client.serve.test_serve_killed import FolderPacs
+
+from orthanc import free_port
+from wardround_client.config import Pacs, Serve
+from wardround_client.intake.pseudonyms import Pseudonyms
+from wardround_client.serve import loop
+from wardround_client.serve.receiver import Reception, listen
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def send(port: int, *objects: Dataset, caller: str = "PACS", called: str = "WARDROUND") -> list[int | None]:
+    """The statuses; [] where the association is refused."""
+    ae = AE(ae_title=caller)
+    association = ae.associate("127.0.0.1", port, [build_context(CT)], ae_title=called)
+    if not association.is_established:
+        return []
+    codes = [association.send_c_store(each).get("Status") for each in objects]
+    association.release()
+    return codes
+
+
+@contextmanager
+def listening(folder: Path, **serve: Any) -> Iterator[tuple[int, Path, list[tuple[str, str]], threading.Event]]:
+    """In this process -> port, folder, what was refused, and what makes it full."""
+    port, told, full = free_port(), list[tuple[str, str]](), threading.Event()
+    chosen = Serve(listen=f"127.0.0.1:{port}", callers=("PACS",), **serve)
+    reception = Reception(folder, chosen, Pseudonyms(KEY), full.is_set, lambda *line: told.append(line))
+    running = listen(chosen, Pacs(), folder, reception.store)
+    try:
+        yield port, folder, told, full
+    finally:
+        running.shutdown()
+
+
+def objects(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_only_who_is_named_may_send_and_a_full_hospital_says_so(tmp_path: Path) -> None:
+    one = pydicom.dcmread(study(tmp_path / "new", 1)[0])
+    with listening(tmp_path / "received") as (port, folder, _, full):
+        assert send(port, one, caller="STRANGER") == []
+        assert send(port, one, called="ANOTHER") == []
+        assert send(port, one) == [0x0000] == send(port, one)
+        assert len(objects(folder)) == 1
+        assert pydicom.dcmread(objects(folder)[0]).PixelData == one.PixelData
+        assert "1.2.826" not in "".join(map(str, objects(folder)))
+        full.set()
+        assert send(port, one) == [0xA700]
+    with listening(tmp_path / "small", gigabytes=1e-9) as (port, folder, _, _):
+        assert send(port, one) == [0x0000] and send(port, one) == [0xA700], "it is full now"
+    two = [pydicom.dcmread(path) for path in study(tmp_path / "new", 2, images=3)]
+    with listening(tmp_path / "few", greatest_objects=2) as (port, folder, told, _):
+        assert send(port, *two) == [0x0000, 0x0000, 0xA700]
+        assert told == [("PACS", "its study has too many objects")]
+
+
+@examples(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "StudyInstanceUID": st.sampled_from(["", "../../etc", "1.2\\1.3", "x" * 64, None]),
+            "SOPInstanceUID": st.sampled_from(["1.2.3.4", "..", "9" * 64]),
+            "PatientName": st.text(max_size=20),
+            "PixelData": st.binary(max_size=40).map(lambda data: data + b"\0" * (len(data) % 2)),
+        },
+    )
+)
+def test_whatever_is_sent_stays_in_its_folder(tmp_path: Path, changed: dict[str, Any]) -> None:
+    one = pydicom.dcmread(study(tmp_path / "new", 1)[0])
+    for keyword, value in changed.items():
+        if value is None:
+            delattr(one, keyword)
+        else:
+            one[keyword].value = value
+    with listening(tmp_path / "received") as (port, folder, told, _):
+        before = set(objects(tmp_path))
+        (code,) = send(port, one)
+        kept = set(objects(tmp_path)) - before
+        assert all(path.is_relative_to(folder) for path in kept)
+        assert (code == 0x0000) or (told and not kept)
+        assert all("Neu" not in why for _, why in told)
+
+
+def test_a_study_that_is_sent_is_answered(
+    home_with_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the process that listens; killed, and started again, it has what it said that it had."""
+    home, port = adapted(tmp_path, home_with_cohort), free_port()
+    FolderPacs.folder, FolderPacs.ills = tmp_path / "pacs", tmp_path / "ills"
+    (tmp_path / "pacs" / "stored").mkdir(parents=True)
+    monkeypatch.setattr(loop, "archive_of", lambda pacs: FolderPacs)
+    settings(
+        home, {"url": "http://127.0.0.1:9"}, arrive="listen", listen=f"127.0.0.1:{port}", callers=["PACS"], settle_s=0.0
+    )
+    files = [pydicom.dcmread(path) for path in study(tmp_path / "new", 1, images=2)]
+    first = server(home, monkeypatch)
+    assert send(port, files[0]) == [0x0000]
+    first.close()  # its process is killed
+    second = server(home, monkeypatch)
+    assert send(port, files[1]) == [0x0000]
+    bad = pydicom.dcmread(study(tmp_path / "new", 2)[0])
+    bad.StudyInstanceUID = ""
+    assert send(port, bad) == [0xC000]
+    assert second.run(once=True)
+    (report,) = (tmp_path / "pacs" / "stored").iterdir()
+    sent = pydicom.dcmread(next(report.iterdir()))
+    assert sent.PatientID == "NEW-1"
+    evidence = sent.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert len(evidence) == 2
+    third = server(home, monkeypatch)
+    assert third.queue.aside(5)[0][1:3] == ("PACS", "it names no study")
+    assert send(port, files[0]) == [0x0000], "it is known, and dropped"
+    assert third.run(once=True) and len(list((tmp_path / "pacs" / "stored").iterdir())) == 1
+    shutil.rmtree(home)
