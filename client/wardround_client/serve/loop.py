@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import shutil
 import threading
 import time
@@ -14,11 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, WardroundError
 from wardround.files import cannot_write, private_folder
 from wardround.text import counted
 from wardround_client.config import Pacs
 from wardround_client.hospital import Hospital
+from wardround_client.intake.dicom.attributes import quiet
 from wardround_client.intake.pacs.archive import UID, Archive, Found
 from wardround_client.intake.pacs.hours import within
 from wardround_client.intake.pacs.line import Line
@@ -85,11 +87,16 @@ class Server:
         self._open = ExitStack()
         folder = hospital.home / SERVE
         try:
-            for each in (folder, folder / "fetched"):
-                private_folder(each)
+            private_folder(folder)
+            for left in folder.glob("fetched/*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            self._fetched, self._folder = folder / "fetched" / secrets.token_hex(8), folder
+            private_folder(self._fetched.parent)
+            private_folder(self._fetched)
         except OSError as error:
             raise cannot_write(folder, error) from None
-        self._fetched, self._folder = folder / "fetched", folder
+        self._open.callback(shutil.rmtree, self._fetched, ignore_errors=True)
+        logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it logs what headers hold
         self._pseudonyms = Pseudonyms(hospital.patients.key)
         self._rules = Rules.of(hospital.config)
         self.queue = Queue(folder / "queue.sqlite")
@@ -110,6 +117,7 @@ class Server:
         self._asked, self._refused, self._full, self._away = 0.0, 0, False, 0.0
         self._tries = 0
         self._was_paused = False
+        self._ready: list[Served] = []
 
     def run(self, *, once: bool = False) -> bool:
         """Step by step until `stop`. once: until nothing more can be done now -> whether everything is done.
@@ -201,6 +209,7 @@ class Server:
             return
         if full:
             return
+        self._ready = self.models.ready()
         try:
             for uid in self._arrivals.poll(room):
                 self._add(uid)
@@ -223,16 +232,16 @@ class Server:
                 log.info("a study was sent")
 
     def _add(self, uid: str) -> None:
-        models = {served.digest: served.name for served in self.models.ready()}
+        models = {served.digest: served.name for served in self._ready}
         if self.queue.add(self._pseudonyms.study(uid), uid, models):
             log.info("a study has come")
 
     def _known(self, uid: str) -> bool:
-        digests = [served.digest for served in self.models.ready()]
+        digests = [served.digest for served in self._ready]
         return not self.queue.unknown(self._pseudonyms.study(uid), digests)
 
     def _takes(self, modalities: tuple[str, ...]) -> bool:
-        return any(served.takes(modalities) for served in self.models.ready())
+        return any(served.takes(modalities) for served in self._ready)
 
     def _answered(self) -> None:
         if self._tries:
@@ -257,6 +266,12 @@ class Server:
             if each not in todo:
                 why = self.models.trouble.get(each.name, "")
                 self.queue.becomes(each, "refused", (why and f"the model may not predict: {why}"[:500]) or GONE)
+        for each in list(todo):
+            if each.attempts >= self._pacs.attempts:  # its files may have ended this process each time
+                self.queue.becomes(each, "failed", each.reason or "it was begun again and again, and never done")
+                todo.remove(each)
+            else:
+                self.queue.tries(each, each.attempts + 1)
         if not todo:
             return
         try:
@@ -269,7 +284,14 @@ class Server:
             if work.uid:
                 self._answered()
             for each in todo:
-                self._predict_by(ready[each.model], each, files)
+                try:
+                    with quiet():  # pydicom logs what headers hold
+                        self._predict_by(ready[each.model], each, files)
+                except WardroundError:
+                    raise
+                except Exception as error:  # of one study: it must not end the others'
+                    log.error("a study is not answered: %s", type(error).__name__)
+                    self.queue.becomes(each, "refused", f"it cannot be predicted ({type(error).__name__})")
             self._received.drop(work.study)
         except TroubleError as error:
             self._put_off(todo, error.trouble)
@@ -295,19 +317,22 @@ class Server:
         files: list[DicomFile] = []
         for series in by_series.values():
             wanted = {each.instance for each in series}
-            for instance, path in self._line.ask("fetch", series, self._fetched, whole=len(series) > 1):
-                if path is None:
-                    continue
-                if instance not in wanted:
-                    path.unlink()
-                    continue
-                wanted.discard(instance)
-                size += path.stat().st_size
-                if size > most:
-                    raise TooLargeError(f"it has more than {self.settings.greatest_study_mb} MB")
-                files.append(DicomFile(path, rules=self._rules))
-            if wanted and len(wanted) == len(series):
-                raise TroubleError(Trouble("broken", "the PACS did not give what it says it has"))
+            for whole in (True, False) if len(series) > 1 else (False,):  # what is still missing, one by one
+                missing = [each for each in series if each.instance in wanted]
+                for instance, path in self._line.ask("fetch", missing, self._fetched, whole=whole) if missing else ():
+                    known = instance in wanted
+                    wanted.discard(instance)
+                    if path is None:
+                        continue
+                    if not known:
+                        path.unlink()
+                        continue
+                    size += path.stat().st_size
+                    if size > most:
+                        raise TooLargeError(f"it has more than {self.settings.greatest_study_mb} MB")
+                    files.append(DicomFile(path, rules=self._rules))
+            if wanted:  # half of a volume would be another example
+                raise TroubleError(Trouble("broken", "the PACS ended its answer before everything was sent"))
         return files
 
     def _predict_by(self, served: Served, work: Work, files: Sequence[DicomFile]) -> None:
@@ -343,6 +368,8 @@ class Server:
     def _put_off(self, todo: Sequence[Work], trouble: Trouble) -> None:
         """The PACS did not give a study."""
         if trouble.kind in ("away", "busy", "refused"):
+            for each in todo:
+                self.queue.tries(each, each.attempts)  # it is not to blame
             self._troubled(trouble)
             return
         for each in todo:
@@ -353,6 +380,7 @@ class Server:
                 self.queue.later(each, trouble.what, time.time() + wait_s(each.attempts + 1, trouble))
 
     def _empty(self) -> None:
+        private_folder(self._fetched)
         for path in self._fetched.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

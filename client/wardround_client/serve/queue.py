@@ -147,7 +147,11 @@ class Queue:
 
     def later(self, work: Work, reason: str, not_before: float) -> None:
         """It did not succeed, and is tried again."""
-        self._set(work, "attempts = attempts + 1, reason = ?, not_before = ?", reason, not_before)
+        self._set(work, "attempts = ?, reason = ?, not_before = ?", work.attempts + 1, reason, not_before)
+
+    def tries(self, work: Work, attempts: int) -> None:
+        """How often it was begun: on the disk before it may end this process."""
+        self._set(work, "attempts = ?", attempts)
 
     def _set(self, work: Work, what: str, *values: object) -> None:
         with self._writing():

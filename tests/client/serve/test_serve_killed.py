@@ -168,7 +168,7 @@ def lines(fresh: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> int:
     return ran
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kills=st.lists(st.floats(0, 1), min_size=1, max_size=3))
 def test_killed_at_any_line(
     fresh: Callable[[], Path], lines: int, monkeypatch: pytest.MonkeyPatch, kills: list[float]
@@ -183,7 +183,7 @@ def test_killed_at_any_line(
 ILLS = ("well", "away", "busy", "broken", "refused", "absent", "raises", "forgets", "silent")
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ills=st.lists(st.sampled_from(ILLS), max_size=8), kill=st.floats(0, 1))
 def test_a_pacs_that_fails_in_any_way_loses_nothing(
     fresh: Callable[[], Path], lines: int, monkeypatch: pytest.MonkeyPatch, ills: list[str], kill: float

@@ -76,7 +76,8 @@ def test_only_who_is_named_may_send_and_a_full_hospital_says_so(tmp_path: Path) 
         assert told == [("PACS", "its study has too many objects")]
 
 
-@examples(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.filterwarnings("ignore")  # of pydicom, about what is sent here on purpose
+@examples(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.fixed_dictionaries(
         {},
