@@ -340,7 +340,7 @@ def encoded(
     y = np.empty((len(z), *rows.y.shape[1:]), rows.y.dtype)
     batch = max(1, _BATCH_BYTES // (4 * int(np.prod(task.input_shape))))
     for start in range(0, len(kept), batch):
-        x, plane = _images(store, kept[start : start + batch], device)
+        x, plane = images_of(store, kept[start : start + batch], device)
         here = slice(start * cells, (start + len(x)) * cells)
         y[here] = (
             rows.y[start : start + len(x)] if plane is None else labels.of_plane(plane, len(task.classes), task.cell_px)
@@ -365,7 +365,7 @@ def encoded(
     )
 
 
-def _images(
+def images_of(
     store: Store, rows: npt.NDArray[np.int64], device: torch.device
 ) -> tuple[Tensor, npt.NDArray[np.uint16] | None]:
     """What a model takes, float32 [n, ...], and the planes of marks behind it, uint16 [n, S, S], if there are any."""

@@ -31,7 +31,7 @@ class Session:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = QUIET
-        self._session = onnxruntime.InferenceSession(_only(data, output), options, providers=list(providers))
+        self._session = onnxruntime.InferenceSession(only(data, output), options, providers=list(providers))
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output]
 
@@ -46,7 +46,7 @@ class Session:
         return array
 
 
-def _only(data: bytes, output: str) -> bytes:
+def only(data: bytes, output: str) -> bytes:
     """The graph of one output, for a batch of 1."""
     graph = (model := onnx.ModelProto.FromString(data)).graph
     needed, nodes = {output}, []
