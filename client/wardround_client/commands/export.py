@@ -55,7 +55,6 @@ def export(
     No image, no case and no name is in the files. Their weights were learned from patients without noise, so guard them
     as you guard images. A method that compares with its cases cannot be exported.
     """
-    from wardround_client.personal import adapted_file as store
     from wardround_client.personal.export_card import card, markdown
     from wardround_client.personal.judged_file import DIFFERS, Patients, judgements
     from wardround_client.personal.labelled import Labelled
@@ -67,7 +66,7 @@ def export(
     target = to or hospital.home / FOLDER / found.name
     if target.exists():
         raise ConfigError(f"{target} is there already", do="remove it, or choose another folder with --to")
-    files = {WHOLE: written_whole(found, store.folder(hospital.home, found.name))}
+    files = {WHOLE: written_whole(found)}
     if prune:
         files["pruned.onnx"] = pruned(files[WHOLE], prune)
     if quantise:

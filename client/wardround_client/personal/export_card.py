@@ -30,7 +30,8 @@ LIMITS = (
     "Learned from the patients of one hospital; its scanners, its labels and its mixture of diseases are in it.",
     "The weights were adapted without noise: features of a patient can be read from them, above all where a class was "
     "learned from few. Guard the file as you guard images.",
-    "Images must be made as `wardround hospital predict` makes them; the file checks nothing and refuses nothing.",
+    "The file checks nothing and refuses nothing: it takes intensities in [0, 1] as a viewer shows them, and square "
+    "pixels, without text that is burned in. `wardround hospital predict` sees to all of that.",
     "It does not say when an image is unlike those that it knows; `wardround hospital predict` does.",
     "Intervals are of patients like those who judged it, and too narrow with fewer than about ten patients a class.",
 )
@@ -103,19 +104,24 @@ def _rounded(count: int) -> str:
 
 
 def _metrics(judgement: Judgement) -> dict[str, Any]:
-    judged = judgement.judged
+    judged, few = judgement.judged, f"under {LEAST_JUDGED} patients"
     return {
-        "largest_difference_from_torch": judgement.difference,
+        "largest_difference_from_torch": float(f"{judgement.difference:.2g}"),
         "bytes": judgement.bytes,
         "bytes_compressed": judgement.compressed,
-        "milliseconds": judgement.ms,
+        "milliseconds": round(judgement.ms, 2),
         "threads": 1,
-        "values": judged["metrics"],
+        "values": _three_digits(judged["metrics"]),
         "by_scanner": {
-            maker: of_maker["metrics"] if of_maker["patients"] >= LEAST_JUDGED else f"under {LEAST_JUDGED} patients"
+            maker: _three_digits(of_maker["metrics"]) if of_maker["patients"] >= LEAST_JUDGED else few
             for maker, of_maker in judged["manufacturers"].items()
         },
     }
+
+
+def _three_digits(metrics: Mapping[str, Mapping[str, float] | None]) -> dict[str, Any]:
+    """More would tell of how many patients a share is."""
+    return {name: each and {key: round(value, 3) for key, value in each.items()} for name, each in metrics.items()}
 
 
 def markdown(said: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ holds a patient is none that may go to a ward's computer.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +23,14 @@ from wardround.errors import ConfigError
 from wardround.models import Model
 from wardround.models.columns import Columns
 from wardround.models.composed import Slices, Together
-from wardround.models.encoder import GREATEST_VALUE, BuiltinEncoder
+from wardround.models.encoder import BuiltinEncoder
 from wardround.models.extended import Extended
-from wardround.models.from_outside import resized
 from wardround.models.head import EncoderHead
 from wardround.models.network import Network
-from wardround.models.onnx_encoder import OnnxEncoder
 from wardround.onnx_files import installed
+from wardround.onnx_files.in_square import in_square
 from wardround.onnx_files.real_waves import BuiltinModule, linearly
+from wardround.task import Task
 from wardround_client.personal.adapted_model import AdaptedModel
 from wardround_client.personal.maps import WEIGHTS
 
@@ -44,18 +43,17 @@ def refusal(adapted: AdaptedModel) -> str:
     algorithm, task = adapted.learner.algorithm, adapted.federation.task
     if type(algorithm).predict is not Algorithm.predict or set(adapted.fitted) - {"theta", WEIGHTS}:
         return f"{algorithm.name} compares with the cases that it was adapted to, and they would be in the file"
-    if adapted.learner.loss.labels.places:
-        return "what finds places among the cells of an image is no network"
+    if adapted.learner.loss.labels.dense:
+        return "masks and places are made of an image's cells outside of the network"
+    if adapted.federation.model.encoder.endswith(".onnx"):
+        return "its encoder is an ONNX file already, which is not joined to a head yet"
     if any(each.ranks for each in (task, *task.inputs)):
         return "ranks within a patient are no operator of ONNX"
     return ""
 
 
-def written_whole(adapted: AdaptedModel, encoder: Path) -> bytes:
-    """The file. encoder: the folder of the federation's own, where it has one.
-
-    Raises: ConfigError: it cannot be one, with the reason, or onnx is missing.
-    """
+def written_whole(adapted: AdaptedModel) -> bytes:
+    """The file. Raises: ConfigError: it cannot be one, with the reason, or onnx is missing."""
     if why := refusal(adapted):
         raise _cannot(adapted, why)
     installed(Path("model.onnx"))
@@ -72,25 +70,35 @@ def written_whole(adapted: AdaptedModel, encoder: Path) -> bytes:
 
     given, metadata = torch.zeros(1, *task.input_shape), described(adapted)
     try:
-        if isinstance(model, EncoderHead) and isinstance(model.encoder, OnnxEncoder):
-            file = (encoder / adapted.federation.model.encoder).read_bytes()
-            return _around(file, model.encoder, given, answer, metadata=metadata)
         encode = model.encode if not isinstance(model, EncoderHead) else _encoding(model.encoder)
-        module = _Module(lambda x: answer(encode(x)))
-        return written(module, given, input_name=INPUT, output_names=[OUTPUT], metadata=metadata)
+        before, sizes = fitting(task)
+        module = _Module(lambda x: answer(encode(before(x))))
+        return written(module, given, input_name=INPUT, output_names=[OUTPUT], metadata=metadata, sizes=sizes)
     except (RuntimeError, NotImplementedError) as error:  # torch.onnx's errors are RuntimeErrors
         raise _cannot(adapted, f"a part of its network is no operator of ONNX ({type(error).__name__})") from None
+
+
+def fitting(task: Task) -> tuple[Encode, dict[int, str]]:
+    """How an input becomes one of the cohort, and which of its axes may have any length."""
+    if task.kind != "image":
+        return lambda x: x, {}
+    return lambda x: in_square(x, task.image_size_px), {2: "height", 3: "width"}
 
 
 def described(adapted: AdaptedModel) -> dict[str, Any]:
     """What the file says of itself: nothing of a patient, of the hospital or of its computers."""
     task = adapted.federation.task
-    table = "columns in the order of `features`, NaN where one is missing"
+    inputs = {
+        "table": "[1, features], in their order, NaN where one is missing",
+        "image": "[1, channels, height, width] of any size, pixels square, in [0, 1] as a viewer shows them",
+        "volume": "[1, channels, depth, side, side], as `wardround hospital predict` makes it",
+        "inputs": "[1, numbers], the inputs one after another, NaN where one is missing",
+    }
     return {
         "wardround": __version__,
-        "input": table if task.kind == "table" else "intensities in [0, 1], made as `wardround hospital predict` does",
+        "input": inputs[task.kind] + (f"; {task.measured}" if task.measured else ""),
         "features": list(task.features),
-        "output": f"{OUTPUT} [k, classes], k the cells of an image, row by row; 1 where it has none",
+        "output": f"{OUTPUT} [1, classes]",
         "classes": list(task.classes),
         "intended use": "research; not a medical device",
     }
@@ -137,14 +145,13 @@ class _Matrices(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is interpolate and kwargs.get("antialias"):
-            return linearly(args[0], int(args[1][0]))
+            size = kwargs["size"] if "size" in kwargs else args[1]
+            return linearly(args[0], int(size[0]))
         return func(*args, **kwargs)
 
 
 def _encoding(encoder: Any) -> Encode:
     """A frozen encoder with operators that ONNX has. Raises: NotImplementedError."""
-    if isinstance(encoder, OnnxEncoder):
-        raise NotImplementedError("an ONNX encoder within another")
     if isinstance(encoder, BuiltinEncoder):
         return BuiltinModule(encoder)
     if isinstance(encoder, Slices):
@@ -171,47 +178,6 @@ class _MaskedSlices:
         z = self.encode(slices)
         mean = (z * counted).sum(0) / counted.sum()
         return torch.cat([mean, torch.where(counted > 0, z, -torch.inf).amax(0)])[None]
-
-
-def _around(file: bytes, encoder: OnnxEncoder, given: Tensor, answer: Encode, *, metadata: dict[str, Any]) -> bytes:
-    """A graph from outside, with what comes before and after it."""
-    import onnx
-
-    from wardround.onnx_files.export import written
-    from wardround.onnx_files.session import only
-
-    report = encoder.report
-
-    def before(x: Tensor) -> Tensor:
-        return resized(x, report.side, report.resize).expand(-1, report.channels, -1, -1)
-
-    def after(z: Tensor) -> Tensor:
-        return answer(z.clamp(-GREATEST_VALUE, GREATEST_VALUE))
-
-    features = torch.zeros(1, report.features)
-    named: dict[str, Any] = {"metadata": {}, "opset": report.opset}
-    start = written(_Module(before), given, input_name=INPUT, output_names=["image"], **named)
-    end = written(_Module(after), features, input_name="features", output_names=[OUTPUT], **named)
-    parts = [onnx.ModelProto.FromString(each) for each in (start, only(file, "features"), end)]
-    graph = onnx.GraphProto(name="adapted")
-    for number, part in enumerate(parts):
-        within, last = f"part{number}/", number == len(parts) - 1
-        known = {part.graph.input[0].name: INPUT if number == 0 else f"between{number}"}
-        known[part.graph.output[0].name] = OUTPUT if last else f"between{number + 1}"
-        for node in part.graph.node:
-            for side in (node.input, node.output):
-                side[:] = [known.get(name, within + name) if name else "" for name in side]
-        for weight in part.graph.initializer:
-            weight.name = within + weight.name
-        graph.node.extend(part.graph.node)
-        graph.initializer.extend(part.graph.initializer)
-    graph.input.add().CopyFrom(parts[0].graph.input[0])
-    graph.output.add().CopyFrom(parts[-1].graph.output[0])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", report.opset)])
-    model.ir_version = max(each.ir_version for each in parts)
-    model.metadata_props.add(key="wardround", value=json.dumps(metadata))
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
 
 
 def _cannot(adapted: AdaptedModel, why: str) -> ConfigError:

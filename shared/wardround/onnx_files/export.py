@@ -42,8 +42,13 @@ def written(
     output_names: Sequence[str],
     metadata: Mapping[str, object],
     opset: int = OPSET,
+    sizes: Mapping[int, str] | None = None,
 ) -> bytes:
-    """A module as a file. given: an input of the only shape that it takes. metadata: under the key "wardround"."""
+    """A module as a file.
+
+    given: an input of the only shape that it takes, but for the axes of `sizes`, which have these names. metadata:
+    under the key "wardround".
+    """
     import onnx
 
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
@@ -52,7 +57,7 @@ def written(
         # The other exporter needs packages that are not ours.
         torch.onnx.export(
             module.eval(), (given,), file, dynamo=False, opset_version=opset,
-            input_names=[input_name], output_names=[*output_names],
+            input_names=[input_name], output_names=[*output_names], dynamic_axes={input_name: sizes} if sizes else None,
         )  # fmt: skip
         model = onnx.ModelProto.FromString(_folded(file))
     for node in model.graph.node:
