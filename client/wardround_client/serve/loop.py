@@ -33,7 +33,7 @@ from wardround_client.intake.sources.dicom_folder import DicomFile
 from wardround_client.intake.workers import Readers
 from wardround_client.serve.arrivals import Arrivals
 from wardround_client.serve.models import Models, Served
-from wardround_client.serve.predicted import Predicted, predicted
+from wardround_client.serve.predicted import Predicted, predicted, withdrew
 from wardround_client.serve.queue import Queue, Work
 from wardround_client.serve.received import Received
 from wardround_client.serve.receiver import Receiver
@@ -418,7 +418,7 @@ class Server:
 
     def _may_not_go(self, work: Work) -> str | None:
         """Somebody may have withdrawn since it was made: the patient, or one whom the model learned from."""
-        if work.patient in self.hospital.patients.register.read():
+        if withdrew(work.patient, self.hospital.patients.register.read()):
             return "the patient has withdrawn"
         if any(served.digest == work.model for served in self.models.ready()):
             return None

@@ -43,7 +43,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Predicted:
-    """For one study. pooled: what the answers come to. patient: pseudonym. folder: of masks and pictures."""
+    """For one study. pooled: what the answers come to. patient: both pseudonyms (`withdrew`). folder: of masks and
+    pictures.
+    """
 
     served: Served
     study: Study
@@ -95,8 +97,8 @@ def predicted(
     drawing = replace(plain, heatmap=True) if pictures and task.kind == "image" else plain
     answers, refused = list[Answer](), Counter(study.refused)
     who, pseudonyms = study.identity, served.predictor.pseudonyms
-    patient = pseudonyms.patient(who.patient_id, who.issuer)
-    if patient in withdrawn or pseudonyms.patient(who.patient_id) in withdrawn:
+    patient = pseudonyms.patient(who.patient_id, who.issuer) + pseudonyms.patient(who.patient_id)
+    if withdrew(patient, withdrawn):
         return WITHDRAWN
     items = [placed(item) for item in items_of([file.path for file in study.files], task, rules, readers)]
     for item, outcome in readers.outcomes(items):
@@ -117,6 +119,11 @@ def predicted(
     kind = at_home(served.adapted.learner.loss.labels)
     pooled = kind.pooled([answer.row for answer in answers], served.adapted)
     return Predicted(served, study, tuple(answers), pooled, patient, folder, refused)
+
+
+def withdrew(patient: bytes, withdrawn: Collection[bytes]) -> bool:
+    """Whether a patient is among those who have. patient: pseudonyms with the issuer of the PatientID, and without."""
+    return patient[:32] in withdrawn or patient[32:] in withdrawn
 
 
 def placed(item: Item) -> Item:

@@ -39,8 +39,8 @@ _TABLES = (
 @dataclass(frozen=True)
 class Work:
     """One study for one model. study: pseudonym. model: digest; name: as it was called. uid: Study Instance UID, ""
-    when nothing is to be done. patient: pseudonym, b"" before it was predicted. attempts: without success. not_before,
-    arrived, ended: seconds since 1970.
+    when nothing is to be done. patient: both pseudonyms, b"" before it was predicted. attempts: without success.
+    not_before, arrived, ended: seconds since 1970.
     """
 
     study: bytes

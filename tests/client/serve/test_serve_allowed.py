@@ -1,0 +1,110 @@
+"""What is left alone: who has withdrawn, models whose patients have, a paused hospital, mixed studies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pydicom
+import pytest
+from tests.client.serve.served import adapted, server, study
+from tests.client.serve.served import settings as serve_settings
+from tests.client.serve.test_serve_killed import FolderPacs
+
+from wardround_client.hospital import Hospital
+from wardround_client.privacy.ledger import Ledger
+from wardround_client.serve import loop
+from wardround_client.service.control import PAUSED
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, home_with_cohort: Path) -> Path:
+    return adapted(tmp_path_factory.mktemp("served"), home_with_cohort)
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With one new study in the PACS."""
+    monkeypatch.setattr(loop, "archive_of", lambda pacs: FolderPacs)
+    monkeypatch.setattr(loop, "wait_s", lambda attempt, trouble: 0.0)
+    shutil.copytree(made, tmp_path / "home")
+    FolderPacs.folder, FolderPacs.ills = tmp_path / "pacs", tmp_path / "ills"
+    (tmp_path / "pacs" / "stored").mkdir(parents=True)
+    study(tmp_path / "pacs" / "new", 1)
+    serve_settings(tmp_path / "home", {"url": "http://127.0.0.1:9"})
+    return tmp_path / "home"
+
+
+def outcome(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, int], list[str]]:
+    """Serve -> the states, and why."""
+    running = server(home, monkeypatch)
+    queue = running.queue
+    running.run(once=True)
+    queue = type(queue)(home / "serve" / "queue.sqlite")
+    try:
+        return queue.counts(), list(queue.reasons("refused"))
+    finally:
+        queue.close()
+
+
+def stored() -> int:
+    return len(list((FolderPacs.folder / "stored").iterdir()))
+
+
+def withdraw(home: Path, *pseudonyms: bytes) -> None:
+    Hospital.open(home, ledger=Ledger(None)).patients.register.add(pseudonyms)
+
+
+def pseudonym(home: Path, patient: str) -> bytes:
+    from wardround_client.intake.pseudonyms import Pseudonyms
+
+    return Pseudonyms(Hospital.open(home, ledger=Ledger(None)).patients.key).patient(patient)
+
+
+def test_a_patient_who_has_withdrawn_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    withdraw(home, pseudonym(home, "NEW-1"))
+    assert outcome(home, monkeypatch) == ({"refused": 1}, ["the patient has withdrawn"])
+    assert stored() == 0
+
+
+def test_who_withdraws_before_it_is_sent_gets_no_result(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = server(home, monkeypatch)
+    while not running.queue.in_state("made"):
+        running.step()
+    running.close()
+    withdraw(home, pseudonym(home, "NEW-1"))
+    assert outcome(home, monkeypatch) == ({"refused": 1}, ["the patient has withdrawn"])
+    assert stored() == 0 and not list((home / "serve" / "results").iterdir())
+
+
+def test_a_model_whose_patient_has_withdrawn_predicts_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = server(home, monkeypatch)
+    (model,) = running.models.ready()
+    running.close()
+    withdraw(home, model.adapted.support[0])
+    assert outcome(home, monkeypatch) == ({}, []) and stored() == 0
+
+
+def test_a_paused_hospital_does_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / PAUSED).touch()
+    assert outcome(home, monkeypatch) == ({}, []) and stored() == 0
+    (home / PAUSED).unlink()
+    assert outcome(home, monkeypatch)[0] == {"sent": 1} and stored() == 1
+
+
+def test_a_study_of_several_patients_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = study(FolderPacs.folder / "new", 1, images=2)[1]
+    data = pydicom.dcmread(file)
+    data.PatientID = "ANOTHER"
+    data.save_as(file)
+    assert outcome(home, monkeypatch) == ({"refused": 1}, ["its files name several patients"])
+
+
+def test_no_more_is_taken_than_may_wait(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2, 6):
+        study(FolderPacs.folder / "new", number)
+    serve_settings(home, {"url": "http://127.0.0.1:9"}, most_waiting=2)
+    running = server(home, monkeypatch)
+    running.step()
+    assert running.queue.open() == 2
+    running.close()
