@@ -149,13 +149,18 @@ class Registry:
 
 def load_card(path: Path) -> Card:
     """Read a hospital's join.json. Raises: ConfigError, which says what is wrong with it."""
+    return card_from(given_bytes(path, CARD_BYTES, do="name the hospital's join.json"), str(path))
+
+
+def card_from(text: bytes, where: str) -> Card:
+    """What a join.json says. Raises: ConfigError."""
     try:
-        return Card.model_validate_json(given_bytes(path, CARD_BYTES, do="name the hospital's join.json"))
+        return Card.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ConfigError(
-            f"{path}: {shown(key, 40)}: {shown(first['msg'].removeprefix('Value error, '))}",
+            f"{where}: {shown(key, 40)}: {shown(first['msg'].removeprefix('Value error, '))}",
             allowed="name, public_key and declared_patients, and a delta where it is the hospital's own",
             do="ask the hospital for the join.json that `wardround hospital init` wrote",
         ) from None

@@ -39,9 +39,9 @@ from wardround_client.flower.clock_skew import Clock
 from wardround_client.flower.fleet import Coordinator, Session, Work, connect
 from wardround_client.flower.node import Node
 from wardround_flower import pack
-from wardround_server.commands._common import register_nodes
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
+from wardround_server.office.hospitals import register_nodes
 
 DEADLINE_S = 15.0  # idle waiting for five lies, and room for a busy machine
 PATIENTS = 40

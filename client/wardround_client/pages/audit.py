@@ -50,7 +50,7 @@ def pages(desk: Desk) -> Mapping[str, View]:
             request,
             "audit.html",
             approved=approved,
-            now=desk.kept(Running),
+            now=desk.site.kept(Running),
             note=NOTE,
             trials=TRIALS,
             least=LEAST_TRIALS,
@@ -68,13 +68,13 @@ def actions(desk: Desk) -> list[Action]:
         trials = form.get("trials", "")
         if not (trials.isascii() and trials.isdigit() and LEAST_TRIALS <= int(trials[:9]) <= MOST_TRIALS):
             raise ConfigError(f"{trials[:20]!r} trials", allowed=f"{LEAST_TRIALS} to {MOST_TRIALS}")
-        if desk.kept(Running).runs:
+        if desk.site.kept(Running).runs:
             raise ConfigError("an audit runs already", do="wait for its end")
         with desk.opened() as hospital:
             digest = hospital.approvals.find(form.get("digest", ""))
             name = hospital.approvals.federation(digest).name
         running = Running(runs=True, of=f"{name} ({digest[:12]})", progress="begins")
-        desk.keep(running)
+        desk.site.keep(running)
         arguments = (desk, running, digest, int(trials))
         threading.Thread(target=_run, args=arguments, name="audit", daemon=True).start()
         return "/audit"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from wardround.web.views import Site
 from wardround_client.cohort.index import QUARANTINE
@@ -26,9 +25,6 @@ NAVIGATION = (
 )
 
 
-T = TypeVar("T")
-
-
 class Desk:
     """What all pages work on: one home, opened anew for each request, so that nothing on a page is of yesterday.
 
@@ -40,7 +36,6 @@ class Desk:
     def __init__(self, home: Path, named: Sequence[Path] = ()) -> None:
         self.home, self.named = home, tuple(named)
         self.name = load_hospital_config(home / "hospital.toml").hospital.name
-        self._kept: dict[type, object] = {}
         self.site = Site(__package__, lambda: self.name, NAVIGATION, self._state)
 
     @contextmanager
@@ -52,27 +47,10 @@ class Desk:
         finally:
             hospital.ledger.close()
 
-    def keep(self, what: object) -> None:
-        """Keep one thing of its kind in memory, for as long as the command runs."""
-        self._kept[type(what)] = what
-
-    def kept(self, kind: type[T]) -> T:
-        """What was kept last; an empty one, where nothing was."""
-        found = self._kept.get(kind)
-        return found if isinstance(found, kind) else kind()
-
     def _state(self) -> str:
         """When the files were written of which the pages tell, and what the daemon says of its link."""
         watched = (LEDGER, f"{LEDGER}-wal", PAUSED, REFUSAL, SOCKET, REGISTER, "hospital.toml", "approved", PROPOSED)
         files = [*(self.home / name for name in watched), self.home / "cohort" / QUARANTINE, *self.named]
         files += [self.home / name for name in ("predictions", "suggestions")]
         files += [*(self.home / PROPOSED).glob("*"), *(self.home / PROPOSED).glob("*/federation.toml")]
-        return repr([[_written(file) for file in files], [str(each) for each in self._kept.values()]])
-
-
-def _written(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+        return self.site.written(files)

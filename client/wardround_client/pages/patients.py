@@ -34,7 +34,7 @@ def pages(desk: Desk) -> Mapping[str, View]:
     """Path -> page."""
 
     def patients(request: Request) -> Response:
-        last = desk.kept(_Last)
+        last = desk.site.kept(_Last)
         mine = last.done if request.query_params.get("result") == last.key else None
         with desk.opened() as hospital:
             everybody, spent = registered(hospital), budget(hospital)
@@ -76,7 +76,7 @@ def actions(desk: Desk) -> list[Action]:
         with desk.opened() as hospital:
             erase = not only_look and form.get("erase") == "yes"
             done = withdraw(hospital, ids, erase=erase, only_look=only_look, failing=failing)
-        desk.keep(last := _Last(done, only_looked=only_look))
+        desk.site.keep(last := _Last(done, only_looked=only_look))
         if not only_look:
             said.append(f"Withdrawn: {counted(len(done.found), 'patient')}, from the next round on and for good.")
         done.check()

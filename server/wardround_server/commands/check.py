@@ -15,10 +15,11 @@ from wardround.errors import QuorumMissed, WardroundError
 from wardround.terminal import Fields, Table, emit, say, show
 from wardround.text import counted
 from wardround_server.answers import AnswerBook
-from wardround_server.commands._common import HomeArgument, in_words, seen_nodes
+from wardround_server.commands._common import HomeArgument
 from wardround_server.events import Event, RoundEnded, RoundMissed, RunStarted, whole_lines
 from wardround_server.home import Home
 from wardround_server.hospitals import LastSeen, Member, Registry
+from wardround_server.office.hospitals import in_words, seen_nodes
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import typer
 from wardround.command import Command, JsonOption
 from wardround.files import cannot_write, write_atomically
 from wardround.terminal import emit, say
-from wardround_server.commands._common import HomeArgument, checked_hospital_name
+from wardround_server.commands._common import HomeArgument
 from wardround_server.home import CoordinatorConfig, Home
+from wardround_server.office.names import checked_hospital_name
 
 
 def invite(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, Unreachable
+from wardround.errors import ConfigError
 from wardround.terminal import Fields, emit, say, show
-from wardround_server.commands._common import HomeArgument, at_a_terminal, register_nodes
+from wardround_server.commands._common import HomeArgument, at_a_terminal
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry, load_card
+from wardround_server.office.hospitals import enrol
 
 
 def register(
@@ -42,9 +42,7 @@ def register(
     if not yes and at_a_terminal() and not typer.confirm("Register it?"):
         say("Not registered. Nothing was changed.")
         raise typer.Exit(1)
-    hospital, node_id = registry.add(wanted), None
-    with contextlib.suppress(Unreachable):  # then the next `up` registers it
-        node_id = register_nodes(coordinator, int(coordinator.running()["admin"]))[hospital.name]
+    hospital, node_id = enrol(coordinator, wanted)
     if as_json:
         emit(event="register", hospital=hospital.name, key=wanted.fingerprint, weight=share, node_id=node_id)
     elif node_id is None:

@@ -10,9 +10,10 @@ import typer
 from wardround.command import Command, JsonOption
 from wardround.errors import Unreachable
 from wardround.terminal import emit, say
-from wardround_server.commands._common import HomeArgument, register_nodes
+from wardround_server.commands._common import HomeArgument
 from wardround_server.home import Home
 from wardround_server.hospitals import Registry
+from wardround_server.office.hospitals import register_nodes
 
 
 def remove(

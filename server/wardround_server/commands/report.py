@@ -8,8 +8,9 @@ import typer
 
 from wardround.command import Command, JsonOption
 from wardround.terminal import emit, say
-from wardround_server.commands._common import HomeArgument, checked_run_name
+from wardround_server.commands._common import HomeArgument
 from wardround_server.home import Home
+from wardround_server.office.names import checked_run_name
 
 
 def report(

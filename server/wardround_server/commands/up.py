@@ -5,10 +5,11 @@ from __future__ import annotations
 from wardround.command import Command, JsonOption
 from wardround.files import Held, private_folder
 from wardround.terminal import emit, say
-from wardround_server.commands._common import HomeArgument, register_nodes
+from wardround_server.commands._common import HomeArgument
 from wardround_server.home import Home
 from wardround_server.network import tls
 from wardround_server.network.limits import Connections
+from wardround_server.office.hospitals import register_nodes
 
 
 def up(home: HomeArgument, as_json: JsonOption = False) -> None:

@@ -11,7 +11,7 @@ from wardround.files import PrivateLog, shut
 from wardround.logs import formatter
 
 
-def prepare(home: Path, log_format: Literal["text", "json"] = "text") -> None:
+def prepare(home: Path, log_format: Literal["text", "json"] = "text", log: str = "coordinator.log") -> None:
     """Flower's environment, here and in the processes it starts; its log into a file of the home."""
     os.umask(0o077)  # for Flower's database and logs, and the processes that it starts
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -19,9 +19,9 @@ def prepare(home: Path, log_format: Literal["text", "json"] = "text") -> None:
     os.environ["WARDROUND_COORDINATOR_HOME"] = str(home)
     import flwr.supercore.logger  # noqa: F401 (attaches its console handler, which is taken off again here)
 
-    handler = PrivateLog(home / "coordinator.log", maxBytes=10_000_000, backupCount=3)
+    handler = PrivateLog(home / log, maxBytes=10_000_000, backupCount=3)
     handler.setFormatter(formatter(log_format))
-    for name in ("flwr", "uvicorn", "wardround_server"):
+    for name in ("flwr", "uvicorn", "wardround.web", "wardround_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)

@@ -40,7 +40,7 @@ def _environment() -> Environment:
 
 def page(run: RunRecord) -> str:
     """The whole file."""
-    columns, rows = _hospitals(run)
+    columns, rows = hospitals(run)
     return (
         _environment()
         .get_template("page.html")
@@ -51,8 +51,8 @@ def page(run: RunRecord) -> str:
             story=story(run),
             comparison=_comparison(run.comparison),
             card=card(run.comparison),
-            curves=_curves(run),
-            each=_each(run),
+            curves=curves(run),
+            each=each(run),
             columns=columns,
             hospitals=rows,
             privacy=_privacy(run),
@@ -109,7 +109,8 @@ def _share(cell: Mapping[str, Any]) -> Cell:
     return Cell(percent(value, 1), f"{100 * low:.1f} to {100 * high:.1f}" if low < high else "")
 
 
-def _curves(run: RunRecord) -> dict[str, Any]:
+def curves(run: RunRecord) -> dict[str, Any]:
+    """Accuracy and the delta's norm by round, as drawings."""
     shared = [(float(number), value) for number, value in run.shared_accuracy]
     lines = [Curve(name, points, "faint") for name, points in run.accuracy.items()]
     entries = [("faint", "each hospital")] if lines else []
@@ -152,7 +153,8 @@ def _curves(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _each(run: RunRecord) -> dict[str, Any] | None:
+def each(run: RunRecord) -> dict[str, Any] | None:
+    """Small drawings of each hospital; None where nothing is known."""
     names = [row.name for row in run.members]
     if not names or not (run.epsilon or run.accuracy):
         return None
@@ -174,7 +176,7 @@ def _each(run: RunRecord) -> dict[str, Any] | None:
     return {"entries": entries, "hospitals": hospitals, "rest": max(0, len(names) - MANY)}
 
 
-def _hospitals(run: RunRecord) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
+def hospitals(run: RunRecord) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
     """(headings, rows); a column of which nobody knows anything is left out."""
     rows = run.hospitals
     columns = {

@@ -12,7 +12,8 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -33,6 +34,7 @@ STREAMS = 4
 LOOK_S, PING_S, STREAM_S = 1.0, 15.0, 600.0
 _STATIC = {"charts.css": "text/css", "page.css": "text/css", "page.js": "text/javascript"}
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 View = Callable[[Request], Response]
 
 
@@ -70,6 +72,7 @@ class Site:
         self._who, self._navigation, self._state = who, tuple(navigation), state
         self._one = threading.Lock()
         self._streams = 0
+        self._kept: dict[type, object] = {}
 
     def app(self, pages: Mapping[str, View], actions: Sequence[Action]) -> Starlette:
         """The application. pages: path -> what makes the page."""
@@ -80,6 +83,11 @@ class Site:
             *(Route(action.path, self._guarded(self._pressed(action)), methods=["POST"]) for action in actions),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: self._missing})
+
+    @staticmethod
+    def written(paths: Sequence[Path]) -> str:
+        """When each was written, and how long it is: a state."""
+        return repr([_stat(path) for path in paths])
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
         """A page. What `Session.said` holds stands at its top, once."""
@@ -98,6 +106,15 @@ class Site:
             **values,
         )
         return HTMLResponse(text, status)
+
+    def keep(self, what: object) -> None:
+        """Keep one thing of its kind in memory, for as long as the command runs."""
+        self._kept[type(what)] = what
+
+    def kept(self, kind: type[T]) -> T:
+        """What was kept last; an empty one, where nothing was."""
+        found = self._kept.get(kind)
+        return found if isinstance(found, kind) else kind()
 
     def _guarded(self, view: View) -> Callable[[Request], Awaitable[Response]]:
         def one_at_a_time(request: Request) -> Response:
@@ -144,7 +161,7 @@ class Site:
             until, quiet_since, seen = loop.time() + STREAM_S, loop.time(), None
             yield "retry: 3000\n\n"
             while loop.time() < until:
-                state = await run_in_threadpool(self._state)
+                state = await run_in_threadpool(self._state) + repr(self._kept)
                 if state != seen:
                     if seen is not None:
                         yield "event: changed\ndata: \n\n"
@@ -156,6 +173,14 @@ class Site:
                 await asyncio.sleep(LOOK_S)
         finally:
             self._streams -= 1
+
+
+def _stat(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _static(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:

@@ -13,6 +13,8 @@
       if (!other || other.isEqualNode(part) || busy(part)) continue; // nobody's typing is taken away
       part.replaceWith(document.importNode(other, true));
     }
+    const parts = "[data-live]"; // a page that has got other parts is loaded anew, unless somebody is at it
+    if (fresh.querySelectorAll(parts).length !== document.querySelectorAll(parts).length && !busy(document.body)) location.reload();
     const news = [];
     for (const part of document.querySelectorAll("[data-news]")) {
       const text = fresh.getElementById(part.id)?.textContent ?? "";

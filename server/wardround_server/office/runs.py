@@ -1,0 +1,107 @@
+"""Runs: checked before they begin, started, and how far each is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from wardround.config import AS_APPROVED, Federation, agreement_text
+from wardround.errors import ConfigError, StorageError
+from wardround.files import write_atomically
+from wardround.text import counted
+from wardround.toml import loads
+from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
+from wardround_server.home import OPTIONS, Home, RunOptions
+from wardround_server.office.names import checked_run_name
+from wardround_server.sinks import SINKS
+from wardround_server.sinks.jsonl import FILE as EVENTS
+
+
+class Starts(Protocol):
+    """What starting needs of the Control API."""
+
+    def start_run(self, bundle: bytes, config: dict[str, str | bool]) -> int:
+        """-> Flower's number of the run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run that can be started. text: of its agreement, as it was read; admin: the coordinator's port."""
+
+    coordinator: Home
+    federation: Path
+    text: str
+    agreement: Federation
+    name: str
+    folder: Path
+    admin: int
+    resume: bool
+    wait_s: int
+
+    @classmethod
+    def checked(cls, coordinator: Home, federation: Path, name: str, *, resume: bool, wait_s: int) -> Self:
+        """Raises: ConfigError; Unreachable, while the coordinator is down."""
+        text = agreement_text(federation)
+        agreement = loads(text, Federation, name=str(federation), context=AS_APPROVED if resume else None)
+        for sink in coordinator.config().sinks:
+            _ = SINKS[sink]  # an unknown one is an error now, and not a line in a log later
+        admin = int(coordinator.running()["admin"])
+        name = checked_run_name(name or agreement.name)
+        folder = coordinator.run_folder(name)
+        if not resume and (folder / "checkpoint.safetensors").exists():
+            raise ConfigError(f"run {name!r} exists already", do="continue it with --resume, or choose another --run")
+        if resume and not folder.is_dir():
+            raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
+        return cls(coordinator, federation, text, agreement, name, folder, admin, resume, wait_s)
+
+    def start(self, control: Starts) -> tuple[int, int]:
+        """-> (Flower's number of the run, the byte of its events at which it begins).
+
+        Raises: ConfigError, StorageError, FederationError.
+        """
+        from wardround import bundle
+        from wardround_server.checkpoint import Checkpointer
+
+        with Checkpointer(self.folder).held():  # what is going on already keeps its agreement
+            self.coordinator.write(f"runs/{self.name}/federation.toml", self.text)
+            options = RunOptions(wait_s=self.wait_s).model_dump_json()
+            self.coordinator.write(f"runs/{self.name}/{OPTIONS}", options + "\n")
+            if self.agreement.model.encoder != "builtin":
+                _keep_encoder(self.federation, self.folder, self.agreement.model.encoder)
+        events = self.folder / EVENTS
+        start = events.stat().st_size if events.exists() else 0
+        run_id = control.start_run(bundle.build(self.agreement), {"run": self.name, "resume": self.resume})
+        return run_id, start
+
+
+def _keep_encoder(federation: Path, folder: Path, encoder: str) -> None:
+    """Copy the encoder that an agreement names into the run's folder. Raises: ConfigError, StorageError."""
+    weights = federation.parent / encoder
+    if not weights.is_file():
+        raise ConfigError(f"{federation}: model.encoder names {weights}, which is not there", do="put it there")
+    copy = folder / encoder
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, weights.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{copy}: cannot be written ({error.strerror})", do="check the disk") from None
+
+
+def how_far(event: Event | None) -> tuple[str, str]:
+    """(what a run did last, when)."""
+    match event:
+        case RunStarted() | Waiting() | Proceeding():
+            what = "begins"
+        case RoundEnded():
+            what = f"round {event.round} of {event.rounds}: {event.replied} of {event.hospitals} replied"
+        case RoundMissed():
+            what = f"round {event.round}: quorum missed, {event.replied} of {event.hospitals} replied"
+        case RunFailed():
+            what = f"failed: {event.message}"
+        case RunEnded():
+            what = f"done, {counted(event.rounds, 'round')}"
+        case _:
+            what = "nothing yet"
+    return what, event.time[:19].replace("T", " ") if event else ""

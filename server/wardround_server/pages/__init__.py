@@ -1,0 +1,1 @@
+"""The coordinator's pages: what the commands do, and nothing else."""
