@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.client.pages.homes import ATOMS
@@ -38,7 +39,7 @@ def write_run(home: Path, name: str, said: str) -> None:
     folder = home / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "federation.toml").write_text((home / "federation.toml").read_text())
-    asked = {"hospitals": 2, "declared_patients": {"north": 100, said: 90}, "absent": (f"{said} away",)}
+    asked: dict[str, Any] = {"hospitals": 2, "declared_patients": {"north": 100, said: 90}, "absent": (f"{said} away",)}
     events = [
         RunStarted(run=name, rounds=3, hospitals=("north", said), registered={said: Registered(declared_patients=90)}),
         RoundEnded(
