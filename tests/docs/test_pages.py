@@ -27,7 +27,7 @@ PAGES = {
 }
 MODELS: dict[str, Any] = {"federation": Federation, "hospital": HospitalConfig, "coordinator": CoordinatorConfig}
 WRITTEN = {"settings.md", "table.md"}  # by benchmarks
-WRITTEN |= {"record-of-processing.md", "impact-assessment.md", "technical-file.md"}  # by `hospital papers`
+WRITTEN |= {"record-of-processing.md", "impact-assessment.md", "technical-file.md", "card.md"}  # by papers, export
 HEADINGS = {name: re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE) for name, text in PAGES.items()}
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^    (?:\$ )?(wardround (?:hospital|coordinator|simulate)\b.*(?:\\\n.*)*)", re.MULTILINE)

@@ -92,7 +92,7 @@ def table(report: AuditReport, title: str) -> Table:
 command = Command(
     audit,
     panel="Look",
-    place=5,
+    place=7,
     examples=(
         "wardround hospital audit ~/st-anna",
         "wardround hospital audit ~/st-anna federation.toml --trials 10000",

@@ -55,6 +55,9 @@ def export(
     No image, no case and no name is in the files. Their weights were learned from patients without noise, so guard them
     as you guard images. A method that compares with its cases cannot be exported.
     """
+    from wardround.onnx_files import installed
+
+    installed(Path(WHOLE))
     from wardround_client.personal.export_card import card, markdown
     from wardround_client.personal.judged_file import DIFFERS, Patients, judgements
     from wardround_client.personal.labelled import Labelled
