@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import click
@@ -329,12 +330,13 @@ def _end(new: NewHome, state: State, kit: Path, *, took: bool, registered: bool,
     hospital.ledger.close()
     approved = bool(hospital.approvals.digests())
     card, key = home / "join.json", fingerprint(create_node_key(home))
+    here = quote(str(home))  # it is copied into a shell
     if not took:
-        stands, following = "waiting for images", f"setup {kit} {home} --images WHERE --labels CSV"
+        stands, following = "waiting for images", f"setup {quote(str(kit))} {here} --images WHERE --labels CSV"
     elif approved:
-        stands, following = "approved", f"up {home}"
+        stands, following = "approved", f"up {here}"
     else:
-        stands, following = "waiting for approval", f"approve {home} {home / KIT / AGREEMENT}"
+        stands, following = "waiting for approval", f"approve {here} {quote(str(home / KIT / AGREEMENT))}"
     following = f"wardround hospital {following}"
     if as_json:
         emit(event="setup", hospital=state.name, home=str(home), state=stands, registered=registered, card=str(card),

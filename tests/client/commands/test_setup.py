@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def set_up(capsys: Capture, kit: tuple[Path, str], home: Path, *options: object)
 def test_a_stranger_is_asked_five_things_and_told_one_command(
     kit: tuple[Path, str], images: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "home"
+    home = tmp_path / "St Anna's home"
     typed = ["y", "/nowhere", str(images), "", "many", "0", "60", ""]
     asked: list[str] = []
 
@@ -89,10 +90,14 @@ def test_a_stranger_is_asked_five_things_and_told_one_command(
     (following,) = re.findall(r"^Next: wardround hospital (.*)$", out, re.MULTILINE)
     config = load_hospital_config(home / "hospital.toml")
     assert (config.hospital.declared_patients, config.budget.epsilon) == (60, 10.0)
-    words = following.split()
+    words = shlex.split(following)
     assert wardround(capsys, *words, "--yes", "--anyway")[0] == 0, "the command that is next works as it is told"
     code, said = set_up(capsys, kit, home, "--patients", 60)
-    assert (code, said[-1]["state"], said[-1]["next"]) == (0, "approved", f"wardround hospital up {home}")
+    assert (code, said[-1]["state"], said[-1]["next"]) == (
+        0,
+        "approved",
+        f"wardround hospital up {shlex.quote(str(home))}",
+    )
 
 
 def test_no_is_no(kit: tuple[Path, str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
