@@ -24,12 +24,10 @@ import gc
 import importlib.util
 import json
 import multiprocessing
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -39,6 +37,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from processes import cpu_seconds, memory_kb
 from tables import Row, hardware, markdown
 from wardround.questions import Blocks, Loss, OfImages, Summand
 from wardround_client.cohort.examples import Examples
@@ -195,35 +194,6 @@ def watched(job: Job) -> Run:
         raise SystemExit(f"{job} ended early: its own words are above") from None
     process.join()
     return Run(learned, wall, sum(spent.values()) - before, max(memory, learned.opened_kb))
-
-
-def family(pid: int) -> Iterator[int]:
-    """A process and all that descend from it."""
-    yield pid
-    with suppress(OSError):  # it may end at any moment
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from family(int(child))
-
-
-def cpu_seconds(pid: int) -> dict[int, float]:
-    """Processor seconds so far of each in the family."""
-    spent = {}
-    for each in family(pid):
-        with suppress(OSError):
-            user, system = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:13]
-            spent[each] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-    return spent
-
-
-def memory_kb(pid: int) -> int:
-    """Memory of the family that no file backs, a shared page counted once."""
-    total = 0
-    for each in family(pid):
-        with suppress(OSError):
-            lines = [line.split() for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()[1:]]
-            total += sum(int(kb) for name, kb, _ in lines if name in ("Pss_Anon:", "Pss_Shmem:"))
-    return total
 
 
 def compare(options: argparse.Namespace, contenders: Sequence[str], say: Console) -> list[Row]:

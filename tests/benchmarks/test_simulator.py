@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import processes
 import simulator
 from simulator import FLWR_RUN, IDLE, SIMULATOR, Job, Learned, Run
 
@@ -44,12 +45,12 @@ def test_a_family_is_a_process_and_all_that_descend_from_it() -> None:
     with subprocess.Popen([sys.executable, "-c", child], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         grandchild_pid = int(process.stdout.readline())
-        assert list(simulator.family(process.pid)) == [process.pid, grandchild_pid]
-        assert simulator.memory_kb(process.pid) > simulator.memory_kb(grandchild_pid) > 0
-        assert set(simulator.cpu_seconds(os.getpid())) >= {os.getpid(), process.pid, grandchild_pid}
+        assert list(processes.family(process.pid)) == [process.pid, grandchild_pid]
+        assert processes.memory_kb(process.pid) > processes.memory_kb(grandchild_pid) > 0
+        assert set(processes.cpu_seconds(os.getpid())) >= {os.getpid(), process.pid, grandchild_pid}
         process.communicate("")
-    assert list(simulator.family(process.pid)) == [process.pid]
-    assert simulator.memory_kb(process.pid) == 0
+    assert list(processes.family(process.pid)) == [process.pid]
+    assert processes.memory_kb(process.pid) == 0
 
 
 @pytest.mark.story
