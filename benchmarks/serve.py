@@ -69,6 +69,7 @@ def studies(folder: Path, count: int) -> list[tuple[str, Path]]:
     for number, path in enumerate(sorted(folder.glob("*.dcm"))):
         data = pydicom.dcmread(path)
         data.PatientID, data.StudyInstanceUID = f"P{number}", f"1.2.5.{time.time_ns()}.{number}"
+        data.SeriesInstanceUID = f"{data.StudyInstanceUID}.1"
         data.StudyDate, data.Modality = f"{dt.date.today():%Y%m%d}", "CT"
         data.save_as(path)
         made.append((str(data.StudyInstanceUID), path))
@@ -85,7 +86,8 @@ def latencies(pacs: Orthanc, todo: list[tuple[str, Path]], every_s: float) -> li
         while len(found) < len(todo):
             if len(arrived) < len(todo) and time.monotonic() >= start + len(arrived) * every_s:
                 uid, path = todo[len(arrived)]
-                pacs.load([path])
+                if not pacs.load([path]):
+                    raise SystemExit("Orthanc does not take a study")
                 arrived[uid] = time.monotonic()
             told = client.get(f"/changes?since={since}&limit=100").json()
             since = told["Last"]
