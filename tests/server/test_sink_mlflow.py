@@ -109,3 +109,14 @@ def test_a_setting_that_is_not_known_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "spring"
     assert isinstance(play(folder, settings(tmp_path, url="x"))[-1], RunEnded)
     assert "[sinks.mlflow]" in run_log(folder) and "url" in run_log(folder)
+
+
+@pytest.mark.parametrize(("run", "store"), [("home/runs/spring", "home/mlruns"), ("demo", "demo/mlruns")])
+def test_without_a_uri_it_is_a_folder_of_the_home_or_of_the_simulation(
+    run: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(ours, "_client", asked.append)
+    with ours.sink(tmp_path / run, {}):
+        pass
+    assert asked == [(tmp_path / store).as_uri()]

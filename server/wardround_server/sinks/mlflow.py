@@ -37,7 +37,9 @@ _NUMBERS = ("epsilon_max", "accuracy", "balanced_accuracy", "delta_norm", "hospi
 
 
 class Settings(Section):
-    """uri: of a tracking server, or a folder; "" is mlruns in the coordinator's home. experiment: in which runs lie."""
+    """uri: of a tracking server, or a folder; "" is mlruns in the coordinator's home, or in a
+    simulation's folder. experiment: in which runs lie.
+    """
 
     uri: Annotated[str, Field(max_length=1000)] = ""
     experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/-]{0,99}$")] = "wardround"
@@ -51,7 +53,9 @@ def sink(folder: Path, settings: Mapping[str, Any]) -> Iterator[Tell]:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"[sinks.mlflow] {shown(first['loc'])}: {first['msg']}", do="correct it") from None
-    uri = wanted.uri or (folder.absolute().parents[1] / "mlruns").as_uri()
+    run = folder.absolute()
+    home = run.parents[1] if run.parent.name == "runs" else run  # a simulation has no home
+    uri = wanted.uri or (home / "mlruns").as_uri()
     tracked = _Tracked(_client(uri), wanted.experiment, folder)
     try:
         yield tracked.tell
