@@ -180,6 +180,8 @@ def _say_looks(looks: Sequence[Resemblance], start: SharedModel, *, whole: bool)
     caption = f"sure: how often the nearest comes out, were these patients drawn again{more}"
     title = "What your classes look like to the federation's model"
     show(Table(("class", ">patients", "looks like", ">sure"), rows, title, caption))
+    if (epsilon := start.federation.privacy.epsilon) < _HARDLY_NOISY:
+        say(_NOISY.format(epsilon=epsilon), "yellow")
     for each in looks:
         declared = start.like[each.own]
         if each.like and declared and not {*each.like} & {*declared}:
@@ -190,6 +192,13 @@ def _say_looks(looks: Sequence[Resemblance], start: SharedModel, *, whole: bool)
         say("If a physician agrees, start there: put this into the task file, and adapt again with --overwrite.")
         for line in lines(like, start.federation.task, whole=whole):
             say(f"  {line}")
+
+
+_HARDLY_NOISY = 100.0  # an epsilon
+_NOISY = (
+    "The federation's model holds the noise of epsilon {epsilon:g}, which this cannot see: on public data a third of what "
+    'looked alike at epsilon 8 was not (docs/benchmarks.md, "Classes under other names").'
+)
 
 
 def _look(found: Resemblance) -> tuple[str, str]:
