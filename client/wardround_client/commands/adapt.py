@@ -196,8 +196,8 @@ def _say_looks(looks: Sequence[Resemblance], start: SharedModel, *, whole: bool)
 
 _HARDLY_NOISY = 100.0  # an epsilon
 _NOISY = (
-    "The federation's model holds the noise of epsilon {epsilon:g}, which this cannot see: on public data a third of what "
-    'looked alike at epsilon 8 was not (docs/benchmarks.md, "Classes under other names").'
+    "The federation's model holds the noise of epsilon {epsilon:g}, which this cannot see: on public data a third of "
+    'what looked alike at epsilon 8 was not (docs/benchmarks.md, "Classes under other names").'
 )
 
 
