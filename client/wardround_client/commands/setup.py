@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from wardround_client.commands._new_home import NewHome, State
 
 T = TypeVar("T")
-PATIENTS, EPSILON = 100, 10.0
-"""Defaults of the questions; the second is hospital.toml's own."""
+EPSILON = 10.0
+"""The question's default, which is hospital.toml's own."""
 
 
 def setup(
@@ -159,7 +159,7 @@ class _Given:
             labels = default if yes or table or not images else _ask(_ASK_LABELS, default, _labels, empty="none")
         patients, epsilon = self._patients, self._epsilon
         if patients is None:
-            patients = _ask(_ASK_PATIENTS, str(PATIENTS), _patients)
+            patients = _ask(_ASK_PATIENTS, "", _patients, empty="such as 400")  # our guess would set their delta
         if epsilon is None:
             asks = f"This agreement asks for {self._kit.federation.privacy.epsilon:g} a run."
             epsilon = EPSILON if yes else _ask(f"{_ASK_EPSILON} {asks}", f"{EPSILON:g}", _epsilon)

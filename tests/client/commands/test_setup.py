@@ -73,7 +73,7 @@ def test_a_stranger_is_asked_five_things_and_told_one_command(
     kit: tuple[Path, str], images: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "St Anna's home"
-    typed = ["y", "/nowhere", str(images), "", "many", "0", "60", ""]
+    typed = ["y", "/nowhere", str(images), "", "", "many", "0", "60", ""]
     asked: list[str] = []
 
     def answer(prompt: str = "", **_: object) -> str:
