@@ -308,6 +308,8 @@ class Server:
                 found[each.instance] = each
             if len(found) > self.settings.greatest_objects:
                 raise TooLargeError(f"it has more than {self.settings.greatest_objects} objects")
+        if not found:  # it stands in the list of studies before its objects do
+            raise TroubleError(Trouble("broken", "the PACS lists no object of the study"))
         study = self._pseudonyms.study(uid)
         ours = self.results.series(study, [each.model for each in self.queue.of_study(study)])
         by_series: dict[str, list[Found]] = {}

@@ -108,3 +108,14 @@ def test_no_more_is_taken_than_may_wait(home: Path, monkeypatch: pytest.MonkeyPa
     running.step()
     assert running.queue.open() == 2
     running.close()
+
+
+def test_a_study_whose_objects_are_listed_later_is_asked_for_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (image,) = (FolderPacs.folder / "new").rglob("0")
+    hidden = image.rename(FolderPacs.folder / "hidden")
+    running = server(home, monkeypatch)
+    for _ in range(3):
+        running.step()
+    hidden.rename(image)
+    running.close()
+    assert outcome(home, monkeypatch)[0] == {"sent": 1}
