@@ -68,10 +68,10 @@ def test_a_table_gets_a_model_for_tables_and_none_of_the_files_own_settings(tmp_
     assert text.count("[model]") == 1
 
 
-def test_far_from_everything_it_writes_the_default_and_says_so(tmp_path: Path) -> None:
+def test_far_from_everything_it_writes_the_public_rule_and_says_so(tmp_path: Path) -> None:
     federation, text = agreement(tmp_path, FAR)
-    assert "does not know what is good" in text and "This is the default" in text
-    assert federation.algorithm.name == "reptile" and federation.rounds.rounds == 40
+    assert "does not know what is good" in text and "FedAvg by a public rule" in text
+    assert federation.algorithm.name == "fedavg" and federation.rounds.rounds == 20
 
 
 def test_a_consortiums_encoder_stays(tmp_path: Path) -> None:
