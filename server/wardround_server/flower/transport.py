@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from wardround.errors import FederationError, MessageError, WardroundError
 from wardround_flower import MESSAGE_TYPE, pack, unpack
@@ -16,6 +18,8 @@ from wardround_server.hospitals import Member
 
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
 LAST_LOOK_S = 1.0  # after the deadline, for what is there already
+PUSHES = 3
+log = logging.getLogger(__name__)
 
 
 class Mailbox(Protocol):
@@ -75,12 +79,9 @@ class GridTransport:
     ) -> Iterator[tuple[str, bytes | WardroundError]]:
         """Send each request as one message; yield replies and failures as they arrive, until the deadline."""
         until = time.monotonic() + deadline_s
-        names, messages = list(requests), []
-        for name, blob in requests.items():
-            messages.append(Message(pack(blob), self._nodes[name], MESSAGE_TYPE, ttl=deadline_s + 60.0))
         # A failure's sender is the SuperLink, so replies are told apart by what they reply to.
         sent = {}
-        for name, identity in zip(names, self._grid.push_messages(messages), strict=True):
+        for name, identity in zip(requests, self._pushed(requests, deadline_s), strict=True):
             if identity:
                 sent[identity] = name
             else:
@@ -97,6 +98,23 @@ class GridTransport:
                 pause = min(pause * 1.1, SLOWEST_POLL_S)  # who has not answered soon is computing: leave it the CPU
         for identity, error in self._mail.close(sent, waiting):
             yield waiting[identity], error
+
+    def _pushed(self, requests: Mapping[str, bytes], deadline_s: float) -> Sequence[str]:
+        """The id of each request's message, "" for one that was not sent.
+
+        Flower takes a part once, and refuses the same part when a busy SuperLink answered too late and its client sent
+        it again. Then all go anew as other messages: a hospital answers a round once, whoever asks how often.
+        """
+        for _ in range(PUSHES):
+            messages = [
+                Message(pack(blob), self._nodes[name], MESSAGE_TYPE, ttl=deadline_s + 60.0)
+                for name, blob in requests.items()
+            ]
+            try:
+                return list(self._grid.push_messages(messages))
+            except ObjectPushError as error:
+                log.warning("the requests were not taken whole: %s", error)
+        return [""] * len(requests)
 
     def _may_answer(self, name: str) -> bool:
         """Whether nobody has taken it out since it was asked."""

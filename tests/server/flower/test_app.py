@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from tests.server.conftest import FakeHospital, a_federation
@@ -21,7 +22,7 @@ from wardround.wire import RequestHeader, RoundRequest
 from wardround_flower import pack, unpack
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.flower.app import HOME, app
-from wardround_server.flower.transport import GridTransport
+from wardround_server.flower.transport import PUSHES, GridTransport
 from wardround_server.hospitals import Member
 
 # A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.
@@ -118,6 +119,28 @@ def test_a_hospital_that_is_removed_after_it_was_asked_is_not_believed() -> None
     assert isinstance(first, bytes)
     assert isinstance(second, FederationError)
     assert "not registered any more" in str(second)
+
+
+@pytest.mark.parametrize("refusals", range(PUSHES + 1))
+def test_requests_that_were_not_taken_whole_are_sent_again_and_at_last_nobody_was_asked(refusals: int) -> None:
+    class Busy(FakeGrid):
+        refused = 0
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            messages = list(messages)
+            seen.update(message.object_id for message in messages)
+            if self.refused < refusals:
+                self.refused += 1
+                raise ObjectPushError("part", 1, "session")
+            return super().push_messages(messages)
+
+    seen = set[str]()
+    grid = Busy({11: Error(4, "gone"), 12: Error(4, "gone")})
+    transport = GridTransport(grid, lambda: registered(anna=11, bert=12))
+    transport.hospitals()
+    outcomes = dict(transport.exchange(dict.fromkeys(["anna", "bert"], b"x"), deadline_s=600))
+    assert set(outcomes) == {"anna", "bert"} and len(seen) == 2 * min(refusals + 1, PUSHES)
+    assert all(("could not be sent" in str(each)) is (refusals == PUSHES) for each in outcomes.values())
 
 
 def test_it_does_not_wait_for_the_deadline_when_all_have_answered() -> None:

@@ -46,6 +46,7 @@ SYMBOLS = {
     "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": (
         "object_id", "object_contents", "keep_object_contents", "objects",
     ),
+    "flwr.supercore.inflatable.inflatable_utils.ObjectPushError": ("object_id", "run_id", "session_id"),
     "flwr.supercore.object_store.ObjectStore.__contains__": ("self", "object_id"),
     "flwr.supercore.primitives.asymmetric.bytes_to_public_key": ("public_key_bytes",),
     "flwr.supercore.primitives.asymmetric.verify_signature": ("public_key", "message", "signature"),
