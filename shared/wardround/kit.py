@@ -29,6 +29,8 @@ from wardround.text import shown
 from wardround.toml import Section, loads
 
 INSTRUCTIONS, INVITATION, AGREEMENT, ANSWERS = "INSTRUCTIONS.txt", "invitation.toml", "federation.toml", "answers.toml"
+FOLDER = "kit"
+"""In a hospital's home: the invitation, the agreement and its encoder, as they came."""
 KIT_BYTES = ENCODER_BYTES + (8 << 20)
 _LIMITS = {INSTRUCTIONS: CARD_BYTES, INVITATION: TOML_BYTES, AGREEMENT: TOML_BYTES, ANSWERS: CARD_BYTES}
 _DATE = (2024, 10, 1, 0, 0, 0)

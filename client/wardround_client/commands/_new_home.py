@@ -20,6 +20,7 @@ from wardround.errors import ConfigError, StorageError
 from wardround.files import cannot_write, private_folder, sync_folder, write_atomically
 from wardround.given import CARD_BYTES, given_bytes
 from wardround.kit import AGREEMENT, INVITATION
+from wardround.kit import FOLDER as KIT
 from wardround.toml import loads
 from wardround_client.commands._template import HOSPITAL_TOML, with_setting
 from wardround_client.config import HospitalConfig
@@ -27,7 +28,7 @@ from wardround_client.config import HospitalConfig
 if TYPE_CHECKING:
     from wardround.kit import Kit
 
-STATE, LOCK, KIT = "setup.json", "setup.lock", "kit"
+STATE, LOCK = "setup.json", "setup.lock"
 
 
 class State(BaseModel):

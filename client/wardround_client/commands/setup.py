@@ -346,6 +346,8 @@ def _end(new: NewHome, state: State, kit: Path, *, took: bool, registered: bool,
     if not registered:
         say(f"Send {card} to the coordinator; it holds no secret. Its key, for the telephone: {key}")
     say(f"Next: {following}")
+    if took and not approved:
+        say(f"Or read and approve it on a page: wardround hospital page {here}")
 
 
 command = Command(

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from wardround.config import Federation, agreement_text
 from wardround.errors import BudgetExceeded, DataError, WardroundError
+from wardround.kit import AGREEMENT, FOLDER
 from wardround.task import Task
 from wardround.text import counted
 from wardround.toml import loads
@@ -103,11 +104,12 @@ class Proposed:
 
 
 def proposed(hospital: Hospital, named: Sequence[Path]) -> list[Proposed]:
-    """Those files, and what lies in the home's folder `proposed`: NAME.toml, or NAME/federation.toml with an encoder
-    beside it. What was sent first, by name.
+    """Those files, that of the startup kit, and what lies in the home's folder `proposed`: NAME.toml, or
+    NAME/federation.toml with an encoder beside it. What was sent first, by name.
     """
     folder = hospital.home / PROPOSED
-    files = [*named, *sorted(folder.glob("*.toml")), *sorted(folder.glob("*/federation.toml"))]
+    kit = [file for file in (hospital.home / FOLDER / AGREEMENT,) if file.is_file()]
+    files = [*named, *kit, *sorted(folder.glob("*.toml")), *sorted(folder.glob(f"*/{AGREEMENT}"))]
     return [_proposed(hospital, file) for file in dict.fromkeys(files[:_MOST])]
 
 

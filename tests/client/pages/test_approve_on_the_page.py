@@ -56,6 +56,12 @@ def test_the_page_says_and_stores_what_the_command_does(there: Served, home: Pat
     assert "Approved for 2 runs" not in there.page("/").text  # said once
 
 
+def test_the_agreement_of_a_startup_kit_waits_by_itself(there: Served, home: Path) -> None:
+    (home / "proposed" / "lungs").rename(home / "kit")
+    _, fields = opened(there)
+    assert fields["digest"] == load_federation(home / "kit" / "federation.toml").digest
+
+
 def other_agreement(home: Path) -> None:
     file = home / "proposed" / "lungs" / "federation.toml"
     file.write_text(FEDERATION_TOML.replace("rounds = 3", "rounds = 4"))
