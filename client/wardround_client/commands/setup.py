@@ -280,9 +280,9 @@ def _epsilon(text: str) -> float:
 def _checked(home: Path, *, as_json: bool) -> tuple[WardroundError | None, bool]:
     """Join, and look at everything -> (what failed first, whether the coordinator has registered this hospital)."""
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported
+    from wardround.kit import FOLDER as KIT
     from wardround.kit import INVITATION
     from wardround_client.commands import _machine
-    from wardround_client.commands._new_home import KIT
     from wardround_client.commands.join import join
     from wardround_client.config import load_hospital_config
 
@@ -303,7 +303,7 @@ def _checked(home: Path, *, as_json: bool) -> tuple[WardroundError | None, bool]
 def _take_in(home: Path, state: State, kit: Kit, *, as_json: bool) -> bool:
     """Images and labels into the cohort -> whether there is one. Raises: as `ingest` and `pull`."""
     from wardround.kit import AGREEMENT
-    from wardround_client.commands._new_home import KIT
+    from wardround.kit import FOLDER as KIT
     from wardround_client.commands.ingest import ingest
     from wardround_client.commands.pull import pull
 
@@ -321,7 +321,7 @@ def _take_in(home: Path, state: State, kit: Kit, *, as_json: bool) -> bool:
 def _end(new: NewHome, state: State, kit: Path, *, took: bool, registered: bool, as_json: bool) -> None:
     """Where it stands, and the one command that is next."""
     from wardround.kit import AGREEMENT
-    from wardround_client.commands._new_home import KIT
+    from wardround.kit import FOLDER as KIT
     from wardround_client.hospital import Hospital
     from wardround_client.keys import create_node_key, fingerprint
 
