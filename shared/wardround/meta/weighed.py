@@ -85,9 +85,9 @@ class Weighed:
         right = elementary.total(shown * p)
         found = self.loss.gradients(theta, x, y)[:, : self.loss.own(theta).numel()]
         slopes = self.balance(shown).unsqueeze(1) * p * (right.unsqueeze(1) - shown)
-        return self.vectors(theta, right, self._variant(x), found, self.loss.slopes(theta, x, slopes))
+        return self.vectors(theta, right, self.variant_of(x), found, self.loss.slopes(theta, x, slopes))
 
-    def _variant(self, x: Tensor) -> Tensor:
+    def variant_of(self, x: Tensor) -> Tensor:
         """Which variant each of x [m, ...] is, int64 [m]."""
         return torch.arange(len(x), device=x.device) % self.variants
 
@@ -103,7 +103,7 @@ class Weighed:
             return (self.shown(y) * p).sum()
 
         found = []
-        each = (torch.split(part, 1) for part in (x, y, self._variant(x)))
+        each = (torch.split(part, 1) for part in (x, y, self.variant_of(x)))
         for one, label, variant in zip(*each, strict=True):
             slope, right = grad_and_value(likely)(own, one, label)
             query = -self.balance(self.shown(label)).unsqueeze(1) * slope
