@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.terminal import emit, say
 from wardround_client.commands._common import NewHome, checked
 
 
@@ -33,28 +32,15 @@ def page(
     """
     home = checked(home)
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported
-    from wardround.web.guard import Session
     from wardround.web.serving import serve
     from wardround_client.pages.desk import Desk
     from wardround_client.pages.site import app
     from wardround_client.service.daemon import logging_to
 
-    def ready(link: str) -> None:
-        if as_json:
-            emit(event="page", link=link)
-        else:
-            say("Open this link in a browser of this machine. It works once:\n")
-            say(link)
-            say("\nCtrl-C ends the page.")
-
-    def tell(line: str) -> None:
-        if not as_json:
-            say(line)
-
     # What an agreement is checked with takes seconds to import, and the person reads the first page meanwhile.
     threading.Thread(target=import_module, args=("opacus",), name="imports", daemon=True).start()
     with logging_to(home, name="page.log"):
-        serve(app(Desk(home, [file.absolute() for file in federations or []])), Session(), port, ready, tell)
+        serve(app(Desk(home, [file.absolute() for file in federations or []])), port, as_json=as_json)
 
 
 command = Command(

@@ -14,7 +14,7 @@ from wardround.web.guard import form_of
 from wardround.web.views import Action, View
 from wardround_client.consent.approvals import ApprovalFolder
 from wardround_client.hospital import Hospital
-from wardround_client.office.offer import proposed
+from wardround_client.office.offer import PROPOSED, proposed
 from wardround_client.office.status import lines, of_home
 from wardround_client.pages.desk import Desk
 from wardround_client.pages.drawings import budget_chart
@@ -40,7 +40,7 @@ def pages(desk: Desk) -> Mapping[str, View]:
                 facts=[(name, value) for name, value in lines(status).items() if name not in ("approved", "epsilon")],
                 budget=_budget(hospital, status),
                 approved=[_approved(hospital, digest) for digest in status["approved"]],
-                proposed_folder=str(desk.home / "proposed"),
+                proposed_folder=str(desk.home / PROPOSED),
             )
 
     return {"/": overview}

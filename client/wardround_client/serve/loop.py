@@ -44,6 +44,7 @@ from wardround_client.service.control import PAUSED
 SERVE = "serve"
 """In a hospital's home."""
 
+IDLE_S = 1.0  # until it is looked again whether there is something to do: a pause and a signal are files
 LONGEST_WAIT_S = 900.0
 """Between two tries of what the PACS does not answer."""
 
@@ -129,7 +130,7 @@ class Server:
                 if not self.step():
                     if once and not self._settles():
                         break
-                    self.stop.wait(self._idle_s())
+                    self.stop.wait(IDLE_S)
             return self.queue.open() == 0 and not self._away
         finally:
             self.close()
@@ -181,10 +182,6 @@ class Server:
             self._was_paused = paused
             self._tell("paused: nothing is fetched, predicted or sent" if paused else "going on")
         return paused
-
-    def _idle_s(self) -> float:
-        """Until something may be done; a second at most, because a pause and a signal are files."""
-        return 1.0
 
     def _settles(self) -> bool:
         return (

@@ -164,13 +164,6 @@ class Queue:
             not_before = 0, attempts = 0 WHERE state = 'failed' OR (state IN ('waiting', 'made') AND not_before > 0)"""
             return self._db.execute(asked).rowcount
 
-    def next_time(self) -> float | None:
-        """When the next line is to be tried that is not due now."""
-        with self._writing():
-            asked = "SELECT MIN(not_before) FROM work WHERE state IN (?, ?)"
-            found: float | None = self._db.execute(asked, OPEN).fetchone()[0]
-            return found
-
     def set_aside(self, what: str, reason: str, detail: str = "") -> None:
         """Something arrived that nobody can use."""
         with self._writing():

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.terminal import emit, say
 from wardround_server.commands._common import HomeArgument
 from wardround_server.home import Home
 
@@ -28,7 +27,6 @@ def page(
     It prints a link that works once, for one browser of this machine. Only your own processes are answered. The page
     does what the commands do; a run that it started goes on when the page ends.
     """
-    from wardround.web.guard import Session
     from wardround.web.serving import serve
     from wardround_server.flower.environment import prepare
 
@@ -38,19 +36,7 @@ def page(
     from wardround_server.pages.desk import Desk
     from wardround_server.pages.site import app
 
-    def ready(link: str) -> None:
-        if as_json:
-            emit(event="page", link=link)
-            return
-        say("Open this link in a browser of this machine. It works once:\n")
-        say(link)
-        say("\nCtrl-C ends the page.")
-
-    def tell(line: str) -> None:
-        if not as_json:
-            say(line)
-
-    serve(app(Desk(coordinator, [file.absolute() for file in federations or []])), Session(), port, ready, tell)
+    serve(app(Desk(coordinator, [file.absolute() for file in federations or []])), port, as_json=as_json)
 
 
 command = Command(

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wardround.errors import PortInUse
+from wardround.terminal import emit, say
 from wardround.web.guard import Guard, Session
 from wardround.web.peers import TABLES, owner_of_peer
 
@@ -25,18 +26,32 @@ WAITING_S, REQUEST_S = 10.0, 900.0
 LOOK_S = 1.0
 
 
-def serve(app: ASGIApp, session: Session, port: int, ready: Callable[[str], None], tell: Callable[[str], None]) -> None:
+def serve(app: ASGIApp, port: int, *, as_json: bool) -> None:
     """Serve the pages until SIGTERM, or until SIGINT, which raises KeyboardInterrupt when all is tidied up.
 
+    Who typed the command is told the link when it can be opened, and what else there is to know.
+
     Args:
-        app: the pages, below the session's area.
-        session: who is let in.
+        app: the pages, below the area of a session that begins here.
         port: 0 takes a free one.
-        ready: is given the link when it can be opened.
-        tell: is told what the person at the terminal should know.
+        as_json: the link as an object, and nothing else.
 
     Raises: PortInUse.
     """
+    session = Session()
+
+    def ready(link: str) -> None:
+        if as_json:
+            emit(event="page", link=link)
+            return
+        say("Open this link in a browser of this machine. It works once:\n")
+        say(link)
+        say("\nCtrl-C ends the page.")
+
+    def tell(line: str) -> None:
+        if not as_json:
+            say(line)
+
     with listening(port) as listener:
         real = int(listener.getsockname()[1])
         server = server_of(Guard(app, session, real, tell))
