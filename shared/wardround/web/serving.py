@@ -45,8 +45,8 @@ def serve(app: ASGIApp, port: int, *, as_json: bool) -> None:
             emit(event="page", link=link)
             return
         say("Open this link in a browser of this machine. It works once:\n")
-        say(link)
-        say("\nCtrl-C ends the page.")
+        say(f"{link}\n")
+        say("Ctrl-C ends the page.")
 
     def tell(line: str) -> None:
         if not as_json:
