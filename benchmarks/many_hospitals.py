@@ -268,7 +268,7 @@ def measure(options: argparse.Namespace, say: Console) -> Row:
                     time.sleep(LOOK_S)
                 connecting_s = time.monotonic() - begun
                 say.print(f"all connected after {connecting_s:.0f} s")
-                time.sleep(SETTLE_S)  # a node that is idle asks ever more rarely, every 2 s at last
+                time.sleep(SETTLE_S)  # a node that is idle asks ever more rarely, every 10 s at last
                 until = time.monotonic() + IDLE_S
                 idle = watched(up.pid, lambda: time.monotonic() > until)
                 say.print(f"with nothing to do: {idle}")

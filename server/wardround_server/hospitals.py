@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -70,11 +70,12 @@ class Member(Card):
 class LastSeen:
     """A node as the SuperLink sees it. status: "registered", "online", "offline" or "unregistered".
 
-    ago_s: seconds since its last sign of life; None where there was none.
+    ago_s: seconds since its last sign of life; None where there was none. promised_s: how long it may be without one.
     """
 
     status: str
     ago_s: float | None
+    promised_s: float = 15.0
 
 
 class Registry:
@@ -135,9 +136,12 @@ class Registry:
         others = sum(hospital.declared_patients for hospital in self if hospital.name != card.name)
         return card.declared_patients / (others + card.declared_patients)
 
-    def set_node(self, name: str, node_id: int) -> None:
-        """Remember Flower's number for a hospital. Raises: StorageError."""
-        self._save([h.model_copy(update={"node_id": node_id}) if h.name == name else h for h in self])
+    def set_nodes(self, nodes: Mapping[str, int]) -> None:
+        """Remember Flower's numbers for hospitals, by name. Raises: StorageError."""
+        before = list(self)
+        after = [each.model_copy(update={"node_id": nodes.get(each.name, each.node_id)}) for each in before]
+        if after != before:
+            self._save(after)
 
     def _save(self, hospitals: list[Member]) -> None:
         entries = [hospital.model_dump() for hospital in sorted(hospitals, key=lambda hospital: hospital.name)]

@@ -362,8 +362,8 @@ def online(siege: Siege, *names: str, within_s: float = 300.0) -> None:
     until = time.monotonic() + within_s
     with ControlApi(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
         while time.monotonic() < until:
-            states = control.nodes()
-            if all(states.get(h.node_id or 0) == "online" for h in Registry(siege.home) if h.name in names):
+            there = {number for number, seen in control.seen().items() if seen.status == "online"}
+            if all(h.node_id in there for h in Registry(siege.home) if h.name in names):
                 return
             threading.Event().wait(0.1)
     raise AssertionError(f"not connected: {names}")

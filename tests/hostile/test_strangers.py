@@ -357,7 +357,7 @@ def test_another_user_of_this_machine_cannot_use_the_control_port(siege: Siege) 
     assert "of another user" in (siege.home / "coordinator.log").read_text()
     # The same as the coordinator's own user is answered.
     with ControlApi(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
-        assert control.nodes()
+        assert control.seen()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -377,7 +377,7 @@ print("done")
     )
     assert said.startswith("done"), said
     with ControlApi(int(Home(siege.home).running()["admin"]), Home(siege.home).tls.ca) as control:
-        assert len(control.nodes()) == len(siege.keys)
+        assert len(control.seen()) == len(siege.keys)
 
 
 def test_the_other_ports_are_on_loopback_alone(siege: Siege) -> None:

@@ -34,7 +34,7 @@ def test_cards_in_either_form_are_one_registry(tmp_path: Path) -> None:
 def test_a_card_again_keeps_the_node_and_takes_the_new_number(tmp_path: Path) -> None:
     registry, public = Registry(tmp_path), key()
     registry.add(card("anna", public))
-    registry.set_node("anna", 42)
+    registry.set_nodes({"anna": 42, "nobody": 43})
     registry.add(card("anna", public, patients=200))
     assert registry.by_node()[42].declared_patients == 200
 

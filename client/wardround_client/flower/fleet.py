@@ -63,12 +63,13 @@ from wardround.proxies import proxy_for, spare_loopback
 from wardround_client.flower.clock_skew import Clock
 from wardround_client.flower.errors import refused
 from wardround_client.flower.http_limits import bound
+from wardround_client.flower.pace import BEAT_S, BELIEVED_S, Pace
 from wardround_flower.parts import check_parts, most_parts
 
-HEARTBEAT_S = 15.0  # what the coordinator is told; it believes us dead after two of them
-BEAT_S = 4.0
 PART_WAIT_S = 0.05  # a message is announced before its parts are there; Flower's own 1 s would double a round
 PARTS_WAIT_S = 120.0  # how long an announced part may take to appear
+CALL_TIMEOUT_S = 30.0
+KEEP_LINE_S = 60.0  # an idle connection; a new one costs a handshake, and the coordinator shuts it after 75 s
 ANSWER_BYTES = 1 << 20  # of every answer that is not a part of a message
 INVALID_BUNDLE = int(ErrorCode.INVALID_FAB)
 log = logging.getLogger(__name__)
@@ -117,12 +118,12 @@ def connect(
     """
     spare_loopback(coordinator.host)
     try:
-        client = FleetHttpClient.from_server_address(
-            coordinator.address,
-            False,
-            coordinator.ca_pem,
-            interceptors=[_Version(), _Signature(key, clock)],
-        )
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trusted.load_verify_locations(cadata=coordinator.ca_pem.decode("ascii"))
+        client = FleetHttpClient(f"https://{coordinator.address}", interceptors=[_Version(), _Signature(key, clock)])
+        client._client.close()  # httpx shuts an idle line after 5 s, and Flower leaves no way to say otherwise
+        lines = httpx.Limits(keepalive_expiry=KEEP_LINE_S)
+        client._client = httpx.Client(verify=trusted, timeout=CALL_TIMEOUT_S, limits=lines)
     except (ssl.SSLError, ValueError, ImportError, httpx.InvalidURL) as error:
         if (proxy := proxy_for(coordinator.host)) and not isinstance(error, ssl.SSLError):
             raise ConfigError(
@@ -144,7 +145,13 @@ class Session:
 
     @classmethod
     def begin(
-        cls, client: FleetHttpClient, key: ec.EllipticCurvePrivateKey, address: str, number: int | None, clock: Clock
+        cls,
+        client: FleetHttpClient,
+        key: ec.EllipticCurvePrivateKey,
+        address: str,
+        number: int | None,
+        clock: Clock,
+        pace: Pace | None = None,
     ) -> Session:
         """Activate the node.
 
@@ -154,6 +161,7 @@ class Session:
             address: of the coordinator, for what is said when it refuses.
             number: the node's, where it is remembered.
             clock: of the client.
+            pace: of the node; default: as if it had just worked.
 
         Raises: KeyRefused.
         """
@@ -162,16 +170,18 @@ class Session:
             # After a kill the coordinator believes for up to half a minute that the old process lives: end its session.
             with suppress(httpx.HTTPStatusError):
                 client.DeactivateNode(DeactivateNodeRequest(node_id=number))
-        request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_S)
+        request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=BELIEVED_S)
         try:
-            return cls(client, client.ActivateNode(request).node_id)
+            return cls(client, client.ActivateNode(request).node_id, pace or Pace())
         except httpx.HTTPStatusError as error:
             if unheard and error.response.status_code == httpx.codes.UNAUTHORIZED and clock.ahead_s is not None:
-                return cls.begin(client, key, address, number, clock)  # its answer told how far the clocks are apart
+                return cls.begin(
+                    client, key, address, number, clock, pace
+                )  # its answer told how far the clocks are apart
             raise refused(error, address, clock) from None
 
-    def __init__(self, client: FleetHttpClient, node_id: int) -> None:
-        self.number = node_id
+    def __init__(self, client: FleetHttpClient, node_id: int, pace: Pace) -> None:
+        self.number, self._pace = node_id, pace
         self._client, self._node = client, PbNode(node_id=node_id)
         self.lost, self._ended = threading.Event(), threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -260,16 +270,19 @@ class Session:
                 push_object_contents_from_iterable(parts, store)
 
     def _beat(self) -> None:
-        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
-        while not self._ended.wait(BEAT_S):
+        wait_s = BEAT_S
+        while not self._ended.wait(wait_s):
+            wait_s, interval_s = self._pace.beat_s(), self._pace.believed_s()
+            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=interval_s)
             try:
                 if not self._client.SendNodeHeartbeat(request).success:
                     self.lost.set()
             except httpx.HTTPStatusError as error:
                 if error.response.status_code == httpx.codes.UNAUTHORIZED:
                     self.lost.set()
+                wait_s = BEAT_S
             except (httpx.HTTPError, ValueError, RuntimeError, WardroundError):
-                pass  # the main loop meets the same broken line, and says so
+                wait_s = BEAT_S  # the main loop meets the same broken line, and says so
             if self.lost.is_set():
                 return
 

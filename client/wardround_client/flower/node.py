@@ -48,11 +48,9 @@ from wardround_client.flower.fleet import (
     content_of,
 )
 from wardround_client.flower.node_id import NodeNumber
+from wardround_client.flower.pace import POLL_S, Pace
 from wardround_flower.parts import ENVELOPE_BYTES
 
-POLL_S, SLOWEST_POLL_S = 0.25, 2.0
-LATER = 1.05
-"""A node that waits asks ever more rarely, so that it hears of a message later by a twentieth of its wait at most."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
 NOT_APPROVED = "This hospital has not approved this bundle."
 APPROVAL_MISSING = "PolicyRefusal (approved:"
@@ -104,7 +102,7 @@ class Node:
     ) -> None:
         self._coordinator, self._key, self._answer = coordinator, key, answer
         self._approved_bundles, self._largest_request = approved_bundles, largest_request
-        self._number, self._report, self._poll_s = NodeNumber(memory, coordinator.address), report, poll_s
+        self._number, self._report, self._pace = NodeNumber(memory, coordinator.address), report, Pace(poll_s)
         self._refused, self._clock = refused, clock or Clock()
         self._session: Session | None = None
         self._work: Work | None = None
@@ -121,7 +119,7 @@ class Node:
                 that was connected before goes on trying instead.
             Unreachable: only with give_up_after_s.
         """
-        wait_s, failing_since, poll_s = FIRST_WAIT_S, time.monotonic(), self._poll_s
+        wait_s, failing_since = FIRST_WAIT_S, time.monotonic()
         met = False  # whether this process was ever connected
         address, ca_pem = self._coordinator.address, self._coordinator.ca_pem
         with connect(self._coordinator, self._key, self._allowed, self._clock) as client:
@@ -145,10 +143,9 @@ class Node:
                         self._report(Link.CONNECTED, f"connected to {address}{self._clocks()}")
                     met, wait_s, failing_since = True, FIRST_WAIT_S, time.monotonic()
                     if busy:
-                        poll_s = self._poll_s
+                        self._pace.worked()
                     else:
-                        stop.wait(poll_s)
-                        poll_s = min(LATER * poll_s, SLOWEST_POLL_S)
+                        stop.wait(self._pace.wait_s())
             finally:
                 if self._session:
                     self._session.end()
@@ -223,6 +220,8 @@ class Node:
         return reply_to(work.head, self._answer, content)
 
     def _begin(self, client: FleetHttpClient) -> Session:
-        session = Session.begin(client, self._key, self._coordinator.address, self._number.read(), self._clock)
+        session = Session.begin(
+            client, self._key, self._coordinator.address, self._number.read(), self._clock, self._pace
+        )
         self._number.write(session.number)
         return session

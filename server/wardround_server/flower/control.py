@@ -59,22 +59,21 @@ class ControlApi:
     ) -> None:
         self._client.close()
 
-    def register(self, name: str, key_pem: bytes) -> int:
-        """Register a hospital's node key; an already registered one keeps its node id. -> node id."""
+    def keys(self) -> dict[bytes, int]:
+        """Node keys that are registered -> node id."""
         with self._explained():
-            for node in self._client.ListNodes(ListNodesRequest()).nodes_info:
-                if node.public_key == key_pem and not node.unregistered_at:
-                    return int(node.node_id)
+            nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return {node.public_key: int(node.node_id) for node in nodes if not node.unregistered_at}
+
+    def register(self, name: str, key_pem: bytes) -> int:
+        """Register a hospital's node key, which is not registered. -> node id."""
+        with self._explained():
             return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key_pem, name=name)).node_id)
 
     def unregister(self, node_id: int) -> None:
         """Forget a node: its session ends, and its key opens nothing any more."""
         with self._explained():
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
-
-    def nodes(self) -> dict[int, str]:
-        """Node id -> "registered", "online", "offline" or "unregistered"."""
-        return {node_id: seen.status for node_id, seen in self.seen().items()}
 
     def seen(self) -> dict[int, LastSeen]:
         """Node id -> whether it is there, and since when it is silent."""
@@ -85,7 +84,7 @@ class ControlApi:
             # Flower believes a node until so many intervals after its last sign of life, or until it took its leave.
             patience_s = HEARTBEAT_PATIENCE * node.heartbeat_interval if node.status == "online" else 0.0
             ago_s = max(0.0, now - node.online_until + patience_s) if node.online_until else None
-            found[int(node.node_id)] = LastSeen(node.status, ago_s)
+            found[int(node.node_id)] = LastSeen(node.status, ago_s, node.heartbeat_interval)
         return found
 
     def start_run(self, bundle: bytes, config: Mapping[str, str | bool]) -> int:

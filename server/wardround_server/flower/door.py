@@ -7,6 +7,7 @@ A request passes these in order, and the body of one that fails is not read:
     length              by path: a part is no longer than any reply in any run           413, 408 (too slow)
     what is announced   one reply of the shape that a reply has, of its own              400, 413
     what is uploaded    a part of that reply; all together no longer than a reply        404, 413
+    a poll              passes only if a run has pushed something since the last one found nothing
 
 The hospital's node drops a reply that is refused with 400, 403, 404 or 412, and waits when it is told 429.
 """
@@ -36,6 +37,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wardround.errors import ConfigError
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
+from wardround_server.flower.news import POLL, News, Polls
 from wardround_server.hospitals import Member, Registry
 from wardround_server.network import limits
 from wardround_server.network.gate import CONNECTION, Connection
@@ -80,6 +82,7 @@ class Visitor:
 
     pace: Bucket
     places: asyncio.Semaphore
+    polls: Polls
     replies: dict[str, Announced] = field(default_factory=dict)
     lines: Bucket = field(default_factory=lambda: Bucket(1 / 30, 20, time.monotonic()))
 
@@ -99,12 +102,14 @@ class Door:
         home: the coordinator's home, with the registry and the runs that go on.
         store: where Flower keeps what was announced.
         becomes_known: told when a connection brings a request that a registered hospital signed.
+        news: whether the runs have pushed anything.
     """
 
     def __init__(
-        self, app: ASGIApp, home: Path, store: ObjectStore, becomes_known: Callable[[Connection, str], None]
+        self, app: ASGIApp, home: Path, store: ObjectStore, becomes_known: Callable[[Connection, str], None], news: News
     ) -> None:
         self._app, self._home, self._store, self._becomes_known = app, home, store, becomes_known
+        self._news = news
         self._registry = Registry(home)
         self._hospitals: dict[bytes, Member] = {}
         self._read: object = None
@@ -150,6 +155,8 @@ class Door:
                     return await self._announce(hospital, visitor, body, scope, receive, send)
                 if name == UPLOAD:
                     self._upload(visitor, body)
+                if name == POLL:
+                    return await visitor.polls.answer(body, scope, _once(body, receive), send)
                 return await self._app(scope, _once(body, receive), send)
         except Refused as refused:
             visitor.tell(f"{hospital.name}: {name} refused: {refused.why}")
@@ -191,7 +198,7 @@ class Door:
     def _visitor(self, name: str) -> Visitor:
         if name not in self._visitors:
             pace = Bucket(limits.REQUESTS_A_SECOND, limits.REQUESTS_AT_ONCE, time.monotonic())
-            self._visitors[name] = Visitor(pace, asyncio.Semaphore(limits.IN_PROGRESS))
+            self._visitors[name] = Visitor(pace, asyncio.Semaphore(limits.IN_PROGRESS), Polls(self._app, self._news))
         return self._visitors[name]
 
     async def _in_step(self, name: str, visitor: Visitor) -> None:

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from wardround.errors import FederationError
 from wardround.web.peers import TABLES, is_the_owner
 from wardround_server.flower.door import Door
+from wardround_server.flower.news import News
 from wardround_server.flower.superexec import SuperExec
 from wardround_server.flower.superlink import flower_app
 from wardround_server.network.gate import Gate, tls_context, watched
@@ -83,9 +84,10 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     context = tls_context(str(tls.certificate), str(tls.key))
-    administration = _uvicorn(watched(app), lifespan=True)
+    news = News(app)
+    administration = _uvicorn(watched(news), lifespan=True)
     own = Gate(admin_socket, administration, context, bounds, is_the_owner)
-    door = Door(app, home, store, lambda connection, owner: hospitals.becomes_known(connection, owner))
+    door = Door(app, home, store, lambda connection, owner: hospitals.becomes_known(connection, owner), news)
     fleet = _uvicorn(watched(door), lifespan=False)
     hospitals = Gate(fleet_socket, fleet, context, bounds)
     heard: list[signal.Signals] = []

@@ -10,8 +10,6 @@ from wardround_server.answers import AnswerBook
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, LastSeen, Member, Registry
 
-SILENT_S = 9.0  # two heartbeats
-
 
 def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
     """Make the SuperLink know the hospitals of the registry and no other; done again it changes nothing.
@@ -22,13 +20,13 @@ def register_nodes(coordinator: Home, admin: int) -> dict[str, int]:
 
     registry, nodes = Registry(coordinator.folder), dict[str, int]()
     with ControlApi(admin, coordinator.tls.ca) as control:
-        for hospital in list(registry):
-            nodes[hospital.name] = control.register(hospital.name, hospital.key_pem)
-            if nodes[hospital.name] != hospital.node_id:
-                registry.set_node(hospital.name, nodes[hospital.name])
-        for node, state in control.nodes().items():
-            if node not in nodes.values() and state != "unregistered":
-                control.unregister(node)
+        known = control.keys()
+        for hospital in registry:
+            key = hospital.key_pem
+            nodes[hospital.name] = known[key] if key in known else control.register(hospital.name, key)
+        registry.set_nodes(nodes)
+        for node in set(known.values()) - set(nodes.values()):
+            control.unregister(node)
     return nodes
 
 
@@ -47,7 +45,7 @@ def in_words(seen: LastSeen | None) -> str:
         return "unknown"
     if seen.status == "registered":
         return "never connected"
-    if seen.ago_s is None or (seen.status == "online" and seen.ago_s < SILENT_S):
+    if seen.ago_s is None or (seen.status == "online" and seen.ago_s < seen.promised_s):
         return seen.status
     if seen.status == "online":
         return f"silent, last seen {_ago(seen.ago_s)} ago"

@@ -47,12 +47,7 @@ SYMBOLS: dict[str, tuple[str, ...] | None] = {
     "flwr.supercore.protobuf.client.ProtobufCall": None,
     "flwr.supercore.protobuf.client.ProtobufRequestContext": ("rpc_method", "message", "request"),
     "flwr.supercore.primitives.asymmetric.public_key_to_bytes": ("public_key",),
-    "flwr.supernode.fleet_http_client.FleetHttpClient.from_server_address": (
-        "server_address",
-        "insecure",
-        "root_certificates",
-        "interceptors",
-    ),
+    "flwr.supernode.fleet_http_client.FleetHttpClient": ("base_url", "interceptors"),
     "flwr.supercore.primitives.asymmetric.sign_message": ("private_key", "message"),
     "flwr.common.constant.TIMESTAMP_HEADER": None,
     "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": None,
@@ -156,21 +151,33 @@ def test_a_message_still_keeps_its_identity_where_the_node_writes_it() -> None:
     )
 
 
-def test_the_coordinator_still_accepts_so_short_a_heartbeat() -> None:
-    from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, HEARTBEAT_MIN_INTERVAL
+def test_the_coordinator_still_takes_our_heartbeats_and_believes_us_for_two_of_them() -> None:
+    from flwr.common.constant import HEARTBEAT_MAX_INTERVAL, HEARTBEAT_MIN_INTERVAL, HEARTBEAT_PATIENCE
 
-    from wardround_client.flower.fleet import BEAT_S, HEARTBEAT_S
+    from wardround_client.flower.pace import BEAT_S, BELIEVED_OF_BEAT, BELIEVED_S, SLOWEST_BEAT_S
 
-    assert HEARTBEAT_MIN_INTERVAL <= HEARTBEAT_S <= HEARTBEAT_MAX_INTERVAL
-    assert 2 * BEAT_S < HEARTBEAT_S
+    assert HEARTBEAT_MIN_INTERVAL <= BELIEVED_S <= BELIEVED_OF_BEAT * SLOWEST_BEAT_S <= HEARTBEAT_MAX_INTERVAL
+    assert HEARTBEAT_PATIENCE * BELIEVED_OF_BEAT >= 3, "pace.py counts on three beats before it is believed dead"
+    assert 3 * BEAT_S < HEARTBEAT_PATIENCE * BELIEVED_S
 
 
 def test_the_client_still_sends_through_an_httpx_client_that_can_be_bounded() -> None:
     import httpx
+    from flwr.proto.fleet_pb2 import PullMessagesRequest
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     with FleetHttpClient("https://127.0.0.1:1") as client:
         assert isinstance(client._client, httpx.Client), "fleet.py bounds what this client reads"
+        client._client.close()
+        asked: list[str] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(request.url.path)
+            return httpx.Response(200)
+
+        client._client = httpx.Client(transport=httpx.MockTransport(answer))
+        client.PullMessages(PullMessagesRequest())
+        assert asked == ["/v1/fleet/pull-messages"], "fleet.py gives it a client whose lines stay open"
 
 
 def test_an_array_is_still_stored_so_that_its_length_can_be_told() -> None:

@@ -25,8 +25,7 @@ def home(tmp_path: Path) -> Path:
     call("init", tmp_path)
     for name, patients in (("anna", 400), ("bert", 60), ("carl", 100)):
         Registry(tmp_path).add(card(name, patients=patients))
-    for number, name in enumerate(("anna", "bert", "carl"), start=1):
-        Registry(tmp_path).set_node(name, number)
+    Registry(tmp_path).set_nodes({"anna": 1, "bert": 2, "carl": 3})
     return tmp_path
 
 
@@ -36,7 +35,7 @@ def check(home: Path, monkeypatch: pytest.MonkeyPatch, seen: dict[int, LastSeen]
     return json.loads(result.stdout), result.exception
 
 
-ONLINE, SILENT, GONE = LastSeen("online", 1.0), LastSeen("online", 20.0), LastSeen("offline", 7200.0)
+ONLINE, SILENT, GONE = LastSeen("online", 29.0, 30.0), LastSeen("online", 20.0), LastSeen("offline", 7200.0)
 
 
 def test_it_says_who_is_there_who_has_approved_and_what_it_costs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

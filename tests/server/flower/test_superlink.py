@@ -99,8 +99,8 @@ def test_hospitals_are_registered_once_while_it_is_down_or_up(home: Path, tmp_pa
     later = {hospital.name: hospital.node_id for hospital in Registry(home)}
     assert later["noted-while-down"] == first["noted-while-down"]
     with ControlApi(Home(home).running()["admin"], Home(home).tls.ca) as control:
-        assert control.nodes()[later["joined-later"] or 0] == "registered"
-        assert len(control.nodes()) == len(later)
+        assert control.seen()[later["joined-later"] or 0].status == "registered"
+        assert len(control.seen()) == len(later)
     status = json.loads(CliRunner().invoke(app, ["status", str(home), "--json"]).stdout)
     assert status["up"] is True
     assert {h["hospital"] for h in status["hospitals"]} == set(later)
@@ -113,7 +113,7 @@ def test_the_invitation_names_the_port_that_was_taken(home: Path) -> None:
 def test_another_ca_is_not_trusted(home: Path, tmp_path: Path) -> None:
     other = tls.create(tmp_path / "other", ["127.0.0.1"])
     with ControlApi(Home(home).running()["admin"], other.ca) as control, pytest.raises(Untrusted):
-        control.nodes()
+        control.seen()
 
 
 def test_nobody_at_the_address(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with ControlApi(free.getsockname()[1], files.ca) as control, pytest.raises(Unreachable, match="up"):
-            control.nodes()
+            control.seen()
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
