@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from wardround_server.answers import AnswerBook
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.events import Registered, RunEnded, RunFailed
 from wardround_server.experience import keep
+from wardround_server.flower.reasons import TAKEN_FOR_DEAD
 from wardround_server.flower.transport import GridTransport
 from wardround_server.home import Home, RunOptions
 from wardround_server.hospitals import Member, Registry
@@ -131,6 +133,8 @@ def _over_http(grid: Grid) -> HttpGrid:
 
 def _of_flower(error: Exception, home: Path) -> WardroundError:
     """What Flower raised in the middle of a round, in words."""
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED:
+        return FederationError(TAKEN_FOR_DEAD, do="run again with --resume, when the machine is less busy")
     if not room_on_disk(home):
         return StorageError(f"the disk of {home} is full", do="make room, then run again with --resume")
     return FederationError(

@@ -30,6 +30,7 @@ from wardround.errors import FederationError, StorageError, Unreachable, Untrust
 from wardround.files import room_on_disk
 from wardround.proxies import spare_loopback
 from wardround.text import shown
+from wardround_server.flower.reasons import ended
 from wardround_server.hospitals import LastSeen
 from wardround_server.network.listening import LOOPBACK
 
@@ -104,7 +105,7 @@ class ControlApi:
         """-> (pending, starting, running or finished; what Flower says of a finished one)."""
         with self._explained():
             found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
-        return found.status, f"{found.sub_status} {found.details}".strip()
+        return found.status, f"{found.sub_status} {ended(found.details)}".strip()
 
     def stop_run(self, run_id: int) -> None:
         """Stop a run; one that has ended stays as it is."""

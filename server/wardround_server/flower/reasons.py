@@ -7,6 +7,8 @@ from flwr.common.constant import ErrorCode
 from wardround.errors import FederationError
 from wardround.text import shown
 
+NO_HEARTBEAT = "No heartbeat received from the task"
+TAKEN_FOR_DEAD = "Flower heard nothing of the run's process for a minute and took it for dead: this machine is too busy"
 _CANNOT = ("it could not answer", "its own log (`wardround hospital status` names it) says why")
 _GONE = ("it was disconnected before it answered", "look at its daemon: `wardround hospital status`")
 _MEANINGS = {
@@ -17,6 +19,11 @@ _MEANINGS = {
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: _GONE,
     ErrorCode.NODE_UNAVAILABLE: _GONE,
 }
+
+
+def ended(details: str) -> str:
+    """How a run ended, as Flower says it, in words."""
+    return TAKEN_FOR_DEAD if details == NO_HEARTBEAT else details
 
 
 def explained(code: int, reason: str | None, digest: str) -> FederationError:

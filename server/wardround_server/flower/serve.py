@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from flwr.supercore.object_store import ObjectStore
 from starlette.types import ASGIApp
 
 from wardround.errors import FederationError
 from wardround.web.peers import TABLES, is_the_owner
 from wardround_server.flower.door import Door
 from wardround_server.flower.news import News
+from wardround_server.flower.starts import Starts
 from wardround_server.flower.superexec import SuperExec
-from wardround_server.flower.superlink import flower_app
+from wardround_server.flower.superlink import Superlink, flower_app
 from wardround_server.network.gate import Gate, tls_context, watched
 from wardround_server.network.limits import HEAD_BYTES, SILENT_HOSPITAL_S, Connections, connections, forget_runs
 from wardround_server.network.listening import LOOPBACK, health_service, listening, port_of
@@ -66,15 +66,14 @@ def serve(
         real = Ports(ports.host, port_of(fleet), port_of(admin), port_of(checker))
         checker.close()  # gRPC binds by itself
         stack.enter_context(health_service(real.health))
-        app, store = flower_app(home / "superlink.db", tls, real.admin)
+        superlink = flower_app(home / "superlink.db", tls, real.admin)
         with (home / "superexec.log").open("ab") as errors:
             superexec = SuperExec(tls, real.admin, errors)
-            asyncio.run(_serve(app, store, home, tls, fleet, admin, bounds, superexec, lambda: ready(real)))
+            asyncio.run(_serve(superlink, home, tls, fleet, admin, bounds, superexec, lambda: ready(real)))
 
 
 async def _serve(
-    app: ASGIApp,
-    store: ObjectStore,
+    superlink: Superlink,
     home: Path,
     tls: TlsFiles,
     fleet_socket: socket.socket,
@@ -84,10 +83,12 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     context = tls_context(str(tls.certificate), str(tls.key))
-    news = News(app)
-    administration = _uvicorn(watched(news), lifespan=True)
+    news = News(superlink.app)
+    administration = _uvicorn(watched(Starts(news, superlink.fail)), lifespan=True)
     own = Gate(admin_socket, administration, context, bounds, is_the_owner)
-    door = Door(app, home, store, lambda connection, owner: hospitals.becomes_known(connection, owner), news)
+    door = Door(
+        superlink.app, home, superlink.store, lambda connection, owner: hospitals.becomes_known(connection, owner), news
+    )
     fleet = _uvicorn(watched(door), lifespan=False)
     hospitals = Gate(fleet_socket, fleet, context, bounds)
     heard: list[signal.Signals] = []

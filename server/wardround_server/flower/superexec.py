@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,7 @@ from wardround.proxies import spare_loopback
 from wardround_server.network.listening import LOOPBACK
 from wardround_server.network.tls import TlsFiles
 
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +31,7 @@ class SuperExec:
         ]
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
+        self._wait_s, self._not_before = FIRST_WAIT_S, 0.0
 
     def start(self) -> None:
         """Start it. Raises: FederationError."""
@@ -50,10 +53,15 @@ class SuperExec:
             ) from None
 
     def keep_alive(self) -> None:
-        """Start it again if it has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            log.warning("flower-superexec ended with %s: starting it again", self._process.returncode)
-            self.start()
+        """Start it again if it has ended; the more rarely, the less it lives."""
+        if self._process is None or self._process.poll() is None or (now := time.monotonic()) < self._not_before:
+            return
+        if now > self._not_before + LONGEST_WAIT_S:
+            self._wait_s = FIRST_WAIT_S  # it has lived
+        log.warning("flower-superexec ended with %s: starting it again", self._process.returncode)
+        self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+        self._not_before = now + self._wait_s
+        self.start()
 
     def stop(self) -> None:
         """Stop it, and with it the runs that it started."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from flwr.common.constant import SubStatus
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
@@ -31,8 +33,16 @@ BUSY_TIMEOUT_MS = 60_000
 log = logging.getLogger(__name__)
 
 
-def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> tuple[ASGIApp, ObjectStore]:
-    """The SuperLink's FastAPI application, with SQLite for state and RAM for messages, and that RAM.
+class Superlink(NamedTuple):
+    """app: the SuperLink's FastAPI application. store: where it keeps messages. fail: ends a task, with a sentence."""
+
+    app: ASGIApp
+    store: ObjectStore
+    fail: Callable[[int, str], None]
+
+
+def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> Superlink:
+    """The SuperLink, with SQLite for state and RAM for messages.
 
     Messages in SQLite took twice the time at 50 MB, and locked the database at 400 MB.
 
@@ -43,8 +53,14 @@ def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> tuple[ASGIApp,
     pragmas = dict(vars(sql_mixin)["SQLITE_PRAGMAS"]) | {"busy_timeout": str(BUSY_TIMEOUT_MS)}
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
 
+    states = list[LinkStateFactory]()
+
     def factories(_: str, federation_manager: Any) -> tuple[ObjectStoreFactory, LinkStateFactory]:
-        return objects, LinkStateFactory(str(database), federation_manager, objects)
+        states.append(LinkStateFactory(str(database), federation_manager, objects))
+        return objects, states[-1]
+
+    def fail(task: int, why: str) -> None:
+        states[-1].state().finish_task(task, SubStatus.FAILED, why)
 
     vars(superlink_main)["get_objectstore_linkstate_factories"] = factories
     config = SuperLinkLifespanConfig(
@@ -72,7 +88,7 @@ def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> tuple[ASGIApp,
         runtime_dependency_install=False,
     )
     try:
-        return superlink_main.create_app(config, SuperLinkLifespan), objects.store()
+        return Superlink(superlink_main.create_app(config, SuperLinkLifespan), objects.store(), fail)
     except Exception as error:  # SQLAlchemy's and alembic's have no root in common
         log.exception("Flower's database cannot be opened")
         raise _damaged(database, type(error).__name__) from None
