@@ -79,13 +79,28 @@ class LastSeen:
 
 
 class Registry:
-    """hospitals.json of a coordinator's home; an absent file is an empty registry."""
+    """hospitals.json of a coordinator's home; an absent file is an empty registry. Read again when it has changed."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / "hospitals.json"
+        self._read: tuple[object, list[Member]] = (None, [])
+
+    def state(self) -> object:
+        """Of the file: equal as long as it is the same. It is replaced, never written in."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def __iter__(self) -> Iterator[Member]:
         """Every hospital, by name. Raises: ConfigError, when the file is not a registry."""
+        state = self.state()
+        if state is None or state != self._read[0]:
+            self._read = state, self._members()
+        return iter(self._read[1])
+
+    def _members(self) -> list[Member]:
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))["hospitals"]
             hospitals = [Member.model_validate(entry) for entry in entries]
@@ -95,7 +110,7 @@ class Registry:
             raise ConfigError(
                 f"{self.path}: not a registry of hospitals ({type(error).__name__})", do="restore it, or register again"
             ) from None
-        return iter(sorted(hospitals, key=lambda hospital: hospital.name))
+        return sorted(hospitals, key=lambda hospital: hospital.name)
 
     def by_node(self) -> dict[int, Member]:
         """Hospitals by Flower's node id, as far as they have one."""

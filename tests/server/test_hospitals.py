@@ -1,20 +1,28 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wardround.errors import ConfigError
+from wardround.files import write_atomically
 from wardround_server.hospitals import Card, Registry, load_card
 
 
 def key(encoding: Encoding = Encoding.OpenSSH) -> str:
     form = PublicFormat.OpenSSH if encoding is Encoding.OpenSSH else PublicFormat.SubjectPublicKeyInfo
     return ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(encoding, form).decode()
+
+
+PUBLIC = [key() for _ in range(8)]
 
 
 def card(name: str = "anna", public_key: str | None = None, patients: int = 100) -> Card:
@@ -101,3 +109,34 @@ def test_a_broken_registry_is_a_config_error_and_is_left_alone(tmp_path: Path) -
     with pytest.raises(ConfigError, match="not a registry"):
         registry.add(card())
     assert "name" in registry.path.read_text()
+
+
+@given(st.lists(st.sampled_from(["add", "add in another process", "remove", "node", "damage", "mend"]), max_size=8))
+def test_what_one_process_reads_is_what_another_wrote(steps: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        registry, kept = Registry(home), b""
+        for number, step in enumerate(steps):
+            writer = Registry(home) if "another" in step else registry
+            match step.partition(" ")[0]:
+                case "add":
+                    with contextlib.suppress(ConfigError):
+                        writer.add(card(f"h{number}", PUBLIC[number]))
+                case "remove":
+                    with contextlib.suppress(ConfigError):
+                        Registry(home).remove(next(iter(Registry(home)), card()).name)
+                case "node":
+                    with contextlib.suppress(ConfigError):
+                        registry.set_nodes({each.name: number for each in Registry(home)})
+                case "damage":
+                    kept = registry.path.read_bytes() if registry.path.exists() else b""
+                    write_atomically(registry.path, b"{")
+                case "mend":
+                    write_atomically(registry.path, kept or b'{"hospitals": []}')
+            try:
+                fresh = list(Registry(home))
+            except ConfigError:
+                with pytest.raises(ConfigError):
+                    list(registry)
+            else:
+                assert list(registry) == fresh

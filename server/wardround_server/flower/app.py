@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     federation = _federation(context)
     home = Path(os.environ.get(HOME, "."))
     run_name = str(context.run_config.get("run") or f"{federation.name}-{context.run_id}")
-    folder = home / "runs" / run_name
+    folder, registry = home / "runs" / run_name, Registry(home)
     _end_with_the_coordinator(home)
     # torch and the models are slow to import: not before Flower has been told that the run is alive.
     from wardround.models import build_model
@@ -64,7 +64,7 @@ def main(grid: Grid, context: Context) -> None:
                 longest = reply_bytes(max(Schedule.of(federation).answer_sizes(federation, model)))
                 stack.enter_context(announced_run(home, context.run_id, longest))
                 transport = GridTransport(
-                    grid, Registry(home).by_node, mail=Mail(_over_http(grid), longest, federation.digest)
+                    grid, registry.by_node, mail=Mail(_over_http(grid), longest, federation.digest)
                 )
             else:  # a simulation under `flwr run`: nobody registers, and every node is taken at its word
                 transport = GridTransport(grid, dict, everybody=True, digest=federation.digest)
@@ -73,11 +73,11 @@ def main(grid: Grid, context: Context) -> None:
                 model,
                 transport,
                 Checkpointer(folder),
-                deltas={each.name: each.delta for each in Registry(home) if each.delta is not None},
+                deltas={each.name: each.delta for each in registry if each.delta is not None},
                 run_name=run_name,
-                answers=AnswerBook.of_home(home, Registry(home)),
+                answers=AnswerBook.of_home(home, registry),
                 resume=bool(context.run_config.get("resume", False)),
-                registered=lambda: {each.name: _registered(each) for each in Registry(home)},
+                registered=lambda: {each.name: _registered(each) for each in registry},
                 wait_s=RunOptions.of(folder).wait_s,
             ):
                 if isinstance(event, RunEnded) and COORDINATOR_PID in os.environ:

@@ -112,7 +112,7 @@ class Door:
         self._news = news
         self._registry = Registry(home)
         self._hospitals: dict[bytes, Member] = {}
-        self._read: object = None
+        self._read: object = ()
         self._visitors: dict[str, Visitor] = {}
         self._announcing = asyncio.Lock()
 
@@ -182,12 +182,7 @@ class Door:
 
     def _known(self) -> dict[bytes, Member]:
         """The registry by key, read again when its file has changed."""
-        try:
-            status = self._registry.path.stat()
-            now: object = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError:
-            now = ()
-        if now != self._read:
+        if (now := self._registry.state()) != self._read:
             try:
                 self._hospitals = {hospital.key_pem: hospital for hospital in self._registry}
             except ConfigError as error:  # whoever was known stays so, until somebody mends the file
