@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import wardround.errors
-from wardround.errors import FederationError, StorageError, Unreachable, WardroundError
+from wardround.errors import FederationError, RunStopped, StorageError, Unreachable, WardroundError
 from wardround.files import room_on_disk
 from wardround.text import shown
 from wardround_server.events import Event, RunEnded, RunFailed, whole_lines
@@ -42,6 +42,7 @@ def follow(control: RunControl, run_id: int, path: Path, offset: int, tell: Call
 
     Raises:
         WardroundError: the error with which the run failed.
+        RunStopped: somebody else stopped it.
         KeyboardInterrupt: after the run was stopped.
     """
     try:
@@ -62,12 +63,14 @@ def last_event(path: Path) -> Event | None:
 
 
 def _events(control: RunControl, run_id: int, path: Path, offset: int) -> Iterator[Event]:
-    """Events as they come. Raises: FederationError, when the run ends without saying how."""
+    """Events as they come. Raises: FederationError, when the run ends without saying how; RunStopped."""
     asked, ended, ended_as = time.monotonic(), False, ""
     while True:
         for after, event in whole_lines(path, offset):
             offset = after
             yield event
+        if ended and ended_as.split()[:1] == ["stopped"]:
+            raise RunStopped("somebody stopped the run", do="run again with --resume: what is finished is kept")
         if ended and not room_on_disk(path.parent):
             raise StorageError(f"the disk of {path.parent} is full", do="make room, then run again with --resume")
         if ended:

@@ -276,7 +276,8 @@ def _plausible(plan: RoundPlan, reply: RoundReply, bounds: Bounds | None) -> tup
     """
     if reply.header.refusal:
         refusal = reply.header.refusal
-        what = f"refused: {refusal.error} {refusal.rule} {refusal.asked}".strip()
+        kind = f"by its rule {refusal.rule}" if refusal.rule else refusal.error
+        what = f"refused: {kind}: {refusal.asked}" if refusal.asked else f"refused: {kind}"
         raise FederationError(what, allowed=refusal.allowed)
     return (reply, 1.0) if bounds is None else bounds.cut(plan, reply)
 

@@ -12,7 +12,8 @@
     ├── FederationError              exit 6   the federation cannot go on
     │   ├── Unreachable                       nobody answers at the address
     │   ├── Untrusted                         TLS or the node's key was not accepted
-    │   └── QuorumMissed                      too few hospitals replied before the deadline
+    │   ├── QuorumMissed                      too few hospitals replied before the deadline
+    │   └── RunStopped                        somebody stopped the run
     ├── StorageError                 exit 7   the disk is full or a file cannot be written or read
     └── PortInUse                    exit 8   another program listens on the port
 
@@ -138,6 +139,10 @@ class Untrusted(FederationError):
 
 class QuorumMissed(FederationError):
     """Too few hospitals replied before the deadline."""
+
+
+class RunStopped(FederationError):
+    """Somebody stopped the run; what its finished rounds came to is kept."""
 
 
 class StorageError(WardroundError):

@@ -1,14 +1,16 @@
-"""Runs: checked before they begin, started, and how far each is."""
+"""Runs: checked before they begin, started, stopped, and how far each is."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 from wardround.config import AS_APPROVED, Federation, agreement_text
-from wardround.errors import ConfigError, StorageError
-from wardround.files import write_atomically
+from wardround.errors import ConfigError, StorageError, Unreachable
+from wardround.files import Held, write_atomically
 from wardround.text import counted
 from wardround.toml import loads
 from wardround_server.events import Event, Proceeding, RoundEnded, RoundMissed, RunEnded, RunFailed, RunStarted, Waiting
@@ -17,12 +19,23 @@ from wardround_server.office.names import checked_run_name
 from wardround_server.sinks import SINKS
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
+BEGUN = "begun.json"
+"""In a run's folder: Flower's number of the run, and the process of the coordinator that it belongs to."""
 
-class Starts(Protocol):
-    """What starting needs of the Control API."""
+
+class Control(Protocol):
+    """What starting and stopping need of the Control API."""
 
     def start_run(self, bundle: bytes, config: dict[str, str | bool]) -> int:
         """-> Flower's number of the run."""
+        ...
+
+    def run_status(self, run_id: int) -> tuple[str, str]:
+        """-> (state, what Flower says of a finished run)."""
+        ...
+
+    def stop_run(self, run_id: int) -> None:
+        """Stop it."""
         ...
 
 
@@ -56,24 +69,69 @@ class Order:
             raise ConfigError(f"there is no run {name!r} to resume", do="leave --resume out, or name an earlier --run")
         return cls(coordinator, federation, text, agreement, name, folder, admin, resume, wait_s)
 
-    def start(self, control: Starts) -> tuple[int, int]:
+    def start(self, control: Control) -> tuple[int, int]:
         """-> (Flower's number of the run, the byte of its events at which it begins).
 
-        Raises: ConfigError, StorageError, FederationError.
+        Raises: ConfigError, StorageError, FederationError; Held, while the run is going on.
         """
         from wardround import bundle
         from wardround_server.checkpoint import Checkpointer
 
+        def not_yet() -> None:
+            if going_on(self.coordinator, control, self.name) is not None:
+                raise Held(f"run {self.name!r} is going on already", do="wait for it, stop it, or choose another --run")
+
+        not_yet()  # at once: the folder is waited for
         with Checkpointer(self.folder).held():  # what is going on already keeps its agreement
+            not_yet()  # nor is there another that has no process yet, and so holds nothing
             self.coordinator.write(f"runs/{self.name}/federation.toml", self.text)
             options = RunOptions(wait_s=self.wait_s).model_dump_json()
             self.coordinator.write(f"runs/{self.name}/{OPTIONS}", options + "\n")
             if self.agreement.model.encoder != "builtin":
                 _keep_encoder(self.federation, self.folder, self.agreement.model.encoder)
-        events = self.folder / EVENTS
-        start = events.stat().st_size if events.exists() else 0
-        run_id = control.start_run(bundle.build(self.agreement), {"run": self.name, "resume": self.resume})
+            events = self.folder / EVENTS
+            start = events.stat().st_size if events.exists() else 0
+            run_id = control.start_run(bundle.build(self.agreement), {"run": self.name, "resume": self.resume})
+            begun = {"pid": self.coordinator.running()["pid"], "run_id": run_id}
+            self.coordinator.write(f"runs/{self.name}/{BEGUN}", json.dumps(begun) + "\n")
         return run_id, start
+
+
+def going_on(coordinator: Home, control: Control, name: str) -> int | None:
+    """Flower's number of a run that has begun and not ended; None of any other. Raises: Unreachable."""
+    try:
+        begun = json.loads((coordinator.run_folder(name) / BEGUN).read_text(encoding="utf-8"))
+        run_id, pid = int(begun["run_id"]), int(begun["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if pid != coordinator.running()["pid"]:
+        return None  # a run ends with its coordinator
+    return run_id if control.run_status(run_id)[0] != "finished" else None
+
+
+def all_going_on(coordinator: Home, names: Iterable[str]) -> set[str] | None:
+    """Those of the runs that are going on; None while the coordinator is down, when none is."""
+    from wardround_server.flower.control import ControlApi
+
+    try:
+        with ControlApi(int(coordinator.running()["admin"]), coordinator.tls.ca) as control:
+            return {name for name in names if going_on(coordinator, control, name) is not None}
+    except Unreachable:
+        return None
+
+
+def stop(coordinator: Home, name: str) -> None:
+    """Stop a run, as Ctrl-C does in the terminal that started it: it ends in the middle of its round, and goes on with
+    that round when it is resumed. Raises: ConfigError, when it is not going on; Unreachable.
+    """
+    from wardround_server.flower.control import ControlApi
+
+    name = checked_run_name(name)
+    with ControlApi(int(coordinator.running()["admin"]), coordinator.tls.ca) as control:
+        run_id = going_on(coordinator, control, name)
+        if run_id is None:
+            raise ConfigError(f"run {name!r} is not going on", do="see `wardround coordinator status`")
+        control.stop_run(run_id)
 
 
 def _keep_encoder(federation: Path, folder: Path, encoder: str) -> None:

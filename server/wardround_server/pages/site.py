@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from wardround_server.pages import hospitals, overview
+from wardround_server.pages import hospitals, overview, runs
 from wardround_server.pages.desk import Desk
 
-_PARTS = (overview, hospitals)
+_PARTS = (overview, runs, hospitals)
 
 
 def app(desk: Desk) -> ASGIApp:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tests.server.test_hospitals import card
 
 from wardround.config import load_federation
-from wardround.errors import ConfigError, FederationError, QuorumMissed, Unreachable, WardroundError
+from wardround.errors import ConfigError, FederationError, QuorumMissed, RunStopped, Unreachable, WardroundError
 from wardround.screen import Screen
 from wardround_server.commands import app
 from wardround_server.follow import follow
@@ -81,7 +81,7 @@ def test_a_misspelt_key_in_coordinator_toml(tmp_path: Path) -> None:
         call("up", tmp_path)
 
 
-@pytest.mark.parametrize("command", ["init", "register", "remove", "up", "run", "status", "report"])
+@pytest.mark.parametrize("command", ["init", "register", "remove", "up", "run", "stop", "status", "report"])
 def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
     text = call(command, "--help")
     assert "Examples:" in text
@@ -92,8 +92,10 @@ def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
 class FakeControl:
     """A run that Flower says is finished."""
 
+    how = "failed details"
+
     def run_status(self, run_id: int) -> tuple[str, str]:
-        return "finished", "failed details"
+        return "finished", self.how
 
     def stop_run(self, run_id: int) -> None:
         raise AssertionError("nobody asked for it")
@@ -138,4 +140,10 @@ def test_a_run_that_failed_fails_with_its_own_error(tmp_path: Path) -> None:
 
 def test_a_run_that_ends_without_a_word_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FederationError, match="failed details"):
+        follow_events(tmp_path, START)
+
+
+def test_a_run_that_somebody_else_stopped_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeControl, "how", "stopped ")
+    with pytest.raises(RunStopped, match="--resume"):
         follow_events(tmp_path, START)

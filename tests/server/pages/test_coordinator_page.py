@@ -104,10 +104,11 @@ def test_while_the_coordinator_is_down_nothing_starts(there: Served, home: Path)
 def test_a_run_says_who_is_missing_and_why_and_what_it_costs(there: Served, home: Path) -> None:
     write_run(home, "spring", "st-anna")
     text = there.page("/runs/spring").text
-    for said in ("st-anna away", "because st-anna", "round 0 of 3", "Resume after the last finished round", "<svg"):
+    for said in ("st-anna away", "because st-anna", "round 0 of 3", "then the run can be resumed here", "<svg"):
         assert said in text, said
     assert "spring" in there.page("/").text
-    assert there.press("/runs/spring/resume", {"wait": "0"}).status == 409  # it is down
+    for action in ("resume", "stop"):
+        assert there.press(f"/runs/spring/{action}", {"wait": "0"}).status == 409  # it is down
     assert there.page("/runs/summer").status == there.page("/runs/..%2f..").status == 404
 
 
