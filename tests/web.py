@@ -62,7 +62,8 @@ class Served:
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
             came = connection.getresponse()
-            return Answer(came.status, {k.lower(): v for k, v in came.getheaders()}, came.read().decode())
+            text = came.read().decode(errors="replace")  # of a picture
+            return Answer(came.status, {k.lower(): v for k, v in came.getheaders()}, text)
         finally:
             connection.close()
 

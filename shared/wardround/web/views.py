@@ -7,9 +7,12 @@ All text is escaped, and what cannot be seen is written out (`escaped`). A templ
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +33,9 @@ from wardround.web.escaped import visible
 from wardround.web.guard import Session
 
 STREAMS = 4
-"""At once, of events; a browser keeps six connections to a host name, and pages need some."""
+"""At once, of events; a browser keeps six connections to a host name, and pages need some. Another one ends the oldest:
+its tab asks again, and one whose reader has stopped reading holds no place.
+"""
 LOOK_S, PING_S, STREAM_S = 1.0, 15.0, 600.0
 _STATIC = {"charts.css": "text/css", "page.css": "text/css", "page.js": "text/javascript"}
 log = logging.getLogger(__name__)
@@ -71,7 +76,7 @@ class Site:
         self._templates.filters["capital"] = capital
         self._who, self._navigation, self._state = who, tuple(navigation), state
         self._one = threading.Lock()
-        self._streams = 0
+        self._streams: deque[object] = deque(maxlen=STREAMS)
         self._kept: dict[type, object] = {}
 
     def app(self, pages: Mapping[str, View], actions: Sequence[Action]) -> Starlette:
@@ -90,13 +95,17 @@ class Site:
         return repr([_stat(path) for path in paths])
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
-        """A page. What `Session.said` holds stands at its top, once."""
+        """A page. What `Session.said` holds stands at the top of the next that is no error, once."""
         session: Session = request.state.session
         said: list[str] = []
-        if "x-live" not in request.headers:  # the page looks after itself: nobody reads that answer
+        seen = request.state.seen if hasattr(request.state, "seen") else self._now()
+        # The page looks after itself: nobody reads that answer. An error is of what was pressed in this tab; what is
+        # said may be of another's.
+        if "x-live" not in request.headers and status == 200:
             said, session.said = session.said, []
         text = self._templates.get_template(template).render(
             root=session.area,
+            seen=seen,
             csrf=session.csrf,
             said=said,
             who=self._who(),
@@ -119,6 +128,7 @@ class Site:
     def _guarded(self, view: View) -> Callable[[Request], Awaitable[Response]]:
         def one_at_a_time(request: Request) -> Response:
             with self._one:
+                request.state.seen = self._now()  # before anything is read that the page shows
                 return view(request)
 
         async def endpoint(request: Request) -> Response:
@@ -150,29 +160,31 @@ class Site:
 
     async def _events(self, request: Request) -> Response:
         """Server-sent events: `changed`, whenever the state is another one (HTML Standard, 9.2)."""
-        if self._streams >= STREAMS:
-            return Response(status_code=204)  # a browser does not ask again
-        return StreamingResponse(self._stream(), media_type="text/event-stream")
+        return StreamingResponse(self._stream(request.query_params.get("seen", "")), media_type="text/event-stream")
 
-    async def _stream(self) -> AsyncIterator[str]:
-        self._streams += 1
+    async def _stream(self, seen: str) -> AsyncIterator[str]:
+        """seen: what state the page is of, so that nothing is missed between a page and its stream."""
+        self._streams.append(own := object())
+        loop = asyncio.get_running_loop()
+        until, quiet_since = loop.time() + STREAM_S, loop.time()
         try:
-            loop = asyncio.get_running_loop()
-            until, quiet_since, seen = loop.time() + STREAM_S, loop.time(), None
             yield "retry: 3000\n\n"
-            while loop.time() < until:
-                state = await run_in_threadpool(self._state) + repr(self._kept)
+            while loop.time() < until and own in self._streams:
+                state = await run_in_threadpool(self._now)
                 if state != seen:
-                    if seen is not None:
-                        yield "event: changed\ndata: \n\n"
-                        quiet_since = loop.time()
-                    seen = state
+                    yield "event: changed\ndata: \n\n"
+                    seen, quiet_since = state, loop.time()
                 elif loop.time() - quiet_since > PING_S:
                     yield ": still here\n\n"
                     quiet_since = loop.time()
                 await asyncio.sleep(LOOK_S)
         finally:
-            self._streams -= 1
+            with suppress(ValueError):
+                self._streams.remove(own)
+
+    def _now(self) -> str:
+        """The state, short."""
+        return hashlib.sha256(f"{self._state()}{self._kept!r}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _stat(file: Path) -> tuple[int, int] | None:

@@ -23,18 +23,22 @@
     if (news.length) document.getElementById("spoken").textContent = news.join(" "); // a live region, spoken politely
   }
 
-  let waits = false;
-  const soon = () => {
-    if (waits) return;
-    waits = true;
-    setTimeout(() => { waits = false; refresh().catch(() => {}); }, 250);
-  };
+  let under_way = false, again = false; // one at a time, and one more for what came meanwhile
+  async function soon() {
+    if (under_way) { again = true; return; }
+    under_way = true;
+    do { again = false; await refresh().catch(() => {}); } while (again);
+    under_way = false;
+  }
 
   if (events && document.querySelector("[data-live], [data-news]")) {
     let stream = null;
-    const listen = () => { stream = new EventSource(events); stream.addEventListener("changed", soon); };
-    listen();
-    addEventListener("pagehide", () => stream.close());
-    addEventListener("pageshow", (event) => { if (event.persisted) { listen(); soon(); } });
+    const listen = () => { if (!stream) { stream = new EventSource(events); stream.addEventListener("changed", soon); } };
+    const rest = () => { stream?.close(); stream = null; };
+    const look = () => document.hidden ? rest() : listen(); // a tab that nobody sees holds no connection
+    look();
+    addEventListener("visibilitychange", look);
+    addEventListener("pagehide", rest);
+    addEventListener("pageshow", (event) => { if (event.persisted) look(); });
   }
 })();
