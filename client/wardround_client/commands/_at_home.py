@@ -1,4 +1,4 @@
-"""What `adapt`, `evaluate` and `predict` share: a hospital opened without its ledger, their options, their tables."""
+"""What `adapt`, `evaluate` and others share: a hospital opened without its ledger, their options, their tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import TextColumn
 
-from wardround.errors import ConfigError
 from wardround.terminal import Table, progress_bar, say
 from wardround.text import counted
 from wardround_client.commands._common import checked
+from wardround_client.office import models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wardround_client.hospital import Hospital
-    from wardround_client.personal.adapted_model import AdaptedModel
     from wardround_client.personal.data_checks import Finding
 
 NOTHING_LEFT = "Nothing left this hospital, and nothing was charged to its budget."
@@ -77,35 +76,8 @@ def separated(names: str) -> list[str]:
 
 
 def opened(home: Path) -> Hospital:
-    """The hospital with a ledger in memory: its own is not even opened. Raises: ConfigError."""
-    import torch
-
-    from wardround_client.hospital import Hospital
-    from wardround_client.privacy.ledger import Ledger
-
-    hospital = Hospital.open(checked(home), ledger=Ledger(None))
-    if hospital.config.device.threads:
-        torch.set_num_threads(hospital.config.device.threads)
-    return hospital
-
-
-def chosen(hospital: Hospital, name: str) -> AdaptedModel:
-    """The adapted model of that name, or the only one; nobody whom it was learned from has withdrawn.
-
-    Raises: ConfigError, DataError, StorageError.
-    """
-    from wardround_client.personal import adapted_file as store
-
-    there = store.names(hospital.home)
-    if not name and len(there) != 1:
-        raise ConfigError(
-            "several models were adapted here" if there else "nothing was adapted here yet",
-            allowed=", ".join(there),
-            do="name one with --adapted" if there else "make one with `wardround hospital adapt`",
-        )
-    found = store.load(hospital.home, name or there[0], hospital.device)
-    found.check_consent(hospital.patients.register.read())
-    return found
+    """The hospital that lives there, without its ledger. Raises: ConfigError."""
+    return models.opened(checked(home))
 
 
 @contextmanager

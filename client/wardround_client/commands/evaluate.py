@@ -14,7 +14,6 @@ from wardround_client.commands._at_home import (
     FederationOption,
     ModelOption,
     TaskOption,
-    chosen,
     decisions,
     opened,
     say_if_learned,
@@ -49,6 +48,7 @@ def evaluate(
         raise ConfigError("--adapted and --unadapted were both given", do="take one")
     if not unadapted and (task or model or federation):
         raise ConfigError("--task, --model and --federation choose an unadapted model", do="add --unadapted")
+    from wardround_client.office.models import chosen
     from wardround_client.personal.kinds import at_home
     from wardround_client.personal.labelled import Labelled
     from wardround_client.personal.shared_model import choose

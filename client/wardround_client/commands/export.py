@@ -13,13 +13,14 @@ from rich.progress import TextColumn
 from wardround.command import Command, JsonOption
 from wardround.errors import ConfigError, DataError, WardroundError
 from wardround.terminal import Table, emit, progress_bar, say, show
-from wardround_client.commands._at_home import chosen, opened, scores
+from wardround_client.commands._at_home import opened, scores
 from wardround_client.commands._common import HERE, HomeArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wardround_client.hospital import Hospital
+    from wardround_client.office.models import chosen
     from wardround_client.personal.judged_file import Judgement
 
 FOLDER, WHOLE = "exported", "model.onnx"

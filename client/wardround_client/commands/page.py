@@ -34,13 +34,19 @@ def page(
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported
     from wardround.web.serving import serve
     from wardround_client.pages.desk import Desk
+    from wardround_client.pages.process import LOG
     from wardround_client.pages.site import app
-    from wardround_client.service.daemon import logging_to
+    from wardround_client.pages.work import end
+    from wardround_client.service.log_file import logging_to
 
     # What an agreement is checked with takes seconds to import, and the person reads the first page meanwhile.
     threading.Thread(target=import_module, args=("opacus",), name="imports", daemon=True).start()
-    with logging_to(home, name="page.log"):
-        serve(app(Desk(home, [file.absolute() for file in federations or []])), port, as_json=as_json)
+    desk = Desk(home, [file.absolute() for file in federations or []])
+    with logging_to(home, name=LOG):
+        try:
+            serve(app(desk), port, as_json=as_json)
+        finally:
+            end(desk.site)
 
 
 command = Command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +11,10 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, DataError
 from wardround.terminal import Table, console, emit, progress_bar, say, show
 from wardround.text import counted, shown
-from wardround_client.commands._at_home import NOTHING_LEFT, chosen, opened
-from wardround_client.commands._common import NewHome
+from wardround_client.commands._at_home import NOTHING_LEFT
+from wardround_client.commands._common import NewHome, checked
 
 if TYPE_CHECKING:
     from wardround_client.personal.prediction_folder import PredictionFolder
@@ -67,47 +65,16 @@ def predict(
 
     This is not a medical device: a prediction is not a diagnosis.
     """
-    from wardround_client.intake.pseudonyms import Pseudonyms
-    from wardround_client.intake.source import Rules
-    from wardround_client.personal.adapted_file import model_digest
-    from wardround_client.personal.prediction_folder import FOLDER, PredictionFolder, is_unfinished
-    from wardround_client.personal.predictions import Predictor, items_of, modalities_of
+    from wardround_client.office.predicting import Prediction
 
-    hospital = opened(home)
-    model = chosen(hospital, adapted)
-    kind = model.federation.task.kind
-    if heatmap and kind != "image":
-        what = {"table": "tables", "volume": "volumes", "inputs": "several inputs"}[kind]
-        raise ConfigError(f"--heatmap with {model.name!r}, which predicts from {what}", do="leave --heatmap out")
-    about = {
-        "adapted": model.name,
-        "adapted_sha256": model_digest(hospital.home, model.name),
-        "federation": model.federation.name,
-        "federation_sha256": model.release.federation,
-        "run": model.release.run,
-        "round": model.release.round,
-        "algorithm": model.federation.algorithm.name,
-    }
-    asked = {**about, "paths": [str(path.absolute()) for path in paths], "heatmap": heatmap}
-    if out is None:
-        folders = hospital.home / FOLDER
-        unfinished = [folder for folder in sorted(folders.glob("*/")) if is_unfinished(folder, asked)]
-        out = unfinished[-1] if unfinished else folders / f"{model.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-    results = PredictionFolder(out.absolute(), model, asked)
-    select, ids = hospital.config.select, hospital.config.patients
-    rules = Rules(select, ids.model_copy(update={"allow_placeholders": True}))  # whose it is says the file name
-    items = items_of(paths, model.federation.task, rules)
-    predictor = Predictor(
-        model, Pseudonyms(hospital.patients.key), hospital.device, results.folder, heatmap, modalities_of(hospital)
-    )
+    asked = Prediction.ready(checked(home), paths, adapted=adapted, out=out, heatmap=heatmap)
+    results = asked.results
     try:
-        with results.writing(items) as left, _progress(len(items), len(items) - len(left), quiet=as_json) as step:
-            for item, outcome in predictor.predict(left, workers=workers or None):
-                results.add(item, outcome)
-                step()
+        with _progress(quiet=as_json) as tell:
+            asked.run(tell, workers or None)
     except KeyboardInterrupt:
         if not as_json:
-            say(f"{len(results.done)} of {len(items)} are done: {results.folder}. The same command goes on.")
+            say(f"{len(results.done)} of {len(asked.items)} are done: {results.folder}. The same command goes on.")
         raise
     images, refused, patients = results.images, results.refused, results.patients()
     if as_json:
@@ -119,31 +86,27 @@ def predict(
             refused=len(refused),
             out_of_distribution=sum(row["out_of_distribution"] for row in images),
             note=NOTHING_LEFT,
-            **about,
+            **asked.about,
         )
     else:
         _show(results)
-    if not images:
-        raise DataError(
-            f"of {counted(len(refused), 'file')} none could be used",
-            do=f"see {results.folder / 'refused.csv'} for the reasons",
-        )
+    asked.check()
 
 
 @contextmanager
-def _progress(total: int, done: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, else a line at each tenth -> what to call after each item."""
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, else a line at each tenth -> what is told how many are done, and of how many."""
     with progress_bar(MofNCompleteColumn(), quiet=quiet) as progress:
-        bar = progress.add_task("predicting", total=total, completed=done)
+        bar, before = progress.add_task("predicting", total=None), 0
 
-        def step() -> None:
-            nonlocal done
-            done += 1
-            progress.update(bar, completed=done)
-            if not (quiet or console.is_terminal) and total >= _TOLD and done * 10 // total > (done - 1) * 10 // total:
+        def tell(done: int, total: int) -> None:
+            nonlocal before
+            progress.update(bar, completed=done, total=total)
+            if not (quiet or console.is_terminal) and total >= _TOLD and done * 10 // total > before * 10 // total:
                 say(f"predicted {done} of {total}")
+            before = done
 
-        yield step
+        yield tell
 
 
 def _show(results: PredictionFolder) -> None:

@@ -47,7 +47,8 @@ def serve(
     from wardround.files import locked
     from wardround_client.one_life import check_not_stopped
     from wardround_client.serve.loop import SERVE, Server, busy
-    from wardround_client.service.daemon import logging_to, stopped_by_signals
+    from wardround_client.service.daemon import stopped_by_signals
+    from wardround_client.service.log_file import logging_to
 
     home = checked(home)
     if status:

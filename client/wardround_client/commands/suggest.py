@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wardround.command import Command, JsonOption
-from wardround.errors import ConfigError, DataError
 from wardround.terminal import Table, emit, say, show
 from wardround.text import counted, shown
 from wardround_client.commands._at_home import (
@@ -18,15 +16,13 @@ from wardround_client.commands._at_home import (
     FederationOption,
     ModelOption,
     TaskOption,
-    opened,
     separated,
     stages,
 )
-from wardround_client.commands._common import NewHome
+from wardround_client.commands._common import NewHome, checked
 from wardround_client.commands.ingest import pair
 
 if TYPE_CHECKING:
-    from wardround.task import Task
     from wardround_client.personal.suggestions import Suggestions
 
 _SHOWN = 20
@@ -70,84 +66,43 @@ def suggest(
 
     It does not suggest images to outline, or places to mark.
     """
-    from wardround.files import cannot_write, private_folder, write_atomically
-    from wardround_client.intake.found_again import originated, to_fill, written
-    from wardround_client.intake.pseudonyms import Pseudonyms
-    from wardround_client.intake.source import Asked, Rules
-    from wardround_client.personal.shared_model import choose
-    from wardround_client.personal.suggestions import FOLDER, suggested
+    from wardround_client.office.suggesting import STAGES, Wish
+    from wardround_client.office.suggesting import suggest as suggest_to
 
-    hospital = opened(home)
-    target = out or hospital.home / FOLDER / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.csv"
-    if target.exists():
-        raise ConfigError(f"{target} is there already", do="name another --out: somebody may have filled it in")
-    with stages("finding out who is who", "looking at the images", "writing", quiet=as_json) as step:
-        start = choose(
-            hospital,
-            task=task,
-            federation=federation,
-            file=model,
-            label_column=label_column,
-            classes=separated(classes),
-        )
-        agreed, cohort = start.federation, hospital.patients.cohort()
-        asked = Asked(
-            where,
-            labels,
-            columns=(),
-            task=agreed.task,
-            leave_out=(hospital.home / "cohort",),
-            home=hospital.home,
-            rules=Rules.of(hospital.config),
-        )
-        origins = originated(asked, source, dict(map(pair, settings or [])), cohort, Pseudonyms(hospital.patients.key))
-        step()
-        with hospital.patients.encoding(cohort, agreed, start.model, hospital.device) as by:
-            found = suggested(cohort, start, hospital.device, count, among=origins.keys(), by=by)
-        step()
-        allowed = _allowed(agreed.task)
-        lines = to_fill(
-            [origins[each.row] for each in found.chosen],
-            agreed.task.label_columns,
-            [{"why": each.why, allowed: "", "pseudonym": each.pseudonym.hex()} for each in found.chosen],
-            asked.labels or Path(where),
-        )
-        records = [
-            each.record(agreed.task.classes) | {"line": line}
-            for each, line in zip(found.chosen, lines, strict=True)
-            if line is not None
-        ]
-        if not records:
-            raise DataError(
-                f"of {counted(found.unlabelled, 'patient')} without a label none can be suggested",
-                do="name the folder or the CSV that they were taken in from, unchanged"
-                if found.unlabelled
-                else "ingest more patients; whom the labels CSV leaves out, or gives no label, is taken in too",
-            )
-        try:
-            if out is None:
-                private_folder(target.parent)
-            write_atomically(target, written([record["line"] for record in records]))
-        except OSError as error:
-            raise cannot_write(target, error) from None
+    wish = Wish(
+        count,
+        where,
+        labels,
+        source,
+        dict(map(pair, settings or [])),
+        task,
+        federation,
+        model,
+        label_column,
+        separated(classes),
+        out,
+    )
+    with stages(*STAGES, quiet=as_json) as step:
+        done = suggest_to(checked(home), wish, step)
+    found, records, agreed = done.found, done.records, done.task
     if as_json:
         emit(
             event="suggest",
-            file=str(target),
-            label_column=agreed.task.label_column,
-            classes=list(agreed.task.classes),
+            file=str(done.file),
+            label_column=agreed.label_column,
+            classes=list(agreed.classes),
             unlabelled=found.unlabelled,
             named=found.named,
             labelled=found.labelled,
             predicted=found.predicted,
-            suggestions=records,
+            suggestions=list(records),
             note=NOTHING_LEFT,
         )
     else:
-        _show(found, records, target, " and ".join(agreed.task.label_columns))
+        _show(found, records, done.file, " and ".join(agreed.label_columns))
 
 
-def _show(found: Suggestions, records: Sequence[dict[str, Any]], target: Path, column: str) -> None:
+def _show(found: Suggestions, records: Sequence[Mapping[str, Any]], target: Path, column: str) -> None:
     line = records[0]["line"]
     key = next((name for name in ("# PatientID", "PatientID") if name in line), next(iter(line)))
     rows = [(str(place), record["line"][key], record["why"]) for place, record in enumerate(records, 1)]
@@ -169,18 +124,6 @@ def _show(found: Suggestions, records: Sequence[dict[str, Any]], target: Path, c
     say(f"Fill in the column {shown(column)} of {target}, and give that file to `ingest --labels` as it is.")
     say("It names patients: keep it here.")
     say(NOTHING_LEFT)
-
-
-def _allowed(task: Task) -> str:
-    """What may stand in the label column, as the name of a column that is not read."""
-    from wardround.labels import LABEL_KINDS
-
-    kind = LABEL_KINDS[task.labels]
-    if kind.timed:
-        return kind.allowed(task)
-    if kind.exclusive:
-        return f"{task.label_column} is one of: {', '.join(task.classes)}"
-    return f"{task.label_column} is none, or any of these with ; between: {', '.join(task.classes)}"
 
 
 command = Command(

@@ -24,7 +24,8 @@ def up(
     home = checked(home)
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before Flower is imported: this program talks to its coordinator alone
     from wardround_client.config import load_hospital_config
-    from wardround_client.service.daemon import Daemon, locked, logging_to, stopped_by_signals
+    from wardround_client.service.daemon import Daemon, locked, stopped_by_signals
+    from wardround_client.service.log_file import logging_to
 
     def show(line: str) -> None:
         if as_json:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from wardround.errors import DataError
 from wardround.files import read_bounded
-from wardround_client.personal.prediction_folder import FOLDER, LIST
+from wardround_client.personal.prediction_folder import FOLDER, LINES, LIST, asked_in
 from wardround_client.personal.suggestions import FOLDER as SUGGESTIONS
 
 LARGEST_BYTES, LARGEST_PICTURE_BYTES = 1 << 28, 1 << 25
@@ -28,11 +29,15 @@ _PICTURES = ("heatmap", "mask")
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of predictions, or a list of suggestions. key: what stands for it in an address. when: UTC."""
+    """A folder of predictions by its predictions.json, or a list of suggestions. key: what stands for it in an address.
+
+    when: it was written last, UTC. version: another one when it was written again.
+    """
 
     path: Path
     key: str
     when: str
+    version: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,35 @@ class Predictions:
     withdrawn: int
 
 
+@dataclass(frozen=True)
+class CutOff:
+    """What was asked of predictions that are not complete."""
+
+    paths: Sequence[Path]
+    adapted: str
+    heatmap: bool
+
+
 def prediction_folders(home: Path) -> list[Kept]:
-    """The newest first."""
-    return _kept(home / FOLDER, f"*/{LIST}")
+    """The newest first; also those that were cut off before there was a predictions.json."""
+    folders = {file.parent for name in (LIST, LINES) for file in (home / FOLDER).glob(f"*/{name}")}
+    return _kept({folder / LIST: [folder / LIST, folder / LINES] for folder in folders})
 
 
 def suggestion_lists(home: Path) -> list[Kept]:
     """The newest first."""
-    return _kept(home / SUGGESTIONS, "*.csv")
+    return _kept({file: [file] for file in (home / SUGGESTIONS).glob("*.csv")})
+
+
+def cut_off(file: Path) -> CutOff | None:
+    """What the call asked whose predictions are not complete; None of others, or where it cannot be read."""
+    try:
+        asked = asked_in(file.parent)
+        if asked is None:
+            return None
+        return CutOff([Path(str(path)) for path in asked["paths"]], str(asked["adapted"]), bool(asked["heatmap"]))
+    except (OSError, KeyError, TypeError):
+        return None
 
 
 def predictions(file: Path, withdrawn: Collection[bytes]) -> Predictions:
@@ -100,15 +126,24 @@ def suggestions(file: Path, withdrawn: Collection[bytes]) -> list[Mapping[str, s
         raise DataError(f"{file} cannot be read ({type(error).__name__})", do="suggest again") from None
 
 
-def _kept(folder: Path, pattern: str) -> list[Kept]:
+def key_of(file: Path) -> str:
+    """What stands for a file in an address."""
+    return hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _kept(files: Mapping[Path, Sequence[Path]]) -> list[Kept]:
+    """files: what is kept, and the files that say when."""
     found = []
-    for file in folder.glob(pattern):
-        try:
-            when = file.stat().st_mtime
-        except OSError:
-            continue
-        key = hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        found.append((when, Kept(file, key, f"{datetime.fromtimestamp(when, UTC):%Y-%m-%d %H:%M}")))
+    for file, of in files.items():
+        written = []
+        for each in of:
+            with suppress(OSError):
+                written.append(each.stat())
+        if written:
+            when = max(each.st_mtime for each in written)
+            version = max(each.st_mtime_ns for each in written), sum(each.st_size for each in written)
+            shown = f"{datetime.fromtimestamp(when, UTC):%Y-%m-%d %H:%M}"
+            found.append((when, Kept(file, key_of(file), shown, version)))
     return [kept for _, kept in sorted(found, key=lambda each: each[0], reverse=True)[:MOST]]
 
 

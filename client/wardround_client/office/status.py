@@ -100,6 +100,7 @@ def _ending(ends: list[str]) -> str:
 
 def lines(status: dict[str, Any]) -> dict[str, str]:
     """The status in words, a line each, by name."""
+    detail = status["link_detail"]
     last = f"{status['run']}, round {status['round']}" if status["run"] else "none yet"
     stopped = (
         f"the coordinator has an answer that is not in this ledger ({status.get('stopped')}): a copy of this home "
@@ -110,7 +111,7 @@ def lines(status: dict[str, Any]) -> dict[str, str]:
         **({"STOPPED": stopped} if status.get("stopped") else {}),
         "coordinator": status["coordinator"] or "none: `wardround hospital join`",
         **({"coordinator's CA": _ending(status["ca_ends"])} if status.get("ca_ends") else {}),
-        "link": f"{status['link']}: {status['link_detail']}",
+        "link": detail if detail.startswith(status["link"]) else f"{status['link']}: {detail}",
         "paused": "yes, every round is refused" if status["paused"] else "no",
         "last answer": f"{last} ({status['answered']} since the daemon started)",
         "epsilon": f"{spent}, at delta {status['delta']:.3g}",

@@ -27,11 +27,12 @@ def pages(desk: Desk) -> Mapping[str, View]:
     def overview(request: Request) -> Response:
         with desk.opened() as hospital:
             there, status = proposed(hospital, desk.named), of_home(desk.home)
-            waiting = [each for each in there if each.waits]
+            waiting = [each for each in there if each.waits and each.approval is None]
             return desk.site.page(
                 request,
                 "overview.html",
                 waiting=waiting,
+                used=[each for each in there if each.waits and each.approval is not None],
                 others=[each for each in there if not each.waits],
                 broken=sum(bool(each.error) for each in there),
                 news=_news(len(waiting)),

@@ -3,6 +3,7 @@
     predictions.jsonl   what was asked; then a line for each file, or row of a table, as soon as it is done
     predictions.json    all of it                       predictions.csv   a line an image
     patients.csv        what they come to, by patient   refused.csv       what cannot be used, and why
+    lock                held by the process that writes
     masks/, heatmaps/   of each image                   findings.csv      a line a finding, of points
 
 The same call goes on in a folder that is not complete, and does again what has changed since.
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wardround.errors import ConfigError
-from wardround.files import cannot_write, private_folder, replacing, write_atomically
+from wardround.files import Held, cannot_write, locked, private_folder, replacing, write_atomically
 from wardround_client.intake.source import Item, Rejection
 from wardround_client.intake.spreadsheet import harmless
 from wardround_client.personal.adapted_model import AdaptedModel
@@ -29,7 +30,7 @@ from wardround_client.personal.page import Row
 
 FOLDER = "predictions"
 """In a hospital's home: what was not sent elsewhere with --out."""
-LINES, LIST = "predictions.jsonl", "predictions.json"
+LINES, LIST, LOCK = "predictions.jsonl", "predictions.json", "lock"
 _IMAGE_COLUMNS = (
     *("file", "number", "patient", "manufacturer", "modality", "learned_from", "predicted"),
     *("ood_score", "out_of_distribution", "unfamiliar"),
@@ -37,9 +38,14 @@ _IMAGE_COLUMNS = (
 _PATIENT_COLUMNS = ("patient", "images", "out_of_distribution", "predicted")
 
 
+def asked_in(folder: Path) -> Mapping[str, Any] | None:
+    """What was asked of a folder that is not complete; None of any other."""
+    return None if is_complete(folder) else next(_lines(folder), None)
+
+
 def is_unfinished(folder: Path, asked: Mapping[str, Any]) -> bool:
     """Whether a call that asked the same was cut off in this folder."""
-    return not is_complete(folder) and next(_lines(folder), None) == asked
+    return asked_in(folder) == asked
 
 
 @dataclass
@@ -55,31 +61,42 @@ class PredictionFolder:
     def writing(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Open the folder, or go on in it -> the items that are left. However it ends, what is done is written.
 
-        Raises: ConfigError: the folder holds something else. StorageError.
+        Raises:
+            ConfigError: the folder holds something else.
+            Held: another process writes into it.
+            StorageError.
         """
         wanted = {item.name: item.fingerprint() for item in items}
+        busy = Held(f"somebody predicts into {self.folder} already", do="wait for the end of that")
         try:
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                if not is_unfinished(self.folder, self.asked):
-                    raise ConfigError(f"{self.folder} is there already", do="name a new folder with --out")
+                self._check()
+            private_folder(self.folder)
+            with locked(self.folder / LOCK, busy=busy):
+                if (self.folder / LINES).exists():  # it may be another's since
+                    self._check()
                 known = (record for record in _lines(self.folder) if "fingerprint" in record)
                 self.done = {
                     record["file"]: record
                     for record in known
                     if record["fingerprint"] and record["fingerprint"] == wanted.get(record["file"])
                 }
-            private_folder(self.folder)
-            with replacing(self.folder / LINES) as file:
-                file.writelines(map(_line, (self.asked, *self.done.values())))
-            with (self.folder / LINES).open("ab") as self._file:
-                complete = False
-                try:
-                    yield [item for item in items if item.name not in self.done]
-                    complete = True
-                finally:
-                    self._summarise(complete=complete)
+                with replacing(self.folder / LINES) as file:
+                    file.writelines(map(_line, (self.asked, *self.done.values())))
+                with (self.folder / LINES).open("ab") as self._file:
+                    complete = False
+                    try:
+                        yield [item for item in items if item.name not in self.done]
+                        complete = True
+                    finally:
+                        self._summarise(complete=complete)
         except OSError as error:
             raise cannot_write(self.folder, error, do="give the same command again: it goes on") from None
+
+    def _check(self) -> None:
+        """Raises: ConfigError, where it holds something else."""
+        if not is_unfinished(self.folder, self.asked):
+            raise ConfigError(f"{self.folder} is there already", do="name a new folder with --out")
 
     _file: BinaryIO = field(init=False, repr=False)
 

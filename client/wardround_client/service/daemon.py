@@ -13,16 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import torch
 
 from wardround import __version__, files
 from wardround.certificates import Countdown, ends_of, passed, until
-from wardround.errors import ConfigError, DataError, StorageError, WardroundError
-from wardround.files import PrivateLog, shut, write_atomically
+from wardround.errors import ConfigError, DataError, WardroundError
+from wardround.files import shut, write_atomically
 from wardround.hooks import Hook
-from wardround.logs import formatter
 from wardround.metrics import LOOPBACK, PATH, Metric, serving
 from wardround.models import Model
 from wardround.wire import Refusal, peek_reply, request_bytes
@@ -36,8 +34,7 @@ from wardround_client.service._proto import hospital_pb2 as pb
 from wardround_client.service.control import REFUSAL, ControlServer, StatusFeed, last_refusal
 from wardround_client.service.metrics import of_hospital
 
-LOCK, LOG, MEMORY = "daemon.lock", "hospital.log", "node.json"
-_LOG_BYTES, _LOG_FILES = 5_000_000, 4
+LOCK, MEMORY = "daemon.lock", "node.json"
 _LOOK_S = 60.0
 NEARLY = 0.8  # of the budget: the hook is told
 log = logging.getLogger(__name__)
@@ -300,36 +297,3 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def logging_to(home: Path, log_format: Literal["text", "json"] = "text", name: str = LOG) -> Iterator[None]:
-    """Send this program's log, and what its libraries warn of, into a file of the home (0600) and nowhere else.
-
-    Raises: StorageError.
-    """
-    path = home / name
-    try:
-        handler = PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})", do="check the disk") from None
-    handler.setFormatter(formatter(log_format))
-    levels = {
-        "wardround_client": logging.INFO,
-        "wardround": logging.INFO,
-        "flwr": logging.WARNING,
-        "uvicorn": logging.ERROR,
-    }
-    before = []
-    for of, level in levels.items():
-        logger = logging.getLogger(of)
-        before.append((logger, logger.handlers, logger.propagate, logger.level))
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-    try:
-        yield
-    finally:
-        for logger, handlers, propagate, level in before:
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        handler.close()

@@ -21,7 +21,8 @@ from wardround.cli import run as command
 from wardround.errors import ConfigError, WardroundError
 from wardround.files import write_atomically
 from wardround_client.config import load_hospital_config
-from wardround_client.service.daemon import Daemon, logging_to
+from wardround_client.service.daemon import Daemon
+from wardround_client.service.log_file import logging_to
 from wardround_server.network import tls
 
 NOW = datetime.now(UTC)
