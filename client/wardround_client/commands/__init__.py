@@ -11,7 +11,7 @@ app = Commands(
     panels=("Set up", "Take part", "Use at home", "Look", "Repair"),
     journeys=(
         Journey("Take part", ("setup", "approve", "up")),
-        Journey("Use it at home", ("adapt", "evaluate", "predict")),
-        Journey("See what left", ("status", "ledger", "audit")),
+        Journey("Use it at home", ("adapt", "evaluate", "predict", "suggest", "export", "serve")),
+        Journey("See what left", ("page", "status", "ledger", "audit")),
     ),
 )
