@@ -59,6 +59,7 @@ def export(
     from wardround.onnx_files import installed
 
     installed(Path(WHOLE))
+    from wardround_client.personal.adapted_file import onnx_of
     from wardround_client.personal.export_card import card, markdown
     from wardround_client.personal.judged_file import DIFFERS, Patients, judgements
     from wardround_client.personal.labelled import Labelled
@@ -70,7 +71,7 @@ def export(
     target = to or hospital.home / FOLDER / found.name
     if target.exists():
         raise ConfigError(f"{target} is there already", do="remove it, or choose another folder with --to")
-    files = {WHOLE: written_whole(found)}
+    files = {WHOLE: written_whole(found, onnx_of(hospital.home, found))}
     if prune:
         files["pruned.onnx"] = pruned(files[WHOLE], prune)
     if quantise:

@@ -2,7 +2,7 @@
 
 adapted/NAME/model.safetensors   what predicts, before and after; who was learned from; the agreement (0600)
 adapted/NAME/card.json           what it is worth, before and after, to patients whom it has not seen
-adapted/NAME/*.safetensors       the encoder, where the federation brings one of its own
+adapted/NAME/ENCODER              the encoder, where the federation brings one of its own
 
 They stay there: no noise protects these patients, and a support case can be read from the numbers.
 """
@@ -26,6 +26,7 @@ from wardround.config import AS_APPROVED, Federation
 from wardround.errors import ConfigError, StorageError
 from wardround.files import cannot_write, private_folder, write_atomically
 from wardround.models import build_model
+from wardround.models.from_outside import pinned
 from wardround.release import Release
 from wardround_client.personal.adapted_model import AdaptedModel, EmbeddedSupport
 from wardround_client.personal.learner import Learner
@@ -79,6 +80,14 @@ def load(home: Path, name: str, device: torch.device) -> AdaptedModel:
     with reading(path), safe_open(path, framework="pt", device=str(device)) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         return _unpacked(name, path.parent, tensors, json.loads(file.metadata()["wardround"]))
+
+
+def onnx_of(home: Path, adapted: AdaptedModel) -> bytes:
+    """The encoder's file, where it is ONNX; b"" otherwise. Raises: ConfigError."""
+    choice = adapted.federation.model
+    if not choice.encoder.endswith(".onnx"):
+        return b""
+    return pinned(folder(home, adapted.name) / choice.encoder, choice.encoder_sha256, None)
 
 
 def support_of(home: Path, name: str) -> frozenset[str]:

@@ -87,7 +87,12 @@ def by_file(data: bytes) -> Answer:
     from wardround.onnx_files.session import Session
 
     session = Session(data, OUTPUT)
-    return lambda x: torch.from_numpy(session(x.numpy()))
+
+    def answer(x: Tensor) -> Tensor:
+        found = torch.from_numpy(session(x.numpy()))
+        return found if found.ndim == 2 else found.flatten(2)[0].T  # of cells, row by row
+
+    return answer
 
 
 def judgements(

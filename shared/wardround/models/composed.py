@@ -37,7 +37,10 @@ class Cells:
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [n, channels, S, S] -> float32 [n side^2, features], an image's cells row by row."""
-        maps: Tensor = self.encoder.maps(x)
+        return self.of_maps(self.encoder.maps(x))
+
+    def of_maps(self, maps: Tensor) -> Tensor:
+        """float32 [n, features, m, m] -> float32 [n side^2, features]."""
         if maps.shape[-1] != self.side:
             antialias = maps.shape[-1] > self.side
             maps = interpolate(maps, (self.side, self.side), mode="bilinear", antialias=antialias, align_corners=False)

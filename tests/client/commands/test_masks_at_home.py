@@ -22,6 +22,7 @@ from tests.drawn import MASKS, POINTS, disc, discs, spots
 
 from wardround.cli import run
 from wardround.config import load_federation
+from wardround.onnx_files.session import Session
 from wardround.planes import classes_in
 from wardround_client.cohort.patients import Patients
 from wardround_client.cohort.store import CohortStore
@@ -124,6 +125,22 @@ def test_masks_are_tuned_on_the_support_and_the_model_is_judged_as_it_is(of_mask
     assert judged["before"]["metrics"]["dice"]["value"] < tuned["after"]["metrics"]["dice"]["value"]
     code, out, err = wardround(capsys, "evaluate", of_masks.home, "--unadapted", *given)
     assert code == 0 and "as it is" in out and "Dice coefficient" in out, err
+
+
+def test_a_model_of_masks_is_exported_as_one_file_that_draws_them(
+    of_masks: Adapted, capsys: Capture, tmp_path: Path
+) -> None:
+    given = (of_masks.home, *of_masks.model, "--to", tmp_path / "file", "--json")
+    code, out, err = wardround(capsys, "export", *given)
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]
+    assert metrics["model.onnx"]["largest_difference_from_torch"] < 1e-4
+    assert metrics["model.onnx"]["values"]["dice"]["value"] == pytest.approx(
+        of_masks.card["after"]["metrics"]["dice"]["value"], abs=6e-3
+    )
+    image = np.asarray(Image.open(next((of_masks.home.parent / "pictures").glob("*0.png"))).convert("L"), np.float32)
+    mask = Session((tmp_path / "file" / "model.onnx").read_bytes(), "mask")(image[None, None] / 255)
+    assert mask.shape[0] == 1 and set(np.unique(mask)) == {0, 1}
 
 
 def test_points_are_adapted_to_and_judged(of_points: Adapted, capsys: Capture) -> None:

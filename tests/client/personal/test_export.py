@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +29,17 @@ from wardround.config import Federation, load_federation
 from wardround.errors import ConfigError
 from wardround.models import build_model
 from wardround.onnx_files.in_square import in_square
+from wardround.onnx_files.rules import OPSETS
 from wardround.onnx_files.session import Session
 from wardround.release import Release
 from wardround_client.cohort.examples import Examples
 from wardround_client.intake.dicom.pixels import fit
 from wardround_client.intake.recipe import ImageRecipe
 from wardround_client.personal import adapted_file as store
-from wardround_client.personal import export_card, smaller, whole_model
+from wardround_client.personal import export_card, judged_file, smaller, whole_model
 from wardround_client.personal.adapted_model import AdaptedModel, EmbeddedSupport
 from wardround_client.personal.learner import Learner
+from wardround_client.personal.maps import grids, upsampled, weighted
 from wardround_client.personal.whole_model import OUTPUT, refusal, written_whole
 
 CLASSES = ["no", "perhaps", "yes"]
@@ -80,9 +85,8 @@ def adapted_to(
 
 def difference(adapted: AdaptedModel, data: bytes, inputs: Tensor) -> float:
     """The largest between the file's probabilities and torch's."""
-    learner, session = adapted.learner, Session(data, OUTPUT)
-    theirs = [learner.probabilities(adapted.fitted, learner.loss.model.encode(x[None])).numpy() for x in inputs]
-    return max(float(np.abs(session(x[None].numpy()) - each).max()) for x, each in zip(inputs, theirs, strict=True))
+    ours, theirs = judged_file.by_file(data), judged_file.by_torch(adapted)
+    return max(float((ours(x[None]) - theirs(x[None])).abs().max()) for x in inputs)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS.built_in)
@@ -126,6 +130,9 @@ KINDS: dict[str, dict[str, Any]] = {
             ],
         }
     },
+    "masks": {"task": {"image_size_px": 32, "labels": "mask", "cell_px": 8}},
+    "masks in colour": {"task": {"image_size_px": 48, "labels": "mask", "cell_px": 4, "channels": 3}},
+    "points": {"task": {"image_size_px": 32, "labels": "points", "cell_px": 4}},
 }  # fmt: skip
 
 
@@ -172,14 +179,65 @@ def test_a_file_takes_images_of_any_size_and_one_of_the_cohort_as_it_is() -> Non
     ("kind", "why"),
     [
         ({"task": {**TABLE, "ranks": True}, "family": "logistic"}, "ranks"),
-        ({"task": {"image_size_px": 32, "labels": "points", "cell_px": 4}}, "places"),
-        ({"task": {"image_size_px": 32, "labels": "mask", "cell_px": 4}}, "masks"),
     ],
 )
 def test_what_no_graph_can_do_is_refused_with_its_reason(kind: dict[str, Any], why: str) -> None:
     adapted, _ = adapted_to(agreed(**kind))
     with pytest.raises(ConfigError, match=why):
         written_whole(adapted)
+
+
+def through(data: bytes, folder: Path, task: dict[str, Any]) -> tuple[AdaptedModel, bytes]:
+    """A model behind an ONNX encoder, and its file."""
+    (folder / "e.onnx").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    federation = agreed(task, encoder="e.onnx", encoder_sha256=digest, features=onnx_graphs.FEATURES)
+    adapted, _ = adapted_to(federation, folder)
+    return adapted, written_whole(adapted, data)
+
+
+def as_old_files_are(model: Any) -> None:
+    """Weights are named as inputs too, the operators' domain is spelt out, and somebody signed it."""
+    graph = model.graph
+    graph.input.extend(onnx.helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in graph.initializer)
+    model.opset_import[0].domain = "ai.onnx"
+    model.metadata_props.add(key="maker", value="somebody@example.org")
+
+
+@pytest.mark.parametrize("opset", [OPSETS[0], 17, 20, OPSETS[-1]])
+def test_an_encoder_of_any_version_of_onnx_is_joined_to_its_head(opset: int, tmp_path: Path) -> None:
+    tasks: tuple[dict[str, Any], ...] = (IMAGES, {"image_size_px": 24, "labels": "mask", "cell_px": 4})
+    for channels, task in product((1, 3), tasks):
+        change = as_old_files_are if opset % 2 else None
+        adapted, data = through(onnx_graphs.graph(change, channels=channels, opset=opset), tmp_path, task)
+        assert difference(adapted, data, torch.rand(2, *adapted.federation.task.input_shape)) < 1e-5
+        model = onnx.ModelProto.FromString(data)
+        assert [each.name for each in model.graph.input] == ["input"]
+        assert b"somebody" not in data
+        assert {node.domain for node in model.graph.node} == {""}
+
+
+def test_an_image_that_grows_for_its_encoder_is_resized_as_the_file_says(tmp_path: Path) -> None:
+    data = onnx_graphs.graph(lambda model: model.metadata_props.add(key="wardround", value='{"resize": "bicubic"}'))
+    adapted, whole = through(data, tmp_path, {"image_size_px": 12})
+    assert difference(adapted, whole, torch.rand(3, 1, 12, 12)) < 1e-5
+
+
+@pytest.mark.parametrize("by_onnx", [False, True])
+def test_a_file_of_masks_gives_the_mask_that_predict_gives(by_onnx: bool, tmp_path: Path) -> None:
+    task: dict[str, Any] = {"image_size_px": 24, "labels": "mask", "cell_px": 4}
+    graph, inputs = onnx_graphs.graph(), torch.rand(6, 1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    adapted = through(graph, tmp_path, task)[0] if by_onnx else adapted_to(agreed(task))[0]
+    by_torch = judged_file.by_torch(adapted)
+    weights = 1 / torch.cat([by_torch(x) for x in inputs]).mean(0)  # so that each class is somewhere
+    adapted = replace(adapted, fitted={**adapted.fitted, "weights": weights})
+    session = Session(written_whole(adapted, graph), whole_model.MASK)
+    shown = set()
+    for x in inputs:
+        expected = weighted(upsampled(grids(by_torch(x), 36)[0], 24), weights.numpy()).argmax(0)
+        assert (session(x.numpy())[0] == expected).mean() > 0.99, "but for pixels on an edge, which are rounded"
+        shown |= set(expected.ravel().tolist())
+    assert len(shown) > 1
 
 
 def weights_of(data: bytes) -> list[np.ndarray]:
