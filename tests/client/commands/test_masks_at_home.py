@@ -138,8 +138,9 @@ def test_a_model_of_masks_is_exported_as_one_file_that_draws_them(
     assert metrics["model.onnx"]["values"]["dice"]["value"] == pytest.approx(
         of_masks.card["after"]["metrics"]["dice"]["value"], abs=6e-3
     )
-    image = np.asarray(Image.open(next((of_masks.home.parent / "pictures").glob("*0.png"))).convert("L"), np.float32)
-    mask = Session((tmp_path / "file" / "model.onnx").read_bytes(), "mask")(image[None, None] / 255)
+    with Image.open(next((of_masks.home.parent / "pictures").glob("*0.png"))) as picture:
+        image = (np.asarray(picture.convert("L")) / 255).astype(np.float32)
+    mask = Session((tmp_path / "file" / "model.onnx").read_bytes(), "mask")(image[None, None])
     assert mask.shape[0] == 1 and set(np.unique(mask)) == {0, 1}
 
 
