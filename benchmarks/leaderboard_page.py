@@ -184,7 +184,20 @@ outlines through the built-in one. Of the modalities at most 1,000 patients of a
 12 slices of a patient, and 48 patients are judged. Where more hospitals could be new, the largest are, to save time.
 Golub's leukaemia is left out: its hospital tells its class.
 
-{markdown(lines, headings)}"""
+{markdown(lines, headings)}
+
+The encoders of `--encoders DIR`, a minute each:
+
+{ENCODERS}"""
+
+
+_MAKES = "    python benchmarks/imagenet_encoder.py --kind"
+_ALL = "--image-size-px 128 --side-px 128 --stages 0 1 2 3 4 5 6"
+ENCODERS = f"""{_MAKES} dermatoscopy {_ALL} --copies h --images 700 --features 256 --out DIR/skin.safetensors
+{_MAKES} grey {_ALL} --images 700 --features 96 --out DIR/chest.safetensors
+{_MAKES} colour --images 1500 --features 96 --out DIR/small.safetensors
+"""
+"""What makes the files that the sets name."""
 
 
 def _worth_picture(board: Board) -> str:
