@@ -307,10 +307,11 @@ def _take_in(home: Path, state: State, kit: Kit, *, as_json: bool) -> bool:
     from wardround_client.commands.ingest import ingest
     from wardround_client.commands.pull import pull
 
-    labels, agreement = Path(state.labels) if state.labels else None, home / KIT / AGREEMENT
+    labels, agreement, task = Path(state.labels) if state.labels else None, home / KIT / AGREEMENT, kit.federation.task
+    beside = task.kind == "table" or task.dense  # a table holds its labels, and segmentations lie beside their images
     if state.pacs and labels:
         pull(home, labels=labels, federation=agreement, as_json=as_json)
-    elif state.images and not state.pacs and (labels or kit.federation.task.kind == "table"):
+    elif state.images and not state.pacs and (labels or beside):
         column = state.patient_column
         ingest(home, state.images, labels=labels, federation=agreement, patient_column=column, as_json=as_json)
     else:
@@ -332,7 +333,9 @@ def _end(new: NewHome, state: State, kit: Path, *, took: bool, registered: bool,
     card, key = home / "join.json", fingerprint(create_node_key(home))
     here = quote(str(home))  # it is copied into a shell
     if not took:
-        stands, following = "waiting for images", f"setup {quote(str(kit))} {here} --images WHERE --labels CSV"
+        lacks = "--labels CSV" if state.images else "--images WHERE --labels CSV"
+        stands = "waiting for labels" if state.images else "waiting for images"
+        following = f"setup {quote(str(kit))} {here} {lacks}"
     elif approved:
         stands, following = "approved", f"up {here}"
     else:

@@ -17,6 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.client.command_line import wardround
 from tests.client.conftest import FEDERATION_TOML
+from tests.client.intake.test_marked import images as slices
+from tests.client.intake.test_marked import mask as drawn
+from tests.client.intake.test_marked import segmentation
+from tests.drawn import MASKS
 from tests.hostile.fleet import HostileFleet, send
 
 from wardround.cli import run
@@ -179,6 +183,24 @@ def test_without_images_it_says_how_to_go_on_and_later_takes_them(
     assert wardround(capsys, "setup", kit[0], home, "--digest", "0" * 64)[0] == 2, "a digest that is given is compared"
     code, out, err = wardround(capsys, "setup", kit[0], home, "--patients", 41)
     assert code == 2 and "begun with 40" in out + err
+
+
+def test_segmentations_beside_the_images_are_labels(fleet: HostileFleet, tmp_path: Path, capsys: Capture) -> None:
+    kit = kit_of(tmp_path, fleet.address, fleet.ca, MASKS.replace('"disc"', '"lesion"'))
+    folder = tmp_path / "dicom"
+    folder.mkdir()
+    segmentation(slices(folder), drawn()).save_as(folder / "seg.dcm")
+    code, said = set_up(capsys, kit, tmp_path / "home", "--images", folder)
+    assert (code, said[-1]["state"]) == (0, "waiting for approval")
+    assert [each["patients"] for each in said if each["event"] == "ingest"] == [1]
+
+
+def test_images_without_labels_wait_for_them(
+    kit: tuple[Path, str], images: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    code, said = set_up(capsys, kit, tmp_path / "home", "--images", images, "--labels", "")
+    assert (code, said[-1]["state"]) == (0, "waiting for labels")
+    assert said[-1]["next"].endswith("--labels CSV") and "--images" not in said[-1]["next"]
 
 
 def test_a_coordinator_that_is_away_fails_and_everything_else_is_done(
