@@ -112,7 +112,7 @@ def picture(file: Path, row: Mapping[str, Any]) -> bytes | None:
         raise DataError(f"{path} cannot be read ({error.strerror})", do="predict again") from None
 
 
-def suggestions(file: Path, withdrawn: Collection[bytes]) -> list[Mapping[str, str]]:
+def suggestions(file: Path, withdrawn: Collection[bytes]) -> list[dict[str, str]]:
     """The lines of a list, by column, without those of who has withdrawn. Raises: DataError."""
     try:
         text = read_bounded(file, LARGEST_BYTES).decode("utf-8-sig")

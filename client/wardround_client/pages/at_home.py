@@ -97,14 +97,14 @@ def pages(desk: Desk) -> Mapping[str, View]:
     def labels(request: Request) -> Response:
         kept = _one_of(suggestion_lists(desk.home), request)
         rows = suggestions(kept.path, _withdrawn(desk))
-        columns = list(rows[0]) if rows else []
+        columns = _columns(rows)
         return desk.site.page(
             request,
             "suggestions.html",
             kept=kept,
             columns=columns,
             headings=[(name.removeprefix("# ") or "column", "") for name in columns],
-            lines=rows[:ROWS],
+            lines=[row | {name: row[name][:8] for name in ("# pseudonym",) if name in row} for row in rows[:ROWS]],
             count=len(rows),
             most=ROWS,
         )
@@ -177,7 +177,7 @@ def _became(ended: work.Work) -> dict[str, str]:
         return {"class": "", "what": ended.what, "said": said, "path": f"{_PATHS[ended.kind]}/{key_of(Path(file))}"}
     if ended.state == "failed":
         return {"class": "bad", "what": ended.what, "said": ended.error, "path": ""}
-    kept = " What was done is kept: press its button below, and it goes on." if ended.kind == PREDICTION else ""
+    kept = " What was done is kept: press Go on below." if ended.kind == PREDICTION else ""
     return {"class": "warn", "what": ended.what, "said": f"It was stopped at {ended.when} UTC.{kept}", "path": ""}
 
 
@@ -195,6 +195,13 @@ def _there(line: str) -> Path:
         allowed="what is on this machine, from / on",
         do="go back and correct it",
     )
+
+
+def _columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Who and why first; what is to be filled in, and so is empty in every line, is left out."""
+    told = [name for name in (rows[0] if rows else ()) if any(row.get(name) for row in rows)]
+    first = [name for name in ("# PatientID", "PatientID", "# why") if name in told]
+    return [*first, *(name for name in told if name not in first)]
 
 
 def _approved(hospital: Hospital) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, StorageError
 from wardround.web.views import Site
 from wardround_client.intake.workers import processes
 from wardround_client.pages.process import do
@@ -59,7 +59,9 @@ class Bench:
 
 
 def start(site: Site, home: Path, kind: str, what: str, function: Callable[..., Any], *arguments: object) -> None:
-    """Start it: `function(home, *arguments, tell)`, a module's own. Raises: ConfigError, while something runs."""
+    """Start it: `function(home, *arguments, tell)`, a module's own. Raises: ConfigError, while something runs;
+    StorageError.
+    """
     bench = site.kept(Bench)
     if bench.running:
         raise ConfigError(f"something runs already: {bench.running.what}", do="wait for its end, or stop it")
@@ -67,10 +69,15 @@ def start(site: Site, home: Path, kind: str, what: str, function: Callable[..., 
     ours, theirs = context.Pipe(duplex=False)
     named = function.__module__, function.__qualname__
     process = context.Process(target=do, args=(theirs, home, named, arguments), name=kind)
+    try:
+        process.start()
+    except OSError as error:
+        raise StorageError(
+            f"no process can be started ({error.strerror or error})", do="close other programs, and press again"
+        ) from None
+    theirs.close()
     bench.last[kind] = work = Work(kind, what, process=process)
     site.keep(bench)
-    process.start()
-    theirs.close()
     threading.Thread(target=_watch, args=(work, ours), name=kind, daemon=True).start()
 
 
@@ -95,7 +102,11 @@ def end(site: Site) -> None:
         return
     if work.state == "runs":
         stop(site)
-    work.ended.wait()
+    try:
+        work.ended.wait()
+    except KeyboardInterrupt:  # nobody wants to wait for it
+        work.process.kill()
+        raise
 
 
 def _watch(work: Work, pipe: Connection) -> None:

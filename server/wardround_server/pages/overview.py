@@ -39,7 +39,7 @@ def pages(desk: Desk) -> Mapping[str, View]:
             if hospitals
             else "no hospital is registered",
             runs=_runs(desk),
-            agreements=[_agreement(file) for file in desk.agreements],
+            agreements=[found | {"run": _free(found["name"], desk)} for found in map(_agreement, desk.agreements)],
             wait=WAIT_S,
             most_wait=MOST_WAIT_S,
         )
@@ -79,6 +79,14 @@ def _runs(desk: Desk) -> list[dict[str, Any]]:
         unfinished += [] if isinstance(event, RunEnded) else [folder.name]
     now = all_going_on(desk.home, unfinished) if unfinished else set()
     return [{**row, "goes_on": row["name"] in (now or ()), "done": row["name"] not in unfinished} for row in rows]
+
+
+def _free(name: str, desk: Desk) -> str:
+    """The name, or the first with a number behind it that no run has."""
+    taken = {folder.name for folder in desk.runs()}
+    return next(
+        each for each in (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))) if each not in taken
+    )
 
 
 def _key(file: Path) -> str:

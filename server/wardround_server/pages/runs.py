@@ -85,7 +85,6 @@ def actions(desk: Desk) -> list[Action]:
     def stopped(request: Request) -> str:
         name = _folder(desk, request).name
         stop(desk.home, name)
-        request.state.session.said.append(f"The run {name} is stopped. What its finished rounds came to is kept.")
         return f"/runs/{name}"
 
     def resume(request: Request) -> str:

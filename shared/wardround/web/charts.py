@@ -74,7 +74,7 @@ def line_chart(
     low, high = y_range or _range([y for _, y in values] + [v for v, _ in marks])
     ticks = nice_ticks(low, high)
     frame = Frame(
-        width, height, 48, 16, 26, 40, (min(xs), max(max(xs), min(xs) + 1)), (min(low, ticks[0]), max(high, ticks[-1]))
+        width, height, 48, 16, 34, 46, (min(xs), max(max(xs), min(xs) + 1)), (min(low, ticks[0]), max(high, ticks[-1]))
     )
     parts = [_grid(frame, ticks, percent), _x_axis(frame, x_label)]
     parts.append(f'<text class="axis" x="{frame.left - 40}" y="14">{escape(y_label)}</text>')

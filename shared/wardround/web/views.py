@@ -156,7 +156,11 @@ class Site:
         return await run_in_threadpool(self._trouble, request, what, error.status_code)
 
     def _trouble(self, request: Request, what: str, status: int) -> Response:
-        return self.page(request, "trouble.html", status=status, what=what, changed=request.method == "POST")
+        host = f"http://{request.headers.get('host', '')}"
+        came_from = request.headers.get("referer", "")
+        back = came_from.removeprefix(host) if came_from.startswith(f"{host}{request.state.session.area}/") else ""
+        changed = request.method == "POST"
+        return self.page(request, "trouble.html", status=status, what=what, changed=changed, back=back)
 
     async def _events(self, request: Request) -> Response:
         """Server-sent events: `changed`, whenever the state is another one (HTML Standard, 9.2)."""

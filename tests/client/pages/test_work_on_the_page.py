@@ -214,6 +214,7 @@ def test_what_the_page_did_not_offer_starts_nothing(
 ) -> None:
     form = {"paths": "/", "adapted": "test", "count": "3", "where": "/", "federation": ""}
     assert there.press(path, form | changed).status in (404, 409)
+    assert there.page(path).status in (404, 405)  # nor does a link
     assert desk.site.kept(work.Bench).running is None
 
 

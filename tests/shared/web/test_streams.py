@@ -24,7 +24,7 @@ class Told:
         self.site = Site("wardround.web", lambda: "test", (("/", "Overview"),), lambda: str(self.state))
 
     def page(self, request: Request) -> Response:
-        return self.site.page(request, "trouble.html", what="a page", changed=False)
+        return self.site.page(request, "trouble.html", what="a page", changed=False, back="")
 
 
 @pytest.fixture(scope="module")

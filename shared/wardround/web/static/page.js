@@ -17,8 +17,10 @@
     if (fresh.querySelectorAll(parts).length !== document.querySelectorAll(parts).length && !busy(document.body)) location.reload();
     const news = [];
     for (const part of document.querySelectorAll("[data-news]")) {
-      const text = fresh.getElementById(part.id)?.textContent ?? "";
-      if (part.textContent !== text) news.push((part.textContent = text));
+      const other = fresh.getElementById(part.id);
+      if (!other || other.textContent === part.textContent) continue;
+      part.replaceChildren(...document.importNode(other, true).childNodes);
+      news.push(part.textContent);
     }
     if (news.length) document.getElementById("spoken").textContent = news.join(" "); // a live region, spoken politely
   }
