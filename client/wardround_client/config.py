@@ -213,11 +213,11 @@ class Serve(Section):
     each study; "seg", of models of masks; "heatmap", pictures of where predictions come from; "fhir", a
     DiagnosticReport as JSON in HOME/serve/fhir, which is sent nowhere. arrive: "poll", the PACS is asked for new
     studies; "listen", they are sent to `listen`, host:port here, under the AE title `title`, by `callers` and nobody
-    else, associations at once; with [pacs] tls both sides show certificates. days: a study is new on its Study Date
-    and so many days after it. every_s: how often the PACS is asked. settle_s: a study is looked at when nothing was
-    added to it for so long. most_waiting: studies that are not done; gigabytes: of all that lies in HOME/serve; then
-    nothing more is taken. greatest_study_mb, greatest_objects: of one study. intended_use: the site's own words; they
-    stand in each result.
+    else, associations at once of one address; with [pacs] tls both sides show certificates. days: a study is new on its
+    Study Date and so many days after it. every_s: how often the PACS is asked. settle_s: a study is looked at when
+    nothing was added to it for so long. most_waiting: studies that are not done; gigabytes: of all that lies in
+    HOME/serve; then nothing more is taken. greatest_study_mb, greatest_objects: of one study. intended_use: the site's
+    own words; they stand in each result.
     """
 
     on: bool = False

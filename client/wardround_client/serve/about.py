@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from wardround import __version__
 from wardround_client.serve.models import Served
+from wardround_client.serve.study import MAKER
 
 NO_DEVICE = "Not a medical device. Not a diagnosis."
-MAKER = "wardround"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One step after another, until told to stop: ask for what is new, fetch and predict a study, send a result.
+"""One step after another, until told to stop: ask for what is new, predict for a study, send a result.
 
 What a step has done is on the disk before the next one begins.
 """
@@ -6,61 +6,51 @@ What a step has done is on the disk before the next one begins.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from wardround.errors import ConfigError, WardroundError
+from wardround.errors import ConfigError, StorageError
 from wardround.files import cannot_write, private_folder
 from wardround.text import counted
-from wardround_client.config import Pacs
 from wardround_client.hospital import Hospital
-from wardround_client.intake.dicom.attributes import quiet
-from wardround_client.intake.pacs.archive import UID, Archive, Found
 from wardround_client.intake.pacs.hours import within
 from wardround_client.intake.pacs.line import Line
-from wardround_client.intake.pacs.secrets import check_files
 from wardround_client.intake.pacs.source import clock
 from wardround_client.intake.pacs.trouble import Trouble, TroubleError
 from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.intake.source import SOURCES, Rejection, Rules
-from wardround_client.intake.sources.dicom_folder import DicomFile
-from wardround_client.intake.workers import Readers
+from wardround_client.intake.source import Rules
+from wardround_client.serve.answering import Answering
 from wardround_client.serve.arrivals import Arrivals
+from wardround_client.serve.checks import archive_of, check_settings
+from wardround_client.serve.fetching import Fetched, Fetching, TooLargeError
 from wardround_client.serve.models import Models, Served
-from wardround_client.serve.predicted import Predicted, predicted, withdrew
-from wardround_client.serve.queue import Queue, Work
+from wardround_client.serve.queue import LONGEST_WAIT_S, Queue, Work
 from wardround_client.serve.received import Received
 from wardround_client.serve.receiver import Receiver
 from wardround_client.serve.results import Results
-from wardround_client.serve.study import read_study
+from wardround_client.serve.sending import Sending
 from wardround_client.service.control import PAUSED
 
 SERVE = "serve"
 """In a hospital's home."""
 
 IDLE_S = 1.0  # until it is looked again whether there is something to do: a pause and a signal are files
-LONGEST_WAIT_S = 900.0
-"""Between two tries of what the PACS does not answer."""
-
 _LOOK_S = 1.0  # at what was sent
-
-GONE = "the model is here no more"
+_SIZE_S = 10.0  # how much lies there
+_PAUSED = "paused: nothing is fetched, predicted or sent"
 log = logging.getLogger(__name__)
 
 
 def busy(home: Path) -> ConfigError:
     """Another process serves there."""
     return ConfigError(f"another `serve` runs on {home}", do="stop it first")
-
-
-class TooLargeError(Exception):
-    """A study is larger than hospital.toml allows."""
 
 
 class Server:
@@ -82,42 +72,43 @@ class Server:
         say: Callable[[str], None] = lambda line: None,
         workers: int | None = None,
     ) -> None:
-        self.hospital, self.stop, self._say, self._workers = hospital, stop, say, workers
+        self.hospital, self.stop, self._say = hospital, stop, say
         self.settings, self._pacs = hospital.config.serve, hospital.config.pacs
         check_settings(hospital)
-        self._open = ExitStack()
-        folder = hospital.home / SERVE
-        try:
+        self._folder = folder = hospital.home / SERVE
+        with self._disk(), ExitStack() as opening:
             private_folder(folder)
             for left in folder.glob("fetched/*"):  # of a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            self._fetched, self._folder = folder / "fetched" / secrets.token_hex(8), folder
+            self._fetched = folder / "fetched" / secrets.token_hex(8)
             private_folder(self._fetched.parent)
             private_folder(self._fetched)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        self._open.callback(shutil.rmtree, self._fetched, ignore_errors=True)
-        logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it logs what headers hold
-        self._pseudonyms = Pseudonyms(hospital.patients.key)
-        self._rules = Rules.of(hospital.config)
-        self.queue = Queue(folder / "queue.sqlite")
-        self._open.callback(self.queue.close)
-        self.results = Results(folder / "results", folder / "fhir", self.settings, self._pseudonyms)
-        self.results.keep_only({work.key for work in self.queue.in_state("made")})
-        self.models = Models(hospital)
-        self._readers: dict[str, Readers] = {}
-        self._line = Line(archive_of(self._pacs), self._pacs, hospital.home, self._fetched)
-        self._open.callback(self._line.close)
-        self._arrivals = Arrivals(self._line, self.settings, self._known, self._takes)
-        self._received = Received(folder / "received", self.settings, self.queue)
-        self._receiver: Receiver | None = None
-        self._every_s = self.settings.every_s
-        if self._listens:
-            self._every_s = min(self._every_s, _LOOK_S)
-            self._start_receiver()
-        self._asked, self._refused, self._full, self._away = 0.0, 0, False, 0.0
-        self._tries = 0
-        self._was_paused = False
+            opening.callback(shutil.rmtree, self._fetched, ignore_errors=True)
+            logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it logs what headers hold
+            self._pseudonyms, self._rules = Pseudonyms(hospital.patients.key), Rules.of(hospital.config)
+            self.queue = Queue(folder / "queue.sqlite")
+            opening.callback(self.queue.close)
+            self.results = Results(folder / "results", folder / "fhir", self.settings, self._pseudonyms)
+            self.results.keep_only({work.key for work in self.queue.in_state("made")})
+            self.models = Models(hospital)
+            line = Line(archive_of(self._pacs), self._pacs, hospital.home, self._fetched)
+            opening.callback(line.close)
+            self._fetching = Fetching(line, self._fetched, self.settings, self._rules)
+            self._answering = Answering(hospital, self.queue, self.results, workers)
+            opening.callback(self._answering.close)
+            self._sending = Sending(hospital, line, self.queue, self.results, self.models)
+            self._arrivals = Arrivals(line, self.settings, self._known, self._takes)
+            self._received = Received(folder / "received", self.settings, self.queue)
+            self._receiver: Receiver | None = None
+            self._every_s = self.settings.every_s
+            if self._listens:
+                self._every_s = min(self._every_s, _LOOK_S)
+                self._start_receiver()
+            self._open = opening.pop_all()
+        # By a clock that nobody sets: when the PACS was asked, and until when it, and the disk, are left alone.
+        self._asked, self._sized, self._away, self._stuck = -math.inf, -math.inf, 0.0, 0.0
+        self._tries = self._faults = 0
+        self._full, self._large, self._closed = "", False, ""
         self._ready: list[Served] = []
 
     def run(self, *, once: bool = False) -> bool:
@@ -127,13 +118,30 @@ class Server:
         """
         try:
             while not self.stop.is_set():
-                if not self.step():
+                if not self._stepped(once=once):
                     if once and not self._settles():
                         break
                     self.stop.wait(IDLE_S)
-            return self.queue.open() == 0 and not self._away
+            return self.queue.open() == 0 and not self._away and not self._closed
         finally:
             self.close()
+
+    def _stepped(self, *, once: bool) -> bool:
+        """A step; where the disk did not take it, it is tried again later."""
+        try:
+            done = self.step()
+        except StorageError as error:
+            if once:
+                raise
+            self._faults += 1
+            if self._faults == 1:
+                self._tell(f"{error}; it goes on by itself")
+            self._stuck = time.monotonic() + wait_s(self._faults, Trouble("full", ""))
+            return False
+        if self._faults and done:
+            self._faults = 0
+            self._tell("the disk takes files again")
+        return done
 
     @property
     def _listens(self) -> bool:
@@ -149,64 +157,74 @@ class Server:
         """End its processes."""
         if self._receiver is not None:
             self._receiver.close()
-        for readers in self._readers.values():
-            readers.close()
         self._open.close()
 
     def step(self) -> bool:
         """One step -> whether there was one to do. Raises: StorageError."""
-        paused, now = self._paused(), time.time()
+        with self._disk():
+            return self._step()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+
+    def _step(self) -> bool:
+        closed, now = self._is_closed(), time.monotonic()
         if self._receiver is not None:
-            self._receiver.full(paused or self._full)
-        if paused or not within(self._pacs.hours, clock()):
+            self._receiver.full(bool(self._full) or closed == _PAUSED)
+            self._hear(self._receiver)
+        if closed or now < self._stuck:
             return False
         if now < self._away and not self._listens:  # nobody answers: nothing is asked
             return False
-        if now >= self._asked + self._every_s or now < self._asked:
+        if now >= self._asked + self._every_s:
             self._asked = now
             self._poll()
             return True
         if now < self._away:
             return False
-        if (work := self.queue.due("made", now)) is not None:
+        if (work := self.queue.due("made", time.time())) is not None:
             self._send(work)
             return True
-        if (work := self.queue.due("waiting", now)) is not None:
+        if (work := self.queue.due("waiting", time.time())) is not None:
             self._predict(work)
             return True
         return False
 
-    def _paused(self) -> bool:
-        paused = (self.hospital.home / PAUSED).exists()
-        if paused != self._was_paused:
-            self._was_paused = paused
-            self._tell("paused: nothing is fetched, predicted or sent" if paused else "going on")
-        return paused
+    def _is_closed(self) -> str:
+        """Why nothing is done now, or ""."""
+        closed = ""
+        if (self.hospital.home / PAUSED).exists():
+            closed = _PAUSED
+        elif not within(self._pacs.hours, clock()):
+            closed = f"it is not within [pacs] hours, {self._pacs.hours}: nothing is fetched, predicted or sent"
+        if closed != self._closed:
+            self._closed = closed
+            self._tell(closed or "going on")
+        return closed
 
     def _settles(self) -> bool:
-        return (
-            (self._arrivals.settling or self._received.settling)
-            and not self._full
-            and not self._away
-            and not self._paused()
-        )
+        settling = self._arrivals.settling or self._received.settling
+        return settling and not self._full and not self._away and not self._is_closed()
 
     # What is new
 
     def _poll(self) -> None:
         room = self.settings.most_waiting - self.queue.open()
         full = "" if room > 0 else f"{counted(self.settings.most_waiting, 'study', 'studies')} wait"
-        if not full and size_of(self._folder) > self.settings.gigabytes * 1e9:
-            full = f"HOME/{SERVE} holds more than {self.settings.gigabytes:g} GB"
-        if bool(full) != self._full:
+        full = full or ("" if self._fits() else f"HOME/{SERVE} holds more than {self.settings.gigabytes:g} GB")
+        if full != self._full:
+            self._full = full
             self._tell(f"{full}: nothing more is taken" if full else "there is room again")
-        self._full = bool(full)
+        self._ready = self.models.ready()
         if self._listens:
-            self._look(full)
+            self._look(room)
             return
         if full:
             return
-        self._ready = self.models.ready()
         try:
             for uid in self._arrivals.poll(room):
                 self._add(uid)
@@ -214,18 +232,26 @@ class Server:
         except TroubleError as error:
             self._troubled(error.trouble)
 
-    def _look(self, full: str) -> None:
-        """Into what was sent."""
-        assert self._receiver is not None
-        for title, why in self._receiver.refused():
+    def _fits(self) -> bool:
+        if time.monotonic() >= self._sized + _SIZE_S:
+            self._large = size_of(self._folder) > self.settings.gigabytes * 1e9
+            self._sized = time.monotonic()
+        return not self._large
+
+    def _hear(self, receiver: Receiver) -> None:
+        for title, why in receiver.refused():
             self.queue.set_aside(title, why)
-        if not self._receiver.alive:  # an object of a stranger may end it
+        if not receiver.alive:  # an object of a stranger may end it
             log.error("the process that listens has died, and is started again")
-            self._receiver.close()
+            receiver.close()
             self._start_receiver()
-        models = {served.digest: served.name for served in self.models.ready()}
-        for study in self._received.settled() if models and not full else ():
-            if self.queue.add(study, "", models):
+
+    def _look(self, room: int) -> None:
+        """Into what was sent."""
+        models = {served.digest: served.name for served in self._ready}
+        for study in self._received.settled(models):
+            if room > 0 and models and self.queue.add(study, "", models):
+                room -= 1
                 log.info("a study was sent")
 
     def _add(self, uid: str) -> None:
@@ -250,7 +276,7 @@ class Server:
         self._tries += 1
         if self._tries == 1:
             self._tell(f"the PACS: {trouble.what}")
-        self._away = time.time() + wait_s(self._tries, trouble)
+        self._away = time.monotonic() + wait_s(self._tries, trouble)
 
     # A study
 
@@ -261,8 +287,8 @@ class Server:
         todo = [each for each in waiting if each.model in ready]
         for each in waiting:
             if each not in todo:
-                why = self.models.trouble.get(each.name, "")
-                self.queue.becomes(each, "refused", (why and f"the model may not predict: {why}"[:500]) or GONE)
+                self.queue.becomes(each, "refused", self.models.why_not(each.name))
+                self._asked = -math.inf  # another one may be there by that name
         for each in list(todo):
             if each.attempts >= self._pacs.attempts:  # its files may have ended this process each time
                 self.queue.becomes(each, "failed", each.reason or "it was begun again and again, and never done")
@@ -272,103 +298,36 @@ class Server:
         if not todo:
             return
         try:
-            try:
-                files = self._fetch(work.uid) if work.uid else self._received.files(work.study, self._rules)
-            except TooLargeError as error:
-                for each in todo:
-                    self.queue.becomes(each, "refused", str(error))
-                return
-            if work.uid:
-                self._answered()
+            fetched = self._files(work)
             for each in todo:
-                try:
-                    with quiet():  # pydicom logs what headers hold
-                        self._predict_by(ready[each.model], each, files)
-                except WardroundError:
-                    raise
-                except Exception as error:  # of one study: it must not end the others'
-                    log.error("a study is not answered: %s", type(error).__name__)
-                    self.queue.becomes(each, "refused", f"it cannot be predicted ({type(error).__name__})")
+                self._answering.answer(ready[each.model], each, fetched, self._fetched / "made")
             self._received.drop(work.study)
+        except TooLargeError as error:
+            for each in todo:
+                self.queue.becomes(each, "refused", str(error))
         except TroubleError as error:
             self._put_off(todo, error.trouble)
-        finally:
-            self._empty()
-
-    def _fetch(self, uid: str) -> list[DicomFile]:
-        """The files of a study, in HOME/serve/fetched. Raises: TroubleError, TooLargeError."""
-        self._empty()
-        most, size = self.settings.greatest_study_mb * 1_000_000, 0
-        found: dict[str, Found] = {}
-        for each in self._line.ask("find", "StudyInstanceUID", uid):
-            if each.study == uid and UID.fullmatch(each.series) and UID.fullmatch(each.instance):
-                found[each.instance] = each
-            if len(found) > self.settings.greatest_objects:
-                raise TooLargeError(f"it has more than {self.settings.greatest_objects} objects")
-        if not found:  # it stands in the list of studies before its objects do
-            raise TroubleError(Trouble("broken", "the PACS lists no object of the study"))
-        study = self._pseudonyms.study(uid)
-        ours = self.results.series(study, [each.model for each in self.queue.of_study(study)])
-        by_series: dict[str, list[Found]] = {}
-        for each in found.values():
-            if each.series not in ours and is_image(each.sop_class):
-                by_series.setdefault(each.series, []).append(each)
-        files: list[DicomFile] = []
-        for series in by_series.values():
-            wanted = {each.instance for each in series}
-            for whole in (True, False) if len(series) > 1 else (False,):  # what is still missing, one by one
-                missing = [each for each in series if each.instance in wanted]
-                for instance, path in self._line.ask("fetch", missing, self._fetched, whole=whole) if missing else ():
-                    known = instance in wanted
-                    wanted.discard(instance)
-                    if path is None:
-                        continue
-                    if not known:
-                        path.unlink()
-                        continue
-                    size += path.stat().st_size
-                    if size > most:
-                        raise TooLargeError(f"it has more than {self.settings.greatest_study_mb} MB")
-                    files.append(DicomFile(path, rules=self._rules))
-            if wanted:  # half of a volume would be another example
-                raise TroubleError(Trouble("broken", "the PACS ended its answer before everything was sent"))
-        return files
-
-    def _predict_by(self, served: Served, work: Work, files: Sequence[DicomFile]) -> None:
-        models = [each.model for each in self.queue.of_study(work.study)]
-        readers = self._readers_of(served)
-        scratch = self._fetched / "made"
-        ours = self.results.series(work.study, models)
-        study = read_study(work.uid, files, readers, self._rules.select, ours)
-        found: Predicted | Rejection
-        if isinstance(study, Rejection):
-            found = study
-        else:
-            withdrawn = self.hospital.patients.register.read()
-            found = predicted(
-                served, study, self._rules, readers, scratch, withdrawn, pictures="heatmap" in self.settings.write
-            )
-        if isinstance(found, Predicted):
-            why = self.results.make(found, work.study, work.key)
-            if why is None:
-                self.queue.becomes(work, "made", patient=found.patient)
-                return
-            found = why
-        self.queue.becomes(work, "refused", found.reason)
-        log.info("a study is not answered by %s: %s", served.name, found.reason)
-
-    def _readers_of(self, served: Served) -> Readers:
-        if served.digest not in self._readers:
-            for readers in self._readers.values():  # one model's at a time: each has processes
-                readers.close()
-            self._readers = {served.digest: Readers(served.predictor.recipe, self._pseudonyms, self._workers)}
-        return self._readers[served.digest]
-
-    def _put_off(self, todo: Sequence[Work], trouble: Trouble) -> None:
-        """The PACS did not give a study."""
-        if trouble.kind in ("away", "busy", "refused"):
+        except (StorageError, OSError):
             for each in todo:
                 self.queue.tries(each, each.attempts)  # it is not to blame
+            raise
+        self._fetching.empty()
+
+    def _files(self, work: Work) -> Fetched:
+        """Raises: TroubleError, TooLargeError, OSError."""
+        if not work.uid:
+            return Fetched(self._received.files(work.study, self._rules))
+        models = [each.model for each in self.queue.of_study(work.study)]
+        fetched = self._fetching.study(work.uid, self.results.series(work.study, models))
+        self._answered()
+        return fetched
+
+    def _put_off(self, todo: Sequence[Work], trouble: Trouble) -> None:
+        """The PACS did not give a study, or the disk did not take it."""
+        if trouble.kind in ("away", "busy", "refused", "full"):
+            for each in todo:
+                self.queue.tries(each, each.attempts)  # it is not to blame
+            self._check_room(trouble)
             self._troubled(trouble)
             return
         for each in todo:
@@ -378,98 +337,31 @@ class Server:
             else:
                 self.queue.later(each, trouble.what, time.time() + wait_s(each.attempts + 1, trouble))
 
-    def _empty(self) -> None:
-        private_folder(self._fetched)
-        for path in self._fetched.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    def _check_room(self, trouble: Trouble) -> None:
+        if trouble.kind == "full":
+            raise StorageError(trouble.what, do=trouble.do)
 
     # A result
 
     def _send(self, work: Work) -> None:
-        if (why := self._may_not_go(work)) is not None:
-            self.queue.becomes(work, "refused", why)
-            self.results.drop(work.key)
-            return
-        files = self.results.of(work.key)
-        if not files and self.settings.write != ("fhir",):  # somebody removed them: again, under the same UIDs
-            self.queue.becomes(work, "waiting")
-            return
         try:
-            if files:
-                confirmed = set(self._line.ask("store", files))
-                if len(confirmed) < len(files):
-                    raise TroubleError(Trouble("broken", "the PACS did not say that it has everything"))
+            if not self._sending.send(work):
+                self._asked = -math.inf
+                return
         except TroubleError as error:
-            trouble = error.trouble
-            log.warning("a result is not taken: %s", trouble.what)
-            self.queue.later(work, trouble.what, time.time() + wait_s(work.attempts + 1, trouble))
-            if trouble.kind in ("away", "busy"):
-                self._troubled(trouble)
+            self._check_room(error.trouble)
+            log.warning("a result is not taken: %s", error.trouble.what)
+            self.queue.later(work, error.trouble.what, time.time() + wait_s(work.attempts + 1, error.trouble))
+            if error.trouble.kind in ("away", "busy"):
+                self._troubled(error.trouble)
             return
         self._answered()
-        self.queue.becomes(work, "sent")
-        self.results.drop(work.key)
         log.info("a result of %s is in the PACS", work.name)
         self._say(f"a result of {work.name} is in the PACS")
-
-    def _may_not_go(self, work: Work) -> str | None:
-        """Somebody may have withdrawn since it was made: the patient, or one whom the model learned from."""
-        if withdrew(work.patient, self.hospital.patients.register.read()):
-            return "the patient has withdrawn"
-        if any(served.digest == work.model for served in self.models.ready()):
-            return None
-        why = self.models.trouble.get(work.name, "")
-        return f"the model may not predict: {why}"[:500] if why else GONE
 
     def _tell(self, line: str) -> None:
         log.info("%s", line)
         self._say(line)
-
-
-def archive_of(pacs: Pacs) -> type[Archive]:
-    """The protocol that [pacs] names."""
-    archive: type[Archive] = SOURCES["dicomweb" if pacs.url else "dimse"].archive  # type: ignore[attr-defined]
-    return archive
-
-
-def check_settings(hospital: Hospital) -> None:
-    """Before anything is opened. Raises: ConfigError."""
-    path, serve, pacs = hospital.home / "hospital.toml", hospital.config.serve, hospital.config.pacs
-    if not serve.on:
-        raise ConfigError(
-            f"{path}: this hospital has not switched `serve` on",
-            do="read docs/how-to/studies.md; then write on = true and models = [...] under [serve]",
-        )
-    if bool(pacs.url) == bool(pacs.address):
-        raise ConfigError(
-            f"{path}: [pacs] names {'url and address' if pacs.url else 'no PACS'}",
-            allowed="url of its DICOMweb service, or address (host:port) of its DIMSE service",
-            do="write one of the two",
-        )
-    check_files(pacs, hospital.home)
-    if serve.arrive == "listen" and not (serve.listen and serve.callers):
-        raise ConfigError(
-            f'{path}: [serve] arrive = "listen" without listen or callers',
-            do='write listen = "127.0.0.1:11113", say, and callers = ["PACS"]',
-        )
-    if serve.arrive == "listen" and pacs.tls and not (pacs.ca_file and pacs.certificate_file and pacs.key_file):
-        raise ConfigError(
-            f'{path}: [serve] arrive = "listen" with [pacs] tls, and no certificate',
-            do="write ca_file, certificate_file and key_file under [pacs]",
-        )
-
-
-def is_image(sop_class: str) -> bool:
-    """Whether a SOP class may be of images: reports and segmentations are not fetched. "" is not known."""
-    return not sop_class.startswith(_NO_IMAGES)
-
-
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
-_NO_IMAGES = tuple(f"{_STORAGE}{part}." for part in ("11", "66", "67", "88", "104", "9", "481.3"))
-"""Presentation states, segmentations and registrations, value maps, reports, documents, waveforms (PS3.4 B.5)."""
 
 
 def wait_s(attempt: int, trouble: Trouble) -> float:

@@ -13,6 +13,7 @@ from wardround_client.personal import adapted_file
 from wardround_client.personal.adapted_model import AdaptedModel
 from wardround_client.personal.predictions import Predictor, modalities_of
 
+GONE = "the model is here no more"
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +72,11 @@ class Models:
                     log.warning("model %s does not predict: %s", name, error)
         self.trouble = trouble
         return found
+
+    def why_not(self, name: str) -> str:
+        """Why a model that is not `ready` predicts nothing, in at most 500 characters."""
+        why = self.trouble.get(name, "")
+        return f"the model may not predict: {why}"[:500] if why else GONE
 
     def _current(self, name: str) -> Served:
         stamp = _stamp(adapted_file.folder(self._hospital.home, name) / adapted_file.MODEL)

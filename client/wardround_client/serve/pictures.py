@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from wardround_client.personal.segmentation import complete
-from wardround_client.serve.about import MAKER, NO_DEVICE, About
+from wardround_client.serve.about import NO_DEVICE, About
 from wardround_client.serve.predicted import Predicted
 from wardround_client.serve.report import made_by
+from wardround_client.serve.study import MAKER
 
 Named = Callable[[str], str]
 """The UID of a thing that is named."""

@@ -25,6 +25,9 @@ from wardround.files import cannot_write
 
 State = Literal["waiting", "made", "sent", "refused", "failed"]
 OPEN = ("waiting", "made")
+LONGEST_WAIT_S = 900.0
+"""Between two tries. What waits for longer was put off by a clock that has been set back since."""
+
 MOST_SET_ASIDE = 10_000
 """Lines of what strangers sent and nobody could use; the oldest go."""
 
@@ -108,7 +111,8 @@ class Queue:
 
     def due(self, state: State, now: float) -> Work | None:
         """The line of that state that is to be done next; None when there is none now."""
-        found = self._found("WHERE state = ? AND not_before <= ? ORDER BY arrived, study, model LIMIT 1", state, now)
+        where = "WHERE state = ? AND NOT (not_before > ? AND not_before <= ?) ORDER BY arrived, study, model LIMIT 1"
+        found = self._found(where, state, now, now + LONGEST_WAIT_S)
         return found[0] if found else None
 
     def in_state(self, state: State, most: int = -1) -> list[Work]:

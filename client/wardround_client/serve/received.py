@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,8 @@ from wardround.files import private_folder
 from wardround_client.config import Serve
 from wardround_client.intake.source import Rules
 from wardround_client.intake.sources.dicom_folder import DicomFile
-from wardround_client.serve.queue import Queue
-from wardround_client.serve.receiver import PART
+from wardround_client.serve.queue import LONGEST_WAIT_S, Queue
+from wardround_client.serve.reception import PART
 
 _GONE = "gone-"
 
@@ -31,8 +31,10 @@ class Received:
     def __post_init__(self) -> None:
         private_folder(self.folder)
 
-    def settled(self) -> Iterator[bytes]:
-        """Studies, by pseudonym, to which nothing was added for settle_s; those that are done are removed."""
+    def settled(self, models: Collection[str]) -> Iterator[bytes]:
+        """Studies, by pseudonym, to which nothing was added for settle_s, and which are new for one of these models;
+        those that are done are removed.
+        """
         self.settling = False
         for folder in sorted(self.folder.iterdir()):
             if folder.name.startswith(_GONE):
@@ -43,13 +45,19 @@ class Received:
             except ValueError:
                 continue  # nobody's
             known = self.queue.of_study(study)
-            if known and not any(each.state == "waiting" for each in known):
+            if any(each.state in ("waiting", "failed") for each in known):
+                continue
+            if known and set(models) <= {each.model for each in known}:
                 self.drop(study)
-            elif not known:
-                if time.time() - folder.stat().st_mtime >= self.settings.settle_s:
-                    yield study
-                else:
-                    self.settling = True
+            elif self._rests(folder):
+                yield study
+            else:
+                self.settling = True
+
+    def _rests(self, folder: Path) -> bool:
+        """Also what was added by a clock that was far ahead."""
+        since_s, settle_s = time.time() - folder.stat().st_mtime, self.settings.settle_s
+        return since_s >= settle_s or since_s < -settle_s - LONGEST_WAIT_S
 
     def files(self, study: bytes, rules: Rules) -> list[DicomFile]:
         """The objects of a study."""

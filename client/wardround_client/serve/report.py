@@ -17,8 +17,9 @@ from pydicom.sr.codedict import codes
 from wardround import __version__
 from wardround_client.personal.page import Row
 from wardround_client.personal.segmentation import complete
-from wardround_client.serve.about import MAKER, NO_DEVICE, About
+from wardround_client.serve.about import NO_DEVICE, About
 from wardround_client.serve.predicted import Answer, Predicted
+from wardround_client.serve.study import MAKER
 
 SCHEME = "99WARDROUND"
 MOST_GROUPS = 200
@@ -63,6 +64,7 @@ def made_by(written: Dataset, predicted: Predicted, about: About) -> None:
             setattr(written, keyword, source[keyword].value)
     written.SpecificCharacterSet = "ISO_IR 192"
     written.SeriesDescription = about.title
+    written.Manufacturer = MAKER
     written.ManufacturerModelName = predicted.served.name[:LONGEST]
     written.SoftwareVersions = __version__
     written.DeviceSerialNumber = predicted.served.digest[:16]

@@ -11,7 +11,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from wardround_client.config import Select
-from wardround_client.intake.dicom.attributes import UnusableError, quiet
+from wardround_client.intake.dicom.attributes import UnusableError, quiet, text
 from wardround_client.intake.dicom.container import GREATEST_HEADER, opened
 from wardround_client.intake.dicom.identity import WHO, Identity
 from wardround_client.intake.gather import Look
@@ -21,9 +21,18 @@ from wardround_client.intake.sources.dicom_folder import DicomFile
 from wardround_client.intake.workers import Readers
 from wardround_client.personal.original import OF_SOURCE
 
+MAKER = "wardround"
+"""Manufacturer of what is made here: it is known by that again, and not predicted for."""
+
+MADE_HERE = Rejection("it holds results of wardround alone")
 ANOTHER_STUDY = Rejection("the PACS gave another study than was asked for")
 SEVERAL = Rejection("its files name several patients")
 NOTHING = Rejection("it has no image")
+MOVED = Rejection("the PACS lists the study under another patient than its images name")
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_NO_IMAGES = tuple(f"{_STORAGE}{part}." for part in ("11", "66", "67", "88", "104", "9", "481.3"))
+"""Presentation states, segmentations and registrations, value maps, reports, documents, waveforms (PS3.4 B.5)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,10 @@ class _Head(Look):
     def read(self, recipe: Any, pseudonyms: Pseudonyms) -> Any:
         try:
             with quiet():
-                found = opened(self.file.path, (*OF_SOURCE, *WHO), GREATEST_HEADER)
-                if found.pixels is None:
+                found = opened(self.file.path, (*OF_SOURCE, *WHO, "Manufacturer"), GREATEST_HEADER)
+                if text(found.dataset, "Manufacturer") == MAKER:  # under whatever UIDs the PACS keeps it now
+                    return MADE_HERE
+                if found.pixels is None or not is_image(found.sop_class):
                     return NOTHING
                 found.dataset.SOPClassUID = found.sop_class
                 return Headed(self.file.path, Identity.of(found.dataset, self.file.rules.patients), found.dataset)
@@ -70,12 +81,12 @@ class Study:
 
 
 def read_study(
-    uid: str, files: Sequence[DicomFile], readers: Readers, select: Select, ours: Collection[str]
+    uid: str, files: Sequence[DicomFile], readers: Readers, select: Select, patients: Collection[str] = ()
 ) -> Study | Rejection:
     """Look into the files of a study.
 
-    uid: its Study Instance UID, or "" where the files say it. ours: Series Instance UIDs of results, which are none of
-    its images.
+    uid: its Study Instance UID, or "" where the files say it. patients: PatientIDs under which the PACS lists it; none
+    where it does not say.
     """
     found, refused = list[Headed](), Counter[str]()
     for _, head in readers.outcomes([_Head(file) for file in files]):
@@ -83,7 +94,6 @@ def read_study(
             found.append(head)
         elif isinstance(head, Rejection):
             refused[head.reason] += 1
-    found = [each for each in found if each.identity.series not in ours]
     if not found:
         return Rejection(refused.most_common(1)[0][0]) if refused else NOTHING
     uid = uid or found[0].identity.study
@@ -91,6 +101,8 @@ def read_study(
         return ANOTHER_STUDY
     if len({(each.identity.patient_id, each.identity.issuer) for each in found}) > 1:
         return SEVERAL
+    if patients and found[0].identity.patient_id not in patients:
+        return MOVED
     images = Counter[str]()
     for each in found:
         images[each.identity.series] += frames_of(each.source)
@@ -110,3 +122,8 @@ def frames_of(source: Dataset) -> int:
         return max(1, int(source.get("NumberOfFrames") or 1))
     except (ValueError, TypeError):
         return 1
+
+
+def is_image(sop_class: str) -> bool:
+    """Whether a SOP class may be of images: reports and segmentations are not fetched. "" is not known."""
+    return not sop_class.startswith(_NO_IMAGES)

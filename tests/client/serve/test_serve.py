@@ -16,7 +16,7 @@ import pytest
 from pydicom.dataset import Dataset
 from tests.client.command_line import wardround
 from tests.client.commands.test_masks_at_home import hospital
-from tests.client.serve.served import adapted, served, settings, study
+from tests.client.serve.served import served, settings, study
 from tests.drawn import MASKS, discs
 from tests.pacs import running_orthanc
 
@@ -25,11 +25,6 @@ from wardround.config import load_federation
 
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
 STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, home_with_cohort: Path) -> Path:
-    return adapted(tmp_path_factory.mktemp("served"), home_with_cohort)
 
 
 @pytest.fixture

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pydicom
 import pytest
-from tests.client.serve.served import adapted, server, study
+from tests.client.serve.folder_pacs import FolderPacs
+from tests.client.serve.served import server, study
 from tests.client.serve.served import settings as serve_settings
-from tests.client.serve.test_serve_killed import FolderPacs
 
 from wardround_client.hospital import Hospital
 from wardround_client.privacy.ledger import Ledger
-from wardround_client.serve import loop
 from wardround_client.service.control import PAUSED
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, home_with_cohort: Path) -> Path:
-    return adapted(tmp_path_factory.mktemp("served"), home_with_cohort)
-
-
-@pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With one new study in the PACS."""
-    monkeypatch.setattr(loop, "archive_of", lambda pacs: FolderPacs)
-    monkeypatch.setattr(loop, "wait_s", lambda attempt, trouble: 0.0)
-    shutil.copytree(made, tmp_path / "home")
-    FolderPacs.folder, FolderPacs.ills = tmp_path / "pacs", tmp_path / "ills"
-    (tmp_path / "pacs" / "stored").mkdir(parents=True)
-    study(tmp_path / "pacs" / "new", 1)
-    serve_settings(tmp_path / "home", {"url": "http://127.0.0.1:9"})
-    return tmp_path / "home"
 
 
 def outcome(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, int], list[str]]:

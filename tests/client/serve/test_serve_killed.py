@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,77 +16,20 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.client.serve.served import adapted, served, study
+from tests.client.serve.folder_pacs import FolderPacs
+from tests.client.serve.served import served, study
 from tests.client.serve.served import settings as serve_settings
 
-from wardround_client.intake.pacs.archive import Found, Recent
-from wardround_client.intake.pacs.trouble import trouble
 from wardround_client.serve import __file__ as serve_file
-from wardround_client.serve import loop
 from wardround_client.serve.queue import Queue
 
 HERE = str(Path(serve_file).parent)
 STUDIES = 2
 
 
-class FolderPacs:
-    """A PACS that is a folder, and outlives whoever talks to it. ills: what goes wrong with each call in turn."""
-
-    folder: Path
-    ills: Path
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def recent(self, first: str, last: str) -> Iterator[Recent]:
-        self._ill()
-        yield from (Recent(path.name, ("CT",), "1") for path in sorted((self.folder / "new").iterdir()))
-
-    def find(self, key: str, value: str) -> Iterator[Found]:
-        self._ill()
-        for path in sorted((self.folder / "new" / value).iterdir()):
-            yield Found(value, f"{value}.1", f"{value}.1.{path.name}", sop_class="1.2.840.10008.5.1.4.1.1.2")
-
-    def fetch(self, found: Sequence[Found], folder: Path, *, whole: bool) -> Iterator[tuple[str, Path | None]]:
-        self._ill()
-        for each in found:
-            path = folder / each.instance
-            shutil.copy(self.folder / "new" / each.study / each.instance.rsplit(".", 1)[1], path)
-            yield each.instance, path
-
-    def store(self, files: Sequence[Path]) -> Iterator[str]:
-        ill = self._ill(tells=True)
-        for path in files:
-            uid = str(pydicom.dcmread(path).SOPInstanceUID)
-            place = self.folder / "stored" / uid
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{len(list(place.iterdir()))}").write_bytes(path.read_bytes())
-            if ill == "forgets":
-                raise trouble("broken", "it stored it, and did not say so")
-            if ill != "silent":
-                yield uid
-
-    def _ill(self, *, tells: bool = False) -> str:
-        ills = self.ills.read_text().split() if self.ills.exists() else []
-        self.ills.write_text(" ".join(ills[1:]))
-        ill = ills[0] if ills else "well"
-        if ill in ("away", "busy", "broken", "refused", "absent"):
-            raise trouble(ill, "it is ill")  # type: ignore[arg-type]
-        if ill == "raises":
-            raise ValueError("Neu^Person1")
-        return ill if tells else ""
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, home_with_cohort: Path) -> Path:
-    return adapted(tmp_path_factory.mktemp("served"), home_with_cohort)
-
-
 @pytest.fixture
-def fresh(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+def fresh(made: Path, tmp_path: Path, folder_pacs: None) -> Callable[[], Path]:
     """A home and a PACS as they were; each call makes others."""
-    monkeypatch.setattr(loop, "archive_of", lambda pacs: FolderPacs)
-    monkeypatch.setattr(loop, "wait_s", lambda attempt, trouble: 0.0)
     number = 0
 
     def make() -> Path:
@@ -94,10 +37,9 @@ def fresh(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         number += 1
         home, pacs = tmp_path / f"home{number}", tmp_path / f"pacs{number}"
         shutil.copytree(made, home)
+        FolderPacs.at(pacs)
         for patient in range(STUDIES):
             study(pacs / "new", patient + 1, images=patient + 1)
-        (pacs / "stored").mkdir()
-        FolderPacs.folder, FolderPacs.ills = pacs, pacs / "ills"
         serve_settings(home, {"url": "http://127.0.0.1:9"}, write=["sr", "heatmap"])
         return home
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
-from pynetdicom import AE, build_context
-from tests.client.intake.dicom_files import KEY
-from tests.client.serve.served import adapted, server, settings, study
-from tests.client.serve.test_serve_killed import FolderPacs
+from tests.client.serve.sent import listening, objects, send
+from tests.client.serve.served import server, settings, study
 
 from orthanc import free_port
-from wardround_client.config import Pacs, Serve
-from wardround_client.intake.pseudonyms import Pseudonyms
-from wardround_client.serve import loop
-from wardround_client.serve.receiver import Reception, listen
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-def send(port: int, *objects: Dataset, caller: str = "PACS", called: str = "WARDROUND") -> list[int | None]:
-    """The statuses; [] where the association is refused."""
-    ae = AE(ae_title=caller)
-    association = ae.associate("127.0.0.1", port, [build_context(CT)], ae_title=called)
-    if not association.is_established:
-        return []
-    codes = [association.send_c_store(each).get("Status") for each in objects]
-    association.release()
-    return codes
-
-
-@contextmanager
-def listening(folder: Path, **serve: Any) -> Iterator[tuple[int, Path, list[tuple[str, str]], threading.Event]]:
-    """In this process -> port, folder, what was refused, and what makes it full."""
-    port, told, full = free_port(), list[tuple[str, str]](), threading.Event()
-    chosen = Serve(listen=f"127.0.0.1:{port}", callers=("PACS",), **serve)
-    reception = Reception(folder, chosen, Pseudonyms(KEY), full.is_set, lambda *line: told.append(line))
-    running = listen(chosen, Pacs(), folder, reception.store)
-    try:
-        yield port, folder, told, full
-    finally:
-        running.shutdown()
-
-
-def objects(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_only_who_is_named_may_send_and_a_full_hospital_says_so(tmp_path: Path) -> None:
@@ -105,14 +64,9 @@ def test_whatever_is_sent_stays_in_its_folder(tmp_path: Path, changed: dict[str,
         assert all("Neu" not in why for _, why in told)
 
 
-def test_a_study_that_is_sent_is_answered(
-    home_with_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_that_is_sent_is_answered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the process that listens; killed, and started again, it has what it said that it had."""
-    home, port = adapted(tmp_path, home_with_cohort), free_port()
-    FolderPacs.folder, FolderPacs.ills = tmp_path / "pacs", tmp_path / "ills"
-    (tmp_path / "pacs" / "stored").mkdir(parents=True)
-    monkeypatch.setattr(loop, "archive_of", lambda pacs: FolderPacs)
+    port = free_port()
     settings(
         home, {"url": "http://127.0.0.1:9"}, arrive="listen", listen=f"127.0.0.1:{port}", callers=["PACS"], settle_s=0.0
     )
@@ -135,4 +89,3 @@ def test_a_study_that_is_sent_is_answered(
     assert third.queue.aside(5)[0][1:3] == ("PACS", "it names no study")
     assert send(port, files[0]) == [0x0000], "it is known, and dropped"
     assert third.run(once=True) and len(list((tmp_path / "pacs" / "stored").iterdir())) == 1
-    shutil.rmtree(home)

@@ -77,6 +77,10 @@ class Archive(Protocol):
         """
         ...
 
+    def patients(self, study: str) -> Iterator[str]:
+        """PatientIDs under which a study is listed now: none where it is not there, "" where it does not say."""
+        ...
+
     def recent(self, first: str, last: str) -> Iterator[Recent]:
         """Studies of these days, as YYYYMMDD, both included."""
         ...

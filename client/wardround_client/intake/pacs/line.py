@@ -5,6 +5,7 @@ What lies in the spool goes with the one that started it, however that ends.
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -218,8 +219,20 @@ class Answering:
             yield "trouble", error.trouble
         except WardroundError as error:
             yield "trouble", Trouble("refused", error.what, error.do)
+        except OSError as error:
+            yield "trouble", _of_disk(error) or _unreadable(error)
         except Exception as error:  # of a library, over what a PACS said
-            yield "trouble", Trouble("broken", f"the answer of the PACS cannot be read ({type(error).__name__})")
+            yield "trouble", _unreadable(error)
+
+
+def _of_disk(error: OSError) -> Trouble | None:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return Trouble("full", f"what the PACS gives cannot be written ({error.strerror})", "make room on the disk")
+
+
+def _unreadable(error: Exception) -> Trouble:
+    return Trouble("broken", f"the answer of the PACS cannot be read ({type(error).__name__})")
 
 
 def _end_with(pipe: Connection, folder: Path) -> None:

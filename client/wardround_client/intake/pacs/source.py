@@ -267,7 +267,7 @@ class PacsSource(Source):
                 trouble = error.trouble
                 if trouble.kind == "broken" and attempt == self._settings.attempts:
                     self._broken += 1
-                if trouble.kind in ("refused", "absent") or attempt == self._settings.attempts:
+                if trouble.kind in ("refused", "absent", "full") or attempt == self._settings.attempts:
                     raise
                 if trouble.after_s > LONGEST_WAIT_S:
                     raise

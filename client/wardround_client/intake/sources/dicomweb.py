@@ -139,6 +139,13 @@ class DicomWeb(Archive):
                     raise
                 yield each.instance, None
 
+    def patients(self, study: str) -> Iterator[str]:
+        """By a QIDO-RS."""
+        by = {"StudyInstanceUID": study}
+        for found in self._pages(self._client.search_for_studies, by, ("study", "patient")):
+            if found.study == study:
+                yield found.patient
+
     def recent(self, first: str, last: str) -> Iterator[Recent]:
         """By their Study Date."""
         fields, days = [TAGS["study"], MODALITIES, IMAGES, *UPDATED], {"StudyDate": f"{first}-{last}"}

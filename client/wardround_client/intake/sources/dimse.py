@@ -86,6 +86,7 @@ class Dimse(Archive):
         self._since = 0  # bytes since the last whole object
         self._left = 0  # objects that may still come
         self._folder = home
+        self._unwritten: OSError | None = None
         self._arrived: SimpleQueue[tuple[str, Path]] = SimpleQueue()
         self._listens = False
 
@@ -143,6 +144,13 @@ class Dimse(Archive):
             elif code != 0:
                 raise self._failed(code, "C-FIND", do)
 
+    def patients(self, study: str) -> Iterator[str]:
+        """By a C-FIND."""
+        with self._association([build_context(FIND)]) as association:
+            for found in self._question(association, "STUDY", {"StudyInstanceUID": study}):
+                if found.study == study:
+                    yield found.patient
+
     def recent(self, first: str, last: str) -> Iterator[Recent]:
         """By their Study Date."""
         with self._association([build_context(FIND)]) as association:
@@ -181,6 +189,7 @@ class Dimse(Archive):
         moves = self._settings.retrieve == "move"
         storage = [] if moves else _contexts({each.sop_class for each in found})
         roles = [build_role(uid, scp_role=True) for uid in {str(context.abstract_syntax) for context in storage}]
+        self._unwritten = None
         self._folder, self._left = folder, len(found) + MOST_UNASKED
         for _ in _drained(self._arrived):  # of an answer that was broken off
             pass
@@ -209,6 +218,8 @@ class Dimse(Archive):
             answers = association.send_c_get(question, GET)
         for status, _ in answers:
             code = status.get("Status")
+            if self._unwritten is not None:
+                raise self._unwritten
             if code is None or not (code in (0x0000, 0xFF00) or 0xB000 <= code <= 0xBFFF):
                 if code == 0xA702 and level == "IMAGE":  # it could not send this one
                     break
@@ -247,8 +258,13 @@ class Dimse(Archive):
             _cut(event.assoc)
             return 0xA700
         scratch, path = self._folder / f"part-{secrets.token_hex(4)}", self._folder / secrets.token_hex(8)
-        scratch.write_bytes(event.encoded_dataset())
-        scratch.rename(path)
+        try:
+            scratch.write_bytes(event.encoded_dataset())
+            scratch.rename(path)
+        except OSError as error:  # pynetdicom would answer, and go on
+            self._unwritten = error
+            _cut(event.assoc)
+            return 0xA700
         self._arrived.put((str(getattr(event.request, "AffectedSOPInstanceUID", "")), path))
         return 0x0000
 
