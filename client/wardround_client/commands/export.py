@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wardround_client.hospital import Hospital
-    from wardround_client.office.models import chosen
     from wardround_client.personal.judged_file import Judgement
 
 FOLDER, WHOLE = "exported", "model.onnx"
@@ -59,6 +58,7 @@ def export(
     from wardround.onnx_files import installed
 
     installed(Path(WHOLE))
+    from wardround_client.office.models import chosen
     from wardround_client.personal.adapted_file import onnx_of
     from wardround_client.personal.export_card import card, markdown
     from wardround_client.personal.judged_file import DIFFERS, Patients, judgements
