@@ -323,7 +323,7 @@ def test_the_command_writes_files_that_hold_no_patient_and_a_card(
     code, _, err = wardround(capsys, "export", home)
     assert (code, "there already" in err) == (2, True)
 
-    def wrong(adapted: AdaptedModel) -> bytes:
+    def wrong(adapted: AdaptedModel, encoder: bytes) -> bytes:
         other = {"theta": -adapted.fitted["theta"]}
         return written_whole(type(adapted)(**{**vars(adapted), "fitted": other}))
 
