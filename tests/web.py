@@ -105,5 +105,5 @@ def served(app: ASGIApp) -> Iterator[Served]:
             assert started.wait(PATIENCE_S)
             yield there
         finally:
-            server.should_exit = True
+            there.session.ends = server.should_exit = True
             thread.join()

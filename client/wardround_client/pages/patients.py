@@ -48,6 +48,7 @@ def pages(desk: Desk) -> Mapping[str, View]:
             ],
             done=mine,
             only_looked=last.only_looked,
+            unsure=mine is not None and any(not use.certain for patient in mine.found for use in patient.rounds),
             stored=STORED,
             digits=SHOWN_DIGITS,
             short=short,

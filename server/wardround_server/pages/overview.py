@@ -15,7 +15,7 @@ from wardround.errors import ConfigError, WardroundError
 from wardround.text import counted
 from wardround.web.guard import form_of
 from wardround.web.views import Action, View
-from wardround_server.events import RunEnded
+from wardround_server.events import RunEnded, RunFailed
 from wardround_server.follow import last_event
 from wardround_server.office.hospitals import there
 from wardround_server.office.runs import Order, all_going_on, how_far
@@ -75,10 +75,11 @@ def _runs(desk: Desk) -> list[dict[str, Any]]:
         except WardroundError as error:
             event, why = None, str(error)
         what, since = how_far(event)
-        rows.append({"name": folder.name, "what": why or what, "since": since})
+        ended = "done" if isinstance(event, RunEnded) else "failed" if isinstance(event, RunFailed) else "stopped"
+        rows.append({"name": folder.name, "what": why or what, "since": since, "ended": ended})
         unfinished += [] if isinstance(event, RunEnded) else [folder.name]
     now = all_going_on(desk.home, unfinished) if unfinished else set()
-    return [{**row, "goes_on": row["name"] in (now or ()), "done": row["name"] not in unfinished} for row in rows]
+    return [{**row, "goes_on": row["name"] in (now or ())} for row in rows]
 
 
 def _free(name: str, desk: Desk) -> str:

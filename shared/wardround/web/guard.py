@@ -50,6 +50,7 @@ class Session:
     """One person at one browser, for as long as the command runs.
 
     token: of the link, empty once it was used. area: where the pages lie. said: what the next page says at its top.
+    ends: whether the command ends, and what is open is to be closed.
     """
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
@@ -57,6 +58,7 @@ class Session:
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     said: list[str] = field(default_factory=list)
+    ends: bool = False
 
     @property
     def link(self) -> str:

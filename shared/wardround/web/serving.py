@@ -23,7 +23,8 @@ LOOPBACK = "127.0.0.1"
 CONNECTIONS, HEAD_BYTES = 64, 16_384
 WAITING_S, REQUEST_S = 10.0, 900.0
 """How long a connection may be silent before a request, and how long a request may last: events stream for less."""
-LOOK_S = 1.0
+LOOK_S, ENDING_S = 1.0, 5
+"""How often that is looked at, and how long a request that is answered when the command ends has for its end."""
 
 
 def serve(app: ASGIApp, port: int, *, as_json: bool) -> None:
@@ -55,7 +56,7 @@ def serve(app: ASGIApp, port: int, *, as_json: bool) -> None:
     with listening(port) as listener:
         real = int(listener.getsockname()[1])
         server = server_of(Guard(app, session, real, tell))
-        asyncio.run(_serve(server, listener, lambda: ready(f"http://{LOOPBACK}:{real}{session.link}")))
+        asyncio.run(_serve(server, listener, session, lambda: ready(f"http://{LOOPBACK}:{real}{session.link}")))
 
 
 @contextmanager
@@ -72,12 +73,12 @@ def listening(port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket, session: Session, ready: Callable[[], None]) -> None:
     heard: list[signal.Signals] = []
 
     def end(kind: signal.Signals) -> None:
         heard.append(kind)
-        server.should_exit = True
+        session.ends = server.should_exit = True
 
     loop = asyncio.get_running_loop()
     for kind in (signal.SIGINT, signal.SIGTERM):
@@ -117,7 +118,7 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
         lifespan="off",
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=int(WAITING_S),
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=ENDING_S,
         server_header=False,
         date_header=False,
         proxy_headers=False,

@@ -164,16 +164,17 @@ class Site:
 
     async def _events(self, request: Request) -> Response:
         """Server-sent events: `changed`, whenever the state is another one (HTML Standard, 9.2)."""
-        return StreamingResponse(self._stream(request.query_params.get("seen", "")), media_type="text/event-stream")
+        events = self._stream(request.state.session, request.query_params.get("seen", ""))
+        return StreamingResponse(events, media_type="text/event-stream")
 
-    async def _stream(self, seen: str) -> AsyncIterator[str]:
+    async def _stream(self, session: Session, seen: str) -> AsyncIterator[str]:
         """seen: what state the page is of, so that nothing is missed between a page and its stream."""
         self._streams.append(own := object())
         loop = asyncio.get_running_loop()
         until, quiet_since = loop.time() + STREAM_S, loop.time()
         try:
             yield "retry: 3000\n\n"
-            while loop.time() < until and own in self._streams:
+            while loop.time() < until and own in self._streams and not session.ends:
                 state = await run_in_threadpool(self._now)
                 if state != seen:
                     yield "event: changed\ndata: \n\n"

@@ -54,6 +54,16 @@ def files(home_with_cohort: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def few(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As much of them as a prediction needs, and a file that is none."""
+    folder = tmp_path_factory.mktemp("few")
+    for number, file in enumerate(sorted(files.rglob("*.dcm"))[:8]):
+        shutil.copyfile(file, folder / f"{number}.dcm")
+    (folder / "letter.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def desk(home: Path) -> Desk:
     return Desk(home)
 
@@ -144,10 +154,10 @@ def press_go_on(there: Served) -> int:
 
 
 def test_what_was_cut_off_goes_on_by_a_button_and_not_while_a_terminal_does_it(
-    desk: Desk, there: Served, home: Path, files: Path
+    desk: Desk, there: Served, home: Path, few: Path
 ) -> None:
     shutil.rmtree(home / "predictions", ignore_errors=True)
-    folder = cut_off(home, files, 3)
+    folder = cut_off(home, few, 3)
     lines = (folder / "predictions.jsonl").read_bytes().splitlines()
     (folder / "predictions.json").unlink()  # as after kill -9
     with locked(folder / LOCK, busy=None):

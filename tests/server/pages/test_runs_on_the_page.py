@@ -41,7 +41,7 @@ def test_a_run_starts_once_stops_and_goes_on(tmp_path: Path) -> None:
 
         assert presses(there, f"{path}/stop", {}, 6) == [303] + [409] * 5
         text = there.page(path).text
-        assert "is stopped" in text
+        assert "is stopped" in text, text
         assert "Resume" in text
         assert "<td>stopped</td>" in there.page("/").text
 

@@ -73,3 +73,14 @@ def test_tabs_that_do_not_read_keep_nobody_from_being_told(told: Told, there: Se
         assert first_event(newest) == "event: changed\n"
         assert first_event(older[0]) == ""  # it was ended, and its tab asks again
         assert there.page("/").status == 200
+
+
+def test_the_end_of_the_command_ends_a_stream_without_a_word_in_the_log(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as tabs:
+        with served(told.site.app({"/": told.page}, [])) as there:
+            answer = tabs.enter_context(stream(there))
+            assert answer.readline() == b"retry: 3000\n"
+        assert answer.read().strip() == b""
+    assert not caplog.records
