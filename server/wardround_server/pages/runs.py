@@ -130,7 +130,8 @@ def _follow(desk: Desk, order: Order, run_id: int, offset: int, followed: Follow
         log.exception("following the run %s", order.name)
         said = "An error of this program; the log has its details."
     try:
-        write_report(order.folder)
+        if (order.folder / EVENTS).exists():  # it may have been stopped before it said anything
+            write_report(order.folder)
     except WardroundError as error:
         said = f"{said} The report could not be written: {error}".strip()
     if said:
