@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_context
+from pynetdicom import AE, _config, build_context
 from tests.client.intake.dicom_files import KEY
 
 from orthanc import free_port
@@ -53,11 +53,13 @@ def listening(
     scratch.mkdir(exist_ok=True)
     tempfile.tempdir = str(scratch)
     reception = Reception(folder, chosen, Pseudonyms(KEY), full.is_set, lambda *line: told.append(line), scratch)
+    whole = _config.STORE_RECV_CHUNKED_DATASET  # the process that listens has it for itself; here others fetch, too
     running = listen(chosen, pacs or Pacs(), folder, reception.store)
     try:
         yield port, folder, told, full
     finally:
         running.shutdown()
+        _config.STORE_RECV_CHUNKED_DATASET = whole
         tempfile.tempdir = before
         gc.collect()  # what strangers left behind, here and not in another test
 
