@@ -33,7 +33,7 @@ features = 16
 [rounds]
 rounds = {ROUNDS}
 quorum = 2
-deadline_s = 8
+deadline_s = 30
 """
 
 
