@@ -80,6 +80,18 @@ def until_cut_off(line: socket.socket, trickle: bytes = b"") -> None:
             return
 
 
+def speak(line: socket.socket, words: bytes) -> None:
+    """Wait for an answer to what may be a request for an association, say the rest, and hang up."""
+    first = 6 + int.from_bytes(words[2:6], "big")
+    with suppress(OSError):
+        line.sendall(words[:first])
+        if words[:1] == b"\1" and len(words) > first:
+            line.recv(1)
+        line.sendall(words[first:])
+        line.shutdown(socket.SHUT_WR)
+    until_cut_off(line)
+
+
 KINDS = {
     "says nothing": (b"", b""),
     "says a byte now and then": (b"", b"\1"),
@@ -139,10 +151,7 @@ def test_an_honest_conversation_with_anything_in_it(tmp_path: Path, one: Dataset
             at = int(start * len(honest))
             words = honest[:at] + put + honest[at + length :]
             with stranger(port) as line:
-                with suppress(OSError):
-                    line.sendall(words[: int(end * len(words))] + honest[int(again * len(honest)) :])
-                    line.shutdown(socket.SHUT_WR)
-                until_cut_off(line)
+                speak(line, words[: int(end * len(words))] + honest[int(again * len(honest)) :])
 
         whatever()
         assert send(port, one) == [0x0000]
@@ -160,9 +169,7 @@ def test_an_object_that_breaks_off_is_not_kept_and_what_came_of_it_goes(
         (kept,) = objects(folder)
         kept.unlink()
         with stranger(port) as line:
-            line.sendall(honest[: len(honest) // 2])
-            line.shutdown(socket.SHUT_WR)
-            until_cut_off(line)
+            speak(line, honest[: len(honest) // 2])
         (left,) = (tmp_path / "incoming").iterdir()
         assert not objects(folder)
         os.utime(left, (0, 0))
