@@ -50,7 +50,7 @@ from wardround_client.round import answer
 from wardround_client.service.daemon import MEMORY, coordinator_of
 from wardround_server.events import Event, RoundEnded, RunFailed, whole_lines
 
-RUN, DEADLINE_S, ROUNDS_A_MINUTE, SETTLE_S, IDLE_S, LOOK_S = "many", 60.0, 30.0, 45.0, 20.0, 0.25
+RUN, ROUNDS_A_MINUTE, SETTLE_S, IDLE_S, LOOK_S = "many", 30.0, 45.0, 20.0, 0.25
 Row = dict[str, object]
 _fork = multiprocessing.get_context("fork")
 
@@ -75,11 +75,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def make(place: Path, hospitals: int, rounds: int) -> list[Path]:
+def make(place: Path, hospitals: int, rounds: int, deadline_s: float) -> list[Path]:
     """The coordinator's home, and the hospitals': one is made by the commands, and is the pattern of the others."""
     federation, coordinator, pattern = place / "federation.toml", place / "coordinator", place / "pattern"
     text = FEDERATION.format(rounds=rounds, hospitals=max(1, hospitals // 2))
-    federation.write_text(text.replace("deadline_s = 300", f"deadline_s = {DEADLINE_S:g}"))
+    federation.write_text(text.replace("deadline_s = 300", f"deadline_s = {deadline_s:g}"))
     draws = random.Random(1)
     rows = (f"{draws.random():.4f},{draws.random():.4f},{draws.choice(['no', 'yes'])}" for _ in range(PATIENTS))
     (place / "table.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
@@ -253,7 +253,7 @@ def measure(options: argparse.Namespace, say: Console) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         place, draws = Path(folder), random.Random(options.seed)
         begun = time.monotonic()
-        homes = make(place, options.hospitals, max(40, int(ROUNDS_A_MINUTE * options.minutes)))
+        homes = make(place, options.hospitals, max(40, int(ROUNDS_A_MINUTE * options.minutes)), options.deadline)
         say.print(f"{len(homes)} homes made in {time.monotonic() - begun:.0f} s")
         coordinator, fleet = place / "coordinator", Fleet(homes, options.each)
         with coordinator_up(coordinator) as up:
@@ -335,8 +335,14 @@ def rounds_with_deaths(
         "memory_up_mb": round(cost.memory_up_mb),
         "memory_mb": round(cost.memory_mb),
         "hospital_process_mb": round(memory),
-        "ended_early": ended_early and failed,
+        "ended_early": ended_early and (failed or last_words(place)),
     }
+
+
+def last_words(place: Path) -> list[str]:
+    """Of a run that ended without an event."""
+    files = (place / "run.out", place / "coordinator" / "superexec.log", place / "coordinator" / "coordinator.log")
+    return [f"{file.name}: {file.read_text(errors='replace')[-1500:]}" for file in files if file.exists()]
 
 
 def shape(why: str) -> str:
@@ -360,6 +366,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--each", type=int, default=10, help="hospitals in a process")
     parser.add_argument("--deaths", type=float, default=12.0, help="processes killed a minute, on average")
+    parser.add_argument("--deadline", type=float, default=60.0, help="of a round, in seconds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()

@@ -30,6 +30,7 @@ from wardround.text import shown
 GROUP = "wardround.commands"
 DEBUG = "WARDROUND_DEBUG"
 INTERRUPTED = 130
+_DOCTOR = EntryPoint("doctor", "wardround.doctor_command:app", GROUP)  # of whatever else is installed
 _LONGEST = 4000  # characters of a message
 _HELP = "Hospitals meta-learn together from their own images; only differentially private model deltas leave them."
 
@@ -133,7 +134,7 @@ def _loaded(word: str) -> Any:
 
 
 def _words() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in (_DOCTOR, *entry_points(group=GROUP))}
 
 
 def _broken(name: str, error: ImportError) -> click.Command:

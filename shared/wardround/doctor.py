@@ -20,6 +20,7 @@ import typer
 from wardround.certificates import WARN_DAYS, days_left, until
 from wardround.errors import ConfigError, StorageError, WardroundError
 from wardround.files import room_on_disk
+from wardround.operations import Operations
 from wardround.terminal import emit, say
 from wardround.text import counted, shown
 
@@ -129,6 +130,19 @@ def _below(home: Path) -> Iterator[Path]:
 
     for folder, folders, files in os.walk(home, onerror=failed):
         yield from (Path(folder, name) for name in (*folders, *files))
+
+
+def hook(operations: Operations) -> str:
+    """Whether the site's command for notices can be started. Raises: ConfigError; does not start it."""
+    if not operations.hook:
+        return "none is set: nobody is told what waits for a person"
+    program = Path(operations.hook[0])
+    if not program.is_file() or not os.access(program, os.X_OK):
+        raise ConfigError(
+            f"operations.hook names {program}, which is {'not executable' if program.is_file() else 'not there'}",
+            do=f"make it executable for the daemon's user: `chmod u+x {program}`, or name another",
+        )
+    return str(program)
 
 
 def room(home: Path) -> str:

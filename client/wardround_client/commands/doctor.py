@@ -24,8 +24,8 @@ _MANY = 0.1  # of the files of an intake
 def doctor(home: HomeArgument = HERE, as_json: JsonOption = False) -> None:
     """Look at everything that a hospital needs, and say what is wrong and what to do about it. Nothing is changed.
 
-    Settings, who can read the home, keys, ledger, budget, patients, approvals with their encoders, certificate, disk,
-    and the way to the coordinator: asked of the daemon where one runs, and else tried as `check` does.
+    Settings, who can read the home, keys, ledger, budget, patients, approvals with their encoders, hook, certificate,
+    disk, and the way to the coordinator: asked of the daemon where one runs, and else tried as `check` does.
 
     Ends with the exit code of the first thing that is wrong, and with 0 if there is nothing.
     """
@@ -64,7 +64,7 @@ class _Home:
 
     def looks(self) -> Looks:
         """In the order in which one would mend them."""
-        from wardround.doctor import ends, only_its_owner_s, room
+        from wardround.doctor import ends, hook, only_its_owner_s, room
 
         yield "settings", self.settings
         yield "who can read it", partial(only_its_owner_s, self.folder)
@@ -78,6 +78,7 @@ class _Home:
         yield "cohort", self.cohort
         yield "quarantine", self.quarantine
         yield from self.approvals()
+        yield "hook", lambda: hook(self.config.operations)
         yield "coordinator", self.coordinator
         yield from ends(self.authority)
         yield from self.way()

@@ -20,7 +20,7 @@ def doctor(home: HomeArgument, as_json: JsonOption = False) -> None:
     """Look at everything that a coordinator needs, and say what is wrong and what to do about it. Nothing is changed.
 
     Settings, who can read the home, disk, certificates and their keys, registered hospitals, the lists of their
-    answers, and whether it runs or its ports are free.
+    answers, Flower's database, the runs' checkpoints, hook, and whether it runs or its ports are free.
 
     Ends with the exit code of the first thing that is wrong, and with 0 if there is nothing.
     """
@@ -30,7 +30,7 @@ def doctor(home: HomeArgument, as_json: JsonOption = False) -> None:
 
 
 def _looks(home: Home) -> Looks:
-    from wardround.doctor import ends, only_its_owner_s, room
+    from wardround.doctor import ends, hook, only_its_owner_s, room
 
     yield "settings", lambda: f"hospitals dial {home.config().address}"
     if not home.folder.is_dir():
@@ -41,6 +41,9 @@ def _looks(home: Home) -> Looks:
     yield from ends(home.tls.ends)
     yield "hospitals", partial(_hospitals, home)
     yield "answers", partial(_answers, home)
+    yield "superlink.db", partial(_database, home)
+    yield "runs", partial(_runs, home)
+    yield "hook", lambda: hook(home.config().operations)
     yield "daemon", partial(_daemon, home)
 
 
@@ -75,6 +78,34 @@ def _hospitals(home: Home) -> str:
 
 def _answers(home: Home) -> str:
     return f"the last of {len(AnswerBook.of_home(home.folder, Registry(home.folder)).last())} hospitals are known"
+
+
+def _database(home: Home) -> str:
+    from wardround_server.flower.database import check_database
+
+    check_database(home.folder / "superlink.db")
+    return "whole" if (home.folder / "superlink.db").exists() else "not there yet"
+
+
+def _runs(home: Home) -> str:
+    """Each checkpoint can be read. Raises: StorageError."""
+    from safetensors import SafetensorError
+
+    from wardround.errors import StorageError
+    from wardround.release import read
+    from wardround.text import counted
+    from wardround_server.checkpoint import FILE
+
+    files = sorted((home.folder / "runs").glob(f"*/{FILE}"))
+    for file in files:
+        try:
+            read(file)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise StorageError(
+                f"{file} cannot be read ({type(error).__name__})",
+                do="restore it from a copy, or start a new run: this one cannot go on",
+            ) from None
+    return f"{counted(len(files), 'checkpoint')} can be read"
 
 
 def _daemon(home: Home) -> str:

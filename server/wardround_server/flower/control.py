@@ -35,6 +35,10 @@ from wardround_server.hospitals import LastSeen
 from wardround_server.network.listening import LOOPBACK
 
 
+class Slow(Unreachable):
+    """The coordinator is there and does not answer in time."""
+
+
 class ControlApi:
     """The Control API of our own SuperLink on loopback, as a context manager."""
 
@@ -102,9 +106,15 @@ class ControlApi:
         return int(response.run_id)
 
     def run_status(self, run_id: int) -> tuple[str, str]:
-        """-> (pending, starting, running or finished; what Flower says of a finished one)."""
-        with self._explained():
-            found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        """-> (pending, starting, running or finished; what Flower says of a finished one).
+
+        "unknown" where the coordinator takes long to say: that it is busy is no news of the run.
+        """
+        try:
+            with self._explained():
+                found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        except Slow:
+            return "unknown", ""
         return found.status, f"{found.sub_status} {ended(found.details)}".strip()
 
     def stop_run(self, run_id: int) -> None:
@@ -118,6 +128,10 @@ class ControlApi:
             yield
         except httpx.HTTPStatusError as error:
             raise self._refused(error.response) from None
+        except httpx.TimeoutException:
+            raise Slow(
+                f"the coordinator at {self._address} takes longer than it may", do="try again when it is less busy"
+            ) from None
         except httpx.TransportError as error:
             if "CERTIFICATE" in str(error).upper():
                 raise Untrusted(

@@ -6,9 +6,7 @@ coordinator. Each symbol has a test that fails by its name when Flower changes i
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +22,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from starlette.types import ASGIApp
 
-from wardround.errors import StorageError
-from wardround.text import shown
+from wardround_server.flower.database import check_database, damaged
 from wardround_server.network.listening import LOOPBACK
 from wardround_server.network.tls import TlsFiles
 
@@ -91,25 +88,4 @@ def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> Superlink:
         return Superlink(superlink_main.create_app(config, SuperLinkLifespan), objects.store(), fail)
     except Exception as error:  # SQLAlchemy's and alembic's have no root in common
         log.exception("Flower's database cannot be opened")
-        raise _damaged(database, type(error).__name__) from None
-
-
-def check_database(database: Path) -> None:
-    """Read Flower's database through, if there is one. Raises: StorageError."""
-    if not database.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            fault = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
-        fault = str(error)
-    if fault != "ok":
-        raise _damaged(database, fault)
-
-
-def _damaged(database: Path, why: str) -> StorageError:
-    return StorageError(
-        f"{database} cannot be used ({shown(why)})",
-        do=f"`mv {database} {database}.damaged`, and start again: hospitals.json says who is registered, and every run "
-        "goes on from its checkpoint with --resume",
-    )
+        raise damaged(database, type(error).__name__) from None

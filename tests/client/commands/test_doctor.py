@@ -103,6 +103,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no register": (lambda home: (home / "withdrawn.register").unlink(), "who has withdrawn"),
     "no cohort": (lambda home: shutil.rmtree(home / "cohort"), "cohort"),
     "half a cohort": (lambda home: (home / "cohort" / "inputs.bin").write_bytes(b""), "cohort"),
+    "a hook that is not there": (
+        lambda home: (home / "hospital.toml").write_text(
+            (home / "hospital.toml").read_text() + '[operations]\nhook = ["/nowhere/notify"]\n'
+        ),
+        "hook",
+    ),
     "many left out": (write("cohort/quarantine.csv", "file,reason\n" + "a,b\n" * 900), "quarantine"),
     "nothing approved": (lambda home: shutil.rmtree(approved(home)), "approvals"),
     "an approval that ended": (ended, "approval"),
@@ -173,12 +179,26 @@ def soon_over(home: Path) -> None:
     shutil.rmtree(home / "tls-old")
 
 
+def half_a_checkpoint(home: Path) -> None:
+    (home / "runs" / "spring").mkdir(parents=True)
+    (home / "runs" / "spring" / "checkpoint.safetensors").write_bytes(b"half")
+
+
+def no_hook(home: Path) -> None:
+    (home / "notify").write_text("#!/bin/sh")
+    with (home / "coordinator.toml").open("a") as file:
+        file.write(f'[operations]\nhook = ["{home / "notify"}"]\n')
+
+
 COORDINATOR_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "settings": (write("coordinator.toml", "x = ["), "settings"),
     "open to others": (lambda home: (home / "tls" / "ca.key").chmod(0o644), "who can read it"),
     "another's key": (lambda home: shutil.copy(home / "tls" / "ca.key", home / "tls" / "server.key"), "keys"),
     "a certificate that ends": (soon_over, "server certificate"),
     "no certificate": (lambda home: (home / "tls" / "ca.crt").unlink(), "keys"),
+    "a damaged database": (write("superlink.db", "no database"), "superlink.db"),
+    "half a checkpoint": (half_a_checkpoint, "runs"),
+    "a hook that nobody may execute": (no_hook, "hook"),
     "a damaged registry": (write("hospitals.json", "[]"), "hospitals"),
 }
 
@@ -192,3 +212,24 @@ def test_a_coordinator_s_fault_is_named_with_what_to_do(fault: str, tmp_path: Pa
     spoil(home)
     _, found = examined(capsys, "coordinator", home)
     assert look in troubles(found), found
+
+
+def test_wardround_doctor_finds_out_whose_home_it_is(home: Path, tmp_path: Path, capsys: Capture) -> None:
+    """It says what the doctor of that side says, also of a home that has lost its settings; else it asks."""
+    for side, place in (("hospital", home), ("coordinator", coordinator(tmp_path))):
+        for settings_are_there in (True, False):
+            if not settings_are_there:
+                (place / f"{side}.toml").unlink()
+            said = []
+            capsys.readouterr()
+            for words in ([side, "doctor"], ["doctor"]):
+                code = run([*words, str(place), "--json"])
+                said.append((code, capsys.readouterr()))
+            assert said[0] == said[1]
+        (tmp_path / "both").mkdir(exist_ok=True)
+        name = "secret.key" if side == "hospital" else "hospitals.json"
+        (tmp_path / "both" / name).write_text("{}")
+    assert run(["doctor", str(tmp_path / "both")]) == run(["doctor", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "secret.key of a hospital and hospitals.json of a coordinator" in told
+    assert "neither a hospital's home nor a coordinator's. Allowed: a folder with hospital.toml or" in told

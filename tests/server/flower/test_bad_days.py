@@ -20,16 +20,17 @@ from click.testing import CliRunner
 from tests.server.flower.test_superlink import start
 from tests.server.test_hospitals import card
 
-from wardround.errors import ConfigError, PortInUse, StorageError
+from wardround.errors import ConfigError, PortInUse, StorageError, Unreachable
 from wardround.files import room_on_disk
 from wardround.logs import OneLine
 from wardround.proxies import spare_loopback
 from wardround_server.commands import app
 from wardround_server.flower.control import ControlApi
-from wardround_server.flower.superlink import check_database
+from wardround_server.flower.database import check_database
 from wardround_server.follow import _events
 from wardround_server.home import Home
 from wardround_server.hospitals import Card, Registry
+from wardround_server.network import tls
 from wardround_server.network.gate import network_of
 from wardround_server.network.listening import listening
 
@@ -320,3 +321,16 @@ def test_connections_leave_descriptors_for_the_rest(soft: int, hard: int) -> Non
     assert files == hard
     assert 0 < an_address <= strangers <= most <= 512
     assert most <= hard - 192 or most == 16
+
+
+def test_a_coordinator_that_is_too_busy_to_answer_is_not_one_that_went_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object, **__: object) -> None:
+        raise httpx.ReadTimeout("30 s")
+
+    with ControlApi(1, tls.create(tmp_path, ["127.0.0.1"]).ca) as control:
+        monkeypatch.setattr(httpx.Client, "send", slow)
+        assert control.run_status(7) == ("unknown", "")
+        with pytest.raises(Unreachable, match="takes longer than it may"):
+            control.seen()
