@@ -14,7 +14,7 @@ from wardround.text import shown
 from wardround_server.events import Event, RunEnded, RunFailed, whole_lines
 
 POLL_S = 0.1
-STATUS_EVERY_S = 1.0
+STATUS_EVERY_S, LONGEST_SILENCE_S = 1.0, 300.0
 LONGEST_REASON, LONGEST_MESSAGE = 500, 4000
 
 
@@ -65,9 +65,10 @@ def last_event(path: Path) -> Event | None:
 def _events(control: RunControl, run_id: int, path: Path, offset: int) -> Iterator[Event]:
     """Events as they come. Raises: FederationError, when the run ends without saying how; RunStopped."""
     asked, ended, ended_as = time.monotonic(), False, ""
+    known = asked
     while True:
         for after, event in whole_lines(path, offset):
-            offset = after
+            offset, known = after, time.monotonic()
             yield event
         if ended and ended_as.split()[:1] == ["stopped"]:
             raise RunStopped("somebody stopped the run", do="run again with --resume: what is finished is kept")
@@ -82,6 +83,9 @@ def _events(control: RunControl, run_id: int, path: Path, offset: int) -> Iterat
             asked = time.monotonic()
             try:
                 state, ended_as = control.run_status(run_id)
+                known = asked if state != "unknown" else known
+                if asked - known > LONGEST_SILENCE_S:
+                    raise Unreachable("the coordinator does not answer")
             except Unreachable as error:
                 raise Unreachable(
                     "the coordinator went away during the run", do="start it with `up`, then run again with --resume"

@@ -31,12 +31,9 @@ from wardround.files import room_on_disk
 from wardround.proxies import spare_loopback
 from wardround.text import shown
 from wardround_server.flower.reasons import ended
+from wardround_server.home import Home
 from wardround_server.hospitals import LastSeen
 from wardround_server.network.listening import LOOPBACK
-
-
-class Slow(Unreachable):
-    """The coordinator is there and does not answer in time."""
 
 
 class ControlApi:
@@ -108,12 +105,13 @@ class ControlApi:
     def run_status(self, run_id: int) -> tuple[str, str]:
         """-> (pending, starting, running or finished; what Flower says of a finished one).
 
-        "unknown" where the coordinator takes long to say: that it is busy is no news of the run.
+        "unknown" where the coordinator's process lives and does not say: that it is busy is no news of the run.
         """
         try:
             with self._explained():
                 found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
-        except Slow:
+        except Unreachable:
+            Home(self._home).running()
             return "unknown", ""
         return found.status, f"{found.sub_status} {ended(found.details)}".strip()
 
@@ -128,10 +126,6 @@ class ControlApi:
             yield
         except httpx.HTTPStatusError as error:
             raise self._refused(error.response) from None
-        except httpx.TimeoutException:
-            raise Slow(
-                f"the coordinator at {self._address} takes longer than it may", do="try again when it is less busy"
-            ) from None
         except httpx.TransportError as error:
             if "CERTIFICATE" in str(error).upper():
                 raise Untrusted(
