@@ -78,7 +78,7 @@ def free_port() -> int:
 def make(place: Path, hospitals: int, rounds: int, deadline_s: float) -> list[Path]:
     """The coordinator's home, and the hospitals': one is made by the commands, and is the pattern of the others."""
     federation, coordinator, pattern = place / "federation.toml", place / "coordinator", place / "pattern"
-    text = FEDERATION.format(rounds=rounds, hospitals=max(1, hospitals // 2))
+    text = FEDERATION.format(rounds=rounds, hospitals=max(1, hospitals // 4))
     federation.write_text(text.replace("deadline_s = 300", f"deadline_s = {deadline_s:g}"))
     draws = random.Random(1)
     rows = (f"{draws.random():.4f},{draws.random():.4f},{draws.choice(['no', 'yes'])}" for _ in range(PATIENTS))

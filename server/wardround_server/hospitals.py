@@ -75,7 +75,7 @@ class LastSeen:
 
     status: str
     ago_s: float | None
-    promised_s: float = 15.0
+    promised_s: float = 30.0
 
 
 class Registry:

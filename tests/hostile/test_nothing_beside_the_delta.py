@@ -58,7 +58,7 @@ WIRE = {
     "ActivateNodeRequest.heartbeat_interval": "constant of the code",
     "DeactivateNodeRequest.node_id": "arrived",
     "SendNodeHeartbeatRequest.node": "arrived",
-    "SendNodeHeartbeatRequest.heartbeat_interval": "the clock's: since when no message has come",
+    "SendNodeHeartbeatRequest.heartbeat_interval": "constant of the code",
     "PullMessagesRequest.node": "arrived",
     "PullMessagesRequest.message_ids": "never sent",
     "GetRunRequest.node": "arrived",

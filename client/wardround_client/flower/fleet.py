@@ -270,10 +270,9 @@ class Session:
                 push_object_contents_from_iterable(parts, store)
 
     def _beat(self) -> None:
-        wait_s = BEAT_S
+        wait_s, request = BEAT_S, SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BELIEVED_S)
         while not self._ended.wait(wait_s):
-            wait_s, interval_s = self._pace.beat_s(), self._pace.believed_s()
-            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=interval_s)
+            wait_s = self._pace.beat_s()
             try:
                 if not self._client.SendNodeHeartbeat(request).success:
                     self.lost.set()

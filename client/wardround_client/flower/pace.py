@@ -11,10 +11,10 @@ import random
 POLL_S, SLOWEST_POLL_S = 0.25, 10.0
 LATER = 0.05
 """A message is heard of later by this part of the wait for it, at most."""
-BEAT_S, SLOWEST_BEAT_S = 4.0, 20.0
-BELIEVED_S = 15.0
-"""What the coordinator is told at least; it believes the node dead after two of them."""
-BEAT_OF_IDLE, BELIEVED_OF_BEAT = 0.1, 1.5
+BEAT_S, SLOWEST_BEAT_S = 8.0, 20.0
+BELIEVED_S = 30.0
+"""What the coordinator is told: it believes the node dead after two of them. A busy one does not hear every sign."""
+BEAT_OF_IDLE = 0.1
 
 
 class Pace:
@@ -40,7 +40,3 @@ class Pace:
     def beat_s(self) -> float:
         """How long until the next sign of life."""
         return min(max(BEAT_S, BEAT_OF_IDLE * self.idle_s), SLOWEST_BEAT_S)
-
-    def believed_s(self) -> float:
-        """The interval to announce: three beats may fail before the node counts as dead, also at the slowest pace."""
-        return max(BELIEVED_S, BELIEVED_OF_BEAT * self.beat_s())

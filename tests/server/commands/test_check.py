@@ -35,7 +35,7 @@ def check(home: Path, monkeypatch: pytest.MonkeyPatch, seen: dict[int, LastSeen]
     return json.loads(result.stdout), result.exception
 
 
-ONLINE, SILENT, GONE = LastSeen("online", 29.0, 30.0), LastSeen("online", 20.0), LastSeen("offline", 7200.0)
+ONLINE, SILENT, GONE = LastSeen("online", 29.0), LastSeen("online", 20.0, 15.0), LastSeen("offline", 7200.0)
 
 
 def test_it_says_who_is_there_who_has_approved_and_what_it_costs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
