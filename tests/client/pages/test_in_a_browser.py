@@ -15,9 +15,11 @@ from selenium.webdriver.common.keys import Keys
 from tests.browser import NARROW_PX, WIDE_PX, chromium, faults, look, needs_a_browser, said_by_the_console, tab_to
 from tests.client.conftest import FEDERATION_TOML
 from tests.client.pages.homes import ATOMS, fill, propose
+from tests.client.pages.in_the_process import waits
 from tests.web import PATIENCE_S, Served, served
 
 from wardround_client.consent.approvals import ApprovalFolder
+from wardround_client.pages import work
 from wardround_client.pages.desk import Desk
 from wardround_client.pages.site import app
 
@@ -58,9 +60,15 @@ def _answered(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def there(home: Path) -> Iterator[Served]:
-    with served(app(Desk(home))) as found:
+def desk(home: Path) -> Desk:
+    return Desk(home)
+
+
+@pytest.fixture(scope="module")
+def there(desk: Desk) -> Iterator[Served]:
+    with served(app(desk)) as found:
         yield found
+        work.end(desk.site)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +117,28 @@ def test_an_open_page_says_by_itself_that_an_agreement_came(browser: Chrome, the
         )
     finally:
         new.unlink()
+    assert said_by_the_console(browser) == []
+
+
+def test_an_open_page_shows_by_itself_what_runs_and_how_it_ended(browser: Chrome, there: Served, desk: Desk) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def until(selector: str, text: str) -> None:
+        WebDriverWait(browser, PATIENCE_S).until(
+            lambda driver: text in driver.find_element("css selector", selector).get_attribute("textContent")
+        )
+
+    look(browser)
+    browser.get(f"{there.root}/home")
+    work.start(desk.site, desk.home, "prediction", "Predictions of nothing", waits)
+    until("#runs", "Waits")
+    until("#spoken", "Predictions of nothing")
+    assert faults(browser) == []
+    tab_to(browser, "#stop button")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    until("#ended", "press Go on below")
+    assert not browser.find_element("css selector", "#runs").is_displayed()
+    assert faults(browser) == []
     assert said_by_the_console(browser) == []
 
 
