@@ -148,7 +148,9 @@ def actions(desk: Desk) -> list[Action]:
         return "/home"
 
     def stop(request: Request) -> str:
-        return "/home" if work.stop(desk.site).kind in _PATHS else "/audit"
+        form = form_of(request.scope)
+        stopped = work.stop(desk.site, form.get("key", ""), at_once=form.get("how") == "at once")
+        return "/home" if stopped.kind in _PATHS else "/audit"
 
     return [
         Action("/home/predict", predict),

@@ -7,6 +7,7 @@ page's command; a tab that is closed changes nothing.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable
@@ -26,7 +27,10 @@ from wardround_client.pages.process import do
 
 @dataclass
 class Work:
-    """kind: of a page. what: in words. total: 0 where nobody counts. result: its function's. when: it ended, UTC."""
+    """kind: of a page. what: in words. total: 0 where nobody counts. result: its function's. when: it ended, UTC.
+
+    key: stands for it in a form.
+    """
 
     kind: str
     what: str
@@ -37,6 +41,7 @@ class Work:
     error: str = ""
     when: str = ""
     result: Any = field(default=None, repr=False)
+    key: str = field(default_factory=secrets.token_hex)
     process: ForkServerProcess | None = field(default=None, repr=False)
     ended: threading.Event = field(default_factory=threading.Event, repr=False)
 
@@ -81,14 +86,18 @@ def start(site: Site, home: Path, kind: str, what: str, function: Callable[..., 
     threading.Thread(target=_watch, args=(work, ours), name=kind, daemon=True).start()
 
 
-def stop(site: Site) -> Work:
-    """Stop what runs; the second time at once, whatever it is doing. Raises: ConfigError, when nothing runs."""
+def stop(site: Site, key: str, *, at_once: bool = False) -> Work:
+    """Stop what runs, or, when that was done, end it at once, whatever it is doing.
+
+    key: of the one that is meant; another may have begun since somebody looked. Raises: ConfigError, when it does not
+    run.
+    """
     work = site.kept(Bench).running
-    if work is None or work.process is None:
-        raise ConfigError("nothing runs that could be stopped", do="look at what became of it")
-    if work.state == "stops":
+    if work is None or work.process is None or work.key != key:
+        raise ConfigError("what was to be stopped does not run any more", do="look at what became of it")
+    if at_once and work.state == "stops":
         work.process.kill()
-    elif work.process.pid is not None:
+    elif not at_once and work.state == "runs" and work.process.pid is not None:
         work.state = "stops"
         with suppress(ProcessLookupError):
             os.kill(work.process.pid, signal.SIGINT)
@@ -101,7 +110,7 @@ def end(site: Site) -> None:
     if work is None or work.process is None:
         return
     if work.state == "runs":
-        stop(site)
+        stop(site, work.key)
     try:
         work.ended.wait()
     except KeyboardInterrupt:  # nobody wants to wait for it

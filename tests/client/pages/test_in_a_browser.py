@@ -125,7 +125,7 @@ def test_an_open_page_shows_by_itself_what_runs_and_how_it_ended(browser: Chrome
 
     def until(selector: str, text: str) -> None:
         WebDriverWait(browser, PATIENCE_S).until(
-            lambda driver: text in driver.find_element("css selector", selector).get_attribute("textContent")
+            lambda driver: text in (driver.find_element("css selector", selector).get_attribute("textContent") or "")
         )
 
     look(browser)
