@@ -25,6 +25,10 @@
     if (news.length) document.getElementById("spoken").textContent = news.join(" "); // a live region, spoken politely
   }
 
+  const sent = new Set(); // of a double click the second is no other wish; the server bears it, and answers with an error
+  addEventListener("submit", (event) => sent.has(event.target) ? event.preventDefault() : sent.add(event.target));
+  addEventListener("pageshow", () => sent.clear());
+
   let under_way = false, again = false; // one at a time, and one more for what came meanwhile
   async function soon() {
     if (under_way) { again = true; return; }
