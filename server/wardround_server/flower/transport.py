@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
@@ -102,8 +103,9 @@ class GridTransport:
     def _pushed(self, requests: Mapping[str, bytes], deadline_s: float) -> Sequence[str]:
         """The id of each request's message, "" for one that was not sent.
 
-        Flower takes a part once, and refuses the same part when a busy SuperLink answered too late and its client sent
-        it again. Then all go anew as other messages: a hospital answers a round once, whoever asks how often.
+        Flower takes a message and a part once, and refuses the same again, with 500 or a word of its own, when a busy
+        SuperLink answered too late and its client repeated the call. Then all go anew as other messages: a hospital
+        answers a round once, whoever asks how often.
         """
         for _ in range(PUSHES):
             messages = [
@@ -112,7 +114,9 @@ class GridTransport:
             ]
             try:
                 return list(self._grid.push_messages(messages))
-            except ObjectPushError as error:
+            except (ObjectPushError, httpx.HTTPStatusError) as error:
+                if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+                    raise
                 log.warning("the requests were not taken whole: %s", error)
         return [""] * len(requests)
 

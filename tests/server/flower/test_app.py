@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
@@ -121,8 +122,16 @@ def test_a_hospital_that_is_removed_after_it_was_asked_is_not_believed() -> None
     assert "not registered any more" in str(second)
 
 
+def status(code: int) -> httpx.HTTPStatusError:
+    response = httpx.Response(code, request=httpx.Request("POST", "https://127.0.0.1/v1/runtime/push-messages"))
+    return httpx.HTTPStatusError(str(code), request=response.request, response=response)
+
+
+@pytest.mark.parametrize("how", [ObjectPushError("part", 1, "session"), status(500)])
 @pytest.mark.parametrize("refusals", range(PUSHES + 1))
-def test_requests_that_were_not_taken_whole_are_sent_again_and_at_last_nobody_was_asked(refusals: int) -> None:
+def test_requests_that_were_not_taken_whole_are_sent_again_and_at_last_nobody_was_asked(
+    refusals: int, how: Exception
+) -> None:
     class Busy(FakeGrid):
         refused = 0
 
@@ -131,7 +140,7 @@ def test_requests_that_were_not_taken_whole_are_sent_again_and_at_last_nobody_wa
             seen.update(message.object_id for message in messages)
             if self.refused < refusals:
                 self.refused += 1
-                raise ObjectPushError("part", 1, "session")
+                raise how
             return super().push_messages(messages)
 
     seen = set[str]()
@@ -141,6 +150,17 @@ def test_requests_that_were_not_taken_whole_are_sent_again_and_at_last_nobody_wa
     outcomes = dict(transport.exchange(dict.fromkeys(["anna", "bert"], b"x"), deadline_s=600))
     assert set(outcomes) == {"anna", "bert"} and len(seen) == 2 * min(refusals + 1, PUSHES)
     assert all(("could not be sent" in str(each)) is (refusals == PUSHES) for each in outcomes.values())
+
+
+def test_who_is_not_allowed_to_push_any_more_ends() -> None:
+    class Dead(FakeGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            raise status(401)
+
+    transport = GridTransport(Dead({11: None}), lambda: registered(anna=11))
+    transport.hospitals()
+    with pytest.raises(httpx.HTTPStatusError):
+        list(transport.exchange({"anna": b"x"}, deadline_s=600))
 
 
 def test_it_does_not_wait_for_the_deadline_when_all_have_answered() -> None:
