@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,17 @@ def test_nothing_of_the_compose_file_is_published_but_on_loopback() -> None:
     assert published == {told["DicomPort"]}, "its web service asks for no password"
     assert not any(told[f"DicomAlwaysAllow{what}"] for what in ("Find", "Get", "Move"))
     assert f":{told['HttpPort']}{told['DicomWeb']['Root'].rstrip('/')} " in (CONTAINER / "compose.yaml").read_text()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_takes_the_units_and_rates_them_shut(tmp_path: Path) -> None:
+    """Looked at offline. The program and its user are of the machine that it is installed on: here they are others'."""
+    for unit in sorted(UNITS.glob("*.service")):
+        text = re.sub(r"^(ExecStart=)\S+", rf"\g<1>{sys.executable}", unit.read_text(), flags=re.M)
+        (tmp_path / unit.name).write_text(re.sub(r"^(User|Group)=.*$", r"\1=root", text, flags=re.M))
+        path = str(tmp_path / unit.name)
+        verified = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
+        assert (verified.returncode, unit.name in verified.stderr) == (0, False), verified.stderr
+        command = ["systemd-analyze", "security", "--offline=true", "--threshold=15", path]
+        rated = subprocess.run(command, capture_output=True, text=True, check=False)  # in tenths: exposure 1.5
+        assert rated.returncode == 0, rated.stdout[-500:] + rated.stderr

@@ -210,7 +210,9 @@ def read_meta(path: Path, index: sqlite3.Connection) -> tuple[CohortLayout, dict
             raise DataError(
                 f"{path}: cohort format {meta['format']}",
                 allowed=f"{min(OLDER)} to {FORMAT}",
-                do=f"move {path} away and ingest again",
+                do="install the newer wardround that wrote it again; nothing was changed"
+                if meta["format"].isdecimal() and int(meta["format"]) > FORMAT
+                else f"move {path} away and ingest again",
             )
         for name, view in _older_views(meta["format"]).items():
             index.execute(f"CREATE TEMP VIEW IF NOT EXISTS {name} AS {view}")

@@ -26,6 +26,8 @@ from wardround.errors import StorageError
 from wardround.files import sync_folder
 
 GENESIS = "0" * 64
+FORM = 0
+"""Of the file, as PRAGMA user_version says it: who changes it so that an older version would misread it adds 1."""
 _BUSY_S = 30.0
 OFFICER = "stop this hospital and find out who changed the file; restore it only with a privacy officer"
 
@@ -251,6 +253,14 @@ def _create(path: Path) -> None:
 def _connect(path: Path | None) -> sqlite3.Connection:
     where = path if path is not None else ":memory:"
     db = sqlite3.connect(where, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    (form,) = db.execute("PRAGMA user_version").fetchone()
+    if form > FORM:  # before anything is changed
+        db.close()
+        raise StorageError(
+            f"{path} was written by a newer wardround (form {form})",
+            allowed=f"form {FORM} and older",
+            do="install that version again; nothing was changed",
+        )
     # A rollback journal with EXTRA: after COMMIT the entry survives a power cut, its folder entry included.
     db.execute("PRAGMA journal_mode = DELETE")
     db.execute("PRAGMA synchronous = EXTRA")
