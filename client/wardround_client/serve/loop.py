@@ -181,8 +181,8 @@ class Server:
         if now < self._away and not self._listens:  # nobody answers: nothing is asked
             return False
         if now >= self._asked + self._every_s:
-            self._asked = now
             self._poll()
+            self._asked = time.monotonic()  # its answer may take longer than every_s: then the work comes in between
             return True
         if now < self._away:
             return False
@@ -336,6 +336,7 @@ class Server:
                 log.warning("a study is set aside: %s", trouble.what)
             else:
                 self.queue.later(each, trouble.what, time.time() + wait_s(each.attempts + 1, trouble))
+                log.warning("a study is put off: %s", trouble.what)
 
     def _check_room(self, trouble: Trouble) -> None:
         if trouble.kind == "full":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from wardround_client.serve.queue import Queue, Work
 from wardround_client.serve.results import Results
 from wardround_client.serve.study import MOVED
 
+log = logging.getLogger(__name__)
 DELETED = "the PACS lists the study no more"
 AGAIN_S = 10.0
 """Until such a study is looked at again: others come first."""
@@ -43,6 +45,7 @@ class Sending:
             self._queue.becomes(work, "waiting")  # again, under the same UIDs
             return False
         if files and (why := self._elsewhere(work, files)):
+            log.warning("a result is not sent: %s", why)
             if work.uid:  # its images are fetched anew
                 self._queue.becomes(work, "waiting", why)
                 self._queue.later(work, why, time.time() + AGAIN_S)

@@ -198,6 +198,23 @@ def test_a_pacs_that_lists_more_than_anyone_can_answer(home: Path, monkeypatch: 
     running.close()
 
 
+def test_a_pacs_that_takes_longer_to_list_than_it_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two lists the work is done."""
+    now, recent = [0.0], FolderPacs.recent
+
+    def slow(self: FolderPacs, first: str, last: str) -> Iterator[Recent]:
+        now[0] += 60
+        yield from recent(self, first, last)
+
+    monkeypatch.setattr(FolderPacs, "recent", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    running = server(home, monkeypatch)
+    for _ in range(4):
+        running.step()
+    assert running.queue.counts() == {"sent": 1}
+    running.close()
+
+
 # The clock
 
 
