@@ -19,7 +19,7 @@ from wardround_server.hospitals import Member
 
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
 LAST_LOOK_S = 1.0  # after the deadline, for what is there already
-PUSHES = 3
+PUSHES, LOT = 3, 8  # tries of so many requests together: on a busy machine one call in fifty comes too late
 log = logging.getLogger(__name__)
 
 
@@ -82,11 +82,14 @@ class GridTransport:
         until = time.monotonic() + deadline_s
         # A failure's sender is the SuperLink, so replies are told apart by what they reply to.
         sent = {}
-        for name, identity in zip(requests, self._pushed(requests, deadline_s), strict=True):
-            if identity:
-                sent[identity] = name
-            else:
-                yield name, FederationError("the message could not be sent")
+        names = list(requests)
+        for lot in (names[begin : begin + LOT] for begin in range(0, len(names), LOT)):
+            some = {name: requests[name] for name in lot}
+            for name, identity in zip(lot, self._pushed(some, deadline_s), strict=True):
+                if identity:
+                    sent[identity] = name
+                else:
+                    yield name, FederationError("the message could not be sent")
         waiting, pause, in_time = dict(sent), POLL_S, True
         while waiting and in_time:
             in_time = time.monotonic() < until  # once more after it: what was there in time is counted

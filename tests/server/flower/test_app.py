@@ -23,7 +23,7 @@ from wardround.wire import RequestHeader, RoundRequest
 from wardround_flower import pack, unpack
 from wardround_server.checkpoint import Checkpointer
 from wardround_server.flower.app import HOME, app
-from wardround_server.flower.transport import PUSHES, GridTransport
+from wardround_server.flower.transport import LOT, PUSHES, GridTransport
 from wardround_server.hospitals import Member
 
 # A Message takes run and sender from this process-wide identity; a ServerApp process gets it from Flower.
@@ -150,6 +150,22 @@ def test_requests_that_were_not_taken_whole_are_sent_again_and_at_last_nobody_wa
     outcomes = dict(transport.exchange(dict.fromkeys(["anna", "bert"], b"x"), deadline_s=600))
     assert set(outcomes) == {"anna", "bert"} and len(seen) == 2 * min(refusals + 1, PUSHES)
     assert all(("could not be sent" in str(each)) is (refusals == PUSHES) for each in outcomes.values())
+
+
+def test_requests_go_in_lots_and_one_that_cannot_be_sent_keeps_no_other_back() -> None:
+    class Busy(FakeGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            messages = list(messages)
+            if any(message.metadata.dst_node_id == 11 for message in messages):
+                raise ObjectPushError("part", 1, "session")
+            return super().push_messages(messages)
+
+    names = {f"h{node}": node for node in range(10, 40)}
+    transport = GridTransport(Busy(dict.fromkeys(names.values(), Error(4, "gone"))), lambda: registered(**names))
+    transport.hospitals()
+    outcomes = dict(transport.exchange(dict.fromkeys(names, b"x"), deadline_s=600))
+    assert set(outcomes) == set(names)
+    assert sum("could not be sent" in str(each) for each in outcomes.values()) == LOT
 
 
 def test_who_is_not_allowed_to_push_any_more_ends() -> None:
