@@ -133,7 +133,7 @@ def test_a_pacs_that_fails_in_any_way_loses_nothing(
     home = fresh()
     FolderPacs.ills.write_text(" ".join(ills))
     killed_at(home, 1 + int(kill * (lines - 1)), monkeypatch)
-    for _ in range(4):  # what failed is tried again when a person says so
+    for _ in range(len(ills) + 2):  # each ill may end one; what failed is tried again when a person says so
         killed_at(home, 0, monkeypatch)
         queue = Queue(home / "serve" / "queue.sqlite")
         queue.again()
