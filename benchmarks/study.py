@@ -85,7 +85,8 @@ def run(
         if options.seeds < 2:
             raise ConfigError(f"--seeds {options.seeds}", allowed="at least 2: an interval is over seeds")
         measured = _measurements(options, studies(folder(options.data), console), rows, store)
-        _measure(measured, options, [row.name for row in rows], console)
+        able = [each for each in measured if not _refused(each, console)]
+        _measure(able, options, [row.name for row in rows], console)
     if options.json:
         for _, cell in sorted(store.rows().items()):
             if "row" in cell:
@@ -125,6 +126,15 @@ def _measurement(study: Study, row: Row, column: str, store: Store, options: arg
         epsilon = None if column == NONE else float(column)
         study, _ = narrowed(study, epsilon, of_sums=adds_up_classes(row))
     return Measurement(study, row, column, store, options.by_rule)
+
+
+def _refused(measured: Measurement, console: Console) -> bool:
+    """Whether its method cannot be agreed on for such tasks, which is told."""
+    row = measured.row
+    why = measured.unable((row.exact or row.private)[0]) if row.kind not in ("floor", "outside") else ""
+    if why:
+        console.print(f"{measured.study.name}, {row.name}, {measured.column}: {why}", markup=False, highlight=False)
+    return bool(why)
 
 
 def _is_epsilon(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,28 @@ def test_a_command_prints_a_table_and_says_what_was_chosen(
     assert "| reptile | " in printed
     assert "learning_rate" in (tmp_path / "out" / "settings.md").read_text()
     assert (tmp_path / "out" / "small-new.svg").read_text().startswith("<svg")
+
+
+def test_a_method_that_such_tasks_cannot_have_is_left_out_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = Row("relation", "relation", "federated", (Trial(2),), (Trial(2),))
+
+    def of_several(classes: tuple[str, ...], algorithm: str, trial: Trial, epsilon: float) -> Federation:
+        if algorithm != "relation":
+            return federation(classes, algorithm, trial, epsilon)
+        task = Task(label_column="label", classes=classes, kind="table", features=("x", "y"), labels="several")
+        return Federation(
+            name="test", task=task, model=ModelChoice(family="logistic"), **agreed(algorithm, trial, epsilon)
+        )
+
+    given = ["--data", str(tmp_path), "--rows", "relation", "local", "--epsilon", "none", "--seeds", "2"]
+    options = study.parser("small", "", encoder=False).parse_args([*given, "--out", str(tmp_path / "out")])
+    local = replace(small_row("local"), name="local")
+    study.run(options, lambda folder, console: [replace(small_study(), federation=of_several)], [refused, local])
+    told = capsys.readouterr()
+    assert "small, relation, none: algorithm relation needs images of one class" in " ".join(told.err.split())
+    assert "| local |" in told.out and "| relation |" not in told.out
 
 
 @pytest.mark.parametrize("wrong", [["--rows", "nobody"], ["--epsilon", "-1"], ["--epsilon", "much"], ["--seeds", "1"]])
