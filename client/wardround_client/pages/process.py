@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -32,6 +33,7 @@ def do(pipe: Connection, home: Path, named: tuple[str, str], arguments: tuple[ob
     """
     said: tuple[str, Any] = ("stopped", None)
     with suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command inherits it ignored
         os.setsid()  # Ctrl-C at the terminal is for the page, which then stops this once
         said = _outcome(pipe, home, named, arguments)
     with suppress(OSError):

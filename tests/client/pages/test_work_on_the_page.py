@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,6 +75,24 @@ def there(desk: Desk) -> Iterator[Served]:
     with served(app(desk)) as found:
         yield found
         work.end(desk.site)
+
+
+BEGUN_IN_THE_BACKGROUND = """
+import signal, sys
+from multiprocessing import Pipe
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from wardround_client.pages.process import do
+ours, theirs = Pipe(duplex=False)
+do(theirs, Path(sys.argv[1]), ("tests.client.pages.in_the_process", "interrupted"), ())
+print(ours.recv())
+"""
+
+
+def test_stop_stops_where_the_page_was_started_in_the_background_of_a_shell(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BEGUN_IN_THE_BACKGROUND, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True)
+    assert said.stdout == "('stopped', None)\n"
 
 
 def ended(desk: Desk, kind: str) -> Work:
