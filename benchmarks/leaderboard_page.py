@@ -20,7 +20,8 @@ COLUMNS = (NONE, "8", "3", "1")
 MIDDLE = 5  # shots of the tables that show one number
 _CALLED = {NONE: "not private", "8": "epsilon 8", "3": "epsilon 3", "1": "epsilon 1"}
 _SHOTS = {shots: f"{shots} shot{'s' * (shots > 1)}" for shots in SHOTS}
-_GROUPS = {_CALLED[column]: list(_SHOTS.values()) for column in COLUMNS}
+_IN_PICTURES = {shots: _SHOTS[shots] if shots == 1 else str(shots) for shots in SHOTS}  # columns are narrow
+_GROUPS = {_CALLED[column]: list(_IN_PICTURES.values()) for column in COLUMNS}
 
 
 def write(store: Store, folder: Path) -> None:
@@ -202,7 +203,7 @@ ENCODERS = f"""{_MAKES} dermatoscopy {_ALL} --copies h --images 700 --features 2
 
 def _worth_picture(board: Board) -> str:
     cells = {
-        (dataset, _CALLED[column], _SHOTS[shots]): found
+        (dataset, _CALLED[column], _IN_PICTURES[shots]): found
         for dataset in board.sets
         for column, shots in board.places
         if (found := board.worth(dataset, (column, shots))) is not None
@@ -218,7 +219,7 @@ def _worth_picture(board: Board) -> str:
 
 def _methods_picture(board: Board) -> str:
     cells = {
-        (row, _CALLED[column], _SHOTS[shots]): found
+        (row, _CALLED[column], _IN_PICTURES[shots]): found
         for row in board.rows
         if row != BASELINE
         for column, shots in board.places
