@@ -16,12 +16,11 @@ from tests.browser import NARROW_PX, WIDE_PX, chromium, faults, look, needs_a_br
 from tests.client.conftest import FEDERATION_TOML
 from tests.client.pages.homes import ATOMS, fill, propose
 from tests.client.pages.in_the_process import waits
-from tests.web import PATIENCE_S, Served, served
+from tests.web import PATIENCE_S, Served
 
 from wardround_client.consent.approvals import ApprovalFolder
 from wardround_client.pages import work
 from wardround_client.pages.desk import Desk
-from wardround_client.pages.site import app
 
 PRIVACY = "[privacy]\nepsilon = 1.0\n"
 
@@ -57,18 +56,6 @@ def _answered(home: Path) -> None:
         answer(hospital, request(agreement, number))
     hospital.approvals.remove(agreement.federation.digest)
     hospital.ledger.close()
-
-
-@pytest.fixture(scope="module")
-def desk(home: Path) -> Desk:
-    return Desk(home)
-
-
-@pytest.fixture(scope="module")
-def there(desk: Desk) -> Iterator[Served]:
-    with served(app(desk)) as found:
-        yield found
-        work.end(desk.site)
 
 
 @pytest.fixture(scope="module")

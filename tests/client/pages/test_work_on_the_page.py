@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.client.conftest import FEDERATION_TOML
 from tests.client.pages.homes import ATOMS
 from tests.client.pages.in_the_process import breaks, counts, dies, fails, listens_to_nobody, waits
 from tests.client.personal.test_shared_model import write_release
-from tests.web import PATIENCE_S, Served, served
+from tests.web import PATIENCE_S, Served
 
 from wardround.cli import run
 from wardround.files import locked
@@ -28,7 +28,6 @@ from wardround_client.office.at_home import prediction_folders, predictions, sug
 from wardround_client.office.predicting import Prediction
 from wardround_client.pages import work
 from wardround_client.pages.desk import Desk
-from wardround_client.pages.site import app
 from wardround_client.pages.work import Work
 from wardround_client.personal.prediction_folder import LOCK
 from wardround_client.privacy.ledger import LEDGER, Ledger
@@ -63,18 +62,6 @@ def few(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(file, folder / f"{number}.dcm")
     (folder / "letter.txt").write_text("no image")
     return folder
-
-
-@pytest.fixture(scope="module")
-def desk(home: Path) -> Desk:
-    return Desk(home)
-
-
-@pytest.fixture(scope="module")
-def there(desk: Desk) -> Iterator[Served]:
-    with served(app(desk)) as found:
-        yield found
-        work.end(desk.site)
 
 
 BEGUN_IN_THE_BACKGROUND = """
