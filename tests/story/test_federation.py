@@ -33,7 +33,7 @@ features = 16
 [rounds]
 rounds = {ROUNDS}
 quorum = 2
-deadline_s = 30
+deadline_s = 15
 """
 
 

@@ -7,7 +7,7 @@ A request passes these in order, and the body of one that fails is not read:
     length              by path: a part is no longer than any reply in any run           413, 408 (too slow)
     what is announced   one reply of the shape that a reply has, of its own              400, 413
     what is uploaded    a part of that reply; all together no longer than a reply        404, 413
-    a poll              passes only if a run has pushed something since the last one found nothing
+    a poll              passes only while there can be a message for it
 
 The hospital's node drops a reply that is refused with 400, 403, 404 or 412, and waits when it is told 429.
 """
@@ -102,7 +102,7 @@ class Door:
         home: the coordinator's home, with the registry and the runs that go on.
         store: where Flower keeps what was announced.
         becomes_known: told when a connection brings a request that a registered hospital signed.
-        news: whether the runs have pushed anything.
+        news: what the runs have pushed.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Door:
         self._registry = Registry(home)
         self._hospitals: dict[bytes, Member] = {}
         self._read: object = ()
-        self._visitors: dict[str, Visitor] = {}
+        self._visitors: dict[tuple[str, int], Visitor] = {}
         self._announcing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,7 +143,7 @@ class Door:
         hospital = self._who(name, headers)
         if not connection.owner:
             self._becomes_known(connection, hospital.name)
-        visitor = self._visitor(hospital.name)
+        visitor = self._visitor(hospital)
         await self._in_step(hospital.name, visitor)
         try:
             async with visitor.places:
@@ -190,11 +190,13 @@ class Door:
             self._read = now
         return self._hospitals
 
-    def _visitor(self, name: str) -> Visitor:
-        if name not in self._visitors:
+    def _visitor(self, hospital: Member) -> Visitor:
+        who = hospital.name, hospital.node_id or 0  # 0 is nobody's: the SuperLink has not been told of it yet
+        if who not in self._visitors:
             pace = Bucket(limits.REQUESTS_A_SECOND, limits.REQUESTS_AT_ONCE, time.monotonic())
-            self._visitors[name] = Visitor(pace, asyncio.Semaphore(limits.IN_PROGRESS), Polls(self._app, self._news))
-        return self._visitors[name]
+            polls = Polls(self._app, self._news, who[1])
+            self._visitors[who] = Visitor(pace, asyncio.Semaphore(limits.IN_PROGRESS), polls)
+        return self._visitors[who]
 
     async def _in_step(self, name: str, visitor: Visitor) -> None:
         """Hold a request back that comes too early. Raises: Refused, when it comes far too early."""

@@ -7,44 +7,67 @@ into the database that no run has pushed, and every push passes here.
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
+
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest
+from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLL = "pull-messages"
 PUSH = "/v1/runtime/push-messages"
+OLD = 20
+"""Messages of before the coordinator's start that a hospital may have, or more: they expire."""
 
 
 class News:
-    """An ASGI layer around the application that the runs' processes call. pushes: how often one has pushed."""
+    """An ASGI layer around the application that the runs' processes call. pushed: messages by node."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app, self.pushes = app, 0
+        self._app, self.pushed = app, Counter[int]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a call on, and count it afterwards: who was told "nothing" before then asks Flower again."""
+        """Pass a call on, and count its messages afterwards: who was told "nothing" before then asks Flower again."""
+        if scope["type"] != "http" or scope["path"] != PUSH:
+            return await self._app(scope, receive, send)
+        body = bytearray()
+
+        async def heard() -> Message:
+            part = await receive()
+            body.extend(part.get("body", b""))
+            return part
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, heard, send)
         finally:
-            if scope["type"] == "http" and scope["path"] == PUSH:
-                self.pushes += 1
+            with suppress(DecodeError):  # Flower refuses it as well
+                pushed = PushAppMessagesRequest.FromString(bytes(body)).messages_list
+                self.pushed.update(message.metadata.dst_node_id for message in pushed)
 
 
 class Polls:
     """One hospital's polls.
 
+    A poll takes one message out of Flower's database, and is told "nothing" as well when that one has lost its parts,
+    as those of a round that ended without an answer have: another may wait behind it. So "nothing" is not believed
+    before Flower was asked as often as there may be messages.
+
     Args:
         app: Flower's application.
-        news: whether a run has pushed anything.
+        news: what the runs have pushed.
+        node: the hospital's.
     """
 
-    def __init__(self, app: ASGIApp, news: News) -> None:
-        self._app, self._news = app, news
-        self._asked: tuple[bytes, int] | None = None
-        self._nothing: list[Message] = []
+    def __init__(self, app: ASGIApp, news: News, node: int) -> None:
+        self._app, self._news, self._node = app, news, node
+        self._pushed, self._left = 0, OLD
+        self._asked, self._nothing = b"", list[Message]()
 
     async def answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one: as the last time, if that found nothing for the same question and nothing was pushed since."""
-        asked = body, self._news.pushes
-        if asked == self._asked:
+        """Answer one: as Flower did when it said "nothing", if there can be no message in its database."""
+        pushed = self._news.pushed[self._node]
+        self._left, self._pushed = self._left + pushed - self._pushed, pushed
+        if not self._left and body == self._asked:
             for part in self._nothing:
                 await send(part)
             return
@@ -54,12 +77,18 @@ class Polls:
             answer.append(part)
             await send(part)
 
-        await self._app(scope, receive, kept)
-        self._asked, self._nothing = (asked, answer) if _says_nothing(answer) else (None, [])
+        taken = min(self._left, 1)
+        self._left -= taken  # now, so that no other poll counts on the same message
+        try:
+            await self._app(scope, receive, kept)
+        finally:
+            if not _whole(answer):
+                self._left += taken
+            elif not any(part.get("body") for part in answer):  # protobuf writes no message with no bytes
+                self._asked, self._nothing = body, answer
 
 
-def _says_nothing(answer: list[Message]) -> bool:
-    """Whether it is a whole response without a message, which protobuf writes with no bytes."""
+def _whole(answer: list[Message]) -> bool:
+    """Whether it is a whole response, and none that refuses."""
     start, *rest = answer or [{}]
-    whole = bool(rest) and not rest[-1].get("more_body", False)
-    return start.get("status") == 200 and whole and not any(part.get("body") for part in rest)
+    return start.get("status") == 200 and bool(rest) and not rest[-1].get("more_body", False)
