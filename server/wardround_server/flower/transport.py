@@ -19,6 +19,7 @@ from wardround_server.hospitals import Member
 
 POLL_S, SLOWEST_POLL_S = 0.05, 0.25
 LAST_LOOK_S = 1.0  # after the deadline, for what is there already
+SPARE_S, PUSH_S = 60.0, 2.0  # a message lives so much longer than the deadline: for a late reply, and for the pushing
 PUSHES, LOT = 3, 8  # tries of so many requests together: on a busy machine one call in fifty comes too late
 log = logging.getLogger(__name__)
 
@@ -78,18 +79,23 @@ class GridTransport:
     def exchange(
         self, requests: Mapping[str, bytes], deadline_s: float
     ) -> Iterator[tuple[str, bytes | WardroundError]]:
-        """Send each request as one message; yield replies and failures as they arrive, until the deadline."""
-        until = time.monotonic() + deadline_s
+        """Send each request as one message; yield replies and failures as they arrive, until the deadline.
+
+        The deadline's time begins when the last request has gone: that of 200 hospitals takes a coordinator minutes,
+        and is not theirs.
+        """
         # A failure's sender is the SuperLink, so replies are told apart by what they reply to.
         sent = {}
         names = list(requests)
+        lives_s = deadline_s + SPARE_S + PUSH_S * len(names)
         for lot in (names[begin : begin + LOT] for begin in range(0, len(names), LOT)):
             some = {name: requests[name] for name in lot}
-            for name, identity in zip(lot, self._pushed(some, deadline_s), strict=True):
+            for name, identity in zip(lot, self._pushed(some, lives_s), strict=True):
                 if identity:
                     sent[identity] = name
                 else:
                     yield name, FederationError("the message could not be sent")
+        until = time.monotonic() + deadline_s
         waiting, pause, in_time = dict(sent), POLL_S, True
         while waiting and in_time:
             in_time = time.monotonic() < until  # once more after it: what was there in time is counted
@@ -103,8 +109,8 @@ class GridTransport:
         for identity, error in self._mail.close(sent, waiting):
             yield waiting[identity], error
 
-    def _pushed(self, requests: Mapping[str, bytes], deadline_s: float) -> Sequence[str]:
-        """The id of each request's message, "" for one that was not sent.
+    def _pushed(self, requests: Mapping[str, bytes], lives_s: float) -> Sequence[str]:
+        """The id of each request's message, which Flower forgets after lives_s; "" for one that was not sent.
 
         Flower takes a message and a part once, and refuses the same again, with 500 or a word of its own, when a busy
         SuperLink answered too late and its client repeated the call. Then all go anew as other messages: a hospital
@@ -112,8 +118,7 @@ class GridTransport:
         """
         for _ in range(PUSHES):
             messages = [
-                Message(pack(blob), self._nodes[name], MESSAGE_TYPE, ttl=deadline_s + 60.0)
-                for name, blob in requests.items()
+                Message(pack(blob), self._nodes[name], MESSAGE_TYPE, ttl=lives_s) for name, blob in requests.items()
             ]
             try:
                 return list(self._grid.push_messages(messages))

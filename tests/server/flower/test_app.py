@@ -15,6 +15,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.server.conftest import FakeHospital, a_federation
 from tests.server.test_hospitals import card
 
@@ -22,6 +24,7 @@ from wardround.errors import ConfigError, FederationError, MessageError
 from wardround.wire import RequestHeader, RoundRequest
 from wardround_flower import pack, unpack
 from wardround_server.checkpoint import Checkpointer
+from wardround_server.flower import transport as transport_module
 from wardround_server.flower.app import HOME, app
 from wardround_server.flower.transport import LOT, PUSHES, GridTransport
 from wardround_server.hospitals import Member
@@ -166,6 +169,56 @@ def test_requests_go_in_lots_and_one_that_cannot_be_sent_keeps_no_other_back() -
     outcomes = dict(transport.exchange(dict.fromkeys(names, b"x"), deadline_s=600))
     assert set(outcomes) == set(names)
     assert sum("could not be sent" in str(each) for each in outcomes.values()) == LOT
+
+
+class Clock:
+    """Stands for `time`: it moves when somebody sleeps, or says that something took long."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@given(st.integers(1, 40), st.floats(0, 1.9), st.floats(1, 30), st.floats(0.1, 0.99) | st.floats(1.1, 1.5))
+def test_the_deadline_is_counted_from_the_last_request(
+    each: int, push_s: float, deadline_s: float, late: float
+) -> None:
+    """Pushing takes its time; each hospital answers when a part of its deadline has gone since the last push."""
+    clock, lived = Clock(), dict[str, float]()
+
+    class Slow(FakeGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            messages = list(messages)
+            clock.sleep(push_s * len(messages))
+            identities = list(super().push_messages(messages))
+            lived.update(
+                {
+                    identity: clock.now + message.metadata.ttl
+                    for identity, message in zip(identities, messages, strict=True)
+                }
+            )
+            self.pushed_at = clock.now
+            return identities
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return super().pull_messages(message_ids) if clock.now >= self.pushed_at + late * deadline_s else []
+
+    names = {f"h{node}": node for node in range(10, 10 + each)}
+    grid = Slow(dict.fromkeys(names.values(), Error(4, "gone")))
+    transport = GridTransport(grid, lambda: registered(**names))
+    transport.hospitals()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transport_module, "time", clock)
+        answered = dict(transport.exchange(dict.fromkeys(names, b"x"), deadline_s))
+    assert set(answered) == (set(names) if late <= 1 else set())
+    assert min(lived.values()) - push_s * LOT >= grid.pushed_at + deadline_s, (
+        "Flower forgot a request before its deadline"
+    )
 
 
 def test_who_is_not_allowed_to_push_any_more_ends() -> None:
