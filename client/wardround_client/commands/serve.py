@@ -106,7 +106,7 @@ _WORDS = {
     "made": "to be sent",
     "sent": "in the PACS",
     "refused": "not answered",
-    "failed": "set aside: the PACS does not give them",
+    "failed": "set aside until --retry",
 }
 
 command = Command(

@@ -42,6 +42,9 @@ SERVE = "serve"
 """In a hospital's home."""
 
 IDLE_S = 1.0  # until it is looked again whether there is something to do: a pause and a signal are files
+MOST_SENDS = 40
+"""Of a result that the PACS does not take: seven hours. Then it waits for a person, and keeps no new study out."""
+
 _LOOK_S = 1.0  # at what was sent
 _SIZE_S = 10.0  # how much lies there
 _PAUSED = "paused: nothing is fetched, predicted or sent"
@@ -89,7 +92,7 @@ class Server:
             self.queue = Queue(folder / "queue.sqlite")
             opening.callback(self.queue.close)
             self.results = Results(folder / "results", folder / "fhir", self.settings, self._pseudonyms)
-            self.results.keep_only({work.key for work in self.queue.in_state("made")})
+            self.results.keep_only({work.key for work in self.queue.unsent()})
             self.models = Models(hospital)
             line = Line(archive_of(self._pacs), self._pacs, hospital.home, self._fetched)
             opening.callback(line.close)
@@ -352,8 +355,12 @@ class Server:
         except TroubleError as error:
             self._check_room(error.trouble)
             log.warning("a result is not taken: %s", error.trouble.what)
+            away = error.trouble.kind in ("away", "busy")
+            if work.attempts + 1 >= MOST_SENDS and not away:
+                self.queue.becomes(work, "failed", error.trouble.what, patient=work.patient)
+                return
             self.queue.later(work, error.trouble.what, time.time() + wait_s(work.attempts + 1, error.trouble))
-            if error.trouble.kind in ("away", "busy"):
+            if away:
                 self._troubled(error.trouble)
             return
         self._answered()

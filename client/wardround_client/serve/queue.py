@@ -4,7 +4,7 @@
     made      results lie in HOME/serve/results; the PACS has not said that it has them
     sent      it has: nothing is left to do, for ever
     refused   there is nothing that this model can predict, or nobody may
-    failed    the PACS does not give the study; a person may try again
+    failed    the PACS does not give the study, or does not take its results, which stay; a person may try again
 
 A study is named by its pseudonym; its UID stands there only while something is to be done.
 """
@@ -32,6 +32,7 @@ MOST_SET_ASIDE = 10_000
 """Lines of what strangers sent and nobody could use; the oldest go."""
 
 _COLUMNS = "study, model, name, uid, state, reason, patient, attempts, not_before, arrived, ended"
+_UNSENT = "(state = 'made' OR state = 'failed' AND patient <> x'')"
 _TABLES = (
     f"""CREATE TABLE IF NOT EXISTS work ({_COLUMNS}, PRIMARY KEY (study, model)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS open_work ON work (state, not_before)",
@@ -115,6 +116,10 @@ class Queue:
         found = self._found(where, state, now, now + LONGEST_WAIT_S)
         return found[0] if found else None
 
+    def unsent(self) -> list[Work]:
+        """The lines whose results are not in the PACS, and may still go there."""
+        return self._found(f"WHERE {_UNSENT}")
+
     def in_state(self, state: State, most: int = -1) -> list[Work]:
         """The lines of that state, the last ones first."""
         return self._found("WHERE state = ? ORDER BY arrived DESC LIMIT ?", state, most)
@@ -164,7 +169,7 @@ class Queue:
     def again(self) -> int:
         """What failed waits again, and what waits waits no longer -> how many."""
         with self._writing():
-            asked = """UPDATE work SET state = CASE state WHEN 'failed' THEN 'waiting' ELSE state END, ended = 0,
+            asked = f"""UPDATE work SET state = CASE WHEN {_UNSENT} THEN 'made' ELSE 'waiting' END, ended = 0,
             not_before = 0, attempts = 0 WHERE state = 'failed' OR (state IN ('waiting', 'made') AND not_before > 0)"""
             return self._db.execute(asked).rowcount
 

@@ -22,6 +22,7 @@ from tests.client.serve.test_serve_allowed import outcome
 
 from wardround.cli import run
 from wardround_client.intake.pacs.archive import Found, Recent
+from wardround_client.intake.pacs.trouble import trouble
 from wardround_client.intake.pseudonyms import Pseudonyms
 from wardround_client.serve import arrivals, loop
 from wardround_client.serve.loop import Server
@@ -351,3 +352,32 @@ def test_what_is_done_already_does_not_fill_the_disk(home: Path, monkeypatch: py
         running.step()
     running.close()
     assert not folder.exists() and said[-1] == "there is room again"
+
+
+# What it does not take
+
+
+def test_a_result_that_it_never_takes_waits_for_a_person_and_keeps_no_study_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings(home, {"url": "http://127.0.0.1:9"}, most_waiting=1)
+    study(FolderPacs.folder / "new", 2)
+    monkeypatch.setattr(loop, "MOST_SENDS", 3)
+    monkeypatch.setattr(loop, "wait_s", lambda *_: 0.0)
+    with monkeypatch.context() as refuses:
+        refuses.setattr(FolderPacs, "store", refused)
+        assert outcome(home, monkeypatch)[0] == {"failed": 2}
+    results = home / "serve" / "results"
+    made = {path.name for path in results.iterdir()}
+    assert len(made) == 2 and outcome(home, monkeypatch)[0] == {"failed": 2}
+    assert {path.name for path in results.iterdir()} == made, "its results went"
+    running = server(home, monkeypatch)
+    assert running.queue.again() == 2 and running.queue.counts() == {"made": 2}, "nothing is predicted anew"
+    running.close()
+    assert outcome(home, monkeypatch)[0] == {"sent": 2}
+
+
+def refused(pacs: FolderPacs, files: object) -> Iterator[str]:
+    if files:
+        raise trouble("refused", "it takes no SR of anybody")
+    yield ""
