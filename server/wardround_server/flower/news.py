@@ -16,15 +16,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLL = "pull-messages"
 PUSH = "/v1/runtime/push-messages"
-OLD = 20
-"""Messages of before the coordinator's start that a hospital may have, or more: they expire."""
 
 
 class News:
-    """An ASGI layer around the application that the runs' processes call. pushed: messages by node."""
+    """An ASGI layer around the application that the runs' processes call.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app, self.pushed = app, Counter[int]()
+    Args:
+        app: Flower's application.
+        waiting: messages in its database that nobody has fetched, by the node they are for.
+
+    Attributes:
+        pushed: these, and all that came after them.
+    """
+
+    def __init__(self, app: ASGIApp, waiting: Counter[int]) -> None:
+        self._app, self.pushed = app, Counter(waiting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a call on, and count its messages afterwards: who was told "nothing" before then asks Flower again."""
@@ -60,8 +66,9 @@ class Polls:
 
     def __init__(self, app: ASGIApp, news: News, node: int) -> None:
         self._app, self._news, self._node = app, news, node
-        self._pushed, self._left = 0, OLD
-        self._asked, self._nothing = b"", list[Message]()
+        self._pushed = self._left = 0
+        self._asked: bytes | None = None
+        self._nothing: list[Message] = []
 
     async def answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one: as Flower did when it said "nothing", if there can be no message in its database."""

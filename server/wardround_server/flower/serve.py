@@ -83,7 +83,7 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     context = tls_context(str(tls.certificate), str(tls.key))
-    news = News(superlink.app)
+    news = News(superlink.app, superlink.waiting)
     administration = _uvicorn(watched(Starts(news, superlink.fail)), lifespan=True)
     own = Gate(admin_socket, administration, context, bounds, is_the_owner)
     door = Door(

@@ -7,6 +7,7 @@ coordinator. Each symbol has a test that fails by its name when Flower changes i
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from starlette.types import ASGIApp
 
-from wardround_server.flower.database import check_database, damaged
+from wardround_server.flower.database import check_database, damaged, undelivered
 from wardround_server.network.listening import LOOPBACK
 from wardround_server.network.tls import TlsFiles
 
@@ -31,11 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class Superlink(NamedTuple):
-    """app: the SuperLink's FastAPI application. store: where it keeps messages. fail: ends a task, with a sentence."""
+    """app: the SuperLink's FastAPI application. store: where it keeps messages. fail: ends a task, with a sentence.
+    waiting: messages of before, by the node they are for.
+    """
 
     app: ASGIApp
     store: ObjectStore
     fail: Callable[[int, str], None]
+    waiting: Counter[int]
 
 
 def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> Superlink:
@@ -46,6 +50,7 @@ def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> Superlink:
     Raises: StorageError, when the database cannot be used.
     """
     check_database(database)
+    waiting = undelivered(database)
     objects = ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
     pragmas = dict(vars(sql_mixin)["SQLITE_PRAGMAS"]) | {"busy_timeout": str(BUSY_TIMEOUT_MS)}
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
@@ -85,7 +90,7 @@ def flower_app(database: Path, tls: TlsFiles, admin_port: int) -> Superlink:
         runtime_dependency_install=False,
     )
     try:
-        return Superlink(superlink_main.create_app(config, SuperLinkLifespan), objects.store(), fail)
+        return Superlink(superlink_main.create_app(config, SuperLinkLifespan), objects.store(), fail, waiting)
     except Exception as error:  # SQLAlchemy's and alembic's have no root in common
         log.exception("Flower's database cannot be opened")
         raise damaged(database, type(error).__name__) from None
