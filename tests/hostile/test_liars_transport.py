@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,7 @@ AT_ONCE: list[Lie] = [
     a_shape_of_its_own, a_little_too_large, empty, escapes,
 ]  # fmt: skip
 UNTIL_THE_DEADLINE: list[Lie] = [never_sent, half_sent, wrong_hashes, too_large, a_record_as_the_message]
-HONEST = ("whole", "refused_and_then_whole", "the_one_before")
+HONEST = ("whole", "refused_and_then_whole", "the_one_before", "impatient")
 LIES = [*AT_ONCE, *UNTIL_THE_DEADLINE, *REFUSED, chunk_missing, silent]  # for the soak
 
 
@@ -165,6 +167,18 @@ def refused_and_then_whole(liar: Liar, work: Work, blob: bytes) -> None:
             lie(liar, work, blob)
         assert raised.value.response.status_code in (400, 413), lie
     whole(liar, work, blob)
+
+
+def impatient(liar: Liar, work: Work, blob: bytes) -> None:
+    """No liar: each call is made again while the first goes on, and once more, as by who heard no answer in time."""
+    parts, run_id = parts_of(work, blob), work.head.metadata.run_id
+    with ThreadPoolExecutor(4) as calls:
+        first, *others = [*calls.map(lambda _: liar.announce(parts), range(4)), liar.announce(parts)]
+        assert all(each == first for each in others)
+        for number, content in parts.contents.items():
+            upload = partial(liar.upload, run_id, first.session_id, number, content)
+            assert all([*calls.map(lambda _: upload(), range(4)), upload()])  # noqa: B023
+            assert liar.announce(parts) == first
 
 
 # Said at once; about the others nothing is known but that they did not come.
@@ -196,7 +210,7 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
 
 @dataclass
 class Attacked:
-    """A run in which nine hospitals of eleven lie, and the coordinator's memory before it and at its most."""
+    """A run in which eight hospitals of twelve lie, and the coordinator's memory before it and at its most."""
 
     events: list[dict[str, Any]]
     told: dict[str, list[str]]
@@ -231,7 +245,7 @@ def attacked(siege: Siege, tmp_path_factory: pytest.TempPathFactory) -> Attacked
         f"liar-{n}": [waited, *AT_ONCE[n :: len(UNTIL_THE_DEADLINE)], refused_and_then_whole]
         for n, waited in enumerate(UNTIL_THE_DEADLINE)
     }
-    lies |= {"late": [late, the_one_before], "carl": [removed_meanwhile]}
+    lies |= {"late": [late, the_one_before], "carl": [removed_meanwhile], "hasty": [impatient] * 4}
     siege.register(*lies)
     federation = agreement(tmp_path_factory.mktemp("attacked"), rounds=3)
     with ExitStack() as stack:
@@ -248,6 +262,7 @@ def attacked(siege: Siege, tmp_path_factory: pytest.TempPathFactory) -> Attacked
 def test_each_lie_costs_its_hospital_the_round_and_nobody_else_anything(siege: Siege, attacked: Attacked) -> None:
     assert len(attacked.events) == 4
     told = {name for names in attacked.told.values() for name in names}
+    assert attacked.told["hasty"] == ["impatient"] * 4
     assert told >= {lie.__name__ for lie in [*AT_ONCE, *UNTIL_THE_DEADLINE, refused_and_then_whole]}
     for number, event in enumerate(attacked.events):
         lies = {name: told[number] for name, told in attacked.told.items() if name != "carl"}
@@ -276,7 +291,7 @@ def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(attacked: Attacke
 def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(attacked: Attacked) -> None:
     assert attacked.told["carl"] == ["removed_meanwhile"]
     assert not any("carl" in event["declared_patients"] for event in attacked.events)
-    assert [event["hospitals"] for event in attacked.events[1:]] == [8, 8, 8]
+    assert [event["hospitals"] for event in attacked.events[1:]] == [9, 9, 9]
 
 
 def test_a_hospital_set_up_anew_gets_a_new_key_and_the_old_one_is_dead_at_once(siege: Siege) -> None:

@@ -8,6 +8,7 @@ A request passes these in order, and the body of one that fails is not read:
     what is announced   one reply of the shape that a reply has, of its own              400, 413
     what is uploaded    a part of that reply; all together no longer than a reply        404, 413
     a poll              passes only while there can be a message for it
+    the same once more  of a reply's calls is answered as the first was
 
 The hospital's node drops a reply that is refused with 400, 403, 404 or 412, and waits when it is told 429.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import datetime
+import hashlib
 import json
 import logging
 import time
@@ -37,7 +39,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wardround.errors import ConfigError
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
-from wardround_server.flower.news import POLL, News, Polls
+from wardround_server.flower.news import POLL, News, Polls, keeping, whole
 from wardround_server.hospitals import Member, Registry
 from wardround_server.network import limits
 from wardround_server.network.gate import CONNECTION, Connection
@@ -51,6 +53,9 @@ PATHS = frozenset(
         *("get-fab", "push-object", "pull-object", "confirm-message-received"),
     )
 )
+GOES_ON = frozenset(("get-run", "get-fab", "pull-object", "confirm-message-received"))
+"""What a hospital asks that has heard of a message."""
+
 log = logging.getLogger(__name__)
 
 
@@ -68,12 +73,16 @@ class Gone(Exception):
 
 @dataclass
 class Announced:
-    """A reply that a hospital announced. tree: as it came. sizes: bytes of each part that was uploaded, by its id."""
+    """A reply that a hospital announced. tree: as it came. sizes: bytes of each part that was uploaded, by its id.
+    answers: what Flower said to each call of it, by the call's SHA-256. one: held by one call after another.
+    """
 
     run: int
     tree: bytes
     parts: frozenset[str]
     sizes: dict[str, int] = field(default_factory=dict)
+    answers: dict[bytes, list[Message]] = field(default_factory=dict)
+    one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass
@@ -114,7 +123,7 @@ class Door:
         self._hospitals: dict[bytes, Member] = {}
         self._read: object = ()
         self._visitors: dict[tuple[str, int], Visitor] = {}
-        self._announcing = asyncio.Lock()
+        self._coming: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or end it."""
@@ -154,9 +163,11 @@ class Door:
                 if name == ANNOUNCE:
                     return await self._announce(hospital, visitor, body, scope, receive, send)
                 if name == UPLOAD:
-                    self._upload(visitor, body)
+                    return await self._pass(self._uploaded(visitor, body), body, scope, receive, send)
                 if name == POLL:
                     return await visitor.polls.answer(body, scope, _once(body, receive), send)
+                if name in GOES_ON:
+                    visitor.polls.heard()
                 return await self._app(scope, _once(body, receive), send)
         except Refused as refused:
             visitor.tell(f"{hospital.name}: {name} refused: {refused.why}")
@@ -194,7 +205,7 @@ class Door:
         who = hospital.name, hospital.node_id or 0  # 0 is nobody's: the SuperLink has not been told of it yet
         if who not in self._visitors:
             pace = Bucket(limits.REQUESTS_A_SECOND, limits.REQUESTS_AT_ONCE, time.monotonic())
-            polls = Polls(self._app, self._news, who[1])
+            polls = Polls(self._app, self._news, self._store, who[1])
             self._visitors[who] = Visitor(pace, asyncio.Semaphore(limits.IN_PROGRESS), polls)
         return self._visitors[who]
 
@@ -238,20 +249,40 @@ class Door:
         parts = _parts(tree)
         if len(parts) > most_parts(longest):
             raise Refused(413, f"a reply of {len(parts):,} parts")
-        again, wire = visitor.replies.get(tree.object_id), tree.SerializeToString(deterministic=True)
-        if again is not None and again.tree != wire:
+        # A reply that Flower did not take, and one that was fetched or is over, has no parts in its store.
+        visitor.replies = {
+            root: each for root, each in visitor.replies.items() if root in self._store or each.one.locked()
+        }
+        reply, wire = visitor.replies.get(tree.object_id), tree.SerializeToString(deterministic=True)
+        if reply is not None and reply.tree != wire:
             raise Refused(400, "another tree than before for the same reply")
-        async with self._announcing:
-            if again is None and any(part in self._store for part in parts):
-                raise Refused(400, "parts of something else")
+        fresh = set() if reply else set(parts)
+        if any(part in self._store or part in self._coming for part in fresh):
+            raise Refused(400, "parts of something else")
+        self._coming |= fresh
+        try:
             # Before Flower's answer is out, for its first part may be here at once.
-            visitor.replies.setdefault(tree.object_id, Announced(metadata.run_id, wire, frozenset(parts)))
-            await self._app(scope, _once(body, receive), send)
-            # A reply that Flower did not take, and one that was fetched or is over, has no parts in its store.
-            visitor.replies = {root: each for root, each in visitor.replies.items() if root in self._store}
+            reply = visitor.replies.setdefault(tree.object_id, Announced(metadata.run_id, wire, frozenset(parts)))
+            await self._pass(reply, body, scope, receive, send)
+        finally:
+            self._coming -= fresh
 
-    def _upload(self, visitor: Visitor, body: bytes) -> None:
-        """Look at an uploaded part. Raises: Refused."""
+    async def _pass(self, reply: Announced, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a call on. The same again, of a hospital that heard no answer in time, is answered as the first was:
+        Flower takes each call once, and would let the hospital drop its reply.
+        """
+        digest = hashlib.sha256(body).digest()
+        async with reply.one:
+            answer = reply.answers.get(digest, [])
+            for part in answer:
+                await send(part)
+            if not answer:
+                await self._app(scope, _once(body, receive), keeping(answer, send))
+                if whole(answer) and len(reply.answers) <= len(reply.parts):
+                    reply.answers[digest] = answer
+
+    def _uploaded(self, visitor: Visitor, body: bytes) -> Announced:
+        """Look at an uploaded part -> the reply that it is of. Raises: Refused."""
         try:
             request = PushObjectRequest.FromString(body)
         except DecodeError:
@@ -264,6 +295,7 @@ class Door:
         if sum(sizes.values()) > longest + ENVELOPE_BYTES:
             raise Refused(413, f"a reply of more than {longest + ENVELOPE_BYTES:,} bytes")
         reply.sizes = sizes
+        return reply
 
 
 def _parts(tree: ObjectTree) -> list[str]:

@@ -7,15 +7,29 @@ into the database that no run has pushed, and every push passes here.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
+from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLL = "pull-messages"
 PUSH = "/v1/runtime/push-messages"
+REPEATS = 3
+"""Of one message to a hospital that does nothing with it."""
+
+
+class Store(Protocol):
+    """Where Flower keeps the parts of messages."""
+
+    def __contains__(self, object_id: str) -> bool:
+        """Whether a part, or a message, is there."""
+        ...
 
 
 class News:
@@ -52,50 +66,86 @@ class News:
 
 
 class Polls:
-    """One hospital's polls.
+    """One hospital's polls, one after another.
 
     A poll takes one message out of Flower's database, and is told "nothing" as well when that one has lost its parts,
     as those of a round that ended without an answer have: another may wait behind it. So "nothing" is not believed
-    before Flower was asked as often as there may be messages.
+    before Flower was asked as often as there may be messages. And Flower gives a message once, heard or not: one that
+    a hospital does not go on with is given again at its next poll.
 
     Args:
         app: Flower's application.
         news: what the runs have pushed.
+        store: of what it can still read.
         node: the hospital's.
     """
 
-    def __init__(self, app: ASGIApp, news: News, node: int) -> None:
-        self._app, self._news, self._node = app, news, node
-        self._pushed = self._left = 0
+    def __init__(self, app: ASGIApp, news: News, store: Store, node: int) -> None:
+        self._app, self._news, self._store, self._node = app, news, store, node
+        self._one = asyncio.Lock()  # who waited too long asks again while Flower still works on the first
+        self._pushed = self._left = self._repeats = 0
         self._asked: bytes | None = None
         self._nothing: list[Message] = []
+        self._unheard: list[Message] = []
+
+    def heard(self) -> None:
+        """The hospital goes on with what it was given last."""
+        self._unheard = []
 
     async def answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one: as Flower did when it said "nothing", if there can be no message in its database."""
-        pushed = self._news.pushed[self._node]
-        self._left, self._pushed = self._left + pushed - self._pushed, pushed
-        if not self._left and body == self._asked:
-            for part in self._nothing:
-                await send(part)
-            return
+        """Answer one: anew what was not heard; as Flower did when it said "nothing", if there can be no message."""
+        async with self._one:
+            pushed = self._news.pushed[self._node]
+            self._left, self._pushed = self._left + pushed - self._pushed, pushed
+            if self._unheard and self._repeats < REPEATS and _message_of(self._unheard) in self._store:
+                self._repeats += 1
+                await _say(self._unheard, send)
+            elif not self._left and body == self._asked:
+                await _say(self._nothing, send)
+            else:
+                await self._ask(body, scope, receive, send)
+
+    async def _ask(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         answer: list[Message] = []
-
-        async def kept(part: Message) -> None:
-            answer.append(part)
-            await send(part)
-
-        taken = min(self._left, 1)
-        self._left -= taken  # now, so that no other poll counts on the same message
         try:
-            await self._app(scope, receive, kept)
+            await self._app(scope, receive, keeping(answer, send))
         finally:
-            if not _whole(answer):
-                self._left += taken
-            elif not any(part.get("body") for part in answer):  # protobuf writes no message with no bytes
-                self._asked, self._nothing = body, answer
+            if whole(answer):
+                self._left = max(0, self._left - 1)
+                if _body(answer):
+                    self._unheard, self._repeats = answer, 0
+                else:  # protobuf writes no message with no bytes
+                    self._asked, self._nothing = body, answer
 
 
-def _whole(answer: list[Message]) -> bool:
+def keeping(answer: list[Message], send: Send) -> Send:
+    """Sends, and keeps what it sent."""
+
+    async def kept(part: Message) -> None:
+        answer.append(part)
+        await send(part)
+
+    return kept
+
+
+def whole(answer: Sequence[Message]) -> bool:
     """Whether it is a whole response, and none that refuses."""
     start, *rest = answer or [{}]
     return start.get("status") == 200 and bool(rest) and not rest[-1].get("more_body", False)
+
+
+async def _say(answer: Sequence[Message], send: Send) -> None:
+    for part in answer:
+        await send(part)
+
+
+def _body(answer: Sequence[Message]) -> bytes:
+    return b"".join(part.get("body", b"") for part in answer)
+
+
+def _message_of(answer: Sequence[Message]) -> str:
+    """The id of the message in it; "" if there is none."""
+    with suppress(DecodeError):
+        for message in PullMessagesResponse.FromString(_body(answer)).messages_list:
+            return message.metadata.message_id
+    return ""

@@ -6,9 +6,10 @@ Flower's own handler, over its own database, is asked too: what this test believ
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from wardround_server.flower.database import undelivered
-from wardround_server.flower.news import POLL, PUSH, News, Polls
+from wardround_server.flower.news import POLL, PUSH, REPEATS, News, Polls, keeping
 
 NODES = (3, 2**63 + 5)
 nodes, ticks = st.sampled_from(NODES), st.integers(0, 4)
 push = st.tuples(st.sampled_from(["whole", "hollow"]), nodes, ticks, ticks, ticks)
-poll = st.tuples(st.sampled_from(["poll", "failing"]), nodes, ticks, ticks, ticks)
+poll = st.tuples(st.sampled_from(["poll", "failing", "unheard"]), nodes, ticks, ticks, ticks)
+Call = tuple[str, int, int, int, int]
 
 
 async def _ticks(count: int) -> None:
@@ -53,50 +55,70 @@ class Flower:
     """
 
     def __init__(self, old: int) -> None:
-        self.inbox = {node: ["hollow"] * old for node in NODES}
+        self.inbox: dict[int, list[str]] = {node: [f"gone {number}" for number in range(old)] for node in NODES}
+        self.store: set[str] = set()
         self.polls = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind, node = scope["kind"], scope["node"]
         await _ticks(scope["before"])
-        body = b""
+        answer = PullMessagesResponse()
         if scope["path"] == PUSH:
             await receive()
             await receive()
-            self.inbox[node].append(kind)
+            self.inbox[node].append(scope["name"])
+            self.store |= {scope["name"]} if kind == "whole" else set()
         else:
             self.polls += 1
             if kind == "failing":
                 raise ConnectionError("busy")
-            if self.inbox[node] and self.inbox[node].pop(0) == "whole":
-                body = b"m"
+            if self.inbox[node] and (name := self.inbox[node].pop(0)) in self.store:
+                answer.messages_list.add(metadata=Metadata(message_id=name))
         await _ticks(scope["after"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": answer.SerializeToString()})
 
 
 class Place:
+    """Flower behind the layer, and a hospital for each node: one poll after another, but that it gives up waiting."""
+
     def __init__(self, old: int = 0) -> None:
         self.flower = Flower(old)
         self.news = News(self.flower, Counter(dict.fromkeys(NODES, old)))
-        self.polls = {node: Polls(self.flower, self.news, node) for node in NODES}
-        self.delivered = defaultdict[int, int](int)
+        self.polls = {node: Polls(self.flower, self.news, self.flower.store, node) for node in NODES}
+        self.delivered: dict[int, list[str]] = {node: [] for node in NODES}
 
-    async def call(self, kind: str, node: int, when: int, before: int, after: int) -> None:
+    async def push(self, name: str, call: Call) -> None:
+        kind, node, when, before, after = call
         await _ticks(when)
-        path = POLL if kind in ("poll", "failing") else PUSH
-        scope: Scope = {"type": "http", "path": path, "kind": kind, "node": node, "before": before, "after": after}
-        if path == PUSH:
-            await self.news(scope, _push_to(node), self._sender(node, count=False))
-        else:
-            with suppress(ConnectionError):
-                await self.polls[node].answer(b"%d" % node, scope, _receive, self._sender(node, count=True))
+        scope = {"type": "http", "path": PUSH, "kind": kind, "node": node, "name": name}
+        await self.news(scope | {"before": before, "after": after}, _push_to(node), _nowhere)
 
-    def _sender(self, node: int, *, count: bool) -> Callable[[Message], asyncio.Future[None]]:
-        async def send(part: Message) -> None:
-            self.delivered[node] += len(part.get("body", b"")) * count
+    async def hospital(self, calls: Sequence[Call]) -> None:
+        given_up = []
+        for call in calls:
+            if call[0] == "unheard":
+                given_up.append(asyncio.create_task(self.poll(call)))
+            else:
+                await self.poll(call)
+        await asyncio.gather(*given_up)
 
-        return send  # type: ignore[return-value]
+    async def poll(self, call: Call) -> None:
+        kind, node, when, before, after = call
+        if kind != "unheard":
+            await _ticks(when)
+        scope: Scope = {"type": "http", "path": POLL, "kind": kind, "node": node, "before": before, "after": after}
+        answer: list[Message] = []
+        with suppress(ConnectionError):
+            await self.polls[node].answer(b"%d" % node, scope, _receive, keeping(answer, _nowhere))
+        for message in PullMessagesResponse.FromString(answer[1]["body"]).messages_list if answer else ():
+            if kind != "unheard":
+                self.delivered[node].append(message.metadata.message_id)
+                self.polls[node].heard()
+
+
+async def _nowhere(part: Message) -> None:
+    pass
 
 
 def _push_to(node: int) -> Receive:
@@ -115,25 +137,48 @@ async def _receive() -> Message:
 
 
 @given(st.lists(push | poll, max_size=40), st.integers(0, 5))
-def test_every_message_is_delivered_by_as_many_polls_as_there_are_messages(
-    calls: list[tuple[str, int, int, int, int]], old: int
-) -> None:
+def test_every_message_is_delivered_once_by_as_many_polls_as_there_are_messages(calls: list[Call], old: int) -> None:
+    polls = {node: [call for call in calls if call[1] == node and call[0] in ("poll", "failing")] for node in NODES}
+    for node in NODES:  # each given up once in a while
+        unheard = [call for call in calls if call[1] == node and call[0] == "unheard"][:REPEATS]
+        polls[node] = [each for pair in zip_longest(polls[node], unheard) for each in pair if each]
+    pushes = {f"m{number}": call for number, call in enumerate(calls) if call[0] in ("whole", "hollow")}
+
     async def play() -> None:
         place = Place(old)
-        await asyncio.gather(*(place.call(*each) for each in calls))
+        hospitals = [place.hospital(polls[node]) for node in NODES]
+        await asyncio.gather(*hospitals, *(place.push(*push) for push in pushes.items()))
         for node in NODES:
-            for _ in range(len(place.flower.inbox[node])):
-                await place.call("poll", node, 0, 0, 0)
-            assert place.delivered[node] == sum(each[:2] == ("whole", node) for each in calls)
+            for _ in range(len(place.flower.inbox[node]) + 1):  # one may have been given and not heard
+                await place.poll(("poll", node, 0, 0, 0))
+            asked = [name for name, call in pushes.items() if call[:2] == ("whole", node)]
+            assert sorted(place.delivered[node]) == sorted(asked)
         for _ in range(old + len(calls) + 1):  # nobody pushes any more: Flower is left alone in the end
             for node in NODES:
-                await place.call("poll", node, 0, 0, 0)
+                await place.poll(("poll", node, 0, 0, 0))
         before = place.flower.polls
         for node in NODES:
-            await place.call("poll", node, 0, 0, 0)
+            await place.poll(("poll", node, 0, 0, 0))
         assert place.flower.polls == before
 
     asyncio.run(play())
+
+
+def test_a_message_that_nobody_goes_on_with_is_given_again_as_long_as_it_can_be_read() -> None:
+    async def play() -> list[int]:
+        place, asked = Place(), list[int]()
+        await place.push("m", ("whole", NODES[0], 0, 0, 0))
+        for number in range(REPEATS + 3):
+            if number == gone:
+                place.flower.store.clear()
+            await place.poll(("unheard", NODES[0], 0, 0, 0))
+            asked.append(place.flower.polls)
+        return asked
+
+    for gone in (2, 99):
+        asked = asyncio.run(play())
+        last = min(gone, REPEATS + 1)
+        assert asked[:last] == [1] * last and asked[last] == 2, "a poll that repeats it is not Flower's"
 
 
 def test_what_is_not_flowers_nothing_is_asked_again() -> None:
@@ -153,7 +198,7 @@ def test_what_is_not_flowers_nothing_is_asked_again() -> None:
             await send(part)
 
     async def play() -> list[Message]:
-        polls, got = Polls(flower, News(flower, Counter()), 1), list[Message]()
+        polls, got = Polls(flower, News(flower, Counter()), (), 1), list[Message]()
 
         async def send(part: Message) -> None:
             got.append(part)
