@@ -46,8 +46,8 @@ def checked(home: Path) -> Path:
 def tell_step(step: Step, *, as_json: bool, waits: bool = False) -> None:
     """What came of a check. waits: its error is one that others end, as everybody knows."""
     if as_json:
-        emit(event="check", step=step.name, ok=step.error is None, result=step.result)
+        emit(event="check", step=step.name, ok=step.error is None, soon=step.soon, result=step.result)
         return
-    how = "waits" if step.error and waits else "FAILED" if step.error else "ok"
+    how = "waits" if step.error and waits else "FAILED" if step.error else "SOON" if step.soon else "ok"
     result = "the coordinator has not registered join.json yet" if how == "waits" else step.result
-    say(f"  {how:8}{step.name:20}{result}", "red" if how == "FAILED" else "")
+    say(f"  {how:8}{step.name:20}{result}", {"FAILED": "red", "SOON": "yellow"}.get(how, ""))

@@ -31,7 +31,8 @@ def look(home: Path) -> Iterator[Step]:
         hospital.ledger.close()
         yield _tried("disk", partial(_disk, home))
         yield Step("GPU", _gpu())
-        yield Step("NTP", _NTP[kept_by_ntp()])
+        kept = kept_by_ntp()
+        yield Step("NTP", _NTP[kept], soon=kept is False)
         if hospital.config.pacs.url or hospital.config.pacs.address:
             yield _tried("PACS", partial(_pacs, home, hospital.config))
         yield from steps(coordinator_of(hospital), partial(load_node_key, home), home / MEMORY)

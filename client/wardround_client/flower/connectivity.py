@@ -25,11 +25,14 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Step:
-    """name: what was tried. result: what was found. error: why it failed; the steps after it are not tried."""
+    """name: what was tried. result: what was found, and soon: whether somebody should see to it. error: why it failed;
+    the steps after it are not tried.
+    """
 
     name: str
     result: str = ""
     error: WardroundError | None = None
+    soon: bool = False
 
 
 def steps(coordinator: Coordinator, key: Callable[[], ec.EllipticCurvePrivateKey], memory: Path) -> Iterator[Step]:

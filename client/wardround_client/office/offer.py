@@ -24,6 +24,7 @@ from wardround_client.office.terms import terms_of
 PROPOSED = "proposed"
 """In a hospital's home: where agreements lie until somebody has read them."""
 _MOST = 50
+_MANY_MORE = 2  # times the declared patients; delta leaves room for ten
 _OF_THE_MOMENT = ("memory",)  # what the machine has free is another number each second
 
 
@@ -136,10 +137,15 @@ def _cohort(hospital: Hospital, task: Task) -> tuple[dict[str, str], list[str], 
         counts = label_counts(cohort, task)
     except WardroundError as error:
         return {"cohort": "does not fit yet"}, [str(error)], None
-    count = len(usable.patients)
-    patients = {"usable": f"{count} of {len(cohort.pseudonyms)}, {declared} declared"}
+    count, held = len(usable.patients), len(cohort.pseudonyms)
+    patients = {"usable": f"{count} of {held}, {declared} declared"}
     patients |= {quoted(name): str(number) for name, number in counts.classes.items()}
     warnings = [f"{sentence}. Their images are not used" for sentence in [counts.sentence()] if counts.suspect]
+    if held > _MANY_MORE * declared:
+        warnings.append(
+            f"the cohort has {counted(held, 'patient')}, and {declared} are declared: delta and this hospital's weight "
+            "follow from that. Write a round number near it into hospital.toml, and have it registered again"
+        )
     if missing := [quoted(name) for name, number in counts.classes.items() if not number]:
         warnings.append(f"no patient shows {', '.join(missing)}")
     try:

@@ -166,6 +166,12 @@ class Queue:
         with self._writing():
             self._db.execute(f"UPDATE work SET {what} WHERE study = ? AND model = ?", (*values, work.study, work.model))
 
+    def forget(self, work: Work, reason: str) -> None:
+        """As if the study had not come for this model; it is said what came of it."""
+        self.set_aside(f"a study for {work.name}", reason)
+        with self._writing():
+            self._db.execute("DELETE FROM work WHERE study = ? AND model = ?", (work.study, work.model))
+
     def again(self) -> int:
         """What failed waits again, and what waits waits no longer -> how many."""
         with self._writing():

@@ -49,8 +49,8 @@ class Sending:
             if work.uid:  # its images are fetched anew
                 self._queue.becomes(work, "waiting", why)
                 self._queue.later(work, why, time.time() + AGAIN_S)
-            else:
-                self._queue.becomes(work, "refused", why)
+            else:  # its images are gone: sent again, as the PACS has them now, they are a new study
+                self._queue.forget(work, why)
             self._results.drop(work.key)
             return False
         if files and len(set(self._line.ask("store", files))) < len(files):

@@ -12,8 +12,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from tests.client.serve.sent import listening, objects, send
 from tests.client.serve.served import server, settings, study
+from tests.client.serve.test_serve_lies import corrected, until_made
 
 from orthanc import free_port
+from wardround_client.serve.study import MOVED
 
 
 def test_only_who_is_named_may_send_and_a_full_hospital_says_so(tmp_path: Path) -> None:
@@ -89,3 +91,24 @@ def test_a_study_that_is_sent_is_answered(home: Path, tmp_path: Path, monkeypatc
     assert third.queue.aside(5)[0][1:3] == ("PACS", "it names no study")
     assert send(port, files[0]) == [0x0000], "it is known, and dropped"
     assert third.run(once=True) and len(list((tmp_path / "pacs" / "stored").iterdir())) == 1
+
+
+def test_a_study_that_is_corrected_and_sent_again_is_answered(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its prediction and its result the PACS gives it to another patient."""
+    port = free_port()
+    settings(home, {"url": "http://127.0.0.1:9"}, arrive="listen", listen=f"127.0.0.1:{port}", callers=["PACS"])
+    one = pydicom.dcmread(study(tmp_path / "new", 1)[0])
+    running = server(home, monkeypatch)
+    assert send(port, one) == [0x0000]
+    until_made(running)
+    corrected("RIGHT", files=False)
+    running.step()
+    assert running.queue.counts() == {} and running.queue.aside(1)[0][2] == MOVED.reason
+    assert not any((home / "serve" / "results").iterdir()) and not any((tmp_path / "pacs" / "stored").iterdir())
+    one.PatientID = "RIGHT"
+    assert send(port, one) == [0x0000]
+    assert running.run(once=True)
+    (report,) = (tmp_path / "pacs" / "stored").iterdir()
+    assert pydicom.dcmread(next(report.iterdir())).PatientID == "RIGHT"
