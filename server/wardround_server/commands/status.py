@@ -11,7 +11,7 @@ from wardround_server.commands._common import HomeArgument
 from wardround_server.follow import last_event
 from wardround_server.home import Home
 from wardround_server.office.hospitals import there
-from wardround_server.office.runs import how_far
+from wardround_server.office.runs import all_going_on, how_far, stands
 from wardround_server.sinks.jsonl import FILE as EVENTS
 
 
@@ -21,10 +21,14 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     coordinator.config()
     hospitals, down = there(coordinator)
     runs = {folder.name: last_event(folder / EVENTS) for folder in sorted((home / "runs").glob("*")) if folder.is_dir()}
+    going = all_going_on(coordinator, runs) or set()
     ends = coordinator.tls.ends()
     if as_json:
         certificates = {name: end.isoformat() for name, end in ends.items()}
-        lines = [{"run": name, **(event.model_dump(mode="json") if event else {})} for name, event in runs.items()]
+        lines = [
+            {"run": name, "going_on": name in going} | (event.model_dump(mode="json") if event else {})
+            for name, event in runs.items()
+        ]
         emit(event="status", up=not down, hospitals=hospitals, runs=lines, certificates=certificates)
     else:
         say(f"The coordinator is {'down' if down else 'up'}.")
@@ -32,7 +36,8 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
             say(f"The {name} ends on {until(end)}.")
         rows = [[str(value) for value in hospital.values()] for hospital in hospitals]
         show(Table(("hospital", ">declared patients", "status", ">answers"), rows))
-        show(Table(("run", "how far", "since (UTC)"), [[name, *how_far(event)] for name, event in runs.items()]))
+        rows = [[name, stands(event, going_on=name in going), *how_far(event)] for name, event in runs.items()]
+        show(Table(("run", "", "how far", "since (UTC)"), rows))
     if down:
         raise typer.Exit(down.exit_code)
 

@@ -147,6 +147,13 @@ def _keep_encoder(federation: Path, folder: Path, encoder: str) -> None:
         raise StorageError(f"{copy}: cannot be written ({error.strerror})", do="check the disk") from None
 
 
+def stands(event: Event | None, *, going_on: bool) -> str:
+    """In a word, how a run stands whose last event is given."""
+    if isinstance(event, RunEnded | RunFailed):
+        return "ended"
+    return "going on" if going_on else "stopped"
+
+
 def how_far(event: Event | None) -> tuple[str, str]:
     """(what a run did last, when)."""
     match event:
