@@ -26,7 +26,7 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     if as_json:
         certificates = {name: end.isoformat() for name, end in ends.items()}
         lines = [
-            {"run": name, "going_on": name in going} | (event.model_dump(mode="json") if event else {})
+            (event.model_dump(mode="json") if event else {}) | {"run": name, "going_on": name in going}
             for name, event in runs.items()
         ]
         emit(event="status", up=not down, hospitals=hospitals, runs=lines, certificates=certificates)

@@ -149,9 +149,9 @@ def _keep_encoder(federation: Path, folder: Path, encoder: str) -> None:
 
 def stands(event: Event | None, *, going_on: bool) -> str:
     """In a word, how a run stands whose last event is given."""
-    if isinstance(event, RunEnded | RunFailed):
-        return "ended"
-    return "going on" if going_on else "stopped"
+    if going_on:
+        return "going on"
+    return "ended" if isinstance(event, RunEnded | RunFailed) else "stopped"
 
 
 def how_far(event: Event | None) -> tuple[str, str]:

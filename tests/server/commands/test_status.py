@@ -1,0 +1,35 @@
+"""`coordinator status`: how each run stands, as its events and Flower have it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wardround_server.commands import app, status
+from wardround_server.events import Event, RunEnded, RunFailed, RunStarted
+from wardround_server.sinks.jsonl import FILE
+
+LAST: dict[str, Event | None] = {
+    "asked": RunStarted(), "left": RunStarted(), "done": RunEnded(), "failed": RunFailed(message="gone"), "new": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_each_run_goes_on_is_stopped_or_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: bool) -> None:
+    runner, home = CliRunner(), str(tmp_path / "coordinator")
+    assert runner.invoke(app, ["init", home]).exit_code == 0
+    for name, event in LAST.items():
+        folder = tmp_path / "coordinator" / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / FILE).write_text("" if event is None else event.model_dump_json() + "\n")
+    monkeypatch.setattr(status, "all_going_on", lambda home, names: {"asked"} & set(names) if up else None)
+    said = runner.invoke(app, ["status", home], env={"COLUMNS": "200"}).stdout
+    words = {name: next(line for line in said.splitlines() if line.split()[:1] == [name]) for name in LAST}
+    assert ("going on" in words["asked"]) is up and ("stopped" in words["asked"]) is not up
+    assert "stopped" in words["left"] and "stopped" in words["new"]
+    assert "ended" in words["done"] and "ended" in words["failed"]
+    lines = json.loads(runner.invoke(app, ["status", home, "--json"]).stdout)["runs"]
+    assert {each["run"] for each in lines if each["going_on"]} == ({"asked"} if up else set())
