@@ -214,7 +214,7 @@ def test_without_the_extra_a_person_reads_what_to_install(monkeypatch: pytest.Mo
         look(graph(), PATH)
 
 
-@fuzzed(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzed(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_bytes_exchanged_are_an_encoder_or_refused(data: st.DataObject) -> None:
     whole = bytearray(graph())
@@ -244,7 +244,7 @@ nodes = st.lists(
 )
 
 
-@fuzzed(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzzed(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(nodes)
 def test_any_graph_of_allowed_operators_is_an_encoder_or_refused(
     drawn: list[tuple[str, list[str], dict[str, Any]]],

@@ -12,6 +12,7 @@ from tests.reference.test_specification import OPTIONAL, functions, module, neve
 ROOT = Path(__file__).parents[2]
 WHO = {
     "stranger", "registered liar", "coordinator", "local user", "thief of a home", "sleepy administrator", "odd file",
+    "busy machine",
 }  # fmt: skip
 
 
