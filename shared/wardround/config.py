@@ -180,7 +180,8 @@ class Privacy(Section):
 
 
 class Rounds(Section):
-    """rounds: training rounds. A round ends when all have replied, or at deadline_s if `quorum` hospitals have.
+    """rounds: training rounds. A round ends when all have replied, or deadline_s after its last request if `quorum`
+    hospitals have.
 
     evaluate_every: ask for private confusion counts after every so many rounds; 0: never (it costs epsilon).
     questions: of other packages, which the run asks beside ours where they are due.
