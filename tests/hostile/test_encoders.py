@@ -105,7 +105,13 @@ shapes = st.lists(st.integers(0, 9), max_size=5)
 
 
 @fuzzed(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(layers, shapes, shapes, st.sampled_from([*[8] * 6, *[16] * 3, 1024]), st.lists(st.sampled_from(["h", "v", "hv"]), max_size=3))
+@given(
+    layers,
+    shapes,
+    shapes,
+    st.sampled_from([*[8] * 6, *[16] * 3, 1024]),
+    st.lists(st.sampled_from(["h", "v", "hv"]), max_size=3),
+)
 def test_any_layers_are_an_encoder_or_refused(
     given_layers: list[dict[str, Any]], a: list[int], b: list[int], side: int, copies: list[str]
 ) -> None:

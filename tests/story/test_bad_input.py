@@ -177,7 +177,8 @@ def test_a_full_disk_at_ingest_keeps_what_was_there(place: Path, home: Path, tmp
     said = on_a_full_disk(*arguments, limit_bytes=64_000)
     assert "cannot be written" in said or "full" in said
     typed(*arguments)  # with room again, it goes on
-    assert "Warning" not in typed("hospital", "approve", home, place / "federation.toml", "--yes")
+    said = typed("hospital", "approve", home, place / "federation.toml", "--yes")
+    assert said.count("Warning") == 1 and "3,060 patients, and 60 are declared" in said
     assert Ledger(home / "ledger.sqlite").entries() == []
 
 

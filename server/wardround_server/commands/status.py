@@ -21,7 +21,7 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     coordinator.config()
     hospitals, down = there(coordinator)
     runs = {folder.name: last_event(folder / EVENTS) for folder in sorted((home / "runs").glob("*")) if folder.is_dir()}
-    going = all_going_on(coordinator, runs) or set()
+    going = all_going_on(coordinator, runs) or {}
     ends = coordinator.tls.ends()
     if as_json:
         certificates = {name: end.isoformat() for name, end in ends.items()}

@@ -109,20 +109,25 @@ def going_on(coordinator: Home, control: Control, name: str) -> int | None:
     return run_id if control.run_status(run_id)[0] != "finished" else None
 
 
-def all_going_on(coordinator: Home, names: Iterable[str]) -> set[str] | None:
-    """Those of the runs that are going on; None while the coordinator is down, when none is."""
+def all_going_on(coordinator: Home, names: Iterable[str]) -> dict[str, int] | None:
+    """Flower's numbers of those of the runs that are going on; None while the coordinator is down, when none is."""
     from wardround_server.flower.control import ControlApi
 
     try:
         with ControlApi(int(coordinator.running()["admin"]), coordinator.tls.ca) as control:
-            return {name for name in names if going_on(coordinator, control, name) is not None}
+            numbers = {name: going_on(coordinator, control, name) for name in names}
+            return {name: number for name, number in numbers.items() if number is not None}
     except Unreachable:
         return None
 
 
-def stop(coordinator: Home, name: str) -> None:
+def stop(coordinator: Home, name: str, *, number: str = "") -> None:
     """Stop a run, as Ctrl-C does in the terminal that started it: it ends in the middle of its round, and goes on with
-    that round when it is resumed. Raises: ConfigError, when it is not going on; Unreachable.
+    that round when it is resumed.
+
+    number: Flower's, of the one that somebody looked at; "": whichever has that name.
+
+    Raises: ConfigError, when it is not going on; Unreachable.
     """
     from wardround_server.flower.control import ControlApi
 
@@ -131,6 +136,8 @@ def stop(coordinator: Home, name: str) -> None:
         run_id = going_on(coordinator, control, name)
         if run_id is None:
             raise ConfigError(f"run {name!r} is not going on", do="see `wardround coordinator status`")
+        if number not in ("", str(run_id)):
+            raise ConfigError(f"run {name!r} was resumed after you looked at it", do="look at it again")
         control.stop_run(run_id)
 
 

@@ -78,7 +78,7 @@ def _runs(desk: Desk) -> list[dict[str, Any]]:
         ended = "done" if isinstance(event, RunEnded) else "failed" if isinstance(event, RunFailed) else "stopped"
         rows.append({"name": folder.name, "what": why or what, "since": since, "ended": ended})
         unfinished += [] if isinstance(event, RunEnded) else [folder.name]
-    now = all_going_on(desk.home, unfinished) if unfinished else set()
+    now = all_going_on(desk.home, unfinished) if unfinished else {}
     return [{**row, "goes_on": row["name"] in (now or ())} for row in rows]
 
 

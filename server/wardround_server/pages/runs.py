@@ -50,6 +50,7 @@ def pages(desk: Desk) -> Mapping[str, View]:
         shared: dict[str, Any] = {
             "name": folder.name,
             "goes_on": bool(now),
+            "number": (now or {}).get(folder.name, ""),
             "up": now is not None,
             "wait": WAIT_S,
             "most_wait": MOST_WAIT_S,
@@ -84,7 +85,7 @@ def actions(desk: Desk) -> list[Action]:
 
     def stopped(request: Request) -> str:
         name = _folder(desk, request).name
-        stop(desk.home, name)
+        stop(desk.home, name, number=form_of(request.scope).get("number") or "none")
         return f"/runs/{name}"
 
     def resume(request: Request) -> str:

@@ -25,7 +25,7 @@ def test_each_run_goes_on_is_stopped_or_has_ended(tmp_path: Path, monkeypatch: p
         folder = tmp_path / "coordinator" / "runs" / name
         folder.mkdir(parents=True)
         (folder / FILE).write_text("" if event is None else event.model_dump_json() + "\n")
-    monkeypatch.setattr(status, "all_going_on", lambda home, names: {"asked"} & set(names) if up else None)
+    monkeypatch.setattr(status, "all_going_on", lambda home, names: {"asked": 7} if up else None)
     said = runner.invoke(app, ["status", home], env={"COLUMNS": "200"}).stdout
     words = {name: next(line for line in said.splitlines() if line.split()[:1] == [name]) for name in LAST}
     assert ("going on" in words["asked"]) is up and ("stopped" in words["asked"]) is not up

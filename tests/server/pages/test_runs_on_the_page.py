@@ -39,7 +39,9 @@ def test_a_run_starts_once_stops_and_goes_on(tmp_path: Path) -> None:
         assert "<td>goes on</td>" in there.page("/").text
         assert there.press(f"{path}/resume", {"wait": "0"}).status == 409
 
-        assert presses(there, f"{path}/stop", {}, 6) == [303] + [409] * 5
+        seen = fields(there, path, f"{path}/stop")
+        assert there.press(f"{path}/stop", {}).status == 409, "which one"
+        assert presses(there, f"{path}/stop", seen, 6) == [303] + [409] * 5
         text = there.page(path).text
         assert "is stopped" in text, text
         assert "Resume" in text
@@ -47,6 +49,8 @@ def test_a_run_starts_once_stops_and_goes_on(tmp_path: Path) -> None:
 
         assert there.press(f"{path}/resume", {"wait": "0"}).status == 303
         assert (home / "runs" / form["name"] / BEGUN).read_text() != begun
+        assert there.press(f"{path}/stop", seen).status == 409, "a tab of before"
+        assert "Stop the run" in there.page(path).text
         assert "is stopped" in typed("coordinator", "stop", home, form["name"])
         assert "is not going on" in typed("coordinator", "stop", home, form["name"], expect=2)
         assert "is not going on" in typed("coordinator", "stop", home, "winter", expect=2)
