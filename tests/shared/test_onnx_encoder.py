@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -50,6 +51,12 @@ def test_features_and_maps_are_what_the_graph_says() -> None:
     torch.testing.assert_close(encoder(x), maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
 
 
+@cache
+def loaded() -> OnnxEncoder:
+    """One for all examples."""
+    return load(graph())
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -61,7 +68,7 @@ def test_features_and_maps_are_what_the_graph_says() -> None:
 def test_an_image_has_the_same_bits_in_any_company_and_anywhere_in_memory(
     seed: int, count: int, place: int, offset: int, side: int
 ) -> None:
-    encoder, place = load(graph()), place % count
+    encoder, place = loaded(), place % count
     x = torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(seed))
     memory = torch.empty(x[place].numel() + offset)
     alone = memory[offset:].view(1, 1, side, side)
