@@ -39,7 +39,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wardround.errors import ConfigError
 from wardround_flower.parts import CHUNK_BYTES, ENVELOPE_BYTES, most_parts
-from wardround_server.flower.news import POLL, News, Polls, keeping, whole
+from wardround_server.flower.news import POLL, News, Polls, keeping, say, whole
 from wardround_server.hospitals import Member, Registry
 from wardround_server.network import limits
 from wardround_server.network.gate import CONNECTION, Connection
@@ -274,8 +274,7 @@ class Door:
         digest = hashlib.sha256(body).digest()
         async with reply.one:
             answer = reply.answers.get(digest, [])
-            for part in answer:
-                await send(part)
+            await say(answer, send)
             if not answer:
                 await self._app(scope, _once(body, receive), keeping(answer, send))
                 if whole(answer) and len(reply.answers) <= len(reply.parts):

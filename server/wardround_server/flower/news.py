@@ -99,9 +99,9 @@ class Polls:
             self._left, self._pushed = self._left + pushed - self._pushed, pushed
             if self._unheard and self._repeats < REPEATS and _message_of(self._unheard) in self._store:
                 self._repeats += 1
-                await _say(self._unheard, send)
+                await say(self._unheard, send)
             elif not self._left and body == self._asked:
-                await _say(self._nothing, send)
+                await say(self._nothing, send)
             else:
                 await self._ask(body, scope, receive, send)
 
@@ -112,7 +112,7 @@ class Polls:
         finally:
             if whole(answer):
                 self._left = max(0, self._left - 1)
-                if _body(answer):
+                if body_of(answer):
                     self._unheard, self._repeats = answer, 0
                 else:  # protobuf writes no message with no bytes
                     self._asked, self._nothing = body, answer
@@ -134,18 +134,20 @@ def whole(answer: Sequence[Message]) -> bool:
     return start.get("status") == 200 and bool(rest) and not rest[-1].get("more_body", False)
 
 
-async def _say(answer: Sequence[Message], send: Send) -> None:
+async def say(answer: Sequence[Message], send: Send) -> None:
+    """Send a response that was kept."""
     for part in answer:
         await send(part)
 
 
-def _body(answer: Sequence[Message]) -> bytes:
+def body_of(answer: Sequence[Message]) -> bytes:
+    """Of a response that was kept."""
     return b"".join(part.get("body", b"") for part in answer)
 
 
 def _message_of(answer: Sequence[Message]) -> str:
     """The id of the message in it; "" if there is none."""
     with suppress(DecodeError):
-        for message in PullMessagesResponse.FromString(_body(answer)).messages_list:
+        for message in PullMessagesResponse.FromString(body_of(answer)).messages_list:
             return message.metadata.message_id
     return ""

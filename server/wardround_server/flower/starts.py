@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wardround.text import counted
+from wardround_server.flower.news import body_of, say
 
 ACQUIRE = "/v1/runtime/acquire-task"
 MOST_STARTS = 5
@@ -47,7 +48,7 @@ class Starts:
             answer.append(part)
 
         await self._app(scope, receive, kept)
-        task = _given_out(b"".join(part.get("body", b"") for part in answer))
+        task = _given_out(body_of(answer))
         if task is not None:
             self._starts[task] += 1
             if self._starts[task] > MOST_STARTS:
@@ -57,8 +58,7 @@ class Starts:
                 log.error("a run is given up: %s", why)
                 await asyncio.to_thread(self._fail, task, why)
                 answer = _empty(answer)
-        for part in answer:
-            await send(part)
+        await say(answer, send)
 
 
 def _given_out(body: bytes) -> int | None:
