@@ -104,7 +104,10 @@ def only_its_owner_s(home: Path) -> str:
     """Whether nobody else reads or writes in a home. Raises: ConfigError; changes nothing."""
     entries, opened, others = 0, [], []
     for path in (home, *_below(home)):
-        about = path.lstat()
+        try:
+            about = path.lstat()
+        except FileNotFoundError:  # the daemon's own, gone meanwhile
+            continue
         entries += 1
         if not stat.S_ISLNK(about.st_mode) and about.st_mode & 0o077:
             opened.append(str(path.relative_to(home)))
@@ -126,7 +129,8 @@ def _some(paths: list[str]) -> str:
 
 def _below(home: Path) -> Iterator[Path]:
     def failed(error: OSError) -> None:
-        raise error
+        if not isinstance(error, FileNotFoundError) or Path(error.filename) == home:
+            raise error
 
     for folder, folders, files in os.walk(home, onerror=failed):
         yield from (Path(folder, name) for name in (*folders, *files))

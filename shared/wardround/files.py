@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging.handlers
 import os
+import shutil
 import stat
 import sys
 import time
@@ -70,6 +71,21 @@ def shut(home: Path) -> list[str]:
                 with suppress(PermissionError):
                     path.chmod(stat.S_IMODE(mode) & 0o700)
     return opened
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it, also while another process removes it too, or still writes into it.
+
+    Nothing is done where there is none. Raises: OSError.
+    """
+    tries = 100
+    while os.path.lexists(folder):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:  # it stops at the first file that went before it, or came after it looked
+            tries -= 1
+            if not tries or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
 
 class PrivateLog(logging.handlers.RotatingFileHandler):

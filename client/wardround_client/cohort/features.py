@@ -137,10 +137,13 @@ class FeatureCache:
 
     def _shrink(self) -> None:
         """Keep the folder within MOST_BYTES."""
-        files = sorted(self._folder.glob("*.sqlite"), key=lambda file: file.stat().st_mtime, reverse=True)
+        found = []
+        for file in self._folder.glob("*.sqlite"):
+            with suppress(FileNotFoundError):  # an opt-out removes them
+                found.append((file.stat(), file))
         total = 0
-        for file in files:
-            total += file.stat().st_size
+        for about, file in sorted(found, key=lambda each: each[0].st_mtime, reverse=True):
+            total += about.st_size
             if total > MOST_BYTES:
                 _overwritten(file)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import wardround.bundle
 from wardround import __version__
 from wardround.config import AS_APPROVED, Federation, agreement_text
 from wardround.errors import ConfigError, PolicyRefusal, StorageError, WardroundError
-from wardround.files import private_folder, read_bounded, sync_folder, write_atomically
+from wardround.files import private_folder, read_bounded, remove_folder, sync_folder, write_atomically
 from wardround.given import ENCODER_BYTES, TOML_BYTES, decoded, given_bytes
 from wardround.toml import loads
 from wardround_client.config import HospitalConfig
@@ -108,7 +107,7 @@ class ApprovalFolder:
         try:
             (target / FILE).unlink(missing_ok=True)
             sync_folder(target)
-            shutil.rmtree(target)
+            remove_folder(target)
         except OSError as error:
             raise StorageError(f"{target} cannot be removed ({error.strerror})", do="see who owns the home") from None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from wardround.errors import StorageError
+from wardround.files import remove_folder
 from wardround_client.personal import adapted_file
 from wardround_client.personal.prediction_folder import FOLDER, LIST, is_complete
 from wardround_client.personal.suggestions import FOLDER as SUGGESTIONS
@@ -18,12 +18,18 @@ def forget_models(home: Path, pseudonyms: Collection[bytes]) -> list[str]:
     Raises: StorageError, when one cannot be read or deleted.
     """
     gone = {pseudonym.hex() for pseudonym in pseudonyms}
-    forgotten = [name for name in adapted_file.names(home) if gone & adapted_file.support_of(home, name)]
-    for name in forgotten:
+    forgotten = []
+    for name in adapted_file.names(home):
         path = adapted_file.folder(home, name) / adapted_file.MODEL
-        with adapted_file.reading(path):
-            path.write_bytes(bytes(path.stat().st_size))
-            shutil.rmtree(path.parent)
+        try:
+            if gone & adapted_file.support_of(home, name):
+                with adapted_file.reading(path):
+                    path.write_bytes(bytes(path.stat().st_size))
+                    remove_folder(path.parent)
+                forgotten.append(name)
+        except StorageError:
+            if path.exists():  # otherwise somebody deleted it meanwhile
+                raise
     return forgotten
 
 
@@ -35,13 +41,12 @@ def forget_predictions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
 
     Returns: the folders. Raises: StorageError, when one cannot be read or deleted.
     """
-    gone = [pseudonym.hex() for pseudonym in pseudonyms]
+    gone = [pseudonym.hex().encode() for pseudonym in pseudonyms]
     forgotten = []
     for folder in sorted((home / FOLDER).glob("*/")):
         try:
-            text = (folder / LIST).read_text() if is_complete(folder) else ""
-            if not text or any(name in text for name in gone):
-                shutil.rmtree(folder)
+            if not is_complete(folder) or _named(folder / LIST, gone):
+                remove_folder(folder)
                 forgotten.append(folder)
         except OSError as error:
             raise StorageError(f"{folder} cannot be deleted ({error.strerror})", do="delete it by hand") from None
@@ -57,9 +62,18 @@ def forget_suggestions(home: Path, pseudonyms: Collection[bytes]) -> list[Path]:
     forgotten = []
     for file in sorted((home / SUGGESTIONS).glob("*.csv")):
         try:
-            if any(name in file.read_bytes() for name in gone):
-                file.unlink()
+            if _named(file, gone):
+                file.unlink(missing_ok=True)
                 forgotten.append(file)
         except OSError as error:
             raise StorageError(f"{file} cannot be deleted ({error.strerror})", do="delete it by hand") from None
     return forgotten
+
+
+def _named(file: Path, names: Collection[bytes]) -> bool:
+    """Whether it names one of them, or is empty, or somebody deletes it at this moment."""
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return True
+    return not text or any(name in text for name in names)

@@ -9,7 +9,6 @@ import errno
 import logging
 import multiprocessing
 import os
-import shutil
 import threading
 import time
 import warnings
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import WardroundError
+from wardround.files import remove_folder
 from wardround_client.config import Pacs
 from wardround_client.intake.pacs.archive import Archive
 from wardround_client.intake.pacs.trouble import Trouble, TroubleError, trouble
@@ -237,5 +237,6 @@ def _unreadable(error: Exception) -> Trouble:
 
 def _end_with(pipe: Connection, folder: Path) -> None:
     wait([pipe])
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        remove_folder(folder)
     os._exit(1)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from wardround.errors import StorageError
-from wardround.files import cannot_write, locked, private_folder
+from wardround.files import cannot_write, locked, private_folder, remove_folder
 
 SPOOL = "spool"
 
@@ -29,13 +28,17 @@ class Spool:
             self._open.enter_context(locked(spool / "lock", busy=busy))
             for left in spool.iterdir():
                 if left.is_dir() and not left.is_symlink():
-                    shutil.rmtree(left)
+                    remove_folder(left)  # its guard may be at it
             private_folder(self.folder)
         except OSError as error:
             self._open.close()
             raise cannot_write(spool, error) from None
-        self._open.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self._open.callback(self._empty)
 
     def close(self) -> None:
         """Remove the folder, and let the next pull in."""
         self._open.close()
+
+    def _empty(self) -> None:
+        with suppress(OSError):
+            remove_folder(self.folder)
