@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,7 @@ class Liar:
         self.answers = Answers(name, load_federation(federation))
         self.stop = threading.Event()
         self.session: Session
+        self.begin: Callable[..., Session]
         self.told: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -260,7 +262,8 @@ class Liar:
     def _run(self) -> None:
         key = self.siege.keys[self.name]
         with connect(self.siege.coordinator, key, lambda: 1 << 30, Clock()) as client:
-            self.session = Session.begin(client, key, self.siege.coordinator.address, None, Clock())
+            self.begin = partial(Session.begin, client, key, self.siege.coordinator.address, clock=Clock())
+            self.session = self.begin(number=None)
             while not self.stop.is_set():
                 with suppress(Exception):  # whatever the coordinator makes of the last lie
                     work = self.session.poll()

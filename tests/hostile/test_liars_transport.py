@@ -156,7 +156,7 @@ AT_ONCE: list[Lie] = [
     a_shape_of_its_own, a_little_too_large, empty, escapes,
 ]  # fmt: skip
 UNTIL_THE_DEADLINE: list[Lie] = [never_sent, half_sent, wrong_hashes, too_large, a_record_as_the_message]
-HONEST = ("whole", "refused_and_then_whole", "the_one_before", "impatient")
+HONEST = ("whole", "refused_and_then_whole", "the_one_before", "impatient", "gone_for_a_second")
 LIES = [*AT_ONCE, *UNTIL_THE_DEADLINE, *REFUSED, chunk_missing, silent]  # for the soak
 
 
@@ -179,6 +179,16 @@ def impatient(liar: Liar, work: Work, blob: bytes) -> None:
             upload = partial(liar.upload, run_id, first.session_id, number, content)
             assert all([*calls.map(lambda _: upload(), range(4)), upload()])  # noqa: B023
             assert liar.announce(parts) == first
+
+
+def gone_for_a_second(liar: Liar, work: Work, blob: bytes) -> None:
+    """No liar: stopped as soon as its reply is out, and started again. Flower keeps a reply from a run that had not
+    heard of it before its node went.
+    """
+    whole(liar, work, blob)
+    liar.session.end()
+    liar.stop.wait(1.0)
+    liar.session = liar.begin(number=liar.session.number)
 
 
 # Said at once; about the others nothing is known but that they did not come.
@@ -245,7 +255,12 @@ def attacked(siege: Siege, tmp_path_factory: pytest.TempPathFactory) -> Attacked
         f"liar-{n}": [waited, *AT_ONCE[n :: len(UNTIL_THE_DEADLINE)], refused_and_then_whole]
         for n, waited in enumerate(UNTIL_THE_DEADLINE)
     }
-    lies |= {"late": [late, the_one_before], "carl": [removed_meanwhile], "hasty": [impatient] * 4}
+    lies |= {
+        "late": [late, the_one_before],
+        "carl": [removed_meanwhile],
+        "hasty": [impatient] * 4,
+        "fleeting": [gone_for_a_second] * 4,
+    }
     siege.register(*lies)
     federation = agreement(tmp_path_factory.mktemp("attacked"), rounds=3)
     with ExitStack() as stack:
@@ -263,6 +278,7 @@ def test_each_lie_costs_its_hospital_the_round_and_nobody_else_anything(siege: S
     assert len(attacked.events) == 4
     told = {name for names in attacked.told.values() for name in names}
     assert attacked.told["hasty"] == ["impatient"] * 4
+    assert attacked.told["fleeting"] == ["gone_for_a_second"] * 4
     assert told >= {lie.__name__ for lie in [*AT_ONCE, *UNTIL_THE_DEADLINE, refused_and_then_whole]}
     for number, event in enumerate(attacked.events):
         lies = {name: told[number] for name, told in attacked.told.items() if name != "carl"}
@@ -291,7 +307,7 @@ def test_a_late_reply_is_dropped_and_the_next_round_is_its_own(attacked: Attacke
 def test_a_hospital_that_is_removed_in_a_run_is_neither_asked_nor_believed(attacked: Attacked) -> None:
     assert attacked.told["carl"] == ["removed_meanwhile"]
     assert not any("carl" in event["declared_patients"] for event in attacked.events)
-    assert [event["hospitals"] for event in attacked.events[1:]] == [9, 9, 9]
+    assert [event["hospitals"] for event in attacked.events[1:]] == [10, 10, 10]
 
 
 def test_a_hospital_set_up_anew_gets_a_new_key_and_the_old_one_is_dead_at_once(siege: Siege) -> None:

@@ -8,10 +8,8 @@ understood is an error of a known kind.
 from __future__ import annotations
 
 import logging
-import math
 import ssl
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,7 +69,6 @@ from wardround_flower.parts import check_parts, most_parts
 PART_WAIT_S = 0.05  # a message is announced before its parts are there; Flower's own 1 s would double a round
 PARTS_WAIT_S = 120.0  # how long an announced part may take to appear
 CALL_TIMEOUT_S = 30.0
-LINGER_S = 2.0  # Flower drops a reply that the run has not seen when its node goes; the run looks 4 times a second
 KEEP_LINE_S = 60.0  # an idle connection; a new one costs a handshake, and the coordinator shuts it after 75 s
 ANSWER_BYTES = 1 << 20  # of every answer that is not a part of a message
 INVALID_BUNDLE = int(ErrorCode.INVALID_FAB)
@@ -186,7 +183,7 @@ class Session:
     def __init__(self, client: FleetHttpClient, node_id: int, pace: Pace) -> None:
         self.number, self._pace = node_id, pace
         self._client, self._node = client, PbNode(node_id=node_id)
-        self.lost, self._ended, self._pushed = threading.Event(), threading.Event(), -math.inf
+        self.lost, self._ended = threading.Event(), threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._heart.start()
 
@@ -194,7 +191,6 @@ class Session:
         """Stop the heartbeat and tell the coordinator, as far as it listens."""
         self._ended.set()
         self._heart.join()
-        time.sleep(max(0.0, self._pushed + LINGER_S - time.monotonic()))
         with suppress(httpx.HTTPError, ValueError, WardroundError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
 
@@ -272,7 +268,6 @@ class Session:
             store = make_push_object_fn_protobuf(self._client.PushObject, self._node, run_id, response.session_id)
             with _known():
                 push_object_contents_from_iterable(parts, store)
-        self._pushed = time.monotonic()
 
     def _beat(self) -> None:
         wait_s, request = BEAT_S, SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BELIEVED_S)

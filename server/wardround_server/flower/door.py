@@ -8,6 +8,7 @@ A request passes these in order, and the body of one that fails is not read:
     what is announced   one reply of the shape that a reply has, of its own              400, 413
     what is uploaded    a part of that reply; all together no longer than a reply        404, 413
     a poll              passes only while there can be a message for it
+    a farewell          waits until the runs have heard of its replies
     the same once more  of a reply's calls is answered as the first was
 
 The hospital's node drops a reply that is refused with 400, 403, 404 or 412, and waits when it is told 429.
@@ -23,7 +24,7 @@ import json
 import logging
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,10 +47,11 @@ from wardround_server.network.gate import CONNECTION, Connection
 from wardround_server.network.limits import Bucket, largest_replies, largest_reply
 
 FLEET, ACTIVATE, ANNOUNCE, UPLOAD = "/v1/fleet/", "activate-node", "push-messages", "push-object"
+LEAVE = "deactivate-node"
 PATHS = frozenset(
     FLEET + name
     for name in (
-        *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages", "get-run"),
+        *(ACTIVATE, LEAVE, "send-node-heartbeat", "pull-messages", "push-messages", "get-run"),
         *("get-fab", "push-object", "pull-object", "confirm-message-received"),
     )
 )
@@ -73,11 +75,13 @@ class Gone(Exception):
 
 @dataclass
 class Announced:
-    """A reply that a hospital announced. tree: as it came. sizes: bytes of each part that was uploaded, by its id.
-    answers: what Flower said to each call of it, by the call's SHA-256. one: held by one call after another.
+    """A reply that a hospital announced. to: which message. tree: as it came. sizes: bytes of each part that was
+    uploaded, by its id. answers: what Flower said to each call of it, by the call's SHA-256. one: held by one call
+    after another.
     """
 
     run: int
+    to: str
     tree: bytes
     parts: frozenset[str]
     sizes: dict[str, int] = field(default_factory=dict)
@@ -168,6 +172,8 @@ class Door:
                     return await visitor.polls.answer(body, scope, _once(body, receive), send)
                 if name in GOES_ON:
                     visitor.polls.heard()
+                if name == LEAVE:
+                    await self._heard_of(visitor.replies.values())
                 return await self._app(scope, _once(body, receive), send)
         except Refused as refused:
             visitor.tell(f"{hospital.name}: {name} refused: {refused.why}")
@@ -260,12 +266,27 @@ class Door:
         if any(part in self._store or part in self._coming for part in fresh):
             raise Refused(400, "parts of something else")
         self._coming |= fresh
+        # Before Flower's answer is out, for its first part, or a run that looks, may be here at once.
+        announced = Announced(metadata.run_id, metadata.reply_to_message_id, wire, frozenset(parts))
+        reply = visitor.replies.setdefault(tree.object_id, announced)
+        if reply is announced:
+            self._news.unseen.add(reply.to)
         try:
-            # Before Flower's answer is out, for its first part may be here at once.
-            reply = visitor.replies.setdefault(tree.object_id, Announced(metadata.run_id, wire, frozenset(parts)))
             await self._pass(reply, body, scope, receive, send)
         finally:
             self._coming -= fresh
+            if tree.object_id not in self._store:  # not taken
+                self._news.unseen.discard(reply.to)
+
+    async def _heard_of(self, replies: Collection[Announced]) -> None:
+        """Wait for the runs to hear of them: of a node that has gone Flower gives a run no reply that it had not asked
+        for before, though patients have paid for it. As long as the run goes on, and less than the hospital waits.
+        """
+        ends = time.monotonic() + limits.FAREWELL_S
+        while time.monotonic() < ends and any(
+            each.to in self._news.unseen and largest_reply(self._home, each.run) is not None for each in replies
+        ):
+            await asyncio.sleep(0.05)
 
     async def _pass(self, reply: Announced, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a call on. The same again, of a hospital that heard no answer in time, is answered as the first was:

@@ -14,12 +14,12 @@ from contextlib import suppress
 from typing import Protocol
 
 from flwr.proto.fleet_pb2 import PullMessagesResponse
-from flwr.proto.runtime_pb2 import PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse, PushAppMessagesRequest
 from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLL = "pull-messages"
-PUSH = "/v1/runtime/push-messages"
+PUSH, LOOK = "/v1/runtime/push-messages", "/v1/runtime/pull-messages"
 REPEATS = 3
 """Of one message to a hospital that does nothing with it."""
 
@@ -41,15 +41,31 @@ class News:
 
     Attributes:
         pushed: these, and all that came after them.
+        unseen: messages whose replies are announced, and which no run has heard of yet.
     """
 
     def __init__(self, app: ASGIApp, waiting: Counter[int]) -> None:
         self._app, self.pushed = app, Counter(waiting)
+        self.unseen: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a call on, and count its messages afterwards: who was told "nothing" before then asks Flower again."""
-        if scope["type"] != "http" or scope["path"] != PUSH:
-            return await self._app(scope, receive, send)
+        """Pass a call on, and look at what it brought afterwards."""
+        if scope["type"] == "http" and scope["path"] == PUSH:
+            await self._push(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == LOOK and self.unseen:
+            await self._look(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _look(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: list[Message] = []
+        await self._app(scope, receive, keeping(answer, send))
+        with suppress(DecodeError):
+            heard = PullAppMessagesResponse.FromString(body_of(answer)).messages_list
+            self.unseen.difference_update(message.metadata.reply_to_message_id for message in heard)
+
+    async def _push(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count afterwards: who was told "nothing" before then asks Flower again."""
         body = bytearray()
 
         async def heard() -> Message:

@@ -30,6 +30,7 @@ REQUESTS_OF_A_STRANGER = 20  # on one connection, all refused
 REQUESTS_A_SECOND, REQUESTS_AT_ONCE = 12.0, 90.0
 LONGEST_WAIT_S = 2.0  # a request that is too early is held back so long, and then refused (429)
 IN_PROGRESS = 4
+FAREWELL_S = 10.0  # a hospital that goes waits so long for the runs to hear of its replies
 SMALL_BYTES = 16_384  # a request's body, where nothing else is said
 TREE_BYTES = 65_536  # of an announcement: the heads of a reply's parts
 
