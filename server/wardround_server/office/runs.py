@@ -72,23 +72,32 @@ class Order:
     def start(self, control: Control) -> tuple[int, int]:
         """-> (Flower's number of the run, the byte of its events at which it begins).
 
-        Raises: ConfigError, StorageError, FederationError; Held, while the run is going on.
+        What cannot begin changes nothing of a run that was. Raises: ConfigError, StorageError, FederationError; Held,
+        while the run is going on.
         """
         from wardround import bundle
+        from wardround.models.from_outside import pinned
         from wardround_server.checkpoint import Checkpointer
+
+        choice, checkpoints = self.agreement.model, Checkpointer(self.folder)
+        encoder = None
+        if choice.encoder != "builtin":
+            encoder = pinned(self.federation.parent / choice.encoder, choice.encoder_sha256, None)
 
         def not_yet() -> None:
             if going_on(self.coordinator, control, self.name) is not None:
                 raise Held(f"run {self.name!r} is going on already", do="wait for it, stop it, or choose another --run")
 
         not_yet()  # at once: the folder is waited for
-        with Checkpointer(self.folder).held():  # what is going on already keeps its agreement
+        with checkpoints.held():  # what is going on already keeps its agreement
             not_yet()  # nor is there another that has no process yet, and so holds nothing
+            if self.resume:
+                checkpoints.load(run=self.name, federation=self.agreement.digest)
             self.coordinator.write(f"runs/{self.name}/federation.toml", self.text)
             options = RunOptions(wait_s=self.wait_s).model_dump_json()
             self.coordinator.write(f"runs/{self.name}/{OPTIONS}", options + "\n")
-            if self.agreement.model.encoder != "builtin":
-                _keep_encoder(self.federation, self.folder, self.agreement.model.encoder)
+            if encoder is not None:
+                _keep(encoder, self.folder / choice.encoder)
             events = self.folder / EVENTS
             start = events.stat().st_size if events.exists() else 0
             run_id = control.start_run(bundle.build(self.agreement), {"run": self.name, "resume": self.resume})
@@ -141,15 +150,11 @@ def stop(coordinator: Home, name: str, *, number: str = "") -> None:
         control.stop_run(run_id)
 
 
-def _keep_encoder(federation: Path, folder: Path, encoder: str) -> None:
-    """Copy the encoder that an agreement names into the run's folder. Raises: ConfigError, StorageError."""
-    weights = federation.parent / encoder
-    if not weights.is_file():
-        raise ConfigError(f"{federation}: model.encoder names {weights}, which is not there", do="put it there")
-    copy = folder / encoder
+def _keep(encoder: bytes, copy: Path) -> None:
+    """Keep the encoder of an agreement in the run's folder. Raises: StorageError."""
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy, weights.read_bytes())
+        write_atomically(copy, encoder)
     except OSError as error:
         raise StorageError(f"{copy}: cannot be written ({error.strerror})", do="check the disk") from None
 
