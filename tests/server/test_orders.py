@@ -76,7 +76,7 @@ def _no_encoder(home: Path) -> None:
 
 def _another_agreement_with_its_encoder(home: Path) -> None:
     file, pins = home / "federation.toml", [hashlib.sha256(each).hexdigest() for each in (ENCODER, b"others")]
-    file.write_text(file.read_text().replace(*pins))
+    file.write_text(file.read_text().replace(pins[0], pins[1]))
     _another_encoder(home)
 
 
