@@ -77,9 +77,9 @@ def test_its_commands_and_its_page_read_it(old: Path, capsys: pytest.CaptureFixt
     assert "spring" in (old / "runs/spring/report.html").read_text()
     assert "WRONG" not in said(capsys, "doctor", old)
     with served(app(Desk(Home(old)))) as there:
-        page = there.page("/")
-        assert page.status == 200 and "spring" in page.text and "anna" in page.text
-        assert there.page("/runs/spring").status == 200
+        for path, name in (("/", "spring"), ("/runs/spring", "spring"), ("/hospitals", "anna")):
+            page = there.page(path)
+            assert page.status == 200 and name in page.text, path
     seen = RunsSeen(old / "runs")
     lines = (old / "runs/spring/events.jsonl").read_text().splitlines()
     assert [name for name, _ in seen.news()] == ["spring"] * len(lines)
