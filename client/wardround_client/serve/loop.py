@@ -212,14 +212,12 @@ class Server:
 
     def _settles(self) -> bool:
         settling = self._arrivals.settling or self._received.settling
-        return settling and not self._full and not self._away and not self._is_closed()
+        return settling and not self._why_full() and not self._away and not self._is_closed()
 
     # What is new
 
     def _poll(self) -> None:
-        room = self.settings.most_waiting - self.queue.open()
-        full = "" if room > 0 else f"{counted(self.settings.most_waiting, 'study', 'studies')} wait"
-        full = full or ("" if self._fits() else f"HOME/{SERVE} holds more than {self.settings.gigabytes:g} GB")
+        room, full = self._room(), self._why_full()
         if full != self._full:
             self._full = full
             self._tell(f"{full}: nothing more is taken" if full else "there is room again")
@@ -235,6 +233,16 @@ class Server:
             self._answered()
         except TroubleError as error:
             self._troubled(error.trouble)
+
+    def _room(self) -> int:
+        """How many studies more are taken."""
+        return self.settings.most_waiting - self.queue.open()
+
+    def _why_full(self) -> str:
+        """Why nothing more is taken now, or ""."""
+        if self._room() <= 0:
+            return f"{counted(self.settings.most_waiting, 'study', 'studies')} wait"
+        return "" if self._fits() else f"HOME/{SERVE} holds more than {self.settings.gigabytes:g} GB"
 
     def _fits(self) -> bool:
         if time.monotonic() >= self._sized + _SIZE_S:
@@ -254,7 +262,11 @@ class Server:
         """Into what was sent."""
         models = {served.digest: served.name for served in self._ready}
         for study in self._received.settled(models):
-            if room > 0 and models and self.queue.add(study, "", models):
+            if not models:
+                continue
+            if room <= 0:
+                self._received.settling = True  # it is taken when there is room
+            elif self.queue.add(study, "", models):
                 room -= 1
                 log.info("a study was sent")
 

@@ -381,3 +381,32 @@ def refused(pacs: FolderPacs, files: object) -> Iterator[str]:
     if files:
         raise trouble("refused", "it takes no SR of anybody")
     yield ""
+
+
+@pytest.mark.parametrize("looks", ["never while it works", "before each step"])
+@pytest.mark.parametrize("listens", [False, True])
+def test_all_that_is_there_is_done_once_however_few_may_wait(
+    listens: bool, looks: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it looks for more, and finds that as many wait as may."""
+    monkeypatch.setattr(loop, "Receiver", NoPort)
+    listen: dict[str, Any] = {"arrive": "listen", "listen": "127.0.0.1:1", "callers": ["PACS"]} if listens else {}
+    settings(home, {"url": "http://127.0.0.1:9"}, most_waiting=1, **listen)
+    study(FolderPacs.folder / "new", 2)
+    running = server(home, monkeypatch)
+    if listens:
+        pseudonyms = Pseudonyms(running.hospital.patients.key)
+        for number in (1, 2):
+            shutil.copytree(new(number), home / "serve" / "received" / pseudonyms.study(f"1.2.826.9.{number}").hex())
+    step, did = running.step, [False]
+
+    def stepped() -> bool:
+        """It looks before each step, or where there was nothing else to do."""
+        looks_now = len(did) % 2 == 1 if looks == "before each step" else not did[-1]
+        running._asked = -1e9 if looks_now else time.monotonic()
+        did.append(step())
+        return did[-1]
+
+    monkeypatch.setattr(running, "step", stepped)
+    assert running.run(once=True)
+    assert sorted(str(report.PatientID) for report in FolderPacs.stored()) == ["NEW-1", "NEW-2"]
