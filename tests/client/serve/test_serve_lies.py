@@ -383,10 +383,10 @@ def refused(pacs: FolderPacs, files: object) -> Iterator[str]:
     yield ""
 
 
-@pytest.mark.parametrize("looks", ["never while it works", "before each step"])
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
 @pytest.mark.parametrize("listens", [False, True])
 def test_all_that_is_there_is_done_once_however_few_may_wait(
-    listens: bool, looks: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    listens: bool, at: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever it looks for more, and finds that as many wait as may."""
     monkeypatch.setattr(loop, "Receiver", NoPort)
@@ -401,9 +401,8 @@ def test_all_that_is_there_is_done_once_however_few_may_wait(
     step, did = running.step, [False]
 
     def stepped() -> bool:
-        """It looks before each step, or where there was nothing else to do."""
-        looks_now = len(did) % 2 == 1 if looks == "before each step" else not did[-1]
-        running._asked = -1e9 if looks_now else time.monotonic()
+        """It looks at one step in between, and where there was nothing else to do."""
+        running._asked = -1e9 if len(did) == at + 1 or not did[-1] else time.monotonic()
         did.append(step())
         return did[-1]
 
