@@ -22,7 +22,7 @@ imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(BIN)/pytest -q -n 3 --dist worksteal
 
 # `unit` kills 40 processes in the middle of their rounds; this kills 1,000, and draws 1,000 examples where `unit` draws 40.
 soak: $(VENV)/.installed

@@ -257,10 +257,9 @@ def test_after_kill_9_the_node_is_back_at_once(place: Place) -> None:
         assert crashing.stdout is not None
         assert crashing.stdout.readline() == b"connected\n"
         os.kill(crashing.pid, signal.SIGKILL)
-    started = time.monotonic()
     with _running(place.coordinator, load_node_key(home), home / "node.json") as running:
         running.until(Link.CONNECTED)
-    assert time.monotonic() - started < 20  # Flower itself would refuse for 2 x 15 s
+    assert Link.RETRYING not in dict(running.seen), "Flower itself would refuse it for 2 x 15 s"
     assert running.error is None
     assert running.seen[-1] == (Link.STOPPED, "stopped")
 
