@@ -61,5 +61,5 @@ def test_chance_is_what_a_model_that_learned_nothing_reaches(name: str, classes:
     assert chance is None if labels.dense else chance is not None
     if chance is None:
         return
-    y = labels.invented(20_000, a_task(name, classes))
+    y = labels.invented(5_000, a_task(name, classes))
     assert labels.score(torch.rand(len(y), classes, generator=generator), y, classes) == pytest.approx(chance, abs=0.02)
