@@ -57,9 +57,12 @@ def follow(control: RunControl, run_id: int, path: Path, offset: int, tell: Call
         raise
 
 
-def last_event(path: Path) -> Event | None:
-    """The last whole event of a run; None without one. Raises: DataError."""
-    return next((event for _, event in reversed(list(whole_lines(path)))), None)
+def last_event(path: Path) -> tuple[Event | None, str]:
+    """(the last whole event of a run, or None; why its file cannot be read, or "")."""
+    try:
+        return next((event for _, event in reversed(list(whole_lines(path)))), None), ""
+    except (WardroundError, OSError) as error:
+        return None, str(error)
 
 
 def _events(control: RunControl, run_id: int, path: Path, offset: int) -> Iterator[Event]:

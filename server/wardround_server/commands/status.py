@@ -26,8 +26,10 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
     if as_json:
         certificates = {name: end.isoformat() for name, end in ends.items()}
         lines = [
-            (event.model_dump(mode="json") if event else {}) | {"run": name, "going_on": name in going}
-            for name, event in runs.items()
+            (event.model_dump(mode="json") if event else {})
+            | {"run": name, "going_on": name in going}
+            | ({"error": why} if why else {})
+            for name, (event, why) in runs.items()
         ]
         emit(event="status", up=not down, hospitals=hospitals, runs=lines, certificates=certificates)
     else:
@@ -36,7 +38,14 @@ def status(home: HomeArgument, as_json: JsonOption = False) -> None:
             say(f"The {name} ends on {until(end)}.")
         rows = [[str(value) for value in hospital.values()] for hospital in hospitals]
         show(Table(("hospital", ">declared patients", "status", ">answers"), rows))
-        rows = [[name, stands(event, going_on=name in going), *how_far(event)] for name, event in runs.items()]
+        rows = [
+            [
+                name,
+                "cannot be read" if why else stands(event, going_on=name in going),
+                *((why, "") if why else how_far(event)),
+            ]
+            for name, (event, why) in runs.items()
+        ]
         show(Table(("run", "", "how far", "since (UTC)"), rows))
     if down:
         raise typer.Exit(down.exit_code)

@@ -70,10 +70,7 @@ def _runs(desk: Desk) -> list[dict[str, Any]]:
     """The newest first: what is known of each, and whether it goes on."""
     rows, unfinished = [], []
     for folder in desk.runs():
-        try:
-            event, why = last_event(folder / EVENTS), ""
-        except WardroundError as error:
-            event, why = None, str(error)
+        event, why = last_event(folder / EVENTS)
         what, since = how_far(event)
         ended = "done" if isinstance(event, RunEnded) else "failed" if isinstance(event, RunFailed) else "stopped"
         rows.append({"name": folder.name, "what": why or what, "since": since, "ended": ended})

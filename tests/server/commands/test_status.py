@@ -33,3 +33,19 @@ def test_each_run_goes_on_is_stopped_or_has_ended(tmp_path: Path, monkeypatch: p
     assert "ended" in words["done"] and "ended" in words["failed"]
     lines = json.loads(runner.invoke(app, ["status", home, "--json"]).stdout)["runs"]
     assert {each["run"] for each in lines if each["going_on"]} == ({"asked"} if up else set())
+
+
+@pytest.mark.parametrize("content", [b"no JSON\n", b"[1]\n", b"\xff\n", None])
+def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, content: bytes | None) -> None:
+    runner, home = CliRunner(), str(tmp_path / "coordinator")
+    assert runner.invoke(app, ["init", home]).exit_code == 0
+    for name in ("damaged", "whole"):
+        (tmp_path / "coordinator" / "runs" / name).mkdir(parents=True)
+    (tmp_path / "coordinator" / "runs" / "whole" / FILE).write_text(RunEnded().model_dump_json() + "\n")
+    damaged = tmp_path / "coordinator" / "runs" / "damaged" / FILE
+    damaged.mkdir() if content is None else damaged.write_bytes(content)
+    said = runner.invoke(app, ["status", home], env={"COLUMNS": "400"}).stdout
+    lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert "cannot be read" in lines["damaged"] and "ended" in lines["whole"]
+    found = {each["run"]: each for each in json.loads(runner.invoke(app, ["status", home, "--json"]).stdout)["runs"]}
+    assert found["damaged"]["error"] and found["whole"]["event"] == "done" and "error" not in found["whole"]
