@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +140,35 @@ def test_a_wildcard_is_asked_of_nobody(home: Path, tmp_path: Path, capsys: pytes
         assert code == 0 and "line 2, 3, 4" in out
         asked = [path for path in pacs.asked if "PatientID" in path]
         assert asked and all("PatientID=PAT-0&" in path for path in asked)
+
+
+@pytest.mark.parametrize(
+    ("source", "diagnostic", "says"),
+    [
+        (1, 3, "does not know our AE title"), (1, 7, "has another AE title"), (1, 1, "rejects our association"),
+        (3, 2, "no association to spare"),
+    ],
+)  # fmt: skip
+def test_a_pacs_that_rejects_and_hangs_up_is_told_from_one_that_is_no_pacs(
+    source: int, diagnostic: int, says: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A-ASSOCIATE-RJ (PS3.8 9.3.4), and the end of the line before it was looked at: often, for it is a race."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def rejects() -> None:
+            with suppress(OSError):
+                while True:
+                    line, _ = listening.accept()
+                    with line:
+                        line.recv(65536)
+                        line.sendall(bytes([3, 0, 0, 0, 0, 4, 0, 1, source, diagnostic]))
+
+        thread = threading.Thread(target=rejects)
+        thread.start()
+        try:
+            for _ in range(8):
+                code, said = check(capsys, home, address=f"127.0.0.1:{listening.getsockname()[1]}", called="A")
+                assert code == 6 and says in said, said
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()

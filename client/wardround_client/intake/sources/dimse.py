@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from wardround_client.config import Pacs
 from wardround_client.intake.pacs.archive import MOST_FILE_BYTES, MOST_UNASKED, Archive, Found, Recent
@@ -288,6 +289,11 @@ class Dimse(Archive):
 
     @contextmanager
     def _association(self, contexts: Sequence[Any], roles: Sequence[Any] = ()) -> Iterator[Association]:
+        rejections: list[A_ASSOCIATE_RJ] = []
+
+        def received(event: evt.Event) -> None:
+            rejections.extend([event.pdu] if isinstance(event.pdu, A_ASSOCIATE_RJ) else [])
+
         association = self._ae.associate(
             self._host,
             self._port,
@@ -295,10 +301,11 @@ class Dimse(Archive):
             ae_title=self._settings.called,
             ext_neg=list(roles),
             tls_args=(self._tls, self._host) if self._tls else None,
-            evt_handlers=self._handlers,
+            evt_handlers=[*self._handlers, (evt.EVT_PDU_RECV, received)],
         )
+        association.unbind(evt.EVT_PDU_RECV, received)
         if not association.is_established:
-            raise self._refused(association)
+            raise self._refused(rejections)
         try:
             if not any(
                 context.abstract_syntax == contexts[0].abstract_syntax for context in association.accepted_contexts
@@ -309,10 +316,10 @@ class Dimse(Archive):
         finally:
             _end(association)
 
-    def _refused(self, association: Association) -> TroubleError:
-        if association.is_rejected:
-            answer: Any = association.acceptor.primitive
-            reason = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
+    def _refused(self, rejections: Sequence[A_ASSOCIATE_RJ]) -> TroubleError:
+        """By what the PACS sent: pynetdicom forgets it where the PACS hangs up soon after, and calls that an abort."""
+        if rejections:
+            reason = (rejections[0].source or 0, rejections[0].reason_diagnostic or 0)
             if reason[0] == 3:
                 return trouble("busy", "the PACS has no association to spare")
             what, do = REJECTED.get(reason, ("the PACS rejects our association", "have its administrator look why"))
