@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
 from tests.client.intake.dicom_files import KEY
 from tests.client.intake.test_pull_lies import RECIPE, Inline, rows
 from tests.liar import TAGS
@@ -158,9 +159,42 @@ def test_no_lie_enters_and_nothing_is_lost(
     pull(tmp_path, store, scp)
     assert rows(tmp_path / "cohort").items() <= honest.items()
     monkeypatch.setattr(scp, what, list)
-    summary = pull(tmp_path, store, scp)
+    summary = pull(tmp_path, store, scp, attempts=3)
     assert not isinstance(summary, WardroundError) and summary.quarantined == 0
     assert rows(tmp_path / "cohort") == honest
+
+
+@pytest.mark.parametrize("lost", range(6))
+@pytest.mark.parametrize("always", [False, True])
+def test_an_answer_that_pynetdicom_loses_is_noticed(
+    lost: int,
+    always: bool,
+    tmp_path: Path,
+    store: Path,
+    scp: Scp,
+    honest: dict[tuple[bytes, bytes], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine its reactor takes one in a hundred questions' answers for requests: nothing is said, and less
+    would have been learned from.
+    """
+    monkeypatch.setattr(pacs_source, "pause", lambda seconds: None)
+    monkeypatch.setattr(pacs_source, "Line", Inline)
+    ask, heard = Association.send_c_find, [0]
+
+    def loses(association: Association, *question: Any) -> Iterator[Any]:
+        for status, answer in ask(association, *question):
+            pending = answer is not None
+            heard[0] += pending
+            if not (pending and (heard[0] == lost + 1 or (always and heard[0] > lost))):
+                yield status, answer
+
+    monkeypatch.setattr(Association, "send_c_find", loses)
+    summary = pull(tmp_path, store, scp, attempts=3)
+    if always:
+        assert isinstance(summary, WardroundError) or summary.quarantined
+    else:
+        assert not isinstance(summary, WardroundError) and rows(tmp_path / "cohort") == honest
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom's server, of a handshake that failed

@@ -63,6 +63,7 @@ RETURNED = {
 OF_RECENT = ("StudyInstanceUID", "ModalitiesInStudy", "NumberOfStudyRelatedInstances", "StudyUpdateDateTime")
 DUPLICATE = 0x0111
 """It has it already (PS3.7 annex C)."""
+C_FIND_RSP = 0x8020  # the Command Field of an answer (PS3.7 9.3.2.2)
 REJECTED = {
     # Source and diagnostic of A-ASSOCIATE-RJ (PS3.8 9.3.4).
     (1, 3): ("the PACS does not know our AE title", "have its administrator add it, or correct [pacs] calling"),
@@ -138,12 +139,23 @@ class Dimse(Archive):
             setattr(question, keyword, "")
         for keyword, value in by.items():
             setattr(question, keyword, value)
+        received = heard = 0
+
+        def count(event: evt.Event) -> None:
+            nonlocal received
+            received += event.message.command_set.get("CommandField") == C_FIND_RSP
+
+        association.bind(evt.EVT_DIMSE_RECV, count)
         for status, answer in association.send_c_find(question, FIND):
+            heard += 1
             code = status.get("Status")
             if code in (0xFF00, 0xFF01) and answer is not None:
                 yield answer
             elif code != 0:
                 raise self._failed(code, "C-FIND", do)
+        association.unbind(evt.EVT_DIMSE_RECV, count)
+        if received != heard:  # on a busy machine pynetdicom's own thread may take one for a request, and drop it
+            raise trouble("broken", "an answer of the PACS was lost here", "ask again")
 
     def patients(self, study: str) -> Iterator[str]:
         """By a C-FIND."""
