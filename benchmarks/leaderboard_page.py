@@ -74,7 +74,10 @@ def _worth(board: Board) -> str:
 ![Points by which a federation is ahead of local training, by data set, epsilon and shots]({WORTH})
 
 In each cell stands the method that is furthest ahead on the *other* data sets: what one would choose who has read this
-page, and not the best of twenty here. Bold: the interval leaves 0 out.
+page, and not the best of twenty here. Bold: the interval leaves 0 out. Each adapts as the rule says. `hospital adapt`
+also chooses how far it goes, and local training where that is better, by cross-validation; that is not measured here,
+and where the hospitals that learned have little in common with the new one (chests: one of children, one of adults),
+it is what one needs.
 
 Data sets where it is ahead of local training / level (within the interval) / behind:
 
@@ -90,7 +93,7 @@ def _not_worth(board: Board) -> str:
             name for name, own in found.items() if all(each is not None and verdict(each) != "ahead" for each in own)
         ]
         if any(each is not None for own in found.values() for each in own):
-            lines.append(f"* {_CALLED[column]}: {', '.join(not_worth) or 'none'}.")
+            lines.append(f"* {_CALLED[column]}: {'; '.join(not_worth) or 'none'}.")
     if not lines:
         return ""
     because = "because no number of shots is ahead of local training beyond its interval"
@@ -165,7 +168,7 @@ def _unable(board: Board) -> str:
             reasons.setdefault(f"{row}: {cell['reason']}", {})[dataset] = None
     if not reasons:
         return ""
-    lines = [f"* {reason} ({', '.join(where)})" for reason, where in sorted(reasons.items())]
+    lines = [f"* {reason} ({'; '.join(where)})" for reason, where in sorted(reasons.items())]
     return "## Empty cells, and why\n\n" + "\n".join(lines) + "\n"
 
 
