@@ -162,6 +162,17 @@ def renew(files: TlsFiles, contexts: Sequence[ssl.SSLContext], *, at: datetime |
     Raises: ConfigError, StorageError; the servers then keep what they have.
     """
     create(files.folder, [], at=at)
+    show(files, contexts)
+
+
+def show(files: TlsFiles, contexts: Sequence[ssl.SSLContext]) -> None:
+    """Let running servers show their certificate, as it is now, from the next connection on.
+
+    To be called in the thread that shakes hands with these contexts: OpenSSL frees the certificate that another thread
+    may be reading, and the process dies of it.
+
+    Raises: ConfigError; the servers then keep what they have.
+    """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # a context is not spoilt
         for context in contexts:
@@ -175,10 +186,13 @@ def renew(files: TlsFiles, contexts: Sequence[ssl.SSLContext], *, at: datetime |
 
 async def keep_valid(files: TlsFiles, contexts: Sequence[ssl.SSLContext], *, every_s: float = 3600.0) -> None:
     """For as long as it is not cancelled: renew in time, and write into the log what a person must know."""
-    countdown = Countdown()
+    countdown, shown = Countdown(), b""
     while True:
         try:
-            await asyncio.to_thread(renew, files, contexts)
+            await asyncio.to_thread(create, files.folder, [])
+            if (now := files.certificate.read_bytes()) != shown:
+                show(files, contexts)
+                shown = now
             for line in countdown.due(files.ends()):
                 log.warning("the %s; see `wardround coordinator renew-ca`", line)
         except WardroundError as error:
