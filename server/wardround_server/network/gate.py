@@ -176,9 +176,9 @@ class Gate:
             oldest.end()
 
     def _turn_away(self, accepted: socket.socket, why: str) -> None:
-        accepted.close()
         self._turned_away += 1
-        self._say(why)
+        self._say(why)  # before it is seen outside
+        accepted.close()
 
     def _say(self, what: str) -> None:
         """A line in the log, but not one for each connection of a flood."""
