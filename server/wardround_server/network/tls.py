@@ -156,15 +156,6 @@ def renew_ca(files: TlsFiles, *, switch: bool, at: datetime | None = None) -> No
         raise StorageError(f"{files.folder}: cannot be written ({error.strerror})", do="check the disk") from None
 
 
-def renew(files: TlsFiles, contexts: Sequence[ssl.SSLContext], *, at: datetime | None = None) -> None:
-    """Make a new server certificate if it is time, and let running servers show it from the next connection on.
-
-    Raises: ConfigError, StorageError; the servers then keep what they have.
-    """
-    create(files.folder, [], at=at)
-    show(files, contexts)
-
-
 def show(files: TlsFiles, contexts: Sequence[ssl.SSLContext]) -> None:
     """Let running servers show their certificate, as it is now, from the next connection on.
 

@@ -100,6 +100,13 @@ def honest(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[
     return rows(folder / "cohort")
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a process of its own, and without a pause before it is asked again."""
+    monkeypatch.setattr(pacs_source, "pause", lambda seconds: None)
+    monkeypatch.setattr(pacs_source, "Line", Inline)
+
+
 def pull(home: Path, store: Path, scp: Scp, **more: Any) -> Any:
     settings = Pacs(**{"address": f"127.0.0.1:{scp.port}", "called": "LIAR", "attempts": 1, **more})
     source = DimseSource(Asked("", store / "labels.csv", home=home), settings)
@@ -153,8 +160,6 @@ def test_no_lie_enters_and_nothing_is_lost(
     honest: dict[tuple[bytes, bytes], bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pacs_source, "pause", lambda seconds: None)
-    monkeypatch.setattr(pacs_source, "Line", Inline)
     monkeypatch.setattr(scp, what, lie or (lambda answers: scp.objects))
     pull(tmp_path, store, scp)
     assert rows(tmp_path / "cohort").items() <= honest.items()
@@ -178,8 +183,6 @@ def test_an_answer_that_pynetdicom_loses_is_noticed(
     """On a busy machine its reactor takes an answer for a request now and then (5 of 370 studies): nothing is said, and
     less would have been learned from.
     """
-    monkeypatch.setattr(pacs_source, "pause", lambda seconds: None)
-    monkeypatch.setattr(pacs_source, "Line", Inline)
     ask, heard = Association.send_c_find, [0]
 
     def loses(association: Association, *question: Any) -> Iterator[Any]:
@@ -200,11 +203,9 @@ def test_an_answer_that_pynetdicom_loses_is_noticed(
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # pynetdicom's server, of a handshake that failed
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_over_tls_the_authority_that_is_named_decides(
-    tmp_path: Path, store: Path, honest: dict[tuple[bytes, bytes], bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Path, honest: dict[tuple[bytes, bytes], bytes]
 ) -> None:
     """A peer that speaks TLS only, and asks for our certificate too."""
-    monkeypatch.setattr(pacs_source, "pause", lambda seconds: None)
-    monkeypatch.setattr(pacs_source, "Line", Inline)
     ours, theirs = tls_files(tmp_path / "ours"), tls_files(tmp_path / "theirs")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ours.authority))
     context.load_cert_chain(ours.certificate, ours.key)

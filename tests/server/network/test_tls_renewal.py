@@ -7,7 +7,7 @@ import json
 import shutil
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,12 @@ def shown_by(context: ssl.SSLContext, pem: str, host: str = "localhost") -> byte
             except ssl.SSLCertVerificationError:
                 return None
     return ends[0].getpeercert(binary_form=True)
+
+
+def renewed(files: tls.TlsFiles, contexts: Sequence[ssl.SSLContext], *, at: datetime | None = None) -> None:
+    """As `keep_valid` does it."""
+    tls.create(files.folder, [], at=at)
+    tls.show(files, contexts)
 
 
 def der(path: Path) -> bytes:
@@ -211,7 +217,7 @@ def test_a_damaged_file_is_said_and_spoils_no_running_server(
     (files.folder / name).write_bytes(damage)
     if name != "ca.key":  # which is read when it signs again
         with pytest.raises(ConfigError):
-            tls.renew(files, [context])
+            renewed(files, [context])
     assert shown_by(context, ca) == before
     for words in (
         ["init", str(tmp_path)],
@@ -229,7 +235,7 @@ def test_a_mended_or_foreign_pair_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the key of"):
         tls.create(one.folder, [])
     other.certificate.write_bytes(tls.create(tmp_path / "third", []).certificate.read_bytes())
-    tls.renew(other, [])  # of another CA: made anew
+    renewed(other, [])  # of another CA: made anew
     assert trusts(other.ca.read_text(), other, NOW, "localhost")
 
 
@@ -241,7 +247,7 @@ def test_a_new_host_name_lives_beside_the_old_one(tmp_path: Path, capsys: pytest
     assert command(["coordinator", "init", str(home), "--host", "new.example.org"]) == 0
     assert 'address = "new.example.org:9444"' in (home / "invitation.toml").read_text()
     assert (home / "coordinator.toml").read_text() == text.replace("old.example.org", "new.example.org")
-    tls.renew(files, [], at=day(tls.VALID_DAYS - 10))
+    renewed(files, [], at=day(tls.VALID_DAYS - 10))
     assert all(trusts(ca, files, day(tls.VALID_DAYS), host) for host in ("old.example.org", "new.example.org"))
     assert not trusts(ca, files, day(tls.VALID_DAYS), "other.example.org")
     assert command(["coordinator", "init", str(home)]) == 0
